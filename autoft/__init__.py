@@ -1,0 +1,169 @@
+"""autoft: a plugin-based AutoML fine-tuning engine for image classifiers.
+
+The public names, each imported when first asked for: importing this package costs next to nothing and imports
+neither torch, timm, ray nor onnx.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoft.api import resume, search
+    from autoft.errors import (
+        AutoftError,
+        BackboneUnavailable,
+        DataError,
+        GateFailed,
+        Interrupted,
+        PluginError,
+        RunFailed,
+        RunFolderError,
+        StudyError,
+        UnreadableImage,
+        UserError,
+    )
+    from autoft.hookspecs import hookimpl
+    from autoft.ledger import Ledger, TrialRecord
+    from autoft.network import Network
+    from autoft.parts import Exporter, FreezeStrategy, Problem, Searcher, Zoo
+    from autoft.space import Choice, Float, Int, Params, Scalar, Space
+    from autoft.types import (
+        DONE,
+        WAIT,
+        Artifact,
+        Backbone,
+        Candidate,
+        Clock,
+        ClosedFormHead,
+        Done,
+        GradientHead,
+        Handoff,
+        InputSpec,
+        ParameterGroup,
+        ParameterInfo,
+        Plan,
+        Preprocess,
+        Recipe,
+        Report,
+        Slice,
+        Stage,
+        Trial,
+        Wait,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DONE",
+    "WAIT",
+    "Artifact",
+    "AutoftError",
+    "Backbone",
+    "BackboneUnavailable",
+    "Candidate",
+    "Choice",
+    "Clock",
+    "ClosedFormHead",
+    "DataError",
+    "Done",
+    "Exporter",
+    "Float",
+    "FreezeStrategy",
+    "GateFailed",
+    "GradientHead",
+    "Handoff",
+    "InputSpec",
+    "Int",
+    "Interrupted",
+    "Ledger",
+    "Network",
+    "ParameterGroup",
+    "ParameterInfo",
+    "Params",
+    "Plan",
+    "PluginError",
+    "Preprocess",
+    "Problem",
+    "Recipe",
+    "Report",
+    "RunFailed",
+    "RunFolderError",
+    "Scalar",
+    "Searcher",
+    "Slice",
+    "Space",
+    "Stage",
+    "StudyError",
+    "Trial",
+    "TrialRecord",
+    "UnreadableImage",
+    "UserError",
+    "Wait",
+    "Zoo",
+    "__version__",
+    "hookimpl",
+    "resume",
+    "search",
+]
+
+_HOMES = {
+    "autoft.errors": (
+        "AutoftError",
+        "BackboneUnavailable",
+        "DataError",
+        "GateFailed",
+        "Interrupted",
+        "PluginError",
+        "RunFailed",
+        "RunFolderError",
+        "StudyError",
+        "UnreadableImage",
+        "UserError",
+    ),
+    "autoft.hookspecs": ("hookimpl",),
+    "autoft.ledger": ("Ledger", "TrialRecord"),
+    "autoft.network": ("Network",),
+    "autoft.parts": ("Exporter", "FreezeStrategy", "Problem", "Searcher", "Zoo"),
+    "autoft.space": ("Choice", "Float", "Int", "Params", "Scalar", "Space"),
+    "autoft.types": (
+        "DONE",
+        "WAIT",
+        "Artifact",
+        "Backbone",
+        "Candidate",
+        "Clock",
+        "ClosedFormHead",
+        "Done",
+        "GradientHead",
+        "Handoff",
+        "InputSpec",
+        "ParameterGroup",
+        "ParameterInfo",
+        "Plan",
+        "Preprocess",
+        "Recipe",
+        "Report",
+        "Slice",
+        "Stage",
+        "Trial",
+        "Wait",
+    ),
+    "autoft.api": ("resume", "search"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that declares it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'autoft' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

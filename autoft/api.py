@@ -1,0 +1,1 @@
+"""`search` and `resume` as Python calls them."""

@@ -1,0 +1,1 @@
+"""The default parts. Each module here is an ordinary plugin that imports only autoft's public names."""

@@ -1,0 +1,83 @@
+"""Every error autoft raises on purpose.
+
+    AutoftError
+    ├── UserError            what was asked cannot be done: one line, exit code 2
+    │   ├── DataError        the images or their folders
+    │   ├── StudyError       a flag, a configuration key, an unknown name
+    │   ├── PluginError      a plugin; the message names its distribution
+    │   └── RunFolderError   a run folder that is missing, locked, damaged or another study's
+    ├── BackboneUnavailable  one backbone cannot be had; the search goes on without it
+    ├── UnreadableImage      one image cannot be decoded; the search goes on without it
+    ├── RunFailed            the run ended without a model: exit code 1
+    ├── GateFailed           a model exists but misses a promise (parity, --fail-under): exit code 3
+    └── Interrupted          Ctrl-C or SIGTERM: exit code 130 or 143
+
+The command line prints an `AutoftError` as one line. Anything else is a bug and gets its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutoftError(Exception):
+    """The root of the tree; `exit_code` is what the process ends with."""
+
+    exit_code = 1
+
+
+class UserError(AutoftError):
+    """What was asked cannot be done; the message says what, where and what to do next."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """The images or their folders cannot be used as they are."""
+
+
+class StudyError(UserError):
+    """A flag, a configuration key or a name is wrong."""
+
+
+class PluginError(UserError):
+    """A plugin cannot be loaded or clashes with another; the message names its distribution."""
+
+
+class RunFolderError(UserError):
+    """A run folder is missing, locked, damaged or belongs to another study."""
+
+
+class BackboneUnavailable(AutoftError):
+    """One backbone cannot be had here; the message names it and says what to do."""
+
+
+class UnreadableImage(AutoftError):
+    """One image cannot be decoded; the message is the reason, without the path."""
+
+
+class RunFailed(AutoftError):
+    """The run ended without a model that can be exported."""
+
+
+class GateFailed(AutoftError):
+    """A model exists but misses a promise: parity with torch, or `--fail-under`."""
+
+    exit_code = 3
+
+
+class Interrupted(AutoftError):
+    """The run was stopped by a signal; the message holds the command that goes on with it."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> StudyError:
+    """An error for a name nobody offers: the near one if there is one, else all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
+    return StudyError(f"no {kind} is called {name!r}; {hint}")

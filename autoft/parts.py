@@ -1,0 +1,124 @@
+"""The abstract parts: what a plugin can offer, one small class for each kind.
+
+A part has a `name`, unique among its kind; a part with a `summary` shows it in `autoft plugins`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoft.ledger import Ledger
+from autoft.space import Params, Space
+from autoft.types import Artifact, Backbone, Candidate, Clock, Done, Fit, Handoff, Listing, Plan, Slice, Stage, Wait
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from autoft.network import Network
+
+
+class Part(ABC):
+    """What all kinds share: a `name` unique among its kind, and a one-line `summary`."""
+
+    name: str
+    summary: str = ""
+
+
+class Zoo(Part):
+    """Which backbones there are, and how to build one. A backbone's address is `zoo/model`."""
+
+    @abstractmethod
+    def backbones(self) -> Iterable[Backbone]:
+        """Every backbone on offer. Cheap: no weights are touched, no network is waited for."""
+
+    @abstractmethod
+    def build(self, backbone: Backbone) -> Network:
+        """The backbone with its pretrained weights, on the CPU.
+
+        Raises `BackboneUnavailable`, saying what to do, when the weights cannot be had.
+        """
+
+
+class FreezeStrategy(Part):
+    """What trains, when, at which learning rate; with its own flat space of hyperparameters.
+
+    `fit` is how the head is fitted: "closed_form" makes a trial one cheap slice.
+    """
+
+    fit: Fit = "gradient"
+
+    @abstractmethod
+    def space(self) -> Space:
+        """The hyperparameters, and the starts that are known to do well."""
+
+    @abstractmethod
+    def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
+        """What to train of a network with these `stages`, ordered from input to head."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a searcher searches: the candidates, the seed, and how much at most.
+
+    `workers` slices run at a time; `trials` is the most trials to start, None for no limit.
+    """
+
+    candidates: tuple[Candidate, ...]
+    seed: int
+    workers: int
+    trials: int | None = None
+
+
+class Searcher(Part):
+    """What to train next, and for how long."""
+
+    @abstractmethod
+    def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
+        """The next slice, `WAIT` for a report of one in flight, or `DONE`.
+
+        A function of its arguments alone: everything that happened stands in `ledger`, so a search goes on after a
+        crash without the searcher noticing. `WAIT` with nothing in flight is a bug.
+        """
+
+
+class Exporter(Part):
+    """A trained classifier to a deployable file."""
+
+    @abstractmethod
+    def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Artifact:
+        """Write the file into `folder`.
+
+        `classifier` is in eval mode on the CPU and maps `(batch, 3, size, size)` float32 to logits `(batch, classes)`.
+        Raises `RunFailed` when no way of exporting works.
+        """
+
+
+class Reader(Part):
+    """A data set format (internal until there is a second one)."""
+
+    @abstractmethod
+    def read(self, root: Path) -> Listing:
+        """The classes and files under `root`; no image is decoded. Raises `DataError`."""
+
+
+class Task(Part):
+    """What is predicted: head size, loss and metrics (internal until there is a second one)."""
+
+    metrics: Sequence[str]
+
+    @abstractmethod
+    def head_size(self, classes: int) -> int:
+        """Number of outputs."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+        """Scalar loss of logits `(batch, outputs)` and class indices `(batch,)`."""
+
+    @abstractmethod
+    def score(self, metric: str, logits: np.ndarray, labels: np.ndarray) -> float:
+        """The metric, greater is better; logits `(n, outputs)`, class indices `(n,)`."""

@@ -1,0 +1,1 @@
+"""Runners: where slices are executed, in this process or by Ray Tune."""

@@ -1,0 +1,48 @@
+"""`Summary`: what a run came to; `summary.json` is its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autoft.space import Params
+
+
+@dataclass(frozen=True)
+class Best:
+    """The trial that was exported."""
+
+    trial: int
+    backbone: str
+    freeze: str
+    image_size: int
+    params: Params
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every metric on one split of `n` images; `correct` top-1 hits; `ci95` of the primary metric."""
+
+    n: int
+    correct: int
+    metrics: Mapping[str, float]
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to.
+
+    `validation` chose the trial and is therefore optimistic; `test` was opened once and scored from the ONNX file.
+    `seconds` holds "total" and one entry a phase. `model` is the path of the ONNX file relative to `run`.
+    """
+
+    run: str
+    metric: str
+    best: Best
+    validation: Scores
+    test: Scores | None
+    trials: Mapping[str, int]
+    seconds: Mapping[str, float]
+    model: str
+    problems: int = 0

@@ -1,0 +1,1 @@
+"""Training: the one loop, frozen features, heads, checkpoints of changed tensors."""

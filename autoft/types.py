@@ -1,0 +1,346 @@
+"""The values that cross boundaries: frozen, typed, plain data that survives JSON.
+
+What is stored, logged, shown or sent to a worker is one of these. Models, tensors and optimisers
+are made where they are used and die there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from autoft.space import Params, Scalar, Space
+
+SplitName = Literal["train", "val", "test"]
+Interpolation = Literal["bicubic", "bilinear"]
+WeightsPlace = Literal["local", "download"]
+Fit = Literal["closed_form", "gradient"]
+
+# ---------------------------------------------------------------- backbones
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a backbone wants to see: `size` in pixels, `mean` and `std` per RGB channel in [0, 1].
+
+    `fixed_size`: the network takes no other size than `size`.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bicubic"
+    fixed_size: bool = False
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One pretrained backbone a zoo offers, known without touching its weights.
+
+    `name` is its address, `zoo/model`. `parameters` counts scalars. `license` is the weights' licence as
+    an SPDX identifier in lower case ("unknown" when nobody says). `weights` says whether they lie on this
+    machine. `source` is where they come from. `prior` is the expected quality before any measurement,
+    ImageNet-1k top-1 in [0, 1]; a backbone without one is searched only when asked for by name.
+    """
+
+    name: str
+    parameters: int
+    input: InputSpec
+    license: str = "unknown"
+    weights: WeightsPlace = "local"
+    source: str = ""
+    prior: float | None = None
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """One parameter tensor of a network: its name in `named_parameters()`, scalar count and role."""
+
+    name: str
+    size: int
+    role: Literal["weight", "bias", "norm"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A group of parameters that freezes and thaws together; a network lists them from input to head."""
+
+    name: str
+    parameters: tuple[ParameterInfo, ...]
+
+
+# ---------------------------------------------------------------- what a freeze strategy decides
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Backbone parameters that train together, by name; `learning_rate` and `weight_decay` as AdamW takes them."""
+
+    names: tuple[str, ...]
+    learning_rate: float
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class ClosedFormHead:
+    """The head is the best of a ridge path on cached features; nothing trains by gradient."""
+
+
+@dataclass(frozen=True)
+class GradientHead:
+    """The head trains by gradient, from zeros or from the ridge solution on the untouched features."""
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    init: Literal["zero", "ridge"] = "zero"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How gradient training runs: the part of a plan that is the same for every parameter group.
+
+    `passes` is the horizon: the trial is finished when it has seen the training images that often.
+    `warmup_passes` raises the learning rate linearly from zero. With `schedule` "cosine" the rate then
+    falls to zero at the horizon; with "constant" it stays, so that a trial can stop or go on anywhere.
+    `ema_passes` is the averaging time of the weights that are scored and exported; 0 switches it off.
+    """
+
+    passes: float = 27.0
+    batch_size: int = 32
+    warmup_passes: float = 0.5
+    schedule: Literal["constant", "cosine"] = "constant"
+    label_smoothing: float = 0.1
+    augment: Literal["none", "crop", "crop_flip"] = "crop"
+    ema_passes: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What trains, at which rate, and how; `groups` empty means a frozen backbone.
+
+    `batch_norm` "frozen" keeps the pretrained running statistics, the safe choice on small data.
+    """
+
+    groups: tuple[ParameterGroup, ...]
+    head: ClosedFormHead | GradientHead
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    recipe: Recipe = Recipe()
+
+    def frozen_prefix(self, stages: tuple[Stage, ...]) -> int:
+        """How many stages, counted from the input, hold no parameter that trains."""
+        trained = {name for group in self.groups for name in group.names}
+        for depth, stage in enumerate(stages):
+            if any(parameter.name in trained for parameter in stage.parameters):
+                return depth
+        return len(stages)
+
+
+# ---------------------------------------------------------------- search
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One backbone under one freeze strategy at one input size, with the space of its hyperparameters.
+
+    `fit` says how its head is fitted: "closed_form" is one cheap slice, "gradient" trains in passes.
+    `cost` is the relative price of one pass (parameters times pixels), for use before anything is measured.
+    """
+
+    backbone: str
+    freeze: str
+    image_size: int
+    space: Space
+    fit: Fit = "gradient"
+    cost: float = 1.0
+    prior: float | None = None
+
+    def trial(self, number: int, params: Params, seed: int, parents: tuple[int, ...] = ()) -> Trial:
+        """The trial `number` of this candidate."""
+        return Trial(number, self.backbone, self.freeze, self.image_size, dict(params), seed, parents)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What competes: everything that decides how weights come about. `id` counts from 0 in a run.
+
+    With `parents` it starts from the weights of the first parent's checkpoint.
+    """
+
+    id: int
+    backbone: str
+    freeze: str
+    image_size: int
+    params: Params
+    seed: int
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What a searcher knows of time, in seconds of run time: `elapsed` so far, `deadline` when searching ends."""
+
+    elapsed: float
+    deadline: float
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left to search, never negative."""
+        return max(0.0, self.deadline - self.elapsed)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A stretch of one trial, from `start` to `until` in passes over the training images.
+
+    It ends early at `deadline`, in seconds of run time.
+    """
+
+    trial: Trial
+    start: float
+    until: float
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A searcher's answer: nothing to do before another report comes in."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A searcher's answer: nothing more to do in this run."""
+
+
+WAIT, DONE = Wait(), Done()
+
+
+@dataclass(frozen=True)
+class Started:
+    """Journal line: a slice was handed out, and the clock that `ask` saw."""
+
+    trial: int
+    slice: Slice
+    clock: Clock
+    event: Literal["started"] = "started"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Journal line: how a slice ended.
+
+    `event`: "paused" can go on, "finished" and "failed" are terminal. `step` is the passes reached,
+    `score` the validation score (greater is better; None when failed), `seconds` what the slice took,
+    `facts` resolved values such as the ridge strength, throughput or memory, `error` the cause of a failure,
+    `elapsed` the run time in seconds when the report came in (stamped by the driver).
+    """
+
+    trial: int
+    event: Literal["paused", "finished", "failed"]
+    step: float
+    score: float | None
+    seconds: float
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+    error: str | None = None
+    elapsed: float = 0.0
+
+
+Event = Started | Report
+
+# ---------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image file as a reader found it: `path` relative to the data folder (posix), class index, given split."""
+
+    path: str
+    label: int
+    split: SplitName | None = None
+
+
+@dataclass(frozen=True)
+class DataProblem:
+    """One file that is not used, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a reader found in a folder, before any image is opened. `classes` in natural order."""
+
+    root: str
+    classes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    problems: tuple[DataProblem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One readable image: its `row` in the pixel caches, path, class index, split and content hash."""
+
+    row: int
+    path: str
+    label: int
+    split: SplitName
+    digest: str
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set: class names, images per split, fingerprint, median short side in pixels."""
+
+    root: str
+    classes: tuple[str, ...]
+    counts: Mapping[str, int]
+    fingerprint: str
+    short_side: int
+    problems: tuple[DataProblem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The recipe from an upright RGB image to the network's input, enough to write it again elsewhere.
+
+    1. centre square: side = min(width, height), left = (width - side) // 2, top = (height - side) // 2
+    2. Pillow resize of that square to (size, size) with `interpolation` (antialiased), rounded to uint8
+    3. divide by 255, subtract `mean`, divide by `std`, per channel; layout `(batch, 3, size, size)` float32
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Interpolation = "bicubic"
+    crop: Literal["centre_square"] = "centre_square"
+    channels: Literal["RGB"] = "RGB"
+    alpha: Literal["over_white"] = "over_white"
+
+
+# ---------------------------------------------------------------- results
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """What an exporter has to put beside the weights so that a stranger can deploy them."""
+
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    backbone: Backbone
+    trial: Trial
+    metric: str
+    validation_score: float
+    data_fingerprint: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported file: `path` relative to the run folder, format, opset, bytes, SHA-256, and the way it was made."""
+
+    path: str
+    format: str
+    opset: int
+    size: int
+    sha256: str
+    exporter: str
