@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from autoft.ledger import Ledger, TrialRecord
     from autoft.network import Network
     from autoft.parts import Exporter, FreezeStrategy, Problem, Searcher, Zoo
-    from autoft.space import Choice, Float, Int, Params, Scalar, Space
+    from autoft.space import Choice, Dimension, Float, Int, Params, Scalar, Space
     from autoft.types import (
         DONE,
         WAIT,
@@ -67,6 +67,7 @@ __all__ = [
     "Clock",
     "ClosedFormHead",
     "DataError",
+    "Dimension",
     "Done",
     "Exporter",
     "Float",
@@ -126,7 +127,7 @@ _HOMES = {
     "autoft.ledger": ("Ledger", "TrialRecord"),
     "autoft.network": ("Network",),
     "autoft.parts": ("Exporter", "FreezeStrategy", "Problem", "Searcher", "Zoo"),
-    "autoft.space": ("Choice", "Float", "Int", "Params", "Scalar", "Space"),
+    "autoft.space": ("Choice", "Dimension", "Float", "Int", "Params", "Scalar", "Space"),
     "autoft.types": (
         "DONE",
         "WAIT",

@@ -20,6 +20,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+NAMES_SHOWN = 8
+
 
 class AutoftError(Exception):
     """The root of the tree; `exit_code` is what the process ends with."""
@@ -79,5 +81,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> StudyError:
     """An error for a name nobody offers: the near one if there is one, else all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
+    listed = ", ".join(names[:NAMES_SHOWN]) + (
+        f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    )
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {listed or 'none'}"
     return StudyError(f"no {kind} is called {name!r}; {hint}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from autoft.types import InputSpec, ParameterInfo, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Role = Literal["weight", "bias", "norm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +31,9 @@ class Network:
     def of(cls, module: nn.Module, spec: InputSpec, stages: Mapping[str, Sequence[str]] | None = None) -> Network:
         """A network from any module whose forward gives features `(batch, dim)`.
 
-        `stages` maps a stage's name to its parameters' names, from input to head; without it every direct
-        child that holds parameters is a stage. Raises `ValueError` when the output is not `(batch, dim)` or the
+        `stages` maps a stage's name to its parameters' names, from input to head. Without it the module's own
+        `group_matcher` says (every timm model has one), otherwise every direct child that holds parameters is a
+        stage. Raises `ValueError` when the output is not `(batch, dim)` or the
         stages do not hold every parameter exactly once.
         """
         import torch
@@ -39,13 +43,44 @@ class Network:
             features = module(torch.zeros(2, 3, spec.size, spec.size))
         if features.ndim != 2:
             raise ValueError(f"a backbone gives features (batch, dim), this one gives {tuple(features.shape)}")
-        names = stages if stages is not None else _children(module)
+        names = stages if stages is not None else _own_stages(module)
         return cls(module, spec, _stages(module, names), int(features.shape[1]))
 
     def features(self, images: Tensor) -> Tensor:
         """Features `(batch, dim)` of normalised images `(batch, 3, size, size)`."""
         features: Tensor = self.module(images)
         return features
+
+
+def _own_stages(module: nn.Module) -> dict[str, list[str]]:
+    """The stages that the module declares itself; what its `group_matcher` does not match comes last, as the head."""
+    matcher = getattr(module, "group_matcher", None)
+    if matcher is None:
+        return _children(module)
+    from timm.models import group_parameters
+
+    try:
+        patterns = matcher(coarse=True)
+    except AssertionError:  # timm's RDNet knows the fine groups only
+        patterns = matcher(coarse=False)
+    groups: dict[str, list[str]] = {}
+    for names in group_parameters(module, patterns).values():
+        groups[_stage_name(names, groups)] = list(names)
+    return groups
+
+
+def _stage_name(names: Sequence[str], taken: Collection[str]) -> str:
+    """The module that these parameters share (`blocks.3`), else what their first one lies in; never one taken."""
+    paths = [name.split(".")[:-1] or [name] for name in names]
+    shared = [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))]
+    first = paths[0]
+    numbered = next((depth for depth, part in enumerate(first, 1) if part.isdigit()), 1)
+    candidates = [
+        shared[:numbered] or ([] if taken else ["stem"]),
+        *(first[:n] for n in range(numbered, len(first) + 1)),
+    ]
+    free = (name for name in map(".".join, candidates) if name and name not in taken)
+    return next(free, f"{'.'.join(first)}#{len(taken)}")
 
 
 def _children(module: nn.Module) -> dict[str, list[str]]:
@@ -78,6 +113,6 @@ def _parameter_infos(module: nn.Module) -> list[ParameterInfo]:
     infos = []
     for name, parameter in module.named_parameters():
         bias = name.endswith("bias") and parameter.ndim <= 1
-        role = "norm" if name in in_norm else "bias" if bias else "norm" if parameter.ndim <= 1 else "weight"
+        role: Role = "norm" if name in in_norm else "bias" if bias else "norm" if parameter.ndim <= 1 else "weight"
         infos.append(ParameterInfo(name, parameter.numel(), role))
     return infos

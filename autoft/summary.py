@@ -33,8 +33,10 @@ class Scores:
 class Summary:
     """What a run came to.
 
-    `validation` chose the trial and is therefore optimistic; `test` was opened once and scored from the ONNX file.
+    `validation` chose the trial and is therefore optimistic; `test` was scored from the ONNX file.
     `seconds` holds "total" and one entry a phase. `model` is the path of the ONNX file relative to `run`.
+    `test_openings` counts how often the test split was scored: more than once only when a finished run was extended.
+    `problems` counts the files that were not used.
     """
 
     run: str
@@ -45,4 +47,5 @@ class Summary:
     trials: Mapping[str, int]
     seconds: Mapping[str, float]
     model: str
+    test_openings: int = 1
     problems: int = 0

@@ -1,0 +1,203 @@
+"""The searchers autoft comes with: `random`, the floor, and `halving`, the default."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autoft import (
+    DONE,
+    WAIT,
+    Candidate,
+    Clock,
+    Done,
+    Ledger,
+    Params,
+    Problem,
+    Report,
+    Searcher,
+    Slice,
+    Trial,
+    TrialRecord,
+    Wait,
+    hookimpl,
+)
+
+RANDOM_PASSES = 9.0
+RUNGS = (1.0, 3.0, 9.0, 27.0)
+# A rung-1 order is noisy (a high learning rate ranks last after one pass and first after three), so half of it goes on.
+KEEP = (0.5, 1 / 3, 1 / 3)
+RACED_BACKBONES = 3
+# Share of the time after the probes in which new trials may start; the rest belongs to the best ones.
+RACE_SHARE = 0.4
+MIN_SLICE_SECONDS = 2.0
+EPSILON = 1e-6
+
+
+class Random(Searcher):
+    """Random candidates with random hyperparameters, each trained to the end."""
+
+    name = "random"
+    summary = "random trials, each trained to the end"
+
+    def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
+        """A new trial, as long as there is time and `trials` allows."""
+        number = len(ledger.trials)
+        if _exhausted(problem, ledger) or (clock.remaining <= 0 and number > 0):
+            return WAIT if ledger.in_flight else DONE
+        rng = random.Random(f"{problem.seed}/{number}")
+        candidate = rng.choice(problem.candidates)
+        trial = candidate.trial(number, candidate.space.sample(rng), problem.seed + number)
+        return Slice(trial, 0.0, 1.0 if candidate.fit == "closed_form" else RANDOM_PASSES, clock.deadline)
+
+
+class Halving(Searcher):
+    """A probe of every backbone, then asynchronous successive halving in passes, which goes on with the best.
+
+    ASHA (Li et al. 2020, arXiv 1810.05934) in its promoting form: trials pause at a rung and the best of those that
+    reached it go on, from their checkpoints, never waiting for a rung to fill. New trials start while the race lasts;
+    then the time left belongs to the best trials.
+    """
+
+    name = "halving"
+    summary = "probe every backbone, then go on with the best of short fine-tunes"
+
+    def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
+        """The first of: an open probe, a promotion, a new trial while the race lasts, more of the best, a new trial."""
+        race = _Race(problem, ledger, clock)
+        steps = (race.probe, race.promotion, race.entry, race.more_of_the_best, race.late_entry)
+        for step in steps if clock.remaining > 0 or not ledger.trials else ():
+            if (found := step()) is not None:
+                return found
+        return WAIT if ledger.in_flight else DONE
+
+
+@dataclass(frozen=True)
+class _Race:
+    """What `Halving` reads out of the ledger; each method gives the next slice of its kind, or None."""
+
+    problem: Problem
+    ledger: Ledger
+    clock: Clock
+
+    def probe(self) -> Slice | None:
+        """A closed-form candidate that was not tried yet, the most promising first."""
+        tried = {_address(record.trial) for record in self.ledger.trials.values()}
+        waiting = [candidate for candidate in self._closed_form() if _address(candidate) not in tried]
+        return self._start(max(waiting, key=lambda candidate: candidate.prior or 0.0), {}) if waiting else None
+
+    def promotion(self) -> Slice | None:
+        """The best trial among the top of its rung that has not gone on, from the highest rung down."""
+        for rung in reversed(range(len(KEEP))):
+            reached = [record for record in self._raced() if record.step >= RUNGS[rung] - EPSILON]
+            reached.sort(key=lambda record: -_score_at(record, RUNGS[rung]))
+            top = reached[: math.floor(len(reached) * KEEP[rung])]
+            for record in top:
+                if record.step < RUNGS[rung + 1] - EPSILON and self._can_go_on(record):
+                    return self._go_on(record)
+        return None
+
+    def entry(self) -> Slice | None:
+        """The next trial of the portfolio, while the race lasts."""
+        began = max((report.elapsed for report in self._probe_reports()), default=0.0)
+        over = self.clock.elapsed > began + RACE_SHARE * (self.clock.deadline - began)
+        return None if over and any(True for _ in self._raced()) else self.late_entry()
+
+    def late_entry(self) -> Slice | None:
+        """The next trial of the portfolio, as long as a first rung still fits."""
+        lanes = self._lanes()
+        if not lanes or _exhausted(self.problem, self.ledger):
+            return None
+        entered = sum(1 for record in self.ledger.trials.values() if self._is_raced(record))
+        candidate, lap = lanes[entered % len(lanes)], entered // len(lanes)
+        if self._pass_seconds(candidate.backbone, candidate.cost) > self.clock.remaining:
+            return None
+        number = len(self.ledger.trials)
+        rng = random.Random(f"{self.problem.seed}/{number}")
+        starts = candidate.space.starts
+        return self._start(candidate, starts[lap] if lap < len(starts) else candidate.space.sample(rng))
+
+    def more_of_the_best(self) -> Slice | None:
+        """The best paused trial, if a good part of a pass still fits."""
+        for record in self.ledger.ranking():
+            worth_it = self.clock.remaining > max(MIN_SLICE_SECONDS, 0.5 * record.seconds / max(record.step, EPSILON))
+            if self._is_raced(record) and self._can_go_on(record) and worth_it:
+                return self._go_on(record)
+        return None
+
+    def _lanes(self) -> list[Candidate]:
+        """The gradient candidates of the best backbones; strategies in their listed order, backbones by their probe."""
+        order = self._backbones_by_promise()[:RACED_BACKBONES]
+        raced = [candidate for candidate in self.problem.candidates if candidate.fit == "gradient"]
+        strategies = list(dict.fromkeys(candidate.freeze for candidate in raced))
+        lanes = [candidate for candidate in raced if candidate.backbone in order]
+        return sorted(lanes, key=lambda c: (strategies.index(c.freeze) + order.index(c.backbone), c.backbone, c.freeze))
+
+    def _backbones_by_promise(self) -> list[str]:
+        """Backbones by the best score of their probe, then by their prior."""
+        probed = {record.trial.backbone: record.score or 0.0 for record in self._probes() if record.score is not None}
+        priors = {candidate.backbone: candidate.prior or 0.0 for candidate in self.problem.candidates}
+        worst = min(probed.values(), default=0.0)
+        return sorted(priors, key=lambda name: (-probed.get(name, worst - 1.0), -priors[name], name))
+
+    def _pass_seconds(self, backbone: str, cost: float) -> float:
+        """Seconds one pass is expected to take, from what was measured on this backbone, or on others by their cost."""
+        costs = {candidate.backbone: candidate.cost for candidate in self.problem.candidates}
+        measured = [record for record in self._raced() if record.step > 0]
+        own = [record for record in measured if record.trial.backbone == backbone]
+        rates = [r.seconds / r.step / costs.get(r.trial.backbone, cost) for r in own or measured]
+        return min(rates, default=0.0) * cost
+
+    def _start(self, candidate: Candidate, params: Params) -> Slice:
+        number = len(self.ledger.trials)
+        trial = candidate.trial(number, params, self.problem.seed + number)
+        return Slice(trial, 0.0, RUNGS[0], self.clock.deadline)
+
+    def _go_on(self, record: TrialRecord) -> Slice:
+        until = next((rung for rung in RUNGS if rung > record.step + EPSILON), 2 * record.step)
+        return Slice(record.trial, record.step, until, self.clock.deadline)
+
+    def _can_go_on(self, record: TrialRecord) -> bool:
+        return record.state == "paused" and record.trial.id in self.ledger.with_checkpoint()
+
+    def _closed_form(self) -> list[Candidate]:
+        return [candidate for candidate in self.problem.candidates if candidate.fit == "closed_form"]
+
+    def _is_probe(self, record: TrialRecord) -> bool:
+        return _address(record.trial) in {_address(candidate) for candidate in self._closed_form()}
+
+    def _is_raced(self, record: TrialRecord) -> bool:
+        return not self._is_probe(record)
+
+    def _probes(self) -> Iterator[TrialRecord]:
+        return (record for record in self.ledger.trials.values() if self._is_probe(record))
+
+    def _probe_reports(self) -> Iterator[Report]:
+        return (report for record in self._probes() for report in record.reports)
+
+    def _raced(self) -> Iterator[TrialRecord]:
+        """Gradient trials with a score."""
+        scored = (record for record in self.ledger.trials.values() if record.score is not None)
+        return (record for record in scored if self._is_raced(record))
+
+
+def _address(of: Candidate | Trial) -> tuple[str, str, int]:
+    return of.backbone, of.freeze, of.image_size
+
+
+def _score_at(record: TrialRecord, rung: float) -> float:
+    """The score when the trial first stood at the rung."""
+    scores = [report.score for report in record.reports if report.step >= rung - EPSILON and report.score is not None]
+    return scores[0] if scores else -math.inf
+
+
+def _exhausted(problem: Problem, ledger: Ledger) -> bool:
+    return problem.trials is not None and len(ledger.trials) >= problem.trials
+
+
+@hookimpl
+def autoft_searchers() -> list[Searcher]:
+    """The two built-in searchers."""
+    return [Halving(), Random()]

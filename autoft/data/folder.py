@@ -1,0 +1,331 @@
+"""The image-folder format: one folder a class, flat or inside train, val and test folders.
+
+The rules, in the order they apply:
+
+- Hidden names (leading dot), `__MACOSX`, `@eaDir`, `Thumbs.db` and `desktop.ini` do not exist.
+- With a train folder, and no image outside split folders, the folders below the split folders are the classes;
+  otherwise the first level is. Folders below a class belong to the class.
+- Classes stand in natural order: `1, 2, 10`, capitals like small letters.
+- A file is an image if Pillow decodes its extension; whether the content agrees shows when it is decoded.
+- A folder counts once however many links lead to it; real folders come before links.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from autoft.data.decode import readable_extensions
+from autoft.data.split import require_enough
+from autoft.errors import DataError
+from autoft.parts import Reader
+from autoft.types import DataProblem, Entry, Listing, SplitName
+
+SPLIT_NAMES: Final[Mapping[str, SplitName]] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+MAX_DEPTH: Final = 32
+"""Levels of folders below the data folder that are searched."""
+
+_IGNORED: Final = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
+_DIGITS: Final = re.compile(r"(\d+)")
+
+NaturalKey = tuple[tuple[str | int, ...], str]
+
+
+class ImageFolderReader(Reader):
+    """Reads one folder a class, flat or with splits; see the rules at the top of the module."""
+
+    name = "image_folder"
+    summary = "one folder a class, flat or inside train, val and test folders"
+
+    def read(self, root: Path) -> Listing:
+        """The classes and image files under `root`. Raises `DataError` with one line on what is wrong."""
+        walk = _Walk(_checked_root(root))
+        top = walk.subfolders(_Folder("", 0))
+        splits = _split_folders(top, walk.root)
+        class_folders = {name: walk.subfolders(folder) for name, folder in splits.items()} if splits else {None: top}
+        _refuse_lookalikes(folder.name for folders in class_folders.values() for folder in folders)
+        claimed = [(name, folder) for name, folders in class_folders.items() for folder in walk.claim(folders)]
+        images = walk.images([folder for _, folder in claimed])
+        found = [(name, folder, images[folder.path]) for name, folder in claimed]
+        _refuse_empty(found, walk)
+        classes = _classes(found)
+        entries = _entries(found, classes)
+        _refuse_small(classes, entries, walk)
+        return Listing(str(walk.root), classes, entries, walk.all_problems())
+
+
+def natural_key(name: str) -> NaturalKey:
+    """Sorting key that puts 2 before 10 and `a` beside `A`; names that differ never compare equal."""
+    pieces = _DIGITS.split(name.casefold())
+    return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(pieces)), name
+
+
+# ---------------------------------------------------------------- walking
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder by its posix path relative to the root, and its depth below it."""
+
+    path: str
+    depth: int
+    linked: bool = False
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    def child(self, entry: os.DirEntry[str]) -> _Folder:
+        return _Folder(_join(self.path, entry.name), self.depth + 1, entry.is_symlink())
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What lies in one folder: visible subfolders and image paths, each in natural order."""
+
+    folders: tuple[_Folder, ...]
+    images: tuple[str, ...]
+
+
+@dataclass
+class _Walk:
+    """One pass over a data folder: which folders were seen, and every file that cannot be used."""
+
+    root: Path
+    problems: list[DataProblem] = field(default_factory=list)
+    stray: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._other_types: defaultdict[str, list[str]] = defaultdict(list)
+        # A link to the root or above it would bring in the whole folder again, and its neighbours.
+        self._seen = {_identity(folder) for folder in (self.root, *self.root.parents)}
+
+    def subfolders(self, folder: _Folder) -> tuple[_Folder, ...]:
+        """The folders in `folder` that can hold a class; image files beside them have no class."""
+        contents = self._scan(folder)
+        self.stray.extend(contents.images)
+        return contents.folders
+
+    def claim(self, folders: Sequence[_Folder]) -> list[_Folder]:
+        """The class folders, marked as seen; links to the root or above are left out. Raises `DataError` on twins."""
+        claimed = []
+        for folder in folders:
+            if self._first_visit(folder):
+                claimed.append(folder)
+            elif not self._is_above(folder):
+                raise DataError(f"the class folder {folder.path!r} in {self.root} is a link to another; remove one")
+        return claimed
+
+    def images(self, folders: Sequence[_Folder]) -> Mapping[str, list[str]]:
+        """Folder path to the image files in and below it. Links wait until all real folders are done."""
+        found: dict[str, list[str]] = {folder.path: [] for folder in folders}
+        waiting = [(folder, folder.path) for folder in reversed(folders)]
+        links: list[tuple[_Folder, str]] = []
+        while waiting or links:
+            folder, owner = waiting.pop() if waiting else links.pop()
+            is_class = folder.path == owner
+            if not is_class and not self._first_visit(folder):
+                continue
+            contents = self._scan(folder)
+            found[owner].extend(contents.images)
+            waiting.extend((child, owner) for child in reversed(contents.folders) if not child.linked)
+            links[:0] = [(child, owner) for child in reversed(contents.folders) if child.linked]
+        return found
+
+    def all_problems(self) -> tuple[DataProblem, ...]:
+        """Every file that is not used: single ones by path, other file types and strays once with their count."""
+        several = [self._type_problem(suffix, paths) for suffix, paths in sorted(self._other_types.items())]
+        if self.stray:
+            files = f"{len(self.stray)} image{'s' * (len(self.stray) > 1)}"
+            several.append(DataProblem(self.stray[0], f"{files} outside any class folder, e.g. {self.stray[0]}"))
+        return (*sorted(self.problems, key=lambda problem: problem.path), *several)
+
+    @staticmethod
+    def _type_problem(suffix: str, paths: list[str]) -> DataProblem:
+        kind = suffix or "extensionless"
+        return DataProblem(
+            paths[0], f"{len(paths)} {kind} file{'s' * (len(paths) > 1)}, not an image type, e.g. {paths[0]}"
+        )
+
+    def _first_visit(self, folder: _Folder) -> bool:
+        identity = _identity(self.root / folder.path)
+        fresh = identity not in self._seen
+        self._seen.add(identity)
+        return fresh
+
+    def _is_above(self, folder: _Folder) -> bool:
+        return self.root.is_relative_to((self.root / folder.path).resolve())
+
+    def _scan(self, folder: _Folder) -> _Contents:
+        folders: list[_Folder] = []
+        images: list[str] = []
+        for entry in self._visible(folder):
+            if _is_folder(entry):
+                folders.append(folder.child(entry))
+            elif self._is_image(entry, path := _join(folder.path, entry.name)):
+                images.append(path)
+        if folder.depth >= MAX_DEPTH and folders:
+            self.problems.append(DataProblem(folder.path, f"more than {MAX_DEPTH} folders deep, not searched further"))
+            folders = []
+        return _Contents(tuple(folders), tuple(images))
+
+    def _visible(self, folder: _Folder) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.root / folder.path) as entries:
+                shown = [entry for entry in entries if not _is_hidden(entry.name)]
+        except OSError as error:
+            self.problems.append(DataProblem(folder.path, _cause(error)))
+            return []
+        return sorted(shown, key=lambda entry: natural_key(entry.name))
+
+    def _is_image(self, entry: os.DirEntry[str], path: str) -> bool:
+        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  a Path per file is slow at 100,000 files
+        if suffix not in readable_extensions():
+            self._other_types[suffix].append(path)
+            return False
+        try:
+            status = entry.stat()
+        except FileNotFoundError:
+            self.problems.append(DataProblem(path, "broken link"))
+            return False
+        except OSError as error:
+            self.problems.append(DataProblem(path, _cause(error)))
+            return False
+        if not stat.S_ISREG(status.st_mode):  # a named pipe would block the reader for ever
+            self.problems.append(DataProblem(path, "not a regular file"))
+        elif status.st_size == 0:
+            self.problems.append(DataProblem(path, "empty file"))
+        return stat.S_ISREG(status.st_mode) and status.st_size > 0
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in _IGNORED
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that loops onto itself
+        return False
+
+
+def _join(parent: str, name: str) -> str:
+    return f"{parent}/{name}" if parent else name
+
+
+def _cause(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+# ---------------------------------------------------------------- layout
+
+
+def _checked_root(root: Path) -> Path:
+    try:
+        resolved = root.expanduser().resolve(strict=True)
+        with os.scandir(resolved):
+            return resolved
+    except FileNotFoundError as error:
+        raise DataError(f"{root} does not exist; give the folder that holds the class folders") from error
+    except NotADirectoryError as error:
+        raise DataError(f"{root} is a file; give the folder that holds the class folders") from error
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{root} cannot be read: {error}") from error
+
+
+def _split_folders(top: Sequence[_Folder], root: Path) -> Mapping[SplitName | None, _Folder]:
+    """The split folders by split; empty when `top` are class folders."""
+    named = [(SPLIT_NAMES[folder.name.casefold()], folder) for folder in top if folder.name.casefold() in SPLIT_NAMES]
+    others = [folder for folder in top if folder.name.casefold() not in SPLIT_NAMES]
+    if "train" not in {name for name, _ in named} or any(_holds_images(root, folder) for folder in others):
+        return {}
+    splits: dict[SplitName | None, _Folder] = {}
+    for name, folder in named:
+        if name in splits:
+            raise DataError(f"{splits[name].name!r} and {folder.name!r} in {root} are both {name} folders; keep one")
+        if not any(_subfolder_names(root / folder.path)):
+            raise DataError(f"the {name} folder {folder.name!r} in {root} holds no class folders")
+        splits[name] = folder
+    return splits
+
+
+def _subfolder_names(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
+
+
+def _holds_images(root: Path, folder: _Folder) -> bool:
+    walk = _Walk(root)
+    return any(walk.images(walk.claim([folder])).values())
+
+
+def _refuse_lookalikes(names: Iterable[str]) -> None:
+    """Raise `DataError` for names that a person or another file system takes for one."""
+    spellings: defaultdict[str, set[str]] = defaultdict(set)
+    for name in names:
+        spellings[unicodedata.normalize("NFC", name).casefold().strip()].add(name)
+    for same in spellings.values():
+        if len(same) > 1:
+            shown = " and ".join(ascii(name) for name in sorted(same))
+            raise DataError(f"the class folders {shown} differ only in case, spaces or accents' encoding; merge them")
+
+
+_Found = tuple[SplitName | None, _Folder, list[str]]
+
+
+def _refuse_empty(found: Sequence[_Found], walk: _Walk) -> None:
+    if not any(images for _, _, images in found):
+        beside = f"; {len(walk.stray)} lie beside the class folders" if walk.stray else ""
+        hint = "put the images of each class into a folder of its own"
+        raise DataError(f"no images in class folders in {walk.root}{beside}; {hint}")
+    for split_name, folder, images in found:
+        if not images and split_name in (None, "train"):
+            here = [problem for problem in walk.all_problems() if f"{problem.path}/".startswith(f"{folder.path}/")]
+            why = f" ({here[0].reason})" if here else ""
+            raise DataError(f"the class folder {folder.path!r} in {walk.root} has no images{why}; fill or remove it")
+
+
+def _classes(found: Sequence[_Found]) -> tuple[str, ...]:
+    """Class names in natural order: those of the training folder, or of flat data."""
+    return tuple(
+        sorted((folder.name for split_name, folder, _ in found if split_name in (None, "train")), key=natural_key)
+    )
+
+
+def _entries(found: Sequence[_Found], classes: tuple[str, ...]) -> tuple[Entry, ...]:
+    index = {name: label for label, name in enumerate(classes)}
+    for split_name, folder, images in found:
+        if images and folder.name not in index:
+            raise DataError(f"the class {folder.name!r} stands in {split_name} ({folder.path}) but not in train")
+    return tuple(Entry(path, index[folder.name], split_name) for split_name, folder, images in found for path in images)
+
+
+def _refuse_small(classes: tuple[str, ...], entries: tuple[Entry, ...], walk: _Walk) -> None:
+    if len(classes) == 1:
+        count = Counter(entry.label for entry in entries)[0]
+        raise DataError(
+            f"only one class, {classes[0]!r} with {count} images, in {walk.root}; a classifier needs two or more"
+        )
+    labels = [entry.label for entry in entries]
+    require_enough(classes, [entry.path for entry in entries], labels, [entry.split for entry in entries])

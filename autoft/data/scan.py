@@ -1,0 +1,102 @@
+"""The scan: content hash and header size of every file, and the fingerprint of the whole data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Final
+
+from autoft.data.decode import image_size
+from autoft.data.folder import ImageFolderReader
+from autoft.data.parallel import ordered_map
+from autoft.errors import DataError, UnreadableImage
+from autoft.types import DataProblem, Entry, Listing
+
+_DIGEST_BYTES: Final = 16
+DIGEST_LENGTH: Final = 2 * _DIGEST_BYTES
+"""Hexadecimal digits of a content hash."""
+
+
+@dataclass(frozen=True)
+class ScannedFile:
+    """One file: its entry, the blake2b-128 hash of its bytes in hex, and its short side in pixels.
+
+    `problem` says why the header cannot be read; `digest` is empty when not even the bytes can.
+    """
+
+    entry: Entry
+    digest: str = ""
+    short_side: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All files whose bytes can be read, by path: a file's position is its row in the pixel caches."""
+
+    listing: Listing
+    files: tuple[ScannedFile, ...]
+    problems: tuple[DataProblem, ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Absolute paths, in the order of the rows."""
+        root = Path(self.listing.root)
+        return tuple(root / file.entry.path for file in self.files)
+
+    @cached_property
+    def short_side(self) -> int:
+        """Median short side in pixels of the images whose header can be read. Raises `DataError` if there is none."""
+        sides = [file.short_side for file in self.files if not file.problem]
+        if not sides:
+            unread = [DataProblem(file.entry.path, file.problem) for file in self.files]
+            raise all_unreadable(self.listing.root, (*unread, *self.problems))
+        return statistics.median_low(sides)
+
+    def fingerprint(self) -> str:
+        """Hash in hex of paths, class names and contents; any change to the data changes it."""
+        total = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        for file in self.files:
+            line = [file.entry.path, self.listing.classes[file.entry.label], file.digest]
+            total.update(json.dumps(line).encode() + b"\n")
+        return total.hexdigest()
+
+
+def scan(root: Path, threads: int) -> Scan:
+    """The files under `root`, each read once. Raises `DataError`."""
+    listing = ImageFolderReader().read(root)
+    entries = sorted(listing.entries, key=lambda entry: entry.path)
+    scanned = list(ordered_map(partial(_scan_file, Path(listing.root)), entries, threads))
+    unread = tuple(DataProblem(file.entry.path, file.problem) for file in scanned if not file.digest)
+    return Scan(listing, tuple(file for file in scanned if file.digest), (*listing.problems, *unread))
+
+
+def fingerprint(root: Path, threads: int) -> str:
+    """The fingerprint of the data under `root` as it is now: equal to `DatasetInfo.fingerprint` if nothing changed.
+
+    Raises `DataError`.
+    """
+    return scan(root, threads).fingerprint()
+
+
+def all_unreadable(root: str, problems: tuple[DataProblem, ...]) -> DataError:
+    """The error for data without a single readable image; it shows one of the causes."""
+    first = problems[0]
+    return DataError(f"none of the images in {root} can be read, e.g. {first.path}: {first.reason}")
+
+
+def _scan_file(root: Path, entry: Entry) -> ScannedFile:
+    digest = ""
+    try:
+        with (root / entry.path).open("rb") as file:
+            digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=_DIGEST_BYTES)).hexdigest()
+            file.seek(0)
+            return ScannedFile(entry, digest, min(image_size(file)))
+    except OSError as error:
+        return ScannedFile(entry, problem=(error.strerror or str(error)).lower())
+    except UnreadableImage as error:
+        return ScannedFile(entry, digest, problem=str(error))

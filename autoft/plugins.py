@@ -1,0 +1,115 @@
+"""Loading one plugin: built-in, entry point, file or object, all through `load`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import autoft
+from autoft.errors import PluginError, StudyError
+
+GROUP = "autoft"
+
+Kind = Literal["builtin", "entry_point", "file", "object"]
+
+
+@dataclass(frozen=True)
+class PluginRef:
+    """Where a plugin comes from: enough for another process to load the very same one.
+
+    `location` is a module, `module:attribute` or the absolute path of a file. `distribution` and `version` are None
+    for a file and for an object. An object with `importable` False lives in the process that made it.
+    """
+
+    name: str
+    kind: Kind
+    location: str
+    distribution: str | None = None
+    version: str | None = None
+    importable: bool = True
+
+    def __str__(self) -> str:
+        """How messages call the plugin."""
+        if self.distribution is None:
+            return f"plugin {self.name!r} ({self.location})"
+        return f"plugin {self.name!r} of distribution {self.distribution!r} {self.version}"
+
+
+def builtin_ref(module: str) -> PluginRef:
+    """The reference of a built-in: `autoft.builtin.timm_zoo` is called `timm`."""
+    name = module.rpartition(".")[2].partition("_")[0]
+    return PluginRef(name, "builtin", module, GROUP, autoft.__version__)
+
+
+def entry_point_refs() -> Iterator[PluginRef]:
+    """The installed plugins, by name; nothing of them is imported."""
+    points = metadata.entry_points(group=GROUP)
+    found = [(point.name, point.dist.name if point.dist else "unknown", point) for point in points]
+    for name, distribution, point in sorted(found, key=lambda item: item[:2]):
+        yield PluginRef(name, "entry_point", point.value, distribution, point.dist.version if point.dist else "unknown")
+
+
+def file_ref(path: str) -> PluginRef:
+    """The reference of an unpackaged plugin. Raises `StudyError` when there is no such file."""
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise StudyError(f"-p {path}: there is no such file; give the path of a Python file, or no:NAME")
+    return PluginRef(file.stem, "file", str(file))
+
+
+def object_ref(plugin: Any) -> PluginRef:
+    """The reference of a module or object given from Python, importable where a worker could import it."""
+    module = plugin.__name__ if hasattr(plugin, "__spec__") else type(plugin).__module__
+    if hasattr(plugin, "__spec__"):
+        return PluginRef(module.rpartition(".")[2], "object", module, importable=module != "__main__")
+    names = vars(sys.modules[module]) if module in sys.modules else {}
+    attribute = next((name for name, value in names.items() if value is plugin), None)
+    importable = attribute is not None and module != "__main__"
+    name = attribute or type(plugin).__name__
+    return PluginRef(name, "object", f"{module}:{name}", importable=importable)
+
+
+def load(ref: PluginRef) -> object:
+    """The plugin behind `ref`: a module or an object. Raises whatever its import raises."""
+    if ref.kind == "file":
+        return _load_file(Path(ref.location))
+    return metadata.EntryPoint(ref.name, ref.location, GROUP).load()
+
+
+def check_version(ref: PluginRef) -> PluginRef:
+    """The reference with the version found here. Raises `PluginError` when the distribution is not installed."""
+    if ref.kind != "entry_point" or ref.distribution is None:
+        return ref
+    try:
+        return replace(ref, version=metadata.version(ref.distribution))
+    except metadata.PackageNotFoundError:
+        wanted = f"{ref.distribution}=={ref.version}"
+        raise PluginError(f"the run uses {ref}, which is not installed here; pip install {wanted!r}") from None
+
+
+def duplicates(refs: Iterable[PluginRef]) -> dict[PluginRef, PluginRef]:
+    """Plugins whose name is taken, each with the one that took it first."""
+    first: dict[str, PluginRef] = {}
+    return {ref: first[ref.name] for ref in refs if first.setdefault(ref.name, ref) is not ref}
+
+
+def _load_file(path: Path) -> object:
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]  # two files of one name are two modules
+    name = f"autoft_plugin_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("this is not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,31 @@
+"""What a runner is told: where the run lies, and how much of the machine it may use."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autoft.search import Search
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and how slices run. `origin` is the wall-clock time of run time 0; `gpus` a worker's share of them."""
+
+    run: Path
+    workers: int
+    threads: int
+    device: Literal["cpu", "cuda"]
+    gpus: float
+    origin: float
+
+
+class Runner(ABC):
+    """Executes what a search asks for until it is done or `stopped` says so."""
+
+    @abstractmethod
+    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+        """Returns when the search is done, or soon after `stopped()` turns true; slices then stay open."""

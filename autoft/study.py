@@ -1,0 +1,142 @@
+"""`Study`: what the user asked. From flags, a TOML file or Python, with one validation for all three."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from autoft.errors import StudyError, unknown_name
+from autoft.plugins import PluginRef
+from autoft.types import Backbone, Candidate, DatasetInfo
+
+PERMISSIVE = (
+    "apache-2.0",
+    "mit",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "isc",
+    "cc0-1.0",
+    "unlicense",
+)
+SCHEMA = "autoft.study/1"
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the user asked, one field a flag. Durations in seconds, sizes in pixels.
+
+    `image_size` 0 means: chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`: SPDX identifiers of
+    weights that may be used, "permissive" for the usual ones, "any" for all. `gpus_per_trial` below 1 shares a GPU.
+    `fail_under`: the test score below which the run ends with exit code 3. `keep`: checkpoints that stay.
+    """
+
+    data: str
+    out: str = ""
+    time: float = 1800.0
+    trials: int | None = None
+    seed: int = 0
+    workers: int = 0
+    runner: str = "auto"
+    backbones: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    searcher: str = "halving"
+    metric: str = "accuracy"
+    image_size: int = 0
+    offline: bool = False
+    licenses: tuple[str, ...] = ("permissive",)
+    fail_under: float | None = None
+    keep: int = 5
+    gpus_per_trial: float = 1.0
+    plugins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.time > 0, f"--time must be positive, got {self.time:g}s; try --time 10m")
+        _require(self.trials is None or self.trials > 0, f"--trials must be at least 1, got {self.trials}")
+        _require(self.workers >= 0, f"--workers must not be negative, got {self.workers}")
+        _require(self.keep >= 1, f"--keep must be at least 1, got {self.keep}")
+        _require(0 < self.gpus_per_trial <= 8, f"--gpus-per-trial lies in (0, 8], got {self.gpus_per_trial:g}")
+        valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
+        _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Study:
+        """A study from plain options, as flags, TOML or Python give them. Raises `StudyError`."""
+        from autoft.codec import decode
+
+        known = {field.name for field in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise unknown_name("option", name, known)
+        try:
+            return decode(cls, {name: _plain(name, value) for name, value in options.items() if value is not None})
+        except ValueError as problem:
+            raise StudyError(str(problem)) from None
+
+    @classmethod
+    def options_from(cls, path: Path) -> dict[str, Any]:
+        """The options in a TOML file, each named like its flag. Raises `StudyError`."""
+        try:
+            options = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+            raise StudyError(f"cannot read the configuration {path}: {problem}") from None
+        return {name.replace("-", "_"): value for name, value in options.items()}
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """study.json: the study resolved, everything that resuming and the workers need besides journal and checkpoints.
+
+    `versions` of autoft, torch and the like; `device` "cpu" or "cuda".
+    """
+
+    study: Study
+    data: DatasetInfo
+    backbones: tuple[Backbone, ...]
+    candidates: tuple[Candidate, ...]
+    plugins: tuple[PluginRef, ...]
+    versions: Mapping[str, str]
+    runner: Literal["inline", "ray"]
+    workers: int
+    threads: int
+    device: Literal["cpu", "cuda"]
+    schema: str = SCHEMA
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds in "90", "90s", "2m", "1h30m". Raises `StudyError`."""
+    if isinstance(text, int | float):
+        return float(text)
+    match = _DURATION.fullmatch(text.strip().lower())
+    if not text.strip() or match is None:
+        raise StudyError(f"--time {text!r} is no duration; write it like 90s, 10m or 1h30m")
+    hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def licence_allowed(licence: str, allowed: tuple[str, ...]) -> bool:
+    """Whether weights under `licence` may be used when the study allows `allowed`."""
+    if "any" in allowed:
+        return True
+    return licence in allowed or ("permissive" in allowed and licence in PERMISSIVE)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise StudyError(message)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The forms a person writes, in the form the value keeps."""
+    if name == "time":
+        return parse_duration(value)
+    if name == "image_size" and value == "auto":
+        return 0
+    if name in ("backbones", "freeze", "licenses", "plugins") and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,109 @@
+"""Checks of an exporter."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoft.parts import Exporter
+from autoft.testing.base import Conformance
+from autoft.types import Artifact, Backbone, Handoff, InputSpec, Preprocess, Trial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SIZE, CLASSES = 32, 3
+
+
+def handoff() -> Handoff:
+    """What goes with the tiny classifier: three classes, 32 pixels."""
+    spec = InputSpec(SIZE)
+    backbone = Backbone("zoo/tiny", 500, spec, "apache-2.0")
+    trial = Trial(4, backbone.name, "full", SIZE, {"learning_rate": 1e-3}, 0)
+    recipe = Preprocess(SIZE, spec.mean, spec.std, spec.interpolation)
+    return Handoff(("ant", "bee", "Ärger, with comma"), recipe, backbone, trial, "accuracy", 0.9, "0" * 64)
+
+
+def tiny_classifier() -> nn.Module:
+    """Convolution, BatchNorm, pooling, linear: images `(batch, 3, 32, 32)` to logits `(batch, 3)`."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return nn.Sequential(*layers, nn.Linear(8, CLASSES)).eval()
+
+
+class ExporterConformance(Conformance[Exporter]):
+    """Checks of an `Exporter`, with a tiny classifier."""
+
+    @contextmanager
+    def exported(self) -> Iterator[tuple[nn.Module, Artifact, Path]]:
+        """The classifier, what export() said, and the file it wrote."""
+        with tempfile.TemporaryDirectory(prefix="autoft-conformance-") as name:
+            folder = Path(name) / "export"
+            folder.mkdir()
+            classifier = tiny_classifier()
+            artifact = self.part().export(classifier, handoff(), folder)
+            file = folder / Path(artifact.path).name
+            assert file.is_file(), f"export() says it wrote {artifact.path}, but {file.name} is not in the folder"
+            yield classifier, artifact, file
+
+    def test_size_and_hash_are_those_of_the_file(self) -> None:
+        """A stranger checks the file by them."""
+        with self.exported() as (_, artifact, file):
+            assert artifact.size == file.stat().st_size, "`size` is the number of bytes in the file"
+            assert artifact.sha256 == hashlib.sha256(file.read_bytes()).hexdigest(), "`sha256` must be the file's"
+
+    def test_path_is_relative(self) -> None:
+        """The run folder may move."""
+        with self.exported() as (_, artifact, _file):
+            assert not Path(artifact.path).is_absolute(), f"`path` is relative to the run folder: {artifact.path}"
+            assert artifact.format and artifact.exporter, "say `format` and `exporter`"
+
+    def test_no_local_path_is_inside(self) -> None:
+        """The file goes to strangers: no folder or user name of this machine."""
+        with self.exported() as (_, _artifact, file):
+            content = file.read_bytes()
+            private = (str(file.parent.parent), str(Path.home()) + "/", str(Path.cwd()) + "/")
+            found = [path for path in private if len(path) > 2 and path.encode() in content]
+            assert not found, f"the file holds local paths: {found}; strip debug information and metadata"
+
+    def test_the_classifier_is_left_as_it_was(self) -> None:
+        """It is scored after the export."""
+        import torch
+
+        with self.exported() as (classifier, _, _file):
+            fresh = tiny_classifier().state_dict()
+            same = all(torch.equal(tensor, fresh[name]) for name, tensor in classifier.state_dict().items())
+            assert same and not classifier.training, "export() must not change the classifier or its mode"
+
+    def test_onnx_agrees_with_torch_at_any_batch(self) -> None:
+        """In onnxruntime, at batch 1 and 3, within 1e-4 of the largest logit. Other formats pass."""
+        import torch
+
+        with self.exported() as (classifier, artifact, file):
+            if artifact.format != "onnx":
+                return
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
+            for batch in (1, 3):
+                images = torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(batch))
+                with torch.inference_mode():
+                    logits = classifier(images)
+                got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
+                assert got.shape == logits.shape, f"batch {batch}: logits {tuple(got.shape)}; is the batch dynamic?"
+                worst, scale = float((got - logits).abs().max()), float(logits.abs().max())
+                assert worst <= 1e-4 * scale, f"batch {batch}: logits differ by {worst:.2g} at a scale of {scale:.2g}"
+
+    def test_exporting_twice_works(self) -> None:
+        """`autoft export` may be called again; the older file is replaced."""
+        with self.exported() as (classifier, artifact, file):
+            again = self.part().export(classifier, handoff(), file.parent)
+            assert again.path == artifact.path, "a second export must write the same path"

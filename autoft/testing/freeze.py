@@ -1,0 +1,104 @@
+"""Checks of a freeze strategy."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+
+from autoft.codec import decode, encode
+from autoft.parts import FreezeStrategy
+from autoft.space import Params, Space
+from autoft.testing.base import Conformance
+from autoft.types import ClosedFormHead, ParameterInfo, Plan, Stage
+
+
+def layouts() -> dict[str, tuple[Stage, ...]]:
+    """Hand-made networks, as their stages: a convolutional one, a transformer, one stage only, no norms."""
+    return {
+        "convolutional": (_stage("stem"), *(_stage(f"blocks.{n}", 3) for n in range(4)), _stage("conv_head")),
+        "transformer": (_stage("patch_embed"), *(_stage(f"blocks.{n}", 4) for n in range(12)), _stage("norm")),
+        "one stage": (_stage("everything", 5),),
+        "no norms": tuple(Stage(f"s{n}", (ParameterInfo(f"s{n}.w", 100, "weight"),)) for n in range(3)),
+    }
+
+
+def _stage(name: str, layers: int = 1) -> Stage:
+    infos: list[ParameterInfo] = []
+    for layer in range(layers):
+        infos.append(ParameterInfo(f"{name}.{layer}.weight", 432, "weight"))
+        infos.append(ParameterInfo(f"{name}.{layer}.bias", 16, "bias"))
+        infos.append(ParameterInfo(f"{name}.{layer}.norm.weight", 16, "norm"))
+    return Stage(name, tuple(infos))
+
+
+class FreezeStrategyConformance(Conformance[FreezeStrategy]):
+    """Checks of a `FreezeStrategy`: thirty sampled parameter sets on several layouts."""
+
+    def layouts(self) -> dict[str, tuple[Stage, ...]]:
+        """The networks it must cope with, by name; override it to add your own."""
+        return layouts()
+
+    def plans(self) -> Iterator[tuple[str, tuple[Stage, ...], Params, Plan]]:
+        """Layout name, stages, parameters and plan, for the starts and thirty samples."""
+        space = self.part().space()
+        rng = random.Random(0)
+        drawn = [*space.starts, *(space.sample(rng) for _ in range(30))]
+        for name, stages in self.layouts().items():
+            for params in drawn:
+                yield name, stages, params, self.part().plan(stages, params)
+
+    def test_its_space_has_a_start(self) -> None:
+        """A search on a small budget tries the starts and little else."""
+        space = self.part().space()
+        assert space.starts, "give `Space` at least one start: a parameter set that does well without tuning"
+        assert all(space.problem(start) is None for start in space.starts), "every start must lie in the space"
+
+    def test_its_space_survives_json(self) -> None:
+        """Spaces go to workers inside candidates."""
+        space = self.part().space()
+        assert decode(Space, encode(space)) == space, "the space does not survive JSON"
+
+    def test_groups_name_parameters_that_exist_once_each(self) -> None:
+        """A name that is not there, or stands in two groups, would train wrongly or not at all."""
+        for layout, stages, params, plan in self.plans():
+            known = {parameter.name for stage in stages for parameter in stage.parameters}
+            named = [name for group in plan.groups for name in group.names]
+            lost = sorted(set(named) - known)
+            assert not lost, f"{layout}, {params}: no such parameters: {lost[:3]}"
+            assert len(set(named)) == len(named), f"{layout}, {params}: a parameter stands in two groups"
+            assert all(group.names for group in plan.groups), f"{layout}, {params}: leave out empty groups"
+
+    def test_learning_rates_are_positive_and_finite(self) -> None:
+        """A rate of 0 means: leave the parameters out of the groups."""
+        for layout, _, params, plan in self.plans():
+            for group in plan.groups:
+                usable = math.isfinite(group.learning_rate) and group.learning_rate > 0
+                assert usable, f"{layout}, {params}: learning rate {group.learning_rate}"
+                assert group.weight_decay >= 0, f"{layout}, {params}: weight decay {group.weight_decay}"
+
+    def test_the_recipe_can_run(self) -> None:
+        """At least one pass, at least one image a step."""
+        for layout, _, params, plan in self.plans():
+            recipe = plan.recipe
+            assert recipe.passes > 0 and recipe.batch_size >= 1, f"{layout}, {params}: {recipe}"
+            assert 0 <= recipe.warmup_passes <= recipe.passes, f"{layout}, {params}: warm-up longer than training"
+            assert 0 <= recipe.label_smoothing < 1, f"{layout}, {params}: label smoothing {recipe.label_smoothing}"
+
+    def test_plans_survive_json(self) -> None:
+        """Plans are recorded with the trial."""
+        for layout, _, params, plan in self.plans():
+            assert decode(Plan, encode(plan)) == plan, f"{layout}, {params}: the plan does not survive JSON"
+
+    def test_the_same_parameters_give_the_same_plan(self) -> None:
+        """A trial that goes on in another process must go on as it was."""
+        for layout, stages, params, plan in self.plans():
+            assert self.part().plan(stages, dict(params)) == plan, f"{layout}, {params}: plan() is not a function"
+
+    def test_fit_says_how_the_head_is_fitted(self) -> None:
+        """`fit` tells the searcher that a trial is one cheap slice."""
+        closed = self.part().fit == "closed_form"
+        for layout, _, params, plan in self.plans():
+            agrees = isinstance(plan.head, ClosedFormHead) == closed
+            assert agrees, f"{layout}, {params}: `fit` is {self.part().fit!r}, the head {plan.head}"
+            assert not (closed and plan.groups), f"{layout}, {params}: a closed-form head trains no parameter group"

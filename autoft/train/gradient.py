@@ -1,0 +1,100 @@
+"""Gradient training of one trial: steps, averaged weights, and what it takes to go on later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from autoft.task import SingleLabel
+from autoft.train.classifier import Classifier
+from autoft.train.images import TrainingStream
+from autoft.types import GradientHead, Plan
+
+GRADIENT_CLIP = 1.0
+
+
+class GradientRun:
+    """One trial's classifier under training; `step` counts optimiser steps from 0."""
+
+    def __init__(self, classifier: Classifier, plan: Plan, head: GradientHead, stream: TrainingStream) -> None:
+        self.classifier, self.plan, self.stream = classifier, plan, stream
+        self.step = 0
+        classifier.prepare(plan)
+        self._task = SingleLabel()
+        self._optimizer = classifier.optimizer(plan, head)
+        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._average = _average(classifier, plan.recipe.ema_passes * stream.steps_per_pass)
+
+    @property
+    def passes(self) -> float:
+        """Passes over the training images so far."""
+        return self.step / self.stream.steps_per_pass
+
+    def advance(self) -> float:
+        """One optimiser step; its loss. Raises `FloatingPointError` when the loss is not finite."""
+        images, labels = self.stream.batch(self.step)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * self._rate(self.passes)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+            loss = self._task.loss(self.classifier(images), labels, self.plan.recipe.label_smoothing)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss became {loss.item()} at step {self.step}")
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.classifier.parameters(), GRADIENT_CLIP)
+        self._optimizer.step()
+        self.step += 1
+        self._average.update(self.classifier, step=self.step)
+        return loss.item()
+
+    def scored(self) -> Classifier:
+        """The classifier that is scored and exported: averaged weights, eval mode."""
+        averaged: Classifier = self._average.module
+        return averaged.eval()
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """What exporting needs: the averaged tensors that training changed."""
+        return self.scored().changed(self.plan)
+
+    def training_tensors(self) -> dict[str, Tensor]:
+        """What going on needs besides: the raw weights and AdamW's moments."""
+        raw = {f"raw.{name}": tensor for name, tensor in self.classifier.changed(self.plan).items()}
+        moments = {
+            f"moment.{index}.{name}": tensor
+            for index, state in self._optimizer.state_dict()["state"].items()
+            for name, tensor in state.items()
+        }
+        return {**raw, **moments}
+
+    def go_on(self, passes: float, model: Mapping[str, Tensor], training: Mapping[str, Tensor]) -> None:
+        """Continue from a checkpoint taken after `passes`."""
+        self.step = round(passes * self.stream.steps_per_pass)
+        self._average.module.restore(model)
+        self.classifier.restore(_with_prefix(training, "raw."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in _with_prefix(training, "moment.").items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = tensor
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+
+    def _rate(self, passes: float) -> float:
+        """The learning rate's factor: linear warm-up, then constant or cosine to the horizon."""
+        recipe = self.plan.recipe
+        warm = min(1.0, (passes + 1.0 / self.stream.steps_per_pass) / recipe.warmup_passes)
+        if recipe.schedule == "constant":
+            return warm
+        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, passes / recipe.passes)))
+
+
+def _average(classifier: Classifier, steps: float) -> ModelEmaV3:
+    """Averaged weights with a memory of `steps`; short at first, so that the start is forgotten."""
+    decay = math.exp(-1.0 / steps) if steps > 0 else 0.0
+    return ModelEmaV3(classifier, decay=decay, use_warmup=True)
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,167 @@
+"""The data set as a whole: from a folder to rows, and back from a run folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autoft.data import dataset as module
+from autoft.data.dataset import open_dataset, read_dataset, write_split_csv
+from autoft.data.decode import decode, preprocess
+from autoft.data.scan import fingerprint, scan
+from autoft.errors import DataError, RunFolderError
+from autoft.types import Preprocess
+
+
+def opened(root: Path, seed: int = 0, sizes: tuple[int, ...] = (16,)):
+    return open_dataset(scan(root, 2), seed, sizes, threads=2)
+
+
+def reasons(dataset) -> dict[str, str]:
+    return {problem.path: problem.reason for problem in dataset.info.problems}
+
+
+def contents(root: Path) -> dict[Path, tuple[int, bytes]]:
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in root.rglob("*") if path.is_file()}
+
+
+def test_from_a_folder_to_pixels(tiny_images):
+    before = contents(tiny_images)
+    dataset = opened(tiny_images, sizes=(16, 24))
+    assert dataset.info.short_side == 32
+    assert dataset.info.classes == ("blue", "green", "red") and not dataset.info.problems
+    assert dataset.info.counts == {"train": 24, "val": 6, "test": 6}
+    rows = np.concatenate([dataset.rows(name) for name in ("train", "val", "test")])
+    assert sorted(rows) == list(range(36)) and rows.dtype == np.int64
+    for name in ("train", "val", "test"):
+        pixels = dataset.pixels(24)[dataset.rows(name)].astype(float)
+        brightest = pixels.mean(axis=(1, 2)).argmax(axis=1)  # channel; the classes stand the other way round
+        assert (2 - brightest == dataset.labels(name)).all()
+        assert set(Counter(dataset.labels(name).tolist()).values()) == {8 if name == "train" else 2}
+    assert contents(tiny_images) == before
+
+
+def test_rows_and_samples_name_the_same_image(tiny_images):
+    dataset = opened(tiny_images)
+    for sample in dataset.samples[::7]:
+        expected = preprocess(decode(tiny_images / sample.path), Preprocess(16, (0, 0, 0), (1, 1, 1)))
+        np.testing.assert_array_equal(dataset.pixels(16)[sample.row], expected)
+
+
+def test_unreadable_files_are_skipped_by_name(tiny_images):
+    (tiny_images / "red" / "0.png").write_text("<!doctype html>")
+    data = (tiny_images / "red" / "1.png").read_bytes()
+    (tiny_images / "red" / "1.png").write_bytes(data[: len(data) // 2])
+    (tiny_images / "red" / "2.png").write_bytes(b"")
+    (tiny_images / "red" / "notes.txt").write_text("x")
+    dataset = opened(tiny_images)
+    assert reasons(dataset) == {
+        "red/0.png": "not an image: HTML",
+        "red/1.png": "truncated",
+        "red/2.png": "empty file",
+        "red/notes.txt": "1 .txt file, not an image type, e.g. red/notes.txt",
+    }
+    assert len(dataset.samples) == 33 == sum(dataset.info.counts.values())
+    assert not {"red/0.png", "red/1.png", "red/2.png"} & {sample.path for sample in dataset.samples}
+
+
+def test_every_file_corrupt(tiny_images):
+    for path in tiny_images.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"none of the images .* e\.g\. blue/0\.png: "):
+        opened(tiny_images)
+    for path in tiny_images.rglob("*.png"):
+        path.write_text("hello")
+    with pytest.raises(DataError, match="not an image: text"):
+        opened(tiny_images)
+
+
+def test_a_class_with_too_few_readable_or_different_images(tiny_images):
+    for number in range(10):
+        (tiny_images / "red" / f"{number}.png").write_text("x")
+    with pytest.raises(DataError, match="'red' has 2"):
+        opened(tiny_images)
+    for number in range(10):
+        shutil.copy(tiny_images / "red" / "11.png", tiny_images / "red" / f"{number}.png")
+    with pytest.raises(DataError, match=r"'red' has 2.*different"):
+        opened(tiny_images)
+
+
+def test_an_image_leaked_from_a_given_test_split_does_not_train(tiny_images, tmp_path):
+    root = tmp_path / "splits"
+    for name in ("train", "val", "test"):
+        shutil.copytree(tiny_images, root / name)
+        for path in (root / name).rglob("*.png"):
+            seed = int.from_bytes(f"{name}{path.parent.name}{path.stem}".encode(), "big")
+            noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
+    shutil.copy(root / "test" / "red" / "3.png", root / "train" / "red" / "leak.png")
+    shutil.copy(root / "val" / "red" / "3.png", root / "train" / "red" / "leak2.png")
+    dataset = opened(root)
+    assert reasons(dataset) == {
+        "train/red/leak.png": "the same image is in test (test/red/3.png)",
+        "train/red/leak2.png": "the same image is in val (val/red/3.png)",
+    }
+    assert dataset.info.counts == {"train": 36, "val": 36, "test": 36}
+    assert all(sample.path.startswith(sample.split) for sample in dataset.samples)
+
+
+def test_reopened_from_the_run_folder_without_touching_images(tiny_images, tmp_path, monkeypatch):
+    (tiny_images / "red").rename(tiny_images / 'a "odd", näme\n')
+    (tiny_images / "blue" / "3.png").rename(tiny_images / "blue" / os.fsdecode(b"latin-\xe9.png"))
+    dataset = opened(tiny_images)
+    write_split_csv(dataset, tmp_path / "split.csv")
+    monkeypatch.setattr(module, "scan", None)
+    again = read_dataset(tmp_path / "split.csv", dataset.info)
+    assert again == dataset
+    np.testing.assert_array_equal(again.pixels(16), dataset.pixels(16))
+    assert (tmp_path / "split.csv").read_text(errors="replace").startswith("path,label,split,row,digest\n")
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-30], lambda text: text.replace("red", "rad"), lambda text: ""])
+def test_a_damaged_split_csv(tiny_images, tmp_path, damage):
+    dataset = opened(tiny_images)
+    path = tmp_path / "split.csv"
+    write_split_csv(dataset, path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(RunFolderError, match=r"split\.csv"):
+        read_dataset(path, dataset.info)
+    path.unlink()
+    with pytest.raises(RunFolderError, match="missing"):
+        read_dataset(path, dataset.info)
+
+
+def test_a_deleted_cache_is_built_again_unless_the_images_changed(tiny_images, own_cache):
+    dataset = opened(tiny_images)
+    before = np.array(dataset.pixels(16))
+    shutil.rmtree(own_cache)
+    np.testing.assert_array_equal(dataset.pixels(16), before)
+    assert dataset.pixels(8, "bilinear").shape == (36, 8, 8, 3)
+    shutil.rmtree(own_cache)
+    (tiny_images / "red" / "0.png").unlink()
+    with pytest.raises(DataError, match="not those the run started with"):
+        dataset.pixels(16)
+
+
+def test_the_fingerprint_changes_with_names_labels_and_bytes_only(tiny_images, tmp_path):
+    first = fingerprint(tiny_images, 2)
+    assert opened(tiny_images).info.fingerprint == first
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_images, copy)
+    assert fingerprint(copy, 1) == first
+    (copy / "red" / "0.png").rename(copy / "red" / "zero.png")
+    renamed = fingerprint(copy, 1)
+    (copy / "red").rename(copy / "rot")
+    relabelled = fingerprint(copy, 1)
+    (copy / "rot" / "1.png").write_bytes(b"other")
+    assert len({first, renamed, relabelled, fingerprint(copy, 1)}) == 4
+
+
+def test_the_seed_decides_the_split(tiny_images):
+    assert opened(tiny_images).samples == opened(tiny_images).samples != opened(tiny_images, seed=1).samples

@@ -1,0 +1,272 @@
+"""Decoding: every mode as a person sees it, every damage with its reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from autoft.data import decode as module
+from autoft.data.decode import decode, image_size, normalise, preprocess, readable_extensions
+from autoft.errors import UnreadableImage
+from autoft.types import Preprocess
+
+RECIPE = Preprocess(8, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photo(width=64, height=48, seed=0):
+    """Smooth enough for JPEG, different in every corner."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((width, height))
+
+
+def reason(data):
+    with pytest.raises(UnreadableImage) as caught:
+        decode(data)
+    return str(caught.value)
+
+
+def test_rgb_png_is_exact_and_can_be_written_to():
+    pixels = decode(encoded(photo()))
+    assert pixels.dtype == np.uint8 and pixels.shape == (48, 64, 3) and pixels.flags.writeable
+    np.testing.assert_array_equal(pixels, np.asarray(photo()))
+
+
+def test_a_path_and_its_bytes_decode_alike_whatever_the_extension(tmp_path):
+    path = tmp_path / "png.jpg"
+    path.write_bytes(encoded(photo()))
+    np.testing.assert_array_equal(decode(path), decode(path.read_bytes()))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(photo(), kind, exif=exif, **options)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    np.testing.assert_array_equal(decode(data), expected)
+    assert decode(data).shape[:2] == ((48, 64) if orientation < 5 else (64, 48))
+
+
+def test_damaged_exif_counts_as_none():
+    data = encoded(photo(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12" * 9)
+    assert decode(data).shape == (48, 64, 3)
+
+
+def test_transparency_is_composited_over_white():
+    clear_red = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert (decode(encoded(clear_red)) == 255).all()
+    half_black = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    assert (decode(encoded(half_black)) == 127).all()
+    assert (decode(encoded(Image.new("LA", (4, 4), (0, 0)))) == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG"])
+def test_palette_with_transparency(kind):
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((0, 0), 0)
+    pixels = decode(encoded(image, kind, transparency=0))
+    assert pixels[0, 0].tolist() == [255, 255, 255] and pixels[1, 1].tolist() == [0, 0, 255]
+
+
+def test_palette_with_an_alpha_for_each_entry():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([255, 0, 0, 0, 0, 0])
+    assert (decode(encoded(image, transparency=bytes([0, 128]))) == 127).all()
+
+
+@pytest.mark.parametrize(("mode", "key", "value"), [("L", 7, 7), ("RGB", (1, 2, 3), (1, 2, 3)), ("I;16", 700, 700)])
+def test_colour_key_transparency(mode, key, value):
+    image = Image.new(mode, (4, 4), value)
+    assert (decode(encoded(image, transparency=key)) == 255).all()
+
+
+def test_greyscale_and_one_bit():
+    assert (decode(encoded(Image.new("L", (3, 2), 77))) == 77).all()
+    assert (decode(encoded(Image.new("1", (3, 2), 1))) == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled(kind):
+    values = np.array([[0, 256, 32768, 65535]], np.uint16)
+    assert decode(encoded(Image.fromarray(values), kind))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_big_endian_16_bit_grey_is_scaled():
+    data = encoded(Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 257, 65535)), "TIFF")
+    assert decode(data)[0, :, 0].tolist() == [1, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [([0, 100, 255], [0, 100, 255]), ([0, 32768, 65535], [0, 128, 255]), ([-100, 0, 100], [0, 128, 255])],
+)
+def test_32_bit_integers(values, shown):
+    assert decode(encoded(Image.fromarray(np.array([values], np.int32)), "TIFF"))[0, :, 0].tolist() == shown
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 254.6], [0, 100, 255]),
+        ([0.0, 257.0, 65535.0], [0, 1, 255]),
+        ([-2.0, 0.0, 2.0], [0, 128, 255]),
+        ([float("nan"), 0.0, 1.0], [0, 0, 255]),
+        ([0.25, 0.25, 0.25], [64, 64, 64]),
+        ([-3.0, -3.0, -3.0], [0, 0, 0]),
+    ],
+)
+def test_float_tiff(values, shown):
+    assert decode(encoded(Image.fromarray(np.array([values], np.float32)), "TIFF"))[0, :, 0].tolist() == shown
+
+
+def test_float_tiff_without_a_number():
+    nothing = Image.fromarray(np.full((2, 2), np.nan, np.float32))
+    assert reason(encoded(nothing, "TIFF")) == "no finite pixel values"
+
+
+def test_cmyk_and_lab():
+    cyan = decode(encoded(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG", quality=95))
+    assert cyan[4, 4, 0] < 10 and cyan[4, 4, 1] > 240 and cyan[4, 4, 2] > 240
+    white = decode(encoded(Image.new("LAB", (8, 8), (255, 128, 128)), "TIFF"))
+    assert (white > 250).all()
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime")]
+    for kind, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert decode(data)[0, 0].tolist() == [255, 0, 0], kind
+
+
+def test_a_jpeg_that_lacks_only_its_end_marker_is_accepted():
+    data = encoded(photo(), "JPEG")
+    for cut in (1, 2):
+        np.testing.assert_array_equal(decode(data[:-cut]), decode(data))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_no_truncated_jpeg_passes_for_complete(progressive):
+    data = encoded(photo(), "JPEG", progressive=progressive)
+    whole = decode(data)
+    for cut in range(3, len(data), 5):
+        try:
+            pixels = decode(data[:-cut])
+        except UnreadableImage:
+            continue
+        np.testing.assert_array_equal(pixels, whole)  # only padding was cut
+
+
+@pytest.mark.parametrize("part", [0.5, 0.7, 0.9, 0.97])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_truncated_image_is_unreadable(kind, part):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    data = encoded(noise, kind)
+    assert reason(data[: int(len(data) * part)])
+
+
+def test_a_truncated_jpeg_says_so():
+    data = encoded(photo(256, 256), "JPEG")
+    assert reason(data[: len(data) // 2]) == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "empty file"),
+        (b"\0" * 100, "not an image: only zeros"),
+        (b"<!DOCTYPE html><html>404</html>", "not an image: HTML"),
+        (b"\n <HTML>", "not an image: HTML"),
+        (b"<svg xmlns=''/>", "not an image: SVG"),
+        (b"%PDF-1.7", "not an image: PDF"),
+        (b"hello", "not an image: text"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "not an image Pillow can decode: heic"),
+        (bytes(range(200, 256)), "not an image"),
+    ],
+)
+def test_what_is_no_image_is_named(data, why):
+    assert reason(data) == why
+
+
+def png_header(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_too_many_pixels():
+    assert "limit is 100 megapixels" in reason(png_header(12_000, 10_000))
+    assert "bomb" in reason(png_header(40_000, 40_000))
+    with pytest.raises(UnreadableImage, match="limit"):
+        image_size(io.BytesIO(png_header(12_000, 10_000)))
+
+
+def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):
+    assert reason(tmp_path / "none.png") == "no such file or directory"
+    monkeypatch.setattr(module, "MAX_BYTES", 10)
+    (tmp_path / "a.png").write_bytes(b"x" * 11)
+    assert "the limit for a file" in reason(tmp_path / "a.png")
+
+
+@given(st.binary(max_size=300), st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]), st.integers(0, 200))
+def test_damage_gives_pixels_or_a_reason(junk, kind, at):
+    data = bytearray(encoded(photo(16, 16), kind))
+    data[at : at + len(junk)] = junk
+    try:
+        pixels = decode(bytes(data))
+    except UnreadableImage as error:
+        assert str(error) and "0x" not in str(error) and "\n" not in str(error)
+    else:
+        assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+def test_warnings_stay_quiet_in_threads_and_are_back_afterwards():
+    large = png_header(9_900, 10_000)  # above Pillow's warning, below our limit
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(reason, [large] * 16))
+    assert warnings.filters == before
+
+
+def test_extensions():
+    assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif", ".avif"} <= readable_extensions()
+    assert not {".pdf", ".eps", ".mpg", ".h5", ".txt"} & readable_extensions()
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 16), st.sampled_from(["bicubic", "bilinear"]))
+def test_preprocess_is_the_recipe(height, width, size, interpolation):
+    rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    resampling = Image.Resampling[interpolation.upper()]
+    square = Image.fromarray(rgb).crop((left, top, left + side, top + side)).resize((size, size), resampling)
+    recipe = Preprocess(size, RECIPE.mean, RECIPE.std, interpolation)
+    np.testing.assert_array_equal(preprocess(rgb, recipe), np.asarray(square))
+
+
+def test_normalise_is_the_recipe():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    planes = normalise(pixels, RECIPE)
+    assert planes.shape == (5, 3, 8, 8) and planes.dtype == np.float32 and planes.flags.c_contiguous
+    expected = (pixels / 255 - RECIPE.mean) / RECIPE.std
+    np.testing.assert_allclose(planes, expected.transpose(0, 3, 1, 2), atol=1e-6)

@@ -1,0 +1,266 @@
+"""Image folders: what counts, what is reported, and one clear line for each folder that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoft.data.folder import MAX_DEPTH, ImageFolderReader, natural_key
+from autoft.errors import DataError
+
+
+def fill(folder: Path, count: int = 3, suffix: str = ".png") -> Path:
+    """Files that look like images to a reader, which opens none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"{number}{suffix}").write_bytes(b"x")
+    return folder
+
+
+def read(root: Path):
+    return ImageFolderReader().read(root)
+
+
+def paths(listing, name: str) -> list[str]:
+    label = listing.classes.index(name)
+    return [entry.path for entry in listing.entries if entry.label == label]
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read(root)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def reasons(listing) -> dict[str, str]:
+    return {problem.path: problem.reason for problem in listing.problems}
+
+
+def test_flat_folder_in_natural_order(tmp_path):
+    for name in ("10", "2", "1"):
+        fill(tmp_path / name, 3, ".JPG")
+    listing = read(tmp_path)
+    assert listing.classes == ("1", "2", "10") and listing.root == str(tmp_path.resolve())
+    assert paths(listing, "10") == ["10/0.JPG", "10/1.JPG", "10/2.JPG"]
+    assert {entry.split for entry in listing.entries} == {None} and not listing.problems
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("Training", "VALID", "testing"), ("TRAIN", "dev", "Test")]
+)
+def test_split_folders_and_their_synonyms(tmp_path, names):
+    for folder in names:
+        for label in ("a", "b"):
+            fill(tmp_path / folder / label)
+    fill(tmp_path / "docs", 2, ".txt")
+    listing = read(tmp_path)
+    assert listing.classes == ("a", "b")
+    found = {(PurePosixPath(entry.path).parts[0], entry.split) for entry in listing.entries}
+    assert found == set(zip(names, ("train", "val", "test"), strict=True)) and len(listing.entries) == 18
+
+
+def test_split_names_among_other_classes_are_classes(tmp_path):
+    for name in ("train", "bus", "test"):
+        fill(tmp_path / name)
+    assert read(tmp_path).classes == ("bus", "test", "train")
+
+
+def test_validation_and_test_without_train_are_classes(tmp_path):
+    fill(tmp_path / "val" / "a")
+    fill(tmp_path / "test" / "a")
+    assert read(tmp_path).classes == ("test", "val")
+
+
+def test_nested_folders_belong_to_the_first_level(tmp_path):
+    fill(tmp_path / "cat" / "kittens" / "grey")
+    fill(tmp_path / "dog")
+    listing = read(tmp_path)
+    assert listing.classes == ("cat", "dog") and len(paths(listing, "cat")) == 3
+
+
+def test_hidden_and_machine_made_names_do_not_exist(tmp_path):
+    for name in ("a", "b"):
+        fill(tmp_path / name)
+        for ignored in ("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+            (tmp_path / name / ignored).write_bytes(b"x")
+        fill(tmp_path / name / ".ipynb_checkpoints")
+    for ignored in (".git", ".ipynb_checkpoints", "__MACOSX"):
+        fill(tmp_path / ignored)
+    listing = read(tmp_path)
+    assert listing.classes == ("a", "b") and len(listing.entries) == 6 and not listing.problems
+
+
+def test_what_is_not_used_is_listed(tmp_path):
+    fill(tmp_path / "a")
+    fill(tmp_path / "b")
+    fill(tmp_path / "b", 12, ".TXT")
+    (tmp_path / "a" / "README").write_text("x")
+    (tmp_path / "a" / "empty.jpg").touch()
+    (tmp_path / "a" / "gone.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "a" / "self.jpg").symlink_to("self.jpg")
+    (tmp_path / "loose.png").write_bytes(b"x")
+    os.mkfifo(tmp_path / "b" / "pipe.png")
+    (tmp_path / "b" / "folder.png").mkdir()
+    listing = read(tmp_path)
+    assert len(listing.entries) == 6
+    assert reasons(listing) == {
+        "a/empty.jpg": "empty file",
+        "a/gone.jpg": "broken link",
+        "a/self.jpg": "too many levels of symbolic links",
+        "b/pipe.png": "not a regular file",
+        "a/README": "1 extensionless file, not an image type, e.g. a/README",
+        "b/0.TXT": "12 .txt files, not an image type, e.g. b/0.TXT",
+        "loose.png": "1 image outside any class folder, e.g. loose.png",
+    }
+
+
+def test_link_loops_do_no_harm(tmp_path):
+    root = tmp_path / "data"
+    fill(root / "a")
+    fill(root / "b" / "deep")
+    (root / "a" / "loop").symlink_to(root / "a")
+    (root / "a" / "up").symlink_to(root)
+    (root / "a" / "all").symlink_to(tmp_path)
+    (root / "a" / "other").symlink_to(root / "b" / "deep")
+    (root / "top").symlink_to(root)
+    (root / "above").symlink_to(tmp_path)
+    listing = read(root)
+    assert listing.classes == ("a", "b")
+    assert paths(listing, "a") == ["a/0.png", "a/1.png", "a/2.png"] and len(paths(listing, "b")) == 3
+
+
+def test_links_to_folders_elsewhere_count_once(tmp_path):
+    elsewhere = fill(tmp_path / "elsewhere")
+    root = tmp_path / "data"
+    fill(root / "b")
+    (root / "a").symlink_to(elsewhere)
+    (root / "b" / "again").symlink_to(elsewhere)
+    listing = read(root)
+    assert len(paths(listing, "a")) == 3 and len(paths(listing, "b")) == 3
+    (root / "c").symlink_to(elsewhere)
+    assert "'c'" in refusal(root) and "link" in refusal(root)
+
+
+def test_permission_denied_is_reported(tmp_path, monkeypatch):
+    fill(tmp_path / "a")
+    fill(tmp_path / "b")
+    fill(tmp_path / "b" / "closed")
+    scandir = os.scandir
+
+    def guarded(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    listing = read(tmp_path)
+    assert reasons(listing) == {"b/closed": "permission denied"} and len(listing.entries) == 6
+
+
+def test_folders_deeper_than_the_bound_are_reported(tmp_path):
+    fill(tmp_path / "a")
+    fill(tmp_path / "b")
+    fill(tmp_path / "b" / Path(*["d"] * MAX_DEPTH))
+    listing = read(tmp_path)
+    assert len(listing.entries) == 6 and "deep" in listing.problems[0].reason
+
+
+def test_odd_names_survive(tmp_path):
+    odd = 'новый "класс", 🐈\n' + "x" * 100
+    fill(tmp_path / odd)
+    fill(tmp_path / os.fsdecode(b"latin-\xe9"))
+    listing = read(tmp_path)
+    assert set(listing.classes) == {odd, os.fsdecode(b"latin-\xe9")} and len(listing.entries) == 6
+
+
+def test_path_that_does_not_exist_or_is_a_file(tmp_path):
+    assert "does not exist" in refusal(tmp_path / "none")
+    (tmp_path / "file.png").write_bytes(b"x")
+    assert "is a file" in refusal(tmp_path / "file.png")
+
+
+def test_no_images(tmp_path):
+    assert "no images" in refusal(tmp_path)
+    fill(tmp_path)
+    assert "3 lie beside the class folders" in refusal(tmp_path)
+
+
+def test_one_class(tmp_path):
+    fill(tmp_path / "cat")
+    message = refusal(tmp_path)
+    assert "only one class" in message and "'cat'" in message
+
+
+def test_class_with_fewer_than_three_images(tmp_path):
+    fill(tmp_path / "cat")
+    fill(tmp_path / "dog", 2)
+    message = refusal(tmp_path)
+    assert "'dog' has 2" in message and "at least 3" in message
+
+
+def test_empty_class_folder(tmp_path):
+    fill(tmp_path / "cat")
+    fill(tmp_path / "dog")
+    (tmp_path / "eel").mkdir()
+    assert "'eel'" in refusal(tmp_path) and "no images" in refusal(tmp_path)
+    fill(tmp_path / "eel", 2, ".heif")
+    assert "2 .heif files" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Cat", "cat"), (unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")), ("cat", "cat ")],
+)
+def test_class_folders_that_look_alike(tmp_path, one, other):
+    fill(tmp_path / one)
+    fill(tmp_path / other)
+    assert "differ only in case, spaces" in refusal(tmp_path)
+
+
+def test_class_spelt_differently_in_another_split(tmp_path):
+    for folder in ("train/cat", "train/dog", "val/Cat", "val/dog"):
+        fill(tmp_path / folder)
+    assert "'Cat' and 'cat'" in refusal(tmp_path)
+
+
+def test_class_that_train_lacks(tmp_path):
+    for folder in ("train/cat", "train/dog", "test/cat", "test/eel"):
+        fill(tmp_path / folder)
+    message = refusal(tmp_path)
+    assert "'eel'" in message and "not in train" in message
+
+
+def test_split_folders_need_classes_and_stand_once(tmp_path):
+    fill(tmp_path / "train" / "a")
+    fill(tmp_path / "train" / "b")
+    (tmp_path / "val").mkdir()
+    assert "'val'" in refusal(tmp_path) and "no class folders" in refusal(tmp_path)
+    fill(tmp_path / "val" / "a")
+    fill(tmp_path / "dev" / "a")
+    assert "both val folders" in refusal(tmp_path)
+
+
+def test_explicit_splits_need_fewer_images_a_class(tmp_path):
+    for folder in ("train/a", "train/b", "val/a", "test/a"):
+        fill(tmp_path / folder, 1)
+    assert len(read(tmp_path).entries) == 4
+    (tmp_path / "test" / "a" / "0.png").unlink()
+    assert "at least 2 readable different images in train" in refusal(tmp_path)
+
+
+@given(st.lists(st.text(max_size=8), unique=True))
+def test_natural_order_is_total(names):
+    backwards = names[::-1]
+    assert sorted(names, key=natural_key) == sorted(backwards, key=natural_key)
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True))
+def test_numbers_sort_by_value(numbers):
+    ordered = sorted((f"img{number}b" for number in numbers), key=natural_key)
+    assert ordered == [f"img{number}b" for number in sorted(numbers)]

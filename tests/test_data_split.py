@@ -1,0 +1,118 @@
+"""The split: stable, stratified, and no image on two sides."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoft.data.split import SHARE, missing_splits, require_enough, split
+from autoft.errors import DataError
+
+SPLITS = ("train", "val", "test")
+# class index -> how many distinct images it has
+sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
+seeds = st.integers(0, 2**63)
+
+
+def flat(counts, copies=1):
+    pairs = [(f"{label}-{i}", label) for label, count in enumerate(counts) for i in range(count)] * copies
+    return [digest for digest, _ in pairs], [label for _, label in pairs]
+
+
+def flat_split(digests, labels, seed):
+    return split(digests, labels, [None] * len(digests), seed)
+
+
+@given(sizes, seeds)
+def test_each_class_is_split_60_20_20(counts, seed):
+    digests, labels = flat(counts)
+    chosen = flat_split(digests, labels, seed)
+    for label, count in enumerate(counts):
+        got = Counter(name for name, owner in zip(chosen, labels, strict=True) if owner == label)
+        if count >= 3:
+            assert got["val"] == got["test"] == max(1, round(SHARE * count)) and got["train"] >= 1
+        else:
+            assert got == {"train": count}
+
+
+@given(sizes, seeds, st.randoms(use_true_random=False))
+def test_order_of_listing_does_not_matter(counts, seed, rng):
+    digests, labels = flat(counts)
+    before = dict(zip(digests, flat_split(digests, labels, seed), strict=True))
+    pairs = list(zip(digests, labels, strict=True))
+    rng.shuffle(pairs)
+    again = flat_split([digest for digest, _ in pairs], [label for _, label in pairs], seed)
+    assert {digest: name for (digest, _), name in zip(pairs, again, strict=True)} == before
+
+
+@given(sizes, seeds)
+def test_a_new_image_moves_at_most_two_others_of_its_class(counts, seed):
+    digests, labels = flat(counts)
+    before = flat_split(digests, labels, seed)
+    after = flat_split([*digests, "new"], [*labels, 0], seed)[:-1]
+    moved = [owner for old, new, owner in zip(before, after, labels, strict=True) if old != new]
+    assert len(moved) <= 2 and set(moved) <= {0}
+
+
+@given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 3)), max_size=60), seeds)
+def test_copies_stay_on_one_side_and_contradictions_train(images, seed):
+    digests, labels = [str(digest) for digest, _ in images], [label for _, label in images]
+    side: dict[str, set[str]] = {}
+    for digest, name in zip(digests, flat_split(digests, labels, seed), strict=True):
+        side.setdefault(digest, set()).add(name)
+    assert all(len(names) == 1 for names in side.values())
+    for digest, names in side.items():
+        if len({label for other, label in zip(digests, labels, strict=True) if other == digest}) > 1:
+            assert names == {"train"}
+
+
+@given(sizes, seeds, st.sampled_from([("val",), ("test",), ("val", "test"), ()]))
+def test_given_splits_are_kept_and_missing_ones_carved_from_train(counts, seed, held_out):
+    digests, labels = flat(counts)
+    given_splits = ["train"] * len(digests)
+    for name in held_out:
+        digests += [f"{name}-{label}" for label in range(len(counts))]
+        labels += list(range(len(counts)))
+        given_splits += [name] * len(counts)
+    chosen = split(digests, labels, given_splits, seed)
+    assert set(missing_splits(given_splits)) == {"val", "test"} - set(held_out)
+    for wish, name in zip(given_splits, chosen, strict=True):
+        assert name == wish or (wish == "train" and name not in held_out)
+    for label, count in enumerate(counts):
+        mine = Counter(
+            n for n, owner, w in zip(chosen, labels, given_splits, strict=True) if (owner, w) == (label, "train")
+        )
+        for name in set(SPLITS[1:]) - set(held_out):
+            assert mine[name] == (max(1, round(SHARE * count)) if count > 2 - len(held_out) else 0)
+        assert mine["train"] >= 1
+
+
+def test_train_only_splits_like_flat_data():
+    digests, labels = flat([10, 7])
+    assert split(digests, labels, ["train"] * 17, 3) == flat_split(digests, labels, 3)
+
+
+def test_another_seed_gives_another_split():
+    digests, labels = flat([50])
+    assert flat_split(digests, labels, 0) != flat_split(digests, labels, 1)
+    assert flat_split(digests, labels, 0) == flat_split(digests, labels, 0)
+
+
+def test_classes_do_not_share_a_bias():
+    digests, labels = flat([100] * 10)
+    random.Random(0).shuffle(labels)
+    assert Counter(flat_split(digests, labels, 0))["val"] == pytest.approx(200, abs=10)
+
+
+def test_enough_images_counts_copies_once():
+    require_enough(["a"], ["1", "2", "3"], [0, 0, 0], [None] * 3)
+    with pytest.raises(DataError, match=r"'a' has 2.*at least 3"):
+        require_enough(["a"], ["1", "2", "2"], [0, 0, 0], [None] * 3)
+    with pytest.raises(DataError, match="'b' has 0"):
+        require_enough(["a", "b"], ["1"], [0], ["train"])
+    with pytest.raises(DataError, match="and 2 more classes"):
+        require_enough(list("abcdefg"), [], [], [])

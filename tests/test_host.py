@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autoft
+from autoft import host as host_module
+from autoft.codec import decode, encode
+from autoft.errors import BackboneUnavailable, PluginError, StudyError
+from autoft.host import Host
+from autoft.plugins import PluginRef
+
+SPEC = autoft.InputSpec(32)
+
+
+class TinyZoo(autoft.Zoo):
+    def __init__(self, name: str = "tiny", models: tuple[str, ...] = ("tiny/a", "tiny/b")) -> None:
+        self.name, self.models = name, models
+
+    def backbones(self) -> Iterable[autoft.Backbone]:
+        return (autoft.Backbone(model, 10, SPEC) for model in self.models)
+
+    def build(self, backbone: autoft.Backbone) -> autoft.Network:
+        raise BackboneUnavailable(f"{backbone.name}: no weights here; put them there")
+
+
+class Plugin:
+    """An object with one hook for zoos."""
+
+    def __init__(self, give: Callable[[], Any]) -> None:
+        self.give = give
+
+    @autoft.hookimpl
+    def autoft_zoos(self) -> Any:
+        return self.give()
+
+
+class Tracker:
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error, self.seen = error, []
+
+    @autoft.hookimpl
+    def autoft_trial_finished(self, report: autoft.Report) -> None:
+        self.seen.append(report)
+        if self.error:
+            raise self.error
+
+
+importable = Plugin(lambda: [TinyZoo("importable", ())])
+
+FILE = """
+import autoft
+
+class FileZoo(autoft.Zoo):
+    name = "{zoo}"
+    def backbones(self): return [autoft.Backbone("{zoo}/x", 1, autoft.InputSpec(32))]
+    def build(self, backbone): raise NotImplementedError
+
+@autoft.hookimpl
+def autoft_zoos(): return [FileZoo()]
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "BUILTINS", ())
+    monkeypatch.setattr(host_module.plugins, "entry_point_refs", lambda: iter(()))
+    monkeypatch.delenv("AUTOFT_DISABLE_PLUGINS", raising=False)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str, str], None]:
+    """Install a distribution with one entry point: `install(distribution, entry name, module source)`."""
+    monkeypatch.undo()
+    monkeypatch.setattr(host_module, "BUILTINS", ())
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(distribution: str, name: str, source: str) -> None:
+        module = distribution.replace("-", "_")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / f"{module}-1.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(f"[autoft]\n{name} = {module}\n")
+
+    return install
+
+
+def write(folder: Path, name: str, source: str) -> str:
+    (folder / name).write_text(source)
+    return str(folder / name)
+
+
+def with_zoos(*parts: object) -> Host:
+    return Host.discover(objects=[Plugin(lambda: list(parts))])
+
+
+def test_a_file_is_a_plugin(tmp_path: Path) -> None:
+    host = Host.discover([write(tmp_path, "mine.py", FILE.format(zoo="mine"))])
+    assert [backbone.name for backbone in host.backbones()] == ["mine/x"]
+    assert host.warnings() == []
+    assert host.inline_only == ()
+    (line,) = host.table()
+    assert (line.name, line.kind, line.status, line.adds) == ("mine", "file", "ok", ("zoo mine",))
+
+
+def test_recorded_plugins_load_again_from_json(tmp_path: Path) -> None:
+    files = [write(tmp_path, "one.py", FILE.format(zoo="one")), write(tmp_path, "two.py", FILE.format(zoo="two"))]
+    host = Host.discover(files)
+    refs = [decode(PluginRef, encode(ref)) for ref in host.refs]
+    assert list(Host.from_refs(refs).zoos()) == list(host.zoos()) == ["one", "two"]
+
+
+def test_an_entry_point_is_a_plugin(installed: Callable[[str, str, str], None]) -> None:
+    installed("autoft-alpha", "alpha", FILE.format(zoo="alpha"))
+    host = Host.discover()
+    line = next(line for line in host.table() if line.name == "alpha")
+    assert (line.distribution, line.version, line.kind, line.status) == ("autoft-alpha", "1.5", "entry_point", "ok")
+    assert "alpha" in Host.from_refs(host.refs).zoos()
+
+
+def test_a_plugin_that_raises_on_import_is_isolated(installed: Callable[[str, str, str], None]) -> None:
+    installed("autoft-beta", "beta", "import no_such_module_at_all")
+    installed("autoft-gamma", "gamma", "raise SystemExit(3)")
+    installed("autoft-alpha", "alpha", FILE.format(zoo="alpha"))
+    host = Host.discover()
+    assert "alpha" in host.zoos()
+    beta = next(line for line in host.warnings() if "beta" in line)
+    for word in ("'beta'", "'autoft-beta'", "1.5", "ModuleNotFoundError", "-p no:beta"):
+        assert word in beta
+    assert "SystemExit" in next(line for line in host.warnings() if "gamma" in line)
+    failed = {line.name: line for line in host.table()}["beta"]
+    assert failed.status == "failed"
+    assert "Traceback" in (failed.traceback or "")
+    with pytest.raises(StudyError, match=r"no zoo is called 'beta'.*'autoft-beta'.*no_such_module.*-p no:beta"):
+        host.zoo("beta")
+
+
+def test_one_entry_point_name_in_two_distributions_names_both(installed: Callable[[str, str, str], None]) -> None:
+    installed("autoft-alpha", "same", FILE.format(zoo="alpha"))
+    installed("autoft-beta", "same", FILE.format(zoo="beta"))
+    host = Host.discover()
+    (line,) = [line for line in host.warnings() if "same" in line]
+    assert "'autoft-alpha'" in line
+    assert "'autoft-beta'" in line
+
+
+def test_a_missing_distribution_is_asked_for_with_its_version() -> None:
+    ref = PluginRef("lost", "entry_point", "autoft_lost", "autoft-lost", "2.1")
+    with pytest.raises(PluginError, match=r"autoft-lost==2\.1"):
+        Host.from_refs([ref])
+
+
+def test_another_version_than_recorded_is_said(installed: Callable[[str, str, str], None]) -> None:
+    installed("autoft-alpha", "alpha", FILE.format(zoo="alpha"))
+    host = Host.from_refs([PluginRef("alpha", "entry_point", "autoft_alpha", "autoft-alpha", "1.4")])
+    (line,) = host.warnings()
+    assert "1.4" in line
+    assert "1.5" in line
+
+
+def test_a_recorded_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"gone\.py"):
+        Host.from_refs([PluginRef("gone", "file", str(tmp_path / "gone.py"))])
+
+
+def test_plugins_are_switched_off_by_flag_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [write(tmp_path, f"{name}.py", FILE.format(zoo=name)) for name in ("one", "two", "three")]
+    monkeypatch.setenv("AUTOFT_DISABLE_PLUGINS", "two, nobody")
+    host = Host.discover([*files, "no:one"])
+    assert list(host.zoos()) == ["three"]
+    assert {line.name: line.status for line in host.table()} == {"three": "ok", "one": "disabled", "two": "disabled"}
+    assert "nobody" in host.warnings()[0]
+    with pytest.raises(StudyError, match="switched off"):
+        host.zoo("one")
+
+
+def test_a_switched_off_plugin_is_not_imported(tmp_path: Path) -> None:
+    host = Host.discover([write(tmp_path, "bad.py", "raise RuntimeError('no')"), "no:bad"])
+    assert host.warnings() == []
+
+
+@pytest.mark.parametrize("selection", ["no:min", "missing.py"])
+def test_a_wrong_selection_is_a_study_error(tmp_path: Path, selection: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        Host.discover([write(tmp_path, "mine.py", FILE.format(zoo="mine")), selection])
+    assert ("mine" if selection == "no:min" else "missing.py") in str(caught.value)
+
+
+def test_an_unknown_hook_fails_the_plugin_and_no_other(tmp_path: Path) -> None:
+    bad = write(tmp_path, "bad.py", "import autoft\n@autoft.hookimpl\ndef autoft_zooos(): return []\n")
+    host = Host.discover([bad, write(tmp_path, "good.py", FILE.format(zoo="good"))])
+    assert list(host.zoos()) == ["good"]
+    assert "autoft_zooos" in host.warnings()[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("x = 1\n", "hookimpl"),
+        ("import autoft\n@autoft.hookimpl\ndef autoft_zoos(extra): return []\n", "extra"),
+        ("def broken(:\n", "SyntaxError"),
+    ],
+)
+def test_what_is_no_plugin_says_why(tmp_path: Path, source: str, word: str) -> None:
+    host = Host.discover([write(tmp_path, "bad.py", source)])
+    assert host.refs == ()
+    assert word in host.warnings()[0]
+    assert "\n" not in host.warnings()[0]
+
+
+def test_two_parts_of_one_name_blame_both(installed: Callable[[str, str, str], None]) -> None:
+    installed("autoft-alpha", "alpha", FILE.format(zoo="twin"))
+    installed("autoft-beta", "beta", FILE.format(zoo="twin"))
+    with pytest.raises(PluginError, match=r"'autoft-alpha'.*'autoft-beta'.*zoo 'twin'"):
+        Host.discover().zoos()
+    assert "twin" not in Host.discover(["no:beta"]).searchers()
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "tiny", 3, ["tiny"], [object()], TinyZoo(), [TinyZoo("")], [TinyZoo("a/b")]]
+)
+def test_a_hook_that_returns_nonsense_is_blamed(returned: object) -> None:
+    host = Host.discover(objects=[Plugin(lambda: returned)])
+    with pytest.raises(PluginError, match=r"plugin 'Plugin'.*autoft_zoos.* must return.*-p no:Plugin"):
+        host.zoos()
+    (line,) = host.table()
+    assert line.status == "failed"
+
+
+def test_a_hook_that_raises_is_blamed_and_spares_the_other_kinds() -> None:
+    host = Host.discover(objects=[Plugin(lambda: 1 / 0)])
+    with pytest.raises(PluginError, match=r"plugin 'Plugin'.*ZeroDivisionError.*-p no:Plugin"):
+        host.zoos()
+    assert host.searchers() == {}
+
+
+def test_parts_come_in_the_order_of_their_plugins_and_once(tmp_path: Path) -> None:
+    files = [write(tmp_path, f"p{name}.py", FILE.format(zoo=name)) for name in "cab"]
+    host = Host.discover(files)
+    assert list(host.zoos()) == ["c", "a", "b"]
+    assert host.zoo("a") is host.zoos()["a"]
+
+
+def test_an_unknown_part_suggests_the_near_one() -> None:
+    with pytest.raises(StudyError, match="did you mean 'tiny'"):
+        with_zoos(TinyZoo()).zoo("tinny")
+
+
+def test_addresses_must_start_with_their_zoo() -> None:
+    with pytest.raises(PluginError, match="other/a"):
+        with_zoos(TinyZoo(models=("other/a",))).backbones()
+    with pytest.raises(PluginError, match="twice"):
+        with_zoos(TinyZoo(models=("tiny/a", "tiny/a"))).backbones()
+
+
+def test_building_lets_through_what_is_unavailable_and_blames_the_rest() -> None:
+    host = with_zoos(TinyZoo())
+    with pytest.raises(BackboneUnavailable):
+        host.build(host.backbones()[0])
+    broken = TinyZoo()
+    broken.build = lambda backbone: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    with pytest.raises(PluginError, match="ZeroDivisionError"):
+        with_zoos(broken).build(host.backbones()[0])
+
+
+def test_a_failing_tracker_is_one_warning_and_spares_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    class Second(Tracker):
+        pass
+
+    bad, good = Tracker(OSError("disk")), Second()
+    host = Host.discover(objects=[bad, good])
+    trial = autoft.Trial(0, "z/b", "f", 32, {}, 0)
+    report = autoft.Report(0, "finished", 1.0, 0.5, 1.0)
+    with caplog.at_level(logging.WARNING, "autoft"):
+        host.notify_trial_finished(trial, report)
+        host.notify_trial_finished(trial, report)
+    assert good.seen == [report, report]
+    assert len(bad.seen) == 2
+    (record,) = caplog.records
+    assert "'Tracker'" in record.getMessage()
+    assert "OSError: disk" in record.getMessage()
+
+
+def test_an_object_that_no_worker_can_import_stays_inline() -> None:
+    host = with_zoos(TinyZoo())
+    assert host.inline_only == ("Plugin",)
+    with pytest.raises(PluginError, match="give the object again"):
+        Host.from_refs(host.refs)
+
+
+def test_such_an_object_can_be_given_again_on_resume() -> None:
+    plugin = Plugin(lambda: [TinyZoo()])
+    assert list(Host.from_refs(Host.discover(objects=[plugin]).refs, [plugin]).zoos()) == ["tiny"]
+
+
+def test_an_importable_object_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, __name__, types.SimpleNamespace(importable=importable))
+    host = Host.discover(objects=[importable])
+    assert host.inline_only == ()
+    assert list(Host.from_refs(host.refs).zoos()) == ["importable"]
+
+
+def test_discovering_and_the_table_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from autoft.host import Host; Host.discover().table();"
+        "sys.exit(str(sorted({'torch','timm','ray','onnx','onnxruntime','sklearn','pydantic'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"

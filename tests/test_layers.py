@@ -1,0 +1,175 @@
+"""Imports point one way, and a foreign framework lives in one file."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import autoft
+
+ROOT = Path(autoft.__file__).parent
+
+# From the ground up; a module may import those before it. Those in one row do not import each other.
+LAYERS = (
+    ("errors",),
+    ("space",),
+    ("types",),
+    ("ledger",),
+    ("network", "parts"),
+    ("hookspecs",),
+    ("host", "store", "data"),
+    ("train",),
+    ("runners",),
+    ("engine",),
+    ("api", "cli"),
+    ("__main__",),
+)
+
+# What may be imported where, and nowhere else in the package; paths from autoft/.
+HOMES = {
+    "ray": {"runners/ray.py"},
+    "onnx": {"builtin/onnx_exporter.py"},
+    "onnxscript": {"builtin/onnx_exporter.py"},
+    "onnxruntime": {"onnx_runtime.py", "testing/exporters.py"},
+    "timm": {"builtin/timm_zoo.py"},
+    "click": {"cli.py", "__main__.py"},
+    "pluggy": {"hookspecs.py", "host.py"},
+    "pydantic": {"codec.py"},
+}
+TIMM_UTILITIES = ("timm.optim", "timm.scheduler", "timm.utils", "timm.loss", "timm.data")  # not its model registry
+
+
+@dataclass(frozen=True)
+class Import:
+    module: str
+    names: tuple[str, ...]
+
+
+def files() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = ("autoft", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(node: ast.AST) -> Iterator[Import]:
+    """Every import below `node`, in functions too, but for those that only a type checker sees."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, ()) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield Import(child.module or "", tuple(alias.name for alias in child.names))
+        else:
+            yield from imports(child)
+
+
+def imports_of(path: Path) -> list[Import]:
+    return list(imports(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def inner_imports(path: Path, known: set[str]) -> set[str]:
+    """Modules of the package that a file imports; `from autoft import host` is one of autoft.host."""
+    found = set()
+    for one in imports_of(path):
+        full = {f"{one.module}.{name}" for name in one.names}
+        found |= (full & known) or ({one.module} & known)
+    return found - {"autoft", module_of(path)}
+
+
+def layer(module: str) -> int | None:
+    part = module.split(".")[1] if "." in module else ""
+    return next((number for number, row in enumerate(LAYERS) if part in row), None)
+
+
+def test_imports_go_round_in_no_circle() -> None:
+    known = {module_of(path) for path in files()}
+    graph = {module_of(path): inner_imports(path, known) for path in files()}
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_imports_point_down() -> None:
+    known = {module_of(path) for path in files()}
+    wrong = []
+    for path in files():
+        mine = layer(module_of(path))
+        for imported in inner_imports(path, known):
+            other = layer(imported)
+            same_part = (
+                imported.split(".")[1] == module_of(path).split(".")[1:2][0] if "." in module_of(path) else False
+            )
+            if mine is not None and other is not None and other >= mine and not same_part:
+                wrong.append(f"{module_of(path)} imports {imported}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("framework", HOMES)
+def test_a_foreign_framework_lives_in_one_file(framework: str) -> None:
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in files()
+        for one in imports_of(path)
+        if one.module.split(".")[0] == framework and not one.module.startswith(TIMM_UTILITIES)
+    }
+    assert users <= HOMES[framework]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "builtin").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_a_builtin_imports_what_a_third_party_may(path: Path) -> None:
+    ours = [one for one in imports_of(path) if one.module.split(".")[0] == "autoft"]
+    inside = {one.module for one in ours} - {"autoft"}
+    assert not inside, f"import from autoft itself, not from {inside}"
+    private = {name for one in ours for name in one.names} - set(autoft.__all__)
+    assert not private, f"not among the public names: {private}"
+
+
+@pytest.mark.parametrize("path", files(), ids=module_of)
+def test_no_module_imports_relatively(path: Path) -> None:
+    relative = [node for node in ast.walk(ast.parse(path.read_text())) if getattr(node, "level", 0)]
+    assert not relative
+
+
+def test_every_light_module_imports_alone() -> None:
+    """Each in an interpreter that has imported nothing else of autoft; those that need torch at once are left out."""
+    heavy = {"torch", "timm", "ray", "onnx", "onnxruntime", "sklearn", "torchvision"}
+    code = (
+        "import sys, importlib, importlib.abc\n"
+        "class Refuse(importlib.abc.MetaPathFinder):\n"
+        f"    def find_spec(self, name, path, target=None):\n"
+        f"        if name.split('.')[0] in {heavy!r}: raise ModuleNotFoundError('heavy', name='heavy')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "for name in sys.argv[1:]:\n"
+        "    for known in [m for m in sys.modules if m.split('.')[0] == 'autoft']: del sys.modules[known]\n"
+        "    try: importlib.import_module(name)\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        if error.name != 'heavy': raise\n"
+    )
+    names = [module_of(path) for path in files() if path.stem != "__main__"]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_public_names_are_those_declared() -> None:
+    assert set(dir(autoft)) == set(autoft.__all__)
+    assert set(autoft.__all__) - {"__version__"} == set(autoft._HOME_OF)
+
+
+@pytest.mark.parametrize("name", sorted(autoft._HOME_OF))
+def test_each_public_name_resolves_to_its_home(name: str) -> None:
+    assert getattr(autoft, name) is getattr(importlib.import_module(autoft._HOME_OF[name]), name)
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = autoft.no_such_name

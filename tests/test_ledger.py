@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoft.codec import decode, encode
+from autoft.ledger import Ledger
+from autoft.types import Clock, Event, Report, Slice, Started, Trial
+
+
+def started(number: int, start: float = 0.0, elapsed: float = 0.0) -> Started:
+    trial = Trial(number, "zoo/b", "full", 32, {"rate": 0.1}, number)
+    return Started(number, Slice(trial, start, start + 1, 60.0), Clock(elapsed, 60.0))
+
+
+@st.composite
+def journals(draw: st.DrawFn) -> list[Event]:
+    """Journals as a run writes them: slices start, pause, go on, finish and fail in any order."""
+    events: list[Event] = []
+    running: dict[int, float] = {}
+    paused: dict[int, float] = {}
+    new, elapsed = 0, 0.0
+    for _ in range(draw(st.integers(0, 25))):
+        elapsed += draw(st.floats(0, 10))
+        moves = ["start"] + ["report"] * bool(running) + ["go on"] * bool(paused)
+        move = draw(st.sampled_from(moves))
+        if move == "start":
+            events.append(started(new, 0.0, elapsed))
+            running[new] = 0.0
+            new += 1
+        elif move == "go on":
+            number = draw(st.sampled_from(sorted(paused)))
+            running[number] = paused.pop(number)
+            events.append(started(number, running[number], elapsed))
+        else:
+            number = draw(st.sampled_from(sorted(running)))
+            step = running.pop(number) + 1
+            ending = draw(st.sampled_from(["paused", "finished", "failed"]))
+            score = None if ending == "failed" else draw(st.floats(0, 1))
+            events.append(Report(number, ending, step, score, draw(st.floats(0, 9)), elapsed=elapsed))
+            if ending == "paused":
+                paused[number] = step
+    return events
+
+
+def contents(ledger: Ledger) -> object:
+    return dict(ledger.trials), ledger.in_flight, ledger.elapsed, ledger.ranking(), ledger.with_checkpoint()
+
+
+@given(journals())
+def test_a_journal_read_back_gives_the_same_ledger(events: list[Event]) -> None:
+    lines = [encode(event) for event in events]
+    assert contents(Ledger(decode(Event, line) for line in lines)) == contents(Ledger(events))
+
+
+@given(journals(), st.integers(0, 25))
+def test_recording_goes_on_where_a_run_stopped(events: list[Event], at: int) -> None:
+    ledger = Ledger(events[:at])
+    for event in events[at:]:
+        ledger.record(event)
+    assert contents(ledger) == contents(Ledger(events))
+
+
+@given(journals())
+def test_a_slice_is_in_flight_until_it_is_reported(events: list[Event]) -> None:
+    ledger = Ledger(events)
+    starts = sum(isinstance(event, Started) for event in events)
+    assert len(ledger.in_flight) == starts - (len(events) - starts)
+    assert all(ledger.trials[slice_.trial.id].state == "running" for slice_ in ledger.in_flight)
+
+
+@given(journals())
+def test_trials_are_numbered_in_the_order_they_start(events: list[Event]) -> None:
+    assert list(Ledger(events).trials) == list(range(len(Ledger(events).trials)))
+
+
+@given(journals())
+def test_the_ranking_holds_scored_trials_best_first(events: list[Event]) -> None:
+    ledger = Ledger(events)
+    ranking = ledger.ranking()
+    scores = [record.score for record in ranking]
+    assert scores == sorted(scores, key=lambda score: -(score or 0.0))
+    scored = {record.trial.id for record in ledger.trials.values() if record.score is not None}
+    assert {record.trial.id for record in ranking} == scored
+
+
+@given(journals(), st.integers(1, 4))
+def test_checkpoints_are_bounded_and_hold_the_best(events: list[Event], keep: int) -> None:
+    ledger = Ledger(events, keep)
+    kept = ledger.with_checkpoint()
+    running = {slice_.trial.id for slice_ in ledger.in_flight}
+    assert len(kept - running) <= 2 * keep
+    assert running <= kept
+    assert {record.trial.id for record in ledger.ranking()[:keep]} <= kept
+
+
+@given(journals())
+def test_time_never_runs_back(events: list[Event]) -> None:
+    elapsed = [Ledger(events[:at]).elapsed for at in range(len(events) + 1)]
+    assert elapsed == sorted(elapsed)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [started(1)],
+        [started(0), started(0)],
+        [Report(0, "finished", 1.0, 0.5, 1.0)],
+        [started(0), Report(0, "finished", 1.0, 0.5, 1.0), started(0, 1.0)],
+        [started(0), Report(0, "failed", 0.0, None, 1.0), started(0)],
+        [started(0), Report(0, "paused", 1.0, 0.5, 1.0), Report(0, "paused", 2.0, 0.6, 1.0)],
+    ],
+    ids=["gap", "started twice", "report of nothing", "after finish", "after failure", "reported twice"],
+)
+def test_a_line_that_cannot_follow_is_refused(events: list[Event]) -> None:
+    with pytest.raises(ValueError, match="trial"):
+        Ledger(events)
+
+
+def test_a_failed_trial_has_no_score_and_no_checkpoint() -> None:
+    events = [started(0), Report(0, "paused", 1.0, 0.9, 1.0), started(0, 1.0), Report(0, "failed", 1.0, None, 2.0)]
+    ledger = Ledger(events)
+    assert ledger.trials[0].score is None
+    assert ledger.trials[0].seconds == 3.0
+    assert ledger.ranking() == []
+    assert ledger.with_checkpoint() == frozenset()
+
+
+def test_of_equal_scores_the_cheaper_trial_ranks_first() -> None:
+    dear, cheap = Report(0, "finished", 1.0, 0.5, 9.0), Report(1, "finished", 1.0, 0.5, 2.0)
+    assert [record.trial.id for record in Ledger([started(0), started(1), dear, cheap]).ranking()] == [1, 0]
+
+
+def test_trials_cannot_be_changed_from_outside() -> None:
+    with pytest.raises(TypeError):
+        Ledger([started(0)]).trials[1] = None  # type: ignore[index]

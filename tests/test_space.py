@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoft.errors import StudyError
+from autoft.space import Choice, Float, Int, Space
+
+finite = st.floats(-1e300, 1e300)
+positive = st.floats(1e-300, 1e300)
+scalars = finite | st.integers() | st.booleans() | st.text(max_size=5)
+floats = st.tuples(finite, finite).map(lambda pair: Float(min(pair), max(pair)))
+log_floats = st.tuples(positive, positive).map(lambda pair: Float(min(pair), max(pair), log=True))
+ints = st.tuples(st.integers(), st.integers()).map(lambda pair: Int(min(pair), max(pair)))
+counts = st.integers(1, 10**9)
+log_ints = st.tuples(counts, counts).map(lambda pair: Int(min(pair), max(pair), log=True))
+choices = st.lists(scalars, min_size=1, max_size=5, unique=True).map(lambda options: Choice(tuple(options)))
+dimensions = floats | log_floats | ints | log_ints | choices
+spaces = st.dictionaries(st.text(max_size=5), dimensions, max_size=5).map(Space)
+
+
+@given(spaces, st.integers())
+def test_a_sample_lies_in_its_space(space: Space, seed: int) -> None:
+    sample = space.sample(random.Random(seed))
+    assert space.problem(sample) is None
+    space.check(sample)
+
+
+@given(spaces, st.integers())
+def test_the_same_seed_draws_the_same(space: Space, seed: int) -> None:
+    assert space.sample(random.Random(seed)) == space.sample(random.Random(seed))
+
+
+@given(spaces, st.integers())
+def test_a_sample_can_be_a_start(space: Space, seed: int) -> None:
+    sample = space.sample(random.Random(seed))
+    assert Space(space.dimensions, (sample,)).starts == (sample,)
+
+
+@given(spaces, st.text(max_size=5), scalars, st.integers())
+def test_a_name_too_many_is_a_problem(space: Space, name: str, value: Any, seed: int) -> None:
+    if name in space.dimensions:
+        return
+    assert repr(name) in str(space.problem({**space.sample(random.Random(seed)), name: value}))
+
+
+@given(spaces, st.integers())
+def test_a_name_too_few_is_a_problem(space: Space, seed: int) -> None:
+    sample = space.sample(random.Random(seed))
+    for name in sample:
+        left = {other: value for other, value in sample.items() if other != name}
+        assert repr(name) in str(space.problem(left))
+
+
+@pytest.mark.parametrize("dimension", [Float(0.0, 1.0), Int(0, 1)])
+def test_a_truth_value_is_no_number(dimension: Float | Int) -> None:
+    assert not dimension.contains(True)
+    assert not dimension.contains("1")
+    assert dimension.contains(1)
+
+
+def test_a_fraction_is_no_whole_number() -> None:
+    assert not Int(0, 5).contains(2.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_lies_in_no_range(value: float) -> None:
+    assert not Float(-1e308, 1e308).contains(value)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (math.nan, 1.0), (0.0, math.inf), (math.nan, math.nan)])
+def test_bounds_must_be_finite_and_in_order(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="low <= high"):
+        Float(low, high)
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_a_logarithmic_range_starts_above_zero(low: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Float(low, 1.0, log=True)
+
+
+def test_a_logarithmic_range_is_drawn_evenly_in_its_logarithm() -> None:
+    rng = random.Random(0)
+    drawn = [Float(1e-4, 1.0, log=True).sample(rng) for _ in range(4000)]
+    assert 0.46 < sum(value < 1e-2 for value in drawn) / len(drawn) < 0.54
+
+
+def test_whole_numbers_are_all_drawn() -> None:
+    rng = random.Random(0)
+    assert {Int(1, 4, log=True).sample(rng) for _ in range(500)} == {1, 2, 3, 4}
+    assert {Int(-1, 1).sample(rng) for _ in range(200)} == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("options", [(), ("a", "a")])
+def test_a_choice_needs_distinct_options(options: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="distinct"):
+        Choice(options)
+
+
+def test_a_start_outside_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"lr=2\.0 lies outside"):
+        Space({"lr": Float(0.0, 1.0)}, ({"lr": 2.0},))
+
+
+def test_check_raises_a_study_error() -> None:
+    with pytest.raises(StudyError, match="missing"):
+        Space({"lr": Float(0.0, 1.0)}).check({})

@@ -1,0 +1,635 @@
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import json
+import logging
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoft.errors import RunFolderError
+from autoft.files import sha256, write_atomic
+from autoft.ledger import Ledger
+from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder, leaderboard_rows, write_leaderboard
+from autoft.types import Clock, Event, Report, Slice, Started, Trial
+
+PARAMS = {"learning_rate": 1e-3, "depth": 2, "flip": True, "init": "ridge"}
+
+
+def trial(number: int, **changes: object) -> Trial:
+    return Trial(**{"id": number, "backbone": "timm/a", "freeze": "full", "image_size": 64, "params": PARAMS,
+                    "seed": 7, **changes})  # fmt: skip
+
+
+def started(number: int, start: float = 0.0) -> Started:
+    return Started(number, Slice(trial(number), start, start + 1, 90.0), Clock(1.5, 100.0))
+
+
+def report(number: int, event: str = "finished", score: float | None = 0.5, **rest: object) -> Report:
+    return Report(number, event, rest.pop("step", 1.0), score, rest.pop("seconds", 2.0), **rest)
+
+
+def history(trials: int) -> list[Event]:
+    return [event for number in range(trials) for event in (started(number), report(number))]
+
+
+def write_journal(path: Path, events: list[Event]) -> None:
+    with Journal(path) as journal:
+        for event in events:
+            journal.append(event)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Fork, run `work`, and give the child's id; it exits 0, or 1 after an exception."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
+
+
+def exit_status(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at_call(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a child: die by SIGKILL at the `number`-th step a write takes, just before it happens."""
+    steps = iter(range(1000))
+
+    def dying(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            if next(steps) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **named)
+
+        return call
+
+    for owner, name in (
+        (os, "fsync"),
+        (os, "write"),
+        (os, "open"),
+        (Path, "replace"),
+        (Path, "unlink"),
+        (Path, "open"),
+    ):
+        monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
+
+
+@contextlib.contextmanager
+def without_root() -> Iterator[None]:
+    """Root may write anywhere; be nobody for a moment."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+# ---------------------------------------------------------------- journal
+
+texts = st.text(max_size=20)
+scalars = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**53), 2**53), texts, st.booleans()
+)
+facts = st.dictionaries(texts, scalars, max_size=3)
+numbers = st.floats(0, 1e6)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    events: list[Event] = []
+    for number in range(draw(st.integers(1, 3))):
+        shape = trial(number, backbone=draw(texts), params=draw(facts), parents=tuple(range(number)))
+        for event in [*["paused"] * draw(st.integers(0, 2)), draw(st.sampled_from(["finished", "failed", "open"]))]:
+            events.append(Started(number, Slice(shape, draw(numbers), draw(numbers), 9.0), Clock(draw(numbers), 9.0)))
+            if event != "open":
+                score = None if event == "failed" else draw(numbers)
+                events.append(report(number, event, score, facts=draw(facts), error=draw(st.none() | texts)))
+    return events
+
+
+@settings(max_examples=15)
+@given(histories())
+def test_journal_reads_back_what_was_written_wherever_the_last_line_is_cut(events: list[Event]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trials.jsonl"
+        write_journal(path, events)
+        assert Journal.read(path) == events
+        whole = path.read_bytes()
+        assert whole.count(b"\n") == len(events)
+        last = whole.rindex(b"\n", 0, -1) + 1 if len(events) > 1 else 0
+        for cut in reversed(range(last, len(whole))):
+            os.truncate(path, cut)
+            assert Journal.read(path) == events[:-1]
+
+
+def test_appending_goes_on_after_the_last_good_line_wherever_it_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    events = history(1)
+    write_journal(path, events)
+    whole = path.read_bytes()
+    for cut in reversed(range(whole.index(b"\n") + 1, len(whole))):
+        os.truncate(path, cut)
+        write_journal(path, events[1:])
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe{\n", b'{"event": "star\n', b"\0\0\0\0", b"\0\0\n"])
+def test_a_damaged_last_line_is_dropped(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, history(2))
+    whole = path.read_bytes()
+    path.write_bytes(whole + damage)
+    assert Journal.read(path) == history(2)
+    Journal(path).close()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"\xff\n", b'{"event"\n', b"\n", b"{}\n", b"[]\n"])
+@pytest.mark.parametrize("tail", [b"", b'{"event": "sta'])
+def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path, damage: bytes, tail: bytes) -> None:
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, history(2))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + damage + b"".join(lines[1:]) + tail)
+    with pytest.raises(RunFolderError, match=r"trials\.jsonl, line 2: ") as caught:
+        Journal.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_one_line_at_the_end_is_ever_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, history(1))
+    path.write_bytes(path.read_bytes() + b'{"damaged\n{"torn')
+    with pytest.raises(RunFolderError, match="line 3"):
+        Journal.read(path)
+
+
+def test_a_complete_last_line_that_is_no_event_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, history(1))
+    with path.open("a") as file:
+        file.write('{"event": "of a later version"}\n')
+    with pytest.raises(RunFolderError, match="line 3"):
+        Journal.read(path)
+
+
+def test_a_line_that_cannot_follow_is_an_error_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, [started(0), report(0), report(0)])
+    with pytest.raises(RunFolderError, match="line 3: trial 0 is finished, but no slice"):
+        Journal.read(path)
+
+
+def test_no_journal_yet_is_an_empty_one(tmp_path: Path) -> None:
+    assert Journal.read(tmp_path / "trials.jsonl") == []
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        Journal(tmp_path / "missing" / "trials.jsonl")
+
+
+def test_a_full_disk_leaves_the_journal_whole(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, history(1))
+    whole = path.read_bytes()
+
+    def work() -> None:
+        with Journal(path) as journal:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, resource.RLIM_INFINITY))
+            with pytest.raises(RunFolderError, match="File too large"):
+                journal.append(started(1))
+            assert path.read_bytes() == whole
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            journal.append(started(1))
+
+    assert exit_status(in_child(work)) == 0
+    assert Journal.read(path) == [*history(1), started(1)]
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def tensors(value: float, size: int = 64) -> dict[str, torch.Tensor]:
+    return {"head.weight": torch.full((2, size), value), "head.bias": torch.tensor(value)}
+
+
+def save(store: CheckpointStore, number: int, step: float, value: float = 1.0) -> None:
+    store.save(trial(number), step, tensors(value), {"moment": torch.full((3,), value)}, {"ridge": value})
+
+
+def value_of(checkpoint: Checkpoint | None) -> float:
+    """The one number that all of the checkpoint's tensors and facts hold."""
+    assert checkpoint is not None
+    held = torch.cat([t.flatten() for t in (*checkpoint.model.values(), *checkpoint.training.values())]).unique()
+    assert held.tolist() == [checkpoint.facts["ridge"]]
+    return held.item()
+
+
+def flip(path: Path, position: int, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position % len(data)] ^= 1 << bit
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").iterdir())
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(store: CheckpointStore, tmp_path: Path) -> None:
+    weight = torch.arange(6.0).reshape(2, 3)
+    model = {"a": weight, "tied": weight, "turned": weight.T, "half": weight.bfloat16(), "scalar": torch.tensor(3)}
+    training = {"a": np.arange(4, dtype=np.float64), "mask": torch.tensor([True, False])}
+    store.save(trial(3, parents=(1,)), 2.1234567891, model, training, {"ridge": 0.1, "note": "é\n"})
+    loaded = store.load(3)
+    assert loaded is not None
+    assert (loaded.trial, loaded.step) == (trial(3, parents=(1,)), 2.1234567891)
+    assert loaded.facts == {"ridge": 0.1, "note": "é\n"}
+    assert loaded.model.keys() == model.keys()
+    assert all(torch.equal(loaded.model[name], model[name]) for name in model)
+    assert all(torch.equal(loaded.training[name], torch.as_tensor(training[name])) for name in training)
+    data, sidecar = sorted(files_of(tmp_path), key=lambda path: path.suffix, reverse=True)
+    assert json.loads(sidecar.read_text())["sha256"] == sha256(data)
+    assert data.stat().st_mode & 0o777 == sidecar.stat().st_mode & 0o777
+
+
+def test_whole_steps_and_empty_parts_are_checkpoints_too(store: CheckpointStore) -> None:
+    store.save(trial(0), 1, {"a": torch.ones(1)}, {})
+    loaded = store.load(0)
+    assert loaded is not None
+    assert (loaded.step, loaded.training, loaded.facts) == (1.0, {}, {})
+
+
+def test_a_trial_never_saved_has_none(store: CheckpointStore) -> None:
+    assert store.load(0) is None
+    assert not store.has(0)
+    store.prune(frozenset())
+
+
+def test_the_newest_checkpoint_replaces_the_one_before(store: CheckpointStore, tmp_path: Path) -> None:
+    for step, value in ((1, 1.0), (10, 2.0), (10, 3.0), (3, 4.0)):  # also the same step again, and a fresh start
+        save(store, 7, step, value)
+        assert value_of(store.load(7)) == value
+        assert len(files_of(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+@settings(max_examples=30)
+@given(position=st.integers(0, 2**16), bit=st.integers(0, 7))
+def test_a_flipped_bit_never_goes_unseen(suffix: str, position: int, bit: int) -> None:
+    with TemporaryDirectory() as folder:
+        store = CheckpointStore(Path(folder) / "checkpoints")
+        save(store, 0, 1e-5)
+        before = store.load(0)
+        assert before is not None
+        (path,) = (path for path in files_of(Path(folder)) if path.suffix == suffix)
+        flip(path, position, bit)
+        loaded = store.load(0)
+        if loaded is not None:  # only a flip that changes nothing, such as 1e-05 to 1E-05
+            assert (loaded.trial, loaded.step, value_of(loaded)) == (before.trial, before.step, 1.0)
+            assert suffix == ".json"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_the_one_before_is_used_when_the_newest_is_damaged(
+    store: CheckpointStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, damage: str
+) -> None:
+    save(store, 0, 1.0, 1.0)
+    before = {path: path.read_bytes() for path in files_of(tmp_path)}
+    save(store, 0, 2.0, 2.0)
+    for path, content in before.items():  # a kill came before they were removed
+        path.write_bytes(content)
+    assert value_of(store.load(0)) == 2.0
+    (newest,) = (path for path in files_of(tmp_path) if path.suffix == suffix and path not in before)
+    match damage:
+        case "flipped":
+            flip(newest, 100, 0)
+        case "cut":
+            newest.write_bytes(newest.read_bytes()[:-1])
+        case "missing":
+            newest.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert value_of(store.load(0)) == 1.0
+    assert ("is not used" in caplog.text) == (newest.exists() or suffix == ".safetensors")
+
+
+def test_prune_keeps_what_it_is_told_to_keep(store: CheckpointStore, tmp_path: Path) -> None:
+    for number in (0, 1, 2, 100000):
+        save(store, number, 1.0)
+    folder = tmp_path / "checkpoints"
+    others = folder / "notes.txt"
+    others.write_text("mine")
+    half = [folder / f".{number:05d}-2.000000-ab.xyz" / "tmpfile" for number in (0, 1)]
+    for path in half:
+        path.parent.mkdir()
+        path.touch()
+    (folder / ".00000-2.000000.json.ab.tmp").touch()
+    store.prune(frozenset({1, 100000}))
+    assert [number for number in (0, 1, 2, 100000) if store.has(number)] == [1, 100000]
+    assert store.load(1) is not None
+    assert half[1].exists()  # trial 1 may be saving at this moment
+    assert others.exists()
+    assert not [path for path in files_of(tmp_path) if path.name.startswith((".00000", "00000", "00002"))]
+    save(store, 1, 2.0)
+    assert not half[1].exists()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(store: CheckpointStore, tmp_path: Path) -> None:
+    save(store, 0, 1.0, 1.0)
+    before = files_of(tmp_path)
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        with pytest.raises(OSError, match="File too large") as caught:
+            store.save(trial(0), 2.0, tensors(2.0, size=20_000), {})
+        assert caught.value.errno == errno.EFBIG
+
+    assert exit_status(in_child(work)) == 0
+    assert files_of(tmp_path) == before
+    assert value_of(store.load(0)) == 1.0
+
+
+def test_a_full_disk_under_the_sidecar_leaves_the_checkpoint_before(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, 0, 1.0, 1.0)
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("autoft.store.checkpoints.write_atomic", full)
+        save(store, 0, 2.0, 2.0)
+    assert value_of(store.load(0)) == 1.0
+    assert len(files_of(tmp_path)) == 2
+
+
+# ---------------------------------------------------------------- kill -9
+
+
+@pytest.mark.parametrize("again", [1.0, 2.0], ids=["same step", "later step"])
+def test_a_save_killed_before_any_of_its_steps_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: float
+) -> None:
+    seen = []
+    for number in range(40):
+        store = CheckpointStore(tmp_path / str(number) / "checkpoints")
+        save(store, 0, 1.0, 1.0)
+
+        def work(store: CheckpointStore = store, number: int = number) -> None:
+            kill_at_call(number, monkeypatch)
+            save(store, 0, again, 2.0)
+
+        status = exit_status(in_child(work))
+        seen.append(value_of(store.load(0)))
+        save(store, 0, 3.0, 3.0)
+        assert value_of(store.load(0)) == 3.0
+        assert len(files_of(tmp_path / str(number))) == 2  # nothing half written is left
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+    assert status == 0
+    assert seen == sorted(seen)  # the old one up to a point, the new one from there
+    assert {1.0, 2.0} == set(seen)
+    assert len(seen) > 8
+
+
+def test_a_journal_append_killed_before_any_of_its_steps_stays_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    for number in range(20):
+        path = tmp_path / f"{number}.jsonl"
+        write_journal(path, history(1))
+
+        def work(path: Path = path, number: int = number) -> None:
+            kill_at_call(number, monkeypatch)
+            write_journal(path, [started(1)])
+
+        status = exit_status(in_child(work))
+        counts.append(len(Journal.read(path)))
+        if status == 0:
+            break
+    assert status == 0
+    assert counts == sorted(counts)
+    assert set(counts) == {2, 3}
+
+
+def test_kills_at_random_moments_leave_a_run_readable(tmp_path: Path) -> None:
+    path, store = tmp_path / "trials.jsonl", CheckpointStore(tmp_path / "checkpoints")
+    rng = random.Random(0)
+
+    def work() -> None:
+        with Journal(path) as journal:
+            step = Ledger(Journal.read(path)).trials[0].step
+            while True:
+                journal.append(started(0, step))
+                step += 1
+                save(store, 0, step, step)
+                journal.append(report(0, "paused", step=step))
+
+    write_journal(path, [started(0), report(0, "paused", step=0.0)])
+    save(store, 0, 0.0, 0.0)
+    for _ in range(10):
+        child = in_child(work)
+        time.sleep(rng.uniform(0.02, 0.12))
+        os.kill(child, signal.SIGKILL)
+        assert exit_status(child) == -signal.SIGKILL
+        record = Ledger(Journal.read(path)).trials[0]
+        checkpoint = store.load(0)
+        assert checkpoint is not None
+        assert value_of(checkpoint) == checkpoint.step
+        assert record.step <= checkpoint.step <= record.step + 1  # a checkpoint is durable before its report
+        if record.state == "running":  # resuming runs the open slice again
+            write_journal(path, [report(0, "paused", step=checkpoint.step)])
+    assert Ledger(Journal.read(path)).trials[0].step > 0
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_create_and_open(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "run"
+    RunFolder.check_writable(path)
+    assert not path.parent.exists()
+    made = RunFolder.create(path, '{"seed": 1}')
+    assert made.study.read_text() == '{"seed": 1}'
+    assert RunFolder.open(path) == made
+    assert RunFolder.create(path, '{"seed": 1}') == made  # a kill came right after
+
+
+def test_another_study_keeps_its_folder(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run", '{"seed": 1}')
+    with pytest.raises(RunFolderError, match=r"another study; choose another --out.*autoft resume"):
+        RunFolder.create(tmp_path / "run", '{"seed": 2}')
+    assert RunFolder.open(tmp_path / "run").study.read_text() == '{"seed": 1}'
+
+
+def test_a_run_that_searched_is_resumed_not_begun_again(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", "{}")
+    write_journal(run.journal, history(1))
+    with pytest.raises(RunFolderError, match="autoft resume"):
+        RunFolder.create(tmp_path / "run", "{}")
+    with pytest.raises(RunFolderError, match="autoft resume"):
+        RunFolder.check_writable(tmp_path / "run")
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    for refuse in (RunFolder.check_writable, lambda path: RunFolder.create(path, "{}")):
+        with pytest.raises(RunFolderError, match="holds other files"):
+            refuse(tmp_path)
+        with pytest.raises(RunFolderError, match="choose another --out"):
+            refuse(tmp_path / "photo.jpg" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_a_create_killed_before_any_of_its_steps_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        path = tmp_path / str(number)
+
+        def work(path: Path = path, number: int = number) -> None:
+            kill_at_call(number, monkeypatch)
+            RunFolder.create(path, "{}")
+
+        status = exit_status(in_child(work))
+        RunFolder.create(path, "{}")
+        assert RunFolder.open(path).study.read_text() == "{}"
+        if status == 0:
+            break
+    assert status == 0
+    assert number > 3
+
+
+def test_no_permission_is_one_line(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", "{}")
+    (run.path / ".lock").unlink()
+    run.path.chmod(0o555)
+    (tmp_path / "closed").mkdir(mode=0o555)
+    with without_root():
+        for path in (tmp_path / "closed", tmp_path / "closed" / "run"):
+            with pytest.raises(RunFolderError, match=r"cannot be written: .*ermission"):
+                RunFolder.create(path, "{}")
+            with pytest.raises(RunFolderError, match=r"cannot be written: .*ermission.*; choose another --out"):
+                RunFolder.check_writable(path)
+        with pytest.raises(RunFolderError, match="cannot be written: Permission denied"), run.lock():
+            pytest.fail("locked without permission to")
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "file"])
+def test_what_is_no_run_cannot_be_opened(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match=r"autoft search DATA --out .* begins one"):
+        RunFolder.open(tmp_path / name)
+
+
+def test_the_lock_names_its_owner_and_dies_with_it(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", "{}")
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        with run.lock():
+            os.write(writing, b"x")
+            time.sleep(60)
+
+    child = in_child(work)
+    os.read(reading, 1)
+    try:
+        with pytest.raises(RunFolderError, match=rf"in use by process {child} on {os.uname().nodename}"), run.lock():
+            pytest.fail("two processes hold the lock")
+        with pytest.raises(RunFolderError, match="in use"):
+            RunFolder.create(run.path, "{}")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    for _ in range(2):
+        with run.lock():
+            pass
+
+
+def test_write_atomic_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    write_atomic(path, "one\r\né")
+    assert path.read_bytes() == "one\r\né".encode()
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
+    assert path.read_bytes() == "one\r\né".encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------- leaderboard
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger(
+        [
+            *(started(0), report(0, score=0.5)),
+            *(started(1), report(1, "failed", None, error='OSError: "disk full",\nno space')),
+            *(started(2), report(2, "paused", 0.9, step=3.0), started(2, 3.0), report(2, score=0.8, step=9.0)),
+            started(3),
+            *(started(4), report(4, "paused", 0.8, seconds=1.0)),
+            *(started(5), report(5, score=-0.25)),
+        ],
+        keep=2,
+    )
+
+
+def test_leaderboard_has_every_trial_best_first_then_open_then_failed(ledger: Ledger) -> None:
+    rows = leaderboard_rows(ledger)
+    assert [(row.rank, row.trial, row.state) for row in rows] == [
+        (1, 4, "paused"),  # as good as 2, in less time
+        (2, 2, "finished"),
+        (3, 0, "finished"),
+        (4, 5, "finished"),
+        (None, 3, "running"),
+        (None, 1, "failed"),
+    ]
+    assert [row.trial for row in rows if row.exportable] == [4, 2]
+    assert rows[1].seconds == 4.0
+
+
+def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / "leaderboard.csv"
+    write_leaderboard(path, ledger)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        *("rank", "trial", "state", "score", "step", "seconds", "backbone", "freeze", "image_size"),
+        *("params", "exportable", "error"),
+    ]
+    assert [row["trial"] for row in rows] == ["4", "2", "0", "5", "3", "1"]
+    assert [row["exportable"] for row in rows] == ["yes", "yes", "no", "no", "no", "no"]
+    assert json.loads(rows[0]["params"]) == PARAMS
+    assert float(rows[0]["score"]) == 0.8
+    assert (rows[-1]["rank"], rows[-1]["score"]) == ("", "")
+    assert rows[-1]["error"] == 'OSError: "disk full",\nno space'

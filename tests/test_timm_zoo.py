@@ -1,0 +1,221 @@
+import socket
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from autoft import Backbone, BackboneUnavailable, InputSpec, Network
+from autoft.builtin import timm_zoo
+from autoft.builtin.timm_zoo import PRIORS, TimmZoo, autoft_zoos
+
+TINY = timm.list_models("test_*")
+FAMILIES = (
+    "beit_base_patch16_224 cait_xxs24_224 convnext_atto deit3_small_patch16_224 densenet121 dpn68 edgenext_xx_small "
+    "efficientnet_b0 eva02_tiny_patch14_224 hgnetv2_b0 levit_128s mambaout_femto maxvit_tiny_rw_224 mixer_s32_224 "
+    "mobilenetv4_conv_small pvt_v2_b0 rdnet_tiny regnetx_002 repvit_m1_1 resnet18 swin_tiny_patch4_window7_224 "
+    "tf_efficientnet_lite0 tiny_vit_5m_224 vgg11 vit_tiny_patch16_224 xcit_nano_12_p16_224"
+).split()
+TAG = "test_vit.r160_in1k"
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    return TimmZoo()
+
+
+@pytest.fixture(scope="module")
+def listing(zoo):
+    return {backbone.name: backbone for backbone in zoo.backbones()}
+
+
+@pytest.fixture(autouse=True)
+def empty_caches(monkeypatch, tmp_path):
+    """No weights on this machine, and the network must not be touched."""
+
+    def no_network(*_args, **_kwargs):
+        raise OSError("the test has no network")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+
+
+def put_in_hub_cache(tmp_path, tag: str, tensors) -> None:
+    folder = tmp_path / "hub" / f"models--timm--{tag}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0123")
+    (folder / "snapshots" / "0123").mkdir(parents=True)
+    file = folder / "snapshots" / "0123" / "model.safetensors"
+    if isinstance(tensors, bytes):
+        file.write_bytes(tensors)
+    else:
+        save_file(tensors, file)
+
+
+def offered(zoo, name: str) -> Backbone:
+    return next(backbone for backbone in zoo.backbones() if backbone.name == name)
+
+
+# ---------------------------------------------------------------- the listing
+
+
+def test_every_pretrained_tag_is_listed_once(listing):
+    assert [name.removeprefix("timm/") for name in listing] == timm.list_pretrained()
+
+
+def test_a_listing_says_what_the_tag_wants(listing):
+    assert listing["timm/swin_tiny_patch4_window7_224.ms_in1k"] == Backbone(
+        name="timm/swin_tiny_patch4_window7_224.ms_in1k",
+        parameters=27_519_354,
+        input=InputSpec(224, fixed_size=True),
+        license="mit",
+        weights="download",
+        source="hf-hub:timm/swin_tiny_patch4_window7_224.ms_in1k",
+    )
+    assert listing["timm/resnet18.tv_in1k"].input.interpolation == "bilinear"
+    assert listing["timm/tf_efficientnet_lite0.in1k"].input.mean == (0.5, 0.5, 0.5)
+
+
+def test_licences_are_lower_case_and_never_empty(listing):
+    licenses = {backbone.license for backbone in listing.values()}
+    assert licenses >= {"apache-2.0", "mit", "bsd-3-clause", "cc-by-nc-4.0", "unknown"}
+    assert all(license and license == license.lower() for license in licenses)
+
+
+def test_what_is_searched_by_default_exists_and_is_permissive(listing):
+    recommended = {name.removeprefix("timm/"): b for name, b in listing.items() if b.prior is not None}
+    assert {tag: backbone.prior for tag, backbone in recommended.items()} == dict(PRIORS)
+    assert {backbone.license for backbone in recommended.values()} <= {"apache-2.0", "mit", "bsd-3-clause"}
+    assert all(0.5 < prior < 1 for prior in PRIORS.values())
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_the_table_counts_the_headless_model(listing, arch):
+    model = timm.create_model(arch, num_classes=0)
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert {b.parameters for n, b in listing.items() if n.startswith(f"timm/{arch}.")} <= {counted}
+
+
+def test_an_architecture_newer_than_the_table_is_counted(monkeypatch, zoo):
+    expected = offered(zoo, f"timm/{TAG}").parameters
+    monkeypatch.setattr(
+        timm_zoo,
+        "_parameter_table",
+        lambda: {a: 1 for a in {t.split(".")[0] for t in timm.list_pretrained()} - {"test_vit"}},
+    )
+    assert offered(zoo, f"timm/{TAG}").parameters == expected
+
+
+# ---------------------------------------------------------------- networks of any architecture
+
+
+def check_network(network: Network, module: torch.nn.Module) -> None:
+    names = [parameter.name for stage in network.stages for parameter in stage.parameters]
+    assert sorted(names) == sorted(name for name, _ in module.named_parameters())
+    assert len({stage.name for stage in network.stages}) == len(network.stages) >= 3
+    assert used_in_order(network, module)
+
+
+def used_in_order(network: Network, module: torch.nn.Module) -> bool:
+    """Whether the stages are first used from input to head when the module runs."""
+    stage_of = {p.name: number for number, stage in enumerate(network.stages) for p in stage.parameters}
+    seen: list[int] = []
+
+    def note(prefix):
+        own = [stage_of[f"{prefix}.{name}"] for name, _ in module.get_submodule(prefix).named_parameters(recurse=False)]
+        return lambda *_: seen.extend(own)
+
+    for prefix, child in module.named_modules():
+        if prefix:
+            child.register_forward_pre_hook(note(prefix))
+    with torch.inference_mode():
+        module(torch.zeros(2, 3, network.input.size, network.input.size))
+    first = list(dict.fromkeys(seen))
+    return first == sorted(first)
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_tiny_architectures_become_networks(arch):
+    module = timm.create_model(arch, num_classes=0).eval()
+    size = module.default_cfg["input_size"][-1]
+    network = Network.of(module, InputSpec(size))
+    assert network.features(torch.zeros(1, 3, size, size)).shape == (1, network.dim)
+    check_network(network, module)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_every_family_becomes_a_network(arch):
+    with torch.device("meta"):  # shapes only: no weights are filled, nothing is computed
+        module = timm.create_model(arch, num_classes=0).eval()
+        network = Network.of(module, InputSpec(module.default_cfg["input_size"][-1]))
+        check_network(network, module)
+
+
+def test_stages_have_the_names_of_their_modules():
+    module = timm.create_model("test_vit", num_classes=0)
+    stages = [stage.name for stage in Network.of(module, InputSpec(160)).stages]
+    assert stages == ["stem", *(f"blocks.{number}" for number in range(len(module.blocks)))]
+
+
+# ---------------------------------------------------------------- weights
+
+
+def test_weights_in_the_hub_cache_are_loaded_without_a_network(zoo, tmp_path):
+    teacher = timm.create_model("test_vit").eval()
+    put_in_hub_cache(tmp_path, TAG, teacher.state_dict())
+    backbone = offered(zoo, f"timm/{TAG}")
+    network = zoo.build(backbone)
+    images = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        expected = teacher.forward_head(teacher.forward_features(images), pre_logits=True)
+        assert torch.equal(network.features(images), expected)
+    assert backbone.weights == "local"
+
+
+def test_weights_in_the_torch_hub_folder_are_loaded_without_a_network(zoo, tmp_path):
+    teacher = timm.create_model("resnet18").eval()
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(teacher.state_dict(), folder / timm.get_pretrained_cfg("resnet18.tv_in1k").url.rpartition("/")[2])
+    backbone = offered(zoo, "timm/resnet18.tv_in1k")
+    assert backbone.weights == "local"
+    assert torch.equal(zoo.build(backbone).module.conv1.weight, teacher.conv1.weight)
+
+
+@pytest.mark.parametrize("tag", [TAG, "gcvit_base.in1k"], ids=["hub", "url"])
+def test_offline_says_what_to_do(zoo, listing, monkeypatch, tag):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BackboneUnavailable, match=rf"timm/{tag}: .* not on this machine; run once without --offline"):
+        zoo.build(listing[f"timm/{tag}"])
+
+
+@pytest.mark.parametrize("tag", [TAG, "gcvit_base.in1k"], ids=["hub", "url"])
+def test_a_failed_download_gives_its_cause_in_one_line(zoo, listing, monkeypatch, tag):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    with pytest.raises(BackboneUnavailable, match=rf"timm/{tag}: .* cannot be downloaded \(.+\)") as caught:
+        zoo.build(listing[f"timm/{tag}"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", {"other": torch.zeros(1)}])
+def test_a_damaged_file_is_named(zoo, tmp_path, content):
+    put_in_hub_cache(tmp_path, TAG, content)
+    with pytest.raises(BackboneUnavailable, match=rf"timm/{TAG}: cannot load .*model\.safetensors"):
+        zoo.build(offered(zoo, f"timm/{TAG}"))
+
+
+def test_a_tag_that_timm_does_not_know_is_unavailable(zoo, listing):
+    with pytest.raises(BackboneUnavailable, match=r"timm/test_vit\.moon: timm .* has no such weights"):
+        zoo.build(replace(listing[f"timm/{TAG}"], name="timm/test_vit.moon"))
+
+
+def test_images_that_are_no_squares_are_unavailable(zoo, listing):
+    with pytest.raises(BackboneUnavailable, match="no square images"):
+        zoo.build(listing["timm/vit_base_patch16_sapiens2.fb"])
+
+
+def test_the_module_is_a_plugin():
+    assert [zoo.name for zoo in autoft_zoos()] == ["timm"]
