@@ -65,7 +65,8 @@ def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Pa
     """
     trial, dataset, study = record.trial, run.dataset(), run.record.study
     backbone = next(backbone for backbone in run.record.backbones if backbone.name == trial.backbone)
-    recipe = Preprocess(trial.image_size, backbone.input.mean, backbone.input.std)
+    spec = backbone.input
+    recipe = Preprocess(trial.image_size, spec.mean, spec.std, spec.interpolation)
     handoff = Handoff(
         labels=dataset.info.classes,
         preprocess=recipe,
@@ -81,17 +82,19 @@ def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Pa
     model = folder / Path(artifact.path).name
     rows = dataset.rows("val")[:PARITY_IMAGES]
     expected = worker.logits(classifier, worker.images(trial), rows)
-    parity = check_parity(expected, model, normalise(dataset.pixels(trial.image_size)[rows], recipe))
+    pixels = dataset.pixels(recipe.size, recipe.interpolation)
+    parity = check_parity(expected, model, normalise(pixels[rows], recipe))
     return Exported(trial, artifact, parity, score_file(model, dataset, "val", study.metric))
 
 
 def score_file(model: Path, dataset: Dataset, split: SplitName, metric: str) -> Scores:
     """Every metric of the ONNX file on one split, from its outputs alone."""
     classifier = OnnxClassifier(model)
-    pixels = dataset.pixels(classifier.preprocess.size)
+    recipe = classifier.preprocess
+    pixels = dataset.pixels(recipe.size, recipe.interpolation)
     rows = dataset.rows(split)
     parts = [
-        classifier.logits(normalise(pixels[rows[start : start + SCORING_BATCH]], classifier.preprocess), SCORING_BATCH)
+        classifier.logits(normalise(pixels[rows[start : start + SCORING_BATCH]], recipe), SCORING_BATCH)
         for start in range(0, len(rows), SCORING_BATCH)
     ]
     return scores(SingleLabel(), metric, np.concatenate(parts), dataset.labels(split))

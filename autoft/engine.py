@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from autoft.clock import RunClock
 from autoft.codec import encode
-from autoft.conclude import conclude, read_summary
+from autoft.conclude import Exported, chosen, conclude, export, finalist, read_summary
 from autoft.data.dataset import Dataset, open_dataset, verify_unchanged, write_split_csv
 from autoft.data.scan import scan
 from autoft.errors import DataError, GateFailed, Interrupted, StudyError, unknown_name
@@ -53,8 +54,9 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     with watch.phase("shortlist"):
         backbones = shortlist(study, host, machine, len(found.files), screen)
     with watch.phase("data"):
-        sizes = {choose_size(study, backbone.input, found.short_side) for backbone in backbones}
-        dataset = open_dataset(found, study.seed, tuple(sizes), machine.cores)
+        specs = {backbone.input for backbone in backbones}
+        views = {(choose_size(study, spec, found.short_side), spec.interpolation) for spec in specs}
+        dataset = open_dataset(found, study.seed, views, machine.cores)
         _report_data(dataset, screen)
     record = StudyRecord(
         study=replace(study, out=str(out)),
@@ -68,9 +70,8 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         threads=machine.threads,
         device=machine.device,
     )
-    run = Run(RunFolder.create(out, encode(record)), record)
-    write_split_csv(dataset, run.folder.split_csv)
-    return _go(run, host, screen, watch, RunClock(began, study.time, _reserve(study.time)))
+    folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
+    return _go(Run(folder, record), host, screen, watch, RunClock(began, study.time, _reserve(study.time)))
 
 
 def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, began: float) -> Summary:
@@ -83,9 +84,46 @@ def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, be
     if more is not None:
         study = replace(run.record.study, time=more(run.record.study.time))
         run = Run(run.folder, replace(run.record, study=study))
-        write_atomic(run.folder.study, encode(run.record))
+        with run.folder.lock():
+            write_atomic(run.folder.study, encode(run.record))
     clock = RunClock(began - run.ledger().elapsed, run.record.study.time, _reserve(run.record.study.time))
     return _go(run, run.host(), screen, Stopwatch(began), clock)
+
+
+def export_trial(path: Path, number: int | None, out: Path | None) -> Exported:
+    """Write trial `number` of the run in `path`, or its best one, into `out`, or RUN/exports/N.
+
+    The test split stays shut. The artifact's path is relative to the run folder where it lies in it. Raises
+    `StudyError` for a trial without a checkpoint, `GateFailed` when file and torch differ.
+    """
+    run = Run.open(path)
+    with run.folder.lock(), stop_on_signals() as stopped:
+        ledger = run.ledger()
+        record = finalist(ledger) if number is None else chosen(ledger, number)
+        folder = _export_path(run, record.trial.id, out)
+        host = run.host()
+        worker = Worker(run.record, host, run.dataset(), run.checkpoints, stopped)
+        try:
+            exported = export(run, host, worker, record, folder)
+        except Cancelled:
+            raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
+    model = folder / Path(exported.artifact.path).name
+    inside = model.relative_to(run.folder.path) if model.is_relative_to(run.folder.path) else model
+    return replace(exported, artifact=replace(exported.artifact, path=str(inside)))
+
+
+def _export_path(run: Run, number: int, out: Path | None) -> Path:
+    """Where a trial is exported to: neither into the data nor over the model that summary.json speaks of."""
+    folder = run.folder.path / "exports" / str(number) if out is None else out.absolute()
+    if folder.resolve().is_relative_to(Path(run.record.data.root).resolve()):
+        raise StudyError(f"{folder} lies inside the data; choose another --out")
+    if folder.resolve() == run.folder.export.resolve():
+        raise StudyError(f"{folder} holds the model that summary.json speaks of; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{folder} cannot be written: {error.strerror}; choose another --out") from None
+    return folder
 
 
 def _go(run: Run, host: Host, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
@@ -210,5 +248,5 @@ def _through_the_gate(study: Study, summary: Summary) -> Summary:
     """Raise `GateFailed` when the test score is below `--fail-under`."""
     score = summary.test.metrics[study.metric] if summary.test else 0.0
     if study.fail_under is not None and score < study.fail_under:
-        raise GateFailed(f"test {study.metric} {score:.4f} is below --fail-under {study.fail_under:g}")
+        raise GateFailed(f"test {study.metric} {score:.4f} is below --fail-under {study.fail_under:g}", summary)
     return summary

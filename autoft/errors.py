@@ -19,6 +19,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoft.summary import Summary
 
 NAMES_SHOWN = 8
 
@@ -64,9 +68,13 @@ class RunFailed(AutoftError):
 
 
 class GateFailed(AutoftError):
-    """A model exists but misses a promise: parity with torch, or `--fail-under`."""
+    """A model exists but misses a promise: parity with torch, or `--fail-under`; then `summary` is the run's."""
 
     exit_code = 3
+
+    def __init__(self, message: str, summary: Summary | None = None) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 class Interrupted(AutoftError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Role = Literal["weight", "bias", "norm"]
+Rule = tuple[str, tuple[float, ...] | None]
+Matcher = Callable[[str], float | Iterable[float]] | Mapping[str, str | Sequence[Rule] | None]
+"""What a timm model's `group_matcher` gives: patterns of parameter names by group, or a function of the name."""
+
+_WITH_PREVIOUS = 99999
+"""timm's mark at the end of a place: no group of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +65,31 @@ def _own_stages(module: nn.Module) -> dict[str, list[str]]:
     matcher = getattr(module, "group_matcher", None)
     if matcher is None:
         return _children(module)
-    from timm.models import group_parameters
-
     try:
         patterns = matcher(coarse=True)
-    except AssertionError:  # timm's RDNet knows the fine groups only
+    except AssertionError:  # timm's RDNet knows its fine groups only
         patterns = matcher(coarse=False)
+    places: dict[tuple[float, ...], list[str]] = {}
+    for name, _ in module.named_parameters():
+        places.setdefault(_place(name, patterns), []).append(name)
     groups: dict[str, list[str]] = {}
-    for names in group_parameters(module, patterns).values():
-        groups[_stage_name(names, groups)] = list(names)
+    for place in sorted(places):
+        joins = groups and place[-1] == _WITH_PREVIOUS
+        stage = next(reversed(groups)) if joins else _stage_name(places[place], groups)
+        groups.setdefault(stage, []).extend(places[place])
     return groups
+
+
+def _place(name: str, patterns: Matcher) -> tuple[float, ...]:
+    """Where a parameter stands from input to head, by timm's convention (timm/models/_manipulate.py)."""
+    if callable(patterns):
+        place = patterns(name)
+        return tuple(place) if isinstance(place, Iterable) else (place,)
+    for number, rules in enumerate(patterns.values()):
+        for pattern, suffix in [(rules, None)] if isinstance(rules, str) else rules or ():
+            if match := re.match(pattern, name):
+                return (number, *map(float, match.groups()), *(suffix or ()))
+    return (math.inf,)
 
 
 def _stage_name(names: Sequence[str], taken: Collection[str]) -> str:

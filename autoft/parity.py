@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Whether the file may be handed over; a NaN never passes."""
-        return self.max_delta <= self.limit and self.flips == 0
+        """Whether the file may be handed over; NaN and infinity never pass."""
+        return math.isfinite(self.max_delta) and self.max_delta <= self.limit and self.flips == 0
 
 
 def check_parity(torch_logits: Logits, onnx_path: Path, images: Images, threads: int = 0) -> Parity:
@@ -67,7 +68,7 @@ def _compare(expected: Logits, images: Images, run: Callable[[Images, int], Logi
     singly = run(images[:BATCH], 1)
     scale = max(1.0, float(np.abs(expected).max()))
     limit = TOLERANCE * scale
-    with np.errstate(invalid="ignore"):  # infinities give a NaN, and a NaN is refused
+    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, and that is refused
         deltas = np.abs(np.concatenate([together - expected, singly - expected[:BATCH]]))
     flipped = _flipped(together, expected, limit)
     flipped[:BATCH] |= _flipped(singly, expected[:BATCH], limit)

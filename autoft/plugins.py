@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -100,7 +100,7 @@ def duplicates(refs: Iterable[PluginRef]) -> dict[PluginRef, PluginRef]:
 
 
 def _load_file(path: Path) -> object:
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]  # two files of one name are two modules
+    digest = f"{zlib.crc32(str(path).encode()):08x}"  # two files of one name are two modules
     name = f"autoft_plugin_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -117,6 +117,14 @@ def parse_duration(text: str | float) -> float:
         raise StudyError(f"--time {text!r} is no duration; write it like 90s, 10m or 1h30m")
     hours, minutes, seconds = (float(group or 0) for group in match.groups())
     return hours * 3600 + minutes * 60 + seconds
+
+
+def budget_change(text: str | float) -> Callable[[float], float]:
+    """What becomes of a budget in seconds: "+5m" extends it, "10m" replaces it. Raises `StudyError`."""
+    extends = isinstance(text, str) and text.strip().startswith("+")
+    seconds = parse_duration(text.strip().removeprefix("+") if isinstance(text, str) else text)
+    _require(seconds > 0, f"--time {text} must be positive; try --time +10m")
+    return (lambda budget: budget + seconds) if extends else (lambda budget: seconds)
 
 
 def licence_allowed(licence: str, allowed: tuple[str, ...]) -> bool:

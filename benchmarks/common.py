@@ -97,7 +97,7 @@ class Process:
     """A running command, leader of a session; Ray's processes are its descendants."""
 
     def __init__(self, command: Sequence[str | Path], place: Workplace) -> None:
-        self._out, self._err = (tempfile.TemporaryFile("w+", dir=place.path) for _ in range(2))
+        self._out, self._err = (tempfile.TemporaryFile("w+", dir=place.path) for _ in range(2))  # noqa: SIM115
         self._began = time.monotonic()
         self._popen = subprocess.Popen(
             [str(part) for part in command],

@@ -67,8 +67,7 @@ class Part:
 
 def write_example(folder: Path, source: Path = DEBIAN) -> int:
     """Write the 1,000 images of `examples/fashion`; their number."""
-    part = Part.read(source, "train")
-    return _write(part, part.choose(EXAMPLE_A_CLASS, set()), folder)
+    return write_training(folder, EXAMPLE_A_CLASS, source)
 
 
 def write_further(folder: Path, source: Path = DEBIAN, a_class: int = FURTHER_A_CLASS) -> int:
@@ -77,6 +76,12 @@ def write_further(folder: Path, source: Path = DEBIAN, a_class: int = FURTHER_A_
     taken: set[bytes] = set()
     list(train.choose(EXAMPLE_A_CLASS, taken))
     return _write(test, test.choose(a_class, taken), folder)
+
+
+def write_training(folder: Path, a_class: int, source: Path = DEBIAN) -> int:
+    """Write `a_class` images of every class from the training file, for benchmarks of scale; their number."""
+    part = Part.read(source, "train")
+    return _write(part, part.choose(a_class, set()), folder)
 
 
 def _idx(path: Path, header: int) -> NDArray[np.uint8]:

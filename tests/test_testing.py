@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,30 +23,38 @@ from autoft.testing import (
 HOST = Host.from_refs(map(builtin_ref, BUILTINS))
 
 
+def checks(suite: type) -> list[str]:
+    return [name for name in dir(suite) if name.startswith("test_")]
+
+
+@functools.cache
+def freeze_suite(name: str) -> FreezeStrategyConformance:
+    class Suite(FreezeStrategyConformance):
+        def part(self) -> autoft.FreezeStrategy:
+            return HOST.freeze_strategy(name)
+
+    return Suite()
+
+
+@functools.cache
+def searcher_suite(name: str) -> SearcherConformance:
+    class Suite(SearcherConformance):
+        def part(self) -> autoft.Searcher:
+            return HOST.searcher(name)
+
+    return Suite()
+
+
+@pytest.mark.parametrize("check", checks(FreezeStrategyConformance))
 @pytest.mark.parametrize("name", sorted(HOST.freeze_strategies()))
-class TestBuiltinFreezeStrategies:
-    """Every check, for every built-in strategy."""
-
-    @pytest.mark.parametrize("check", [name for name in dir(FreezeStrategyConformance) if name.startswith("test_")])
-    def test_passes(self, name: str, check: str) -> None:
-        class Suite(FreezeStrategyConformance):
-            def part(self) -> autoft.FreezeStrategy:
-                return HOST.freeze_strategy(name)
-
-        getattr(Suite(), check)()
+def test_a_builtin_freeze_strategy_passes(name: str, check: str) -> None:
+    getattr(freeze_suite(name), check)()
 
 
+@pytest.mark.parametrize("check", checks(SearcherConformance))
 @pytest.mark.parametrize("name", sorted(HOST.searchers()))
-class TestBuiltinSearchers:
-    """Every check, for every built-in searcher."""
-
-    @pytest.mark.parametrize("check", [name for name in dir(SearcherConformance) if name.startswith("test_")])
-    def test_passes(self, name: str, check: str) -> None:
-        class Suite(SearcherConformance):
-            def part(self) -> autoft.Searcher:
-                return HOST.searcher(name)
-
-        getattr(Suite(), check)()
+def test_a_builtin_searcher_passes(name: str, check: str) -> None:
+    getattr(searcher_suite(name), check)()
 
 
 class TestBuiltinExporter(ExporterConformance):
@@ -141,11 +150,11 @@ def test_a_simulation_is_the_same_every_time() -> None:
 class Freezing(autoft.FreezeStrategy):
     name = "wrong"
 
-    def __init__(self, group: autoft.ParameterGroup, starts: Iterable[autoft.Params] = ({},)) -> None:
+    def __init__(self, group: autoft.ParameterGroup, starts: Iterable[autoft.Params] = ({"depth": 1},)) -> None:
         self.group, self.starts = group, tuple(starts)
 
     def space(self) -> autoft.Space:
-        return autoft.Space({}, self.starts)
+        return autoft.Space({"depth": autoft.Int(1, 3)}, self.starts)
 
     def plan(self, stages: tuple[autoft.Stage, ...], params: autoft.Params) -> autoft.Plan:
         return autoft.Plan((self.group,), autoft.GradientHead(1e-3))

@@ -16,7 +16,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,8 @@ SCHEMA = 1
 OPSET = 18
 IR_VERSION = 8  # the oldest that may carry opset 18, so the one that most runtimes read
 
-# Switches that change how a module computes, not what. In-place activations cost the tracer a long detour each: EfficientNet-Lite0
-# exports in half the time without. Fused attention with a bias or in five dimensions does not export.
+# Switches that change how a module computes, not what. Tracing an in-place activation is a long detour: without it,
+# EfficientNet-Lite0 exports in half the time. Fused attention with a bias or in five dimensions does not export.
 _PLAIN = {"inplace": False, "fused_attn": False}
 
 
@@ -53,7 +53,7 @@ class OnnxExporter(Exporter):
 
         size = handoff.preprocess.size
         # Two images: a batch of one would be taken for a constant.
-        images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        images = 2 * torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         with _quiet(), _as_plain(classifier, images):
             model, way = _first_that_works(classifier, images, handoff)
         content = model.SerializeToString()
@@ -111,16 +111,17 @@ def _torchscript(classifier: nn.Module, images: Tensor) -> onnx.ModelProto:
     import torch
 
     file = io.BytesIO()
-    torch.onnx.export(
-        classifier,
-        (images,),
-        file,  # type: ignore[arg-type]  # takes a file object, though its annotation does not say so
-        input_names=["images"],
-        output_names=["logits"],
-        opset_version=OPSET,
-        dynamo=False,
-        dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
-    )
+    with _no_cpp_log():
+        torch.onnx.export(
+            classifier,
+            (images,),
+            file,  # type: ignore[arg-type]  # takes a file object, though its annotation does not say so
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            dynamo=False,
+            dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+        )
     return onnx.load_from_string(file.getvalue())
 
 
@@ -155,18 +156,34 @@ def _switch(settings: Iterable[tuple[nn.Module, str, bool]]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No prints, warnings or log lines of the exporters: stdout carries results only.
-
-    stderr itself is left alone, a live table may be drawing on it.
-    """
+    """No prints, warnings or log lines of the exporters: a failed try is no news while another one may work."""
     before = logging.root.manager.disable
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:
             yield
         finally:
             logging.disable(before)
+
+
+@contextmanager
+def _no_cpp_log() -> Iterator[None]:
+    """Drop the graphs that the TorchScript exporter prints from C++ when it fails, in spite of verbose=False.
+
+    They go to stdout; stderr is not buffered, so that what is sent there can be dropped for a while and no longer.
+    """
+    import torch
+
+    torch._C._jit_set_onnx_log_output_stream("stderr")
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _root_cause(error: BaseException) -> str:

@@ -7,6 +7,7 @@ at all, so builders that run at the same time do no harm, and the folder can be 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import secrets
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoft.data.decode import DECODER, Pixels, centre_square, decode, resize
 from autoft.data.parallel import ordered_map
@@ -88,6 +90,18 @@ class PixelCache:
     def bytes_for(self, rows: int) -> int:
         """Bytes the pixels of `rows` images take."""
         return rows * self.size * self.size * 3
+
+
+def take(pixels: np.memmap[tuple[int, ...], np.dtype[np.uint8]], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """A copy of some rows, `(n, size, size, 3)`; afterwards the map holds no memory of this process.
+
+    Mapped pages count as the process's own while no other maps them. The system's page cache keeps them anyway.
+    """
+    taken = np.ascontiguousarray(pixels[rows])
+    mapped = getattr(pixels, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+    return taken
 
 
 def build(caches: Sequence[PixelCache], files: Sequence[Path], threads: int) -> Mapping[int, str]:

@@ -57,16 +57,14 @@ class Dataset:
             return cache.open()
 
 
-def open_dataset(
-    found: Scan, seed: int, sizes: Collection[int], threads: int, interpolation: Interpolation = "bicubic"
-) -> Dataset:
-    """The data set that a scan found, decoded into the caches at every one of `sizes`, in pixels, and split.
+def open_dataset(found: Scan, seed: int, views: Collection[tuple[int, Interpolation]], threads: int) -> Dataset:
+    """The data set that a scan found, split, and decoded into the caches for every view: size in pixels, interpolation.
 
     Files that cannot be used are in `info.problems`. Raises `DataError` when what is left is no data set, `UserError`
     for the cache folder.
     """
     identity = found.fingerprint()
-    caches = [PixelCache(identity, size, interpolation) for size in sorted(set(sizes))]
+    caches = [PixelCache(identity, size, interpolation) for size, interpolation in sorted(set(views))]
     unreadable = build(caches, found.paths, threads)
     usable = _usable(found, unreadable)
     samples = _split(found, usable.files, seed)

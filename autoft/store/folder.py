@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,10 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, study_json: str) -> RunFolder:
-        """The folder of a new run, its study.json written durably before anything else.
+    def create(
+        cls, path: Path, study_json: str, prepare: Callable[[RunFolder], None] = lambda folder: None
+    ) -> RunFolder:
+        """The folder of a new run: what `prepare` writes, then durably its study.json, which makes it a run.
 
         One that a kill left with the same study and no journal will do. Raises `RunFolderError` when the folder is
         another study's, was searched in before, holds other files, is in use or cannot be written.
@@ -34,7 +36,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             folder._refuse_taken()
             with folder.lock():
-                folder._claim(study_json)
+                folder._claim(study_json, prepare)
         except OSError as error:
             raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
         return folder
@@ -46,7 +48,7 @@ class RunFolder:
             nearest = next(folder for folder in (path, *path.parents) if folder.exists())
             if not nearest.is_dir():
                 raise RunFolderError(f"{nearest} is a file; choose another --out")
-            if not os.access(nearest, os.W_OK | os.X_OK):
+            if not os.access(nearest, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
                 raise RunFolderError(f"{nearest} cannot be written: no permission; choose another --out")
             if nearest == path:
                 cls(path)._refuse_taken()
@@ -132,12 +134,13 @@ class RunFolder:
             if self.journal.exists():
                 raise self._taken()
             return
-        ours = (self._lock_file.name, f".{self.study.name}.")
+        ours = (self._lock_file.name, f".{self.study.name}.", self.split_csv.name, f".{self.split_csv.name}.")
         if not all(entry.name.startswith(ours) for entry in self.path.iterdir()):
             raise RunFolderError(f"{self.path} holds other files and is no run folder; choose another --out")
 
-    def _claim(self, study_json: str) -> None:
+    def _claim(self, study_json: str, prepare: Callable[[RunFolder], None]) -> None:
         if not self.study.exists():
+            prepare(self)
             write_atomic(self.study, study_json)
         elif self.study.read_bytes() != study_json.encode():
             raise self._taken()

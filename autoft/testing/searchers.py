@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from autoft.codec import decode, encode
@@ -18,7 +19,7 @@ class SearcherConformance(Conformance[Searcher]):
     def simulations(self) -> Iterator[Simulation]:
         """Searches of several sizes and fates; override it to add your own."""
         for workers in (1, 2, 4):
-            yield simulate(self.part(), Problem(candidates(3), 0, workers))
+            yield simulate(self.part(), Problem(candidates(3), 0, workers), seconds=120.0 / workers)
             yield simulate(self.part(), Problem(candidates(), 1, workers, trials=7), unlucky)
         for candidate in candidates(1):
             yield simulate(self.part(), Problem((candidate,), 2, 2, trials=5), seconds=60.0)
@@ -30,12 +31,12 @@ class SearcherConformance(Conformance[Searcher]):
 
     def test_it_ends(self) -> None:
         """By DONE or at the deadline, in a bounded number of questions."""
-        for run in self.simulations():
+        for run in _simulated(type(self)):
             assert run.done, f"{len(run.asked)} answers and no end: make slices longer or answer DONE"
 
     def test_slices_end_by_the_deadline(self) -> None:
         """Time is a promise to the user."""
-        for run in self.simulations():
+        for run in _simulated(type(self)):
             for one in run.asked:
                 if isinstance(one.answer, Slice):
                     late = f"asked at {one.clock}, the slice may run to {one.answer.deadline}: keep to clock.deadline"
@@ -48,7 +49,7 @@ class SearcherConformance(Conformance[Searcher]):
 
     def test_the_same_ledger_gives_the_same_answer(self) -> None:
         """`ask` is a function: a new searcher with the journal read back from JSON goes on as the old one would."""
-        for run in self.simulations():
+        for run in _simulated(type(self)):
             journal = [decode(Event, encode(event)) for event in run.events]
             for one in run.asked[:: max(1, len(run.asked) // 20)]:
                 again = self.part().ask(run.problem, Ledger(journal[: one.seen]), one.clock)
@@ -56,13 +57,13 @@ class SearcherConformance(Conformance[Searcher]):
 
     def test_trials_are_numbered_from_zero_without_gaps(self) -> None:
         """A new trial's number is `len(ledger.trials)`."""
-        for run in self.simulations():
+        for run in _simulated(type(self)):
             numbers = list(dict.fromkeys(slice_.trial.id for slice_ in run.slices))
             assert numbers == list(range(len(numbers))), f"trials are numbered {numbers}; use len(ledger.trials)"
 
     def test_slices_of_a_trial_follow_one_another(self) -> None:
         """A slice starts at the step its trial has reached, and the trial does not change."""
-        for run in self.simulations():
+        for run in _simulated(type(self)):
             for one in run.asked:
                 if isinstance(one.answer, Slice):
                     self._follows(Ledger(run.events[: one.seen]), one.answer)
@@ -76,14 +77,14 @@ class SearcherConformance(Conformance[Searcher]):
 
     def test_parameters_lie_in_the_candidates_space(self) -> None:
         """Outside it a freeze strategy promises nothing."""
-        for run in self.simulations():
+        for run in _simulated(type(self)):
             for slice_ in run.slices:
                 problem = candidate_of(run.problem, slice_.trial).space.problem(slice_.trial.params)
                 assert problem is None, f"trial {slice_.trial.id}: {problem}"
 
     def test_no_more_trials_than_allowed(self) -> None:
         """`Problem.trials` is a promise too."""
-        for run in self.simulations():
+        for run in _simulated(type(self)):
             started = len({slice_.trial.id for slice_ in run.slices})
             limit = run.problem.trials
             assert limit is None or started <= limit, f"{started} trials started, {limit} were allowed"
@@ -95,5 +96,11 @@ class SearcherConformance(Conformance[Searcher]):
 
     def test_the_seed_decides(self) -> None:
         """The same seed gives the same search."""
-        one, two = (simulate(self.part(), Problem(candidates(), 5, 2)) for _ in range(2))
+        one, two = (simulate(self.part(), Problem(candidates(), 5, 2), seconds=60.0) for _ in range(2))
         assert one.events == two.events, "take random numbers from problem.seed and the ledger alone"
+
+
+@functools.cache
+def _simulated(suite: type[SearcherConformance]) -> tuple[Simulation, ...]:
+    """The simulations of one suite, run once for all of its checks."""
+    return tuple(suite().simulations())

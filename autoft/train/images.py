@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from autoft.data.cache import take
 from autoft.types import InputSpec, Recipe
 
 Augmentation = Callable[[Tensor], Tensor]
@@ -31,13 +32,13 @@ def _crop(size: int) -> Augmentation:
 class Images:
     """Rows of a pixel cache `(n, size, size, 3)` uint8, seen through a backbone's normalisation."""
 
-    pixels: np.ndarray
+    pixels: np.memmap[tuple[int, ...], np.dtype[np.uint8]]
     spec: InputSpec
     device: torch.device
 
     def raw(self, rows: np.ndarray) -> Tensor:
         """uint8 images `(batch, 3, size, size)` on the CPU."""
-        return torch.from_numpy(np.ascontiguousarray(self.pixels[rows])).permute(0, 3, 1, 2)
+        return torch.from_numpy(take(self.pixels, rows)).permute(0, 3, 1, 2)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 images `(batch, 3, size, size)` as the network wants them, float32, channels last, on the device."""

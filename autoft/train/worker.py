@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 import traceback
@@ -27,7 +28,7 @@ from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
 from autoft.train.images import Images, TrainingStream
 from autoft.train.ridge import RidgeHead, fit_ridge
-from autoft.types import ClosedFormHead, GradientHead, Plan, Report, Slice, Trial
+from autoft.types import ClosedFormHead, GradientHead, Plan, Report, Slice, SplitName, Trial
 
 NETWORKS_IN_MEMORY = 3
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -99,7 +100,7 @@ class Worker:
             except Exception as error:
                 cause = "".join(traceback.format_exception_only(error)).strip()
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
-        return _timed(report, time.monotonic() - began)
+        return _sound(replace(report, seconds=time.monotonic() - began))
 
     def classifier(self, trial: Trial) -> Classifier:
         """The trial's classifier from its checkpoint, eval mode. Raises `LookupError` when the checkpoint is gone."""
@@ -108,7 +109,7 @@ class Worker:
     def images(self, trial: Trial) -> Images:
         """The pixels as the trial's backbone sees them."""
         spec = self._backbones[trial.backbone].input
-        return Images(self._dataset.pixels(trial.image_size), spec, self._device)
+        return Images(self._dataset.pixels(trial.image_size, spec.interpolation), spec, self._device)
 
     def logits(self, classifier: Classifier, images: Images, rows: np.ndarray) -> np.ndarray:
         """Logits `(len(rows), classes)`, without augmentation, float32."""
@@ -197,7 +198,7 @@ class Worker:
         labels = torch.from_numpy(self._dataset.labels("train"))
         return fit_ridge(features, labels, self._outputs)
 
-    def _feature_rows(self, bench: _Bench, split: str) -> torch.Tensor:
+    def _feature_rows(self, bench: _Bench, split: SplitName) -> torch.Tensor:
         network = bench.network
         network.module.to(self._device)
         return self._features.features(network, bench.images, self._dataset.rows(split), self._check)
@@ -250,8 +251,12 @@ def _with_head(classifier: Classifier, head: RidgeHead) -> Classifier:
     return classifier
 
 
-def _timed(report: Report, seconds: float) -> Report:
-    return replace(report, seconds=seconds)
+def _sound(report: Report) -> Report:
+    """The report, or a failure in its place when its score is no finite number: such a trial must never be best."""
+    if report.score is None or math.isfinite(report.score):
+        return report
+    cause = f"the validation score is {report.score}"
+    return Report(report.trial, "failed", report.step, None, report.seconds, error=cause)
 
 
 def _memory() -> dict[str, Scalar]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autoft import Backbone, InputSpec, Network, Zoo, hookimpl
+from autoft import Backbone, BackboneUnavailable, InputSpec, Network, Zoo, hookimpl
 
 
 class MyZoo(Zoo):
@@ -22,6 +22,8 @@ class MyZoo(Zoo):
         import torch
         from torch import nn
 
+        if backbone.name != "mine/tiny":
+            raise BackboneUnavailable(f"{backbone.name}: there is only mine/tiny")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # every worker builds the same network; yours would load its weights here
             stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())

@@ -1,0 +1,77 @@
+"""`autoft` and `python -m autoft`: run a command, print an error as one line, end with its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from autoft.errors import AutoftError, Interrupted
+
+SUGGESTION = "this is a bug in autoft or in a plugin; `autoft plugins` lists them, -p no:NAME switches one off"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; a `KeyboardInterrupt`, so that nothing on the way takes it for a failure."""
+
+
+def main() -> NoReturn:
+    """Run the command in `sys.argv` and end the process."""
+    signal.signal(signal.SIGTERM, _terminate)
+    _leave(_run())
+
+
+def _run() -> int:
+    """The exit code."""
+    from autoft.cli import cli
+
+    try:
+        code = cli.main(prog_name="autoft", standalone_mode=False)
+        sys.stdout.flush()  # a full disk or a closed pipe shows here, not in the interpreter's last breath
+        return code if isinstance(code, int) else 0
+    except Interrupted as stopped:
+        return _say(str(stopped), stopped.exit_code)
+    except AutoftError as error:
+        return _say(f"error: {error}", error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "autoft"
+        return _say(f"error: {error.format_message()} (see {command} --help)", 2)
+    except click.ClickException as error:
+        return _say(f"error: {error.format_message()}", error.exit_code)
+    except (click.Abort, KeyboardInterrupt) as stopped:
+        terminated = isinstance(stopped.__cause__ or stopped, Terminated)
+        return _say("stopped", 128 + (signal.SIGTERM if terminated else signal.SIGINT))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody listens; the flush at exit must not complain
+        return 1
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        return _say(SUGGESTION, 1)
+
+
+def _say(text: str, code: int) -> int:
+    click.echo(" ".join(text.splitlines()), err=True)
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process. After a Ray run at once: its threads are of no use any more and would take seconds to end."""
+    if "ray" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Screens for people: a live table where stderr is a terminal, plain lines where it is not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from autoft.clock import RunClock
+from autoft.ledger import Ledger, TrialRecord
+from autoft.screen import Screen
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+TOP = 5
+MOST_RUNNING = 8  # rows; the rest of a large machine's trials are counts
+REFRESHES_PER_SECOND = 1.0
+STATES = ("running", "paused", "finished", "failed")
+COLUMNS: Mapping[str, Literal["left", "right"]] = {
+    "trial": "right",
+    "backbone": "left",
+    "freeze": "left",
+    "passes": "right",
+    "score": "right",
+    "seconds": "right",
+    "state": "left",
+    "": "left",
+}
+
+
+def open_screen() -> Screen:
+    """A live table when stderr is a terminal that can redraw, else plain lines."""
+    can_redraw = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    return LiveScreen() if can_redraw else LineScreen()
+
+
+@dataclass(frozen=True)
+class View:
+    """What is on the screen between two events, as texts: the rows, and the part of the last line that stands still.
+
+    It is drawn by another thread than the one that changes the ledger.
+    """
+
+    rows: tuple[tuple[str, ...], ...]
+    counts: str
+    clock: RunClock
+
+    @classmethod
+    def of(cls, ledger: Ledger, clock: RunClock) -> View:
+        """The top of the ranking, and what is running below it."""
+        ranking, records = ledger.ranking(), list(ledger.trials.values())
+        top = ranking[:TOP]
+        running = [record for record in records if record.state == "running" and record not in top]
+        best = ranking[0].trial.id if ranking else None
+        states = [record.state for record in records]
+        counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
+        if ranking:
+            counts.append(f"best {ranking[0].score:.4f} by trial {best}")
+        rows = tuple(_row(record, record.trial.id == best) for record in top + running[:MOST_RUNNING])
+        return cls(rows, ", ".join(counts), clock)
+
+    def last_line(self) -> str:
+        """Time and counts, as of now."""
+        now = self.clock.now()
+        return f"{_minutes(now)} elapsed, {_minutes(max(0.0, self.clock.budget - now))} left; {self.counts}"
+
+
+class LiveScreen(Screen):
+    """A table on stderr that is redrawn in place; notes appear above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._view: View | None = None
+        console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self._console = console
+        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=REFRESHES_PER_SECOND)
+
+    def note(self, text: str) -> None:
+        """One line above the table."""
+        self._console.print(_plain(text), soft_wrap=True)
+
+    def show(self, ledger: Ledger, clock: RunClock) -> None:
+        """Take a new picture; it is drawn within a second, or at once when it is the first."""
+        self._view = View.of(ledger, clock)
+        if not self._live.is_started:
+            self._live.start(refresh=True)
+            self._console.show_cursor(True)  # Live hides it, and a killed process could not bring it back
+
+    def close(self) -> None:
+        """Leave the last picture standing."""
+        self._live.stop()
+
+    def _draw(self) -> Group:
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table
+
+        if self._view is None:
+            return Group()
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for name, justify in COLUMNS.items():
+            table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")
+        for row in self._view.rows:
+            table.add_row(*row)
+        return Group(table, self._view.last_line())
+
+
+class LineScreen(Screen):
+    """One plain line an event on stderr: for logs, pipes and terminals that cannot redraw."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, TrialRecord] | None = None
+        self._best = float("-inf")
+
+    def note(self, text: str) -> None:
+        """The line as it is."""
+        click.echo(_plain(text), err=True)
+
+    def show(self, ledger: Ledger, clock: RunClock) -> None:
+        """What is new since the last time; of a resumed run only that it goes on."""
+        if self._seen is None and len(ledger.trials) > 1:
+            self._say(clock, f"going on after {len(ledger.trials)} trials")
+        else:
+            for record in ledger.trials.values():
+                for line in _news((self._seen or {}).get(record.trial.id), record):
+                    self._say(clock, line)
+        self._seen = dict(ledger.trials)
+        self._report_best(ledger, clock)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+    def _report_best(self, ledger: Ledger, clock: RunClock) -> None:
+        for record in ledger.ranking()[:1]:
+            if record.score is not None and record.score > self._best:
+                self._best = record.score
+                self._say(clock, f"best so far: {record.score:.4f} by trial {record.trial.id}")
+
+    def _say(self, clock: RunClock, text: str) -> None:
+        self.note(f"{_minutes(clock.now()):>6}  {text}")
+
+
+def _news(before: TrialRecord | None, now: TrialRecord) -> Iterable[str]:
+    """What happened to a trial, one line each."""
+    trial = now.trial
+    slices, reports = (len(before.slices), len(before.reports)) if before else (0, 0)
+    for number, piece in enumerate(now.slices[slices:], start=slices):
+        begins = "goes on" if number else f"started: {trial.backbone}, {trial.freeze}, {trial.image_size} px,"
+        yield f"trial {trial.id} {begins} to {_passes(piece.until)}"
+    for report in now.reports[reports:]:
+        result = (
+            f"at {_passes(report.step)}" if report.score is None else f"{report.score:.4f} at {_passes(report.step)}"
+        )
+        cause = f": {report.error}" if report.error else ""
+        yield f"trial {trial.id} {report.event}, {result}, {report.seconds:.1f} s{cause}"
+
+
+def _row(record: TrialRecord, is_best: bool) -> tuple[str, ...]:
+    trial = record.trial
+    return (
+        str(trial.id),
+        trial.backbone,
+        trial.freeze,
+        f"{record.step:.3g}",
+        "" if record.score is None else f"{record.score:.4f}",
+        f"{record.seconds:.1f}",
+        record.state,
+        "★ best" if is_best else "",
+    )
+
+
+def _passes(step: float) -> str:
+    return f"{step:.3g} pass" if step == 1 else f"{step:.3g} passes"
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _plain(text: str) -> str:
+    """The text on one line without control characters: names and causes come from anywhere."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,659 @@
+"""The command line: help, exit codes, what goes to stdout and what to stderr, and the same from Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+import autoft
+from autoft import api, engine
+from autoft.__main__ import _run
+from autoft.cli import COMMANDS, cli
+from autoft.codec import encode
+from autoft.commands import aligned
+from autoft.errors import (
+    AutoftError,
+    DataError,
+    GateFailed,
+    Interrupted,
+    PluginError,
+    RunFailed,
+    RunFolderError,
+    StudyError,
+)
+from autoft.predict import Prediction
+from autoft.screen import Screen, Silent
+from autoft.space import Space
+from autoft.store import Journal
+from autoft.study import Study, StudyRecord, budget_change
+from autoft.summary import Best, Scores, Summary
+from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Report, Slice, Started
+
+SCORES = Scores(n=20, correct=17, metrics={"accuracy": 0.85}, ci95=(0.64, 0.95))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def autoft_(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """`autoft ARGS` in this process."""
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["autoft", *arguments])
+        code = _run()
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run with one finished, one failed and one open trial, as the journal tells it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    candidate = Candidate("zoo/net", "probe", 64, Space({}))
+    record = StudyRecord(
+        study=Study(data=str(tmp_path / "data"), out=str(folder)),
+        data=DatasetInfo(str(tmp_path / "data"), ("a", "b"), {"train": 6, "val": 2, "test": 2}, "f" * 8, 64),
+        backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
+        candidates=(candidate,),
+        plugins=(),
+        versions={},
+        runner="inline",
+        workers=1,
+        threads=1,
+        device="cpu",
+    )
+    (folder / "study.json").write_text(encode(record))
+    journal = Journal(folder / "trials.jsonl")
+    for number, report in enumerate(
+        (Report(0, "finished", 1.0, 0.75, 2.0), Report(1, "failed", 0.0, None, 1.0, error="out of memory"), None)
+    ):
+        piece = Slice(candidate.trial(number, {}, 0), 0.0, 1.0, 60.0)
+        journal.append(Started(number, piece, Clock(float(number), 60.0)))
+        if report is not None:
+            journal.append(report)
+    journal.close()
+    return folder
+
+
+def summary(run: Path) -> Summary:
+    return Summary(
+        run=str(run),
+        metric="accuracy",
+        best=Best(3, "zoo/net", "full", 64, {"learning_rate": 0.001}),
+        validation=SCORES,
+        test=SCORES,
+        trials={"finished": 2, "paused": 1, "failed": 0},
+        seconds={"total": 61.5},
+        model="export/model.core.onnx",
+        problems=2,
+    )
+
+
+@pytest.fixture
+def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Study]:
+    """`engine.search` that ends at once; the studies it was given."""
+    studies: list[Study] = []
+
+    def search(study: Study, screen: Screen, began: float, objects: object = ()) -> Summary:
+        studies.append(study)
+        sys.stdout.write("a library that prints")
+        screen.note("a note")
+        assert time.time() - began >= 0
+        return summary(tmp_path / "run")
+
+    monkeypatch.setattr(engine, "search", search)
+    return studies
+
+
+def failing_with(error: BaseException) -> Callable[..., Summary]:
+    def search(*arguments: object) -> Summary:
+        raise error
+
+    return search
+
+
+# ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_examples_before_options(name: str, autoft_: Callable[..., Outcome]) -> None:
+    outcome = autoft_(name, "--help")
+    assert outcome.code == 0
+    positions = [outcome.out.index(part) for part in (f"Usage: autoft {name}", "Examples:\n", "Options:\n")]
+    assert positions == sorted(positions)
+    first = outcome.out.split("Examples:\n")[1].splitlines()[0].strip()
+    assert first.startswith(f"autoft {name}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_commands_says_what_their_help_says(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None and command.help is not None
+    assert command.help.splitlines()[0] == COMMANDS[name][1]
+
+
+def test_the_help_of_all_has_examples_first_and_every_command(autoft_: Callable[..., Outcome]) -> None:
+    outcome = autoft_("--help")
+    assert outcome.out.index("Examples:") < outcome.out.index("Options:")
+    assert all(f"\n  {name} " in outcome.out for name in COMMANDS)
+
+
+def test_every_option_of_a_study_has_a_flag() -> None:
+    command = cli.get_command(click.Context(cli), "search")
+    assert command is not None
+    flags = {parameter.name for parameter in command.params}
+    assert set(Study.__dataclass_fields__) <= flags
+    assert flags - set(Study.__dataclass_fields__) == {"config", "as_json"}
+
+
+def test_the_defaults_that_help_names_are_those_of_a_study(autoft_: Callable[..., Outcome]) -> None:
+    text = " ".join(autoft_("search", "--help").out.split())
+    for default in ("30m", "accuracy", "halving", "permissive", "auto"):
+        assert f"[default: {default}]" in text
+    assert (Study("x").time, Study("x").metric, Study("x").searcher) == (1800.0, "accuracy", "halving")
+    assert f"[default: {Study('x').keep}]" in text
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serch"], "did you mean 'search'?"),
+        (["search"], "Missing argument 'DATA'"),
+        (["search", "x", "--no-such"], "No such option"),
+        (["search", "x", "--trials", "many"], "'many' is not a valid integer"),
+        (["search", "x", "--trials", "0"], "--trials must be at least 1"),
+        (["search", "x", "--time", "banana"], "--time 'banana' is no duration"),
+        (["search", "x", "--time", "0"], "--time must be positive"),
+        (["search", "x", "--time", "-5m"], "--time '-5m' is no duration"),
+        (["search", "x", "--image-size", "8"], "--image-size is auto or 16 to 1024"),
+        (["search", "x", "--fail-under", "nan"], "fail_under"),
+        (["search", "x", "--config", "missing.toml"], "cannot read the configuration missing.toml"),
+        (["search", "no/such/folder"], "no/such/folder does not exist"),
+        (["search", __file__], "is a file"),
+        (["search", ".", "--searcher", "halvin"], "did you mean 'halving'?"),
+        (["search", ".", "--freeze", "prob"], "did you mean 'probe'?"),
+        (["search", ".", "--runner", "rai"], "did you mean 'ray'?"),
+        (["search", ".", "--metric", "acuracy"], "did you mean 'accuracy'?"),
+        (["search", ".", "-p", "no:such"], "no plugin is called 'such'"),
+        (["search", ".", "-p", "such.py"], "there is no such file"),
+        (["plugins", "-p", "no:tim"], "did you mean 'timm'?"),
+        (["resume", "nowhere"], "nowhere is no folder"),
+        (["resume", "nowhere", "--time", "+x"], "is no duration"),
+        (["resume", "."], "holds no run"),
+        (["leaderboard", "nowhere"], "nowhere is no folder"),
+        (["export", "nowhere"], "nowhere is no folder"),
+        (["predict", "nowhere.onnx", "a.jpg"], "there is no model nowhere.onnx"),
+        (["predict", "model.onnx"], "Missing argument 'INPUT...'"),
+        (["backbones", "no/such_thing"], "no backbone is called 'no/such_thing'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    says: str,
+    autoft_: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = autoft_(*arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert says in outcome.err
+    assert [line.startswith("error: ") for line in outcome.err.splitlines()] == [True]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["inside", "inside/deeper", "."])
+def test_a_run_folder_inside_the_data_is_refused(
+    place: str, tiny_images: Path, autoft_: Callable[..., Outcome]
+) -> None:
+    before = sorted(tiny_images.rglob("*"))
+    outcome = autoft_("search", str(tiny_images), "--out", str(tiny_images / place))
+    assert outcome.code == 2
+    assert "lies inside the data" in outcome.err
+    assert sorted(tiny_images.rglob("*")) == before
+
+
+def test_a_folder_with_a_run_of_another_study_is_refused(
+    tiny_images: Path, run_folder: Path, autoft_: Callable[..., Outcome]
+) -> None:
+    outcome = autoft_("search", str(tiny_images), "--out", str(run_folder))
+    assert outcome.code == 2
+    assert f"autoft resume {run_folder}" in outcome.err
+
+
+def test_a_broken_plugin_is_one_warning_and_the_run_goes_on_to_the_next_check(
+    tmp_path: Path, autoft_: Callable[..., Outcome]
+) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    outcome = autoft_("search", str(tmp_path / "nowhere"), "-p", str(tmp_path / "broken.py"))
+    warning, error = outcome.err.splitlines()
+    assert "plugin 'broken'" in warning and "no_such_module" in warning and "-p no:broken" in warning
+    assert error.startswith("error: ") and "does not exist" in error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DataError("no images"), 2),
+        (StudyError("wrong flag"), 2),
+        (PluginError("bad plugin"), 2),
+        (RunFolderError("locked"), 2),
+        (RunFailed("no trial"), 1),
+        (GateFailed("too low"), 3),
+        (AutoftError("two\nlines"), 1),
+    ],
+)
+def test_an_error_of_ours_is_one_line_with_its_exit_code(
+    error: AutoftError, code: int, autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "search", failing_with(error))
+    outcome = autoft_("search", "x")
+    assert outcome == Outcome(code, "", f"error: {' '.join(str(error).splitlines())}\n")
+
+
+def test_an_interruption_is_no_error_and_keeps_its_signal(
+    autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "search", failing_with(Interrupted("go on with: autoft resume r", signal.SIGTERM)))
+    assert autoft_("search", "x") == Outcome(143, "", "go on with: autoft resume r\n")
+
+
+def test_ctrl_c_before_the_search_names_the_run_there_is(
+    autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, run_folder: Path
+) -> None:
+    monkeypatch.setattr(engine, "resume", failing_with(KeyboardInterrupt()))
+    outcome = autoft_("resume", str(run_folder))
+    assert outcome.code == 130
+    assert f"go on with: autoft resume {run_folder}" in outcome.err
+
+
+def test_a_bug_shows_its_traceback_and_how_to_switch_a_plugin_off(
+    autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "search", failing_with(ZeroDivisionError("oops")))
+    outcome = autoft_("search", "x")
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+    assert "-p no:NAME" in outcome.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_outside_the_search_ends_the_process_with_its_code(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text("import time\nprint('waiting', flush=True)\ntime.sleep(30)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoft", "plugins", "-p", str(tmp_path / "slow.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "autoft", "plugins"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
+# ---------------------------------------------------------------- search and resume
+
+
+def test_search_prints_its_result_and_what_to_do_next(
+    autoft_: Callable[..., Outcome], searched: list[Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = autoft_("search", "photos")
+    assert outcome.code == 0
+    assert "0.8500" in outcome.out and "0.6400 to 0.9500" in outcome.out and "17 of 20" in outcome.out
+    assert "3: zoo/net, full, 64 px" in outcome.out
+    assert "autoft resume run --time +10m" in outcome.out
+    assert "a library that prints" in outcome.err and "a note" in outcome.err
+
+
+def test_search_json_is_one_document_that_reads_back(autoft_: Callable[..., Outcome], searched: list[Study]) -> None:
+    outcome = autoft_("search", "photos", "--json")
+    document = json.loads(outcome.out)
+    assert document["best"] == {
+        "trial": 3,
+        "backbone": "zoo/net",
+        "freeze": "full",
+        "image_size": 64,
+        "params": {"learning_rate": 0.001},
+    }
+    assert document["test"]["n"] == 20
+    assert document["test"]["ci95"] == [0.64, 0.95]
+
+
+def test_a_missed_gate_still_prints_the_result(
+    autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine, "search", failing_with(GateFailed("test accuracy is too low", summary(tmp_path))))
+    outcome = autoft_("search", "x", "--json")
+    assert outcome.code == 3
+    assert json.loads(outcome.out)["metric"] == "accuracy"
+    assert outcome.err == "error: test accuracy is too low\n"
+
+
+def test_flags_lists_and_the_file_come_to_one_study_and_flags_win(
+    autoft_: Callable[..., Outcome], searched: list[Study], tmp_path: Path
+) -> None:
+    config = tmp_path / "search.toml"
+    config.write_text('time = "5m"\nseed = 3\nimage-size = 96\nfreeze = ["probe", "full"]\nplugins = []\n')
+    arguments = ["--config", str(config), "--seed", "4", "--backbones", "a/*,b/c", "--backbones", "d/e"]
+    assert autoft_("search", "photos", *arguments).code == 0
+    expected = Study(
+        data="photos", time=300.0, seed=4, image_size=96, freeze=("probe", "full"), backbones=("a/*", "b/c", "d/e")
+    )
+    assert searched == [expected]
+
+
+def test_an_unknown_key_in_the_file_is_named(autoft_: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "search.toml").write_text("tiem = '5m'\n")
+    outcome = autoft_("search", "photos", "--config", str(tmp_path / "search.toml"))
+    assert outcome.code == 2
+    assert "'tiem'; did you mean 'time'?" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "offline"),
+    [("0", [], False), ("0", ["--offline"], True), ("1", [], True), ("yes", [], True)],
+)
+def test_offline_by_flag_or_environment_is_known_to_study_and_hub(
+    environment: str,
+    arguments: list[str],
+    offline: bool,
+    autoft_: Callable[..., Outcome],
+    searched: list[Study],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", environment)
+    autoft_("search", "photos", *arguments)
+    assert [study.offline for study in searched] == [offline]
+    assert os.environ["HF_HUB_OFFLINE"] == ("1" if offline else environment)
+
+
+@pytest.mark.parametrize(("text", "budget"), [("+5m", 900.0), ("10m", 600.0), (60, 60.0), ("+0.5h", 2400.0)])
+def test_more_time_extends_or_replaces(text: str | float, budget: float) -> None:
+    assert budget_change(text)(600.0) == budget
+
+
+@pytest.mark.parametrize("text", ["+0", "0", "-5m", "", "+", "soon", -3])
+def test_no_time_is_no_change(text: str | float) -> None:
+    with pytest.raises(StudyError, match="--time"):
+        budget_change(text)
+
+
+def test_resume_hands_on_the_change_of_budget(
+    autoft_: Callable[..., Outcome], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def resume(path: Path, more: Callable[[float], float], screen: Screen, began: float) -> Summary:
+        given.append(more(100.0))
+        return summary(path)
+
+    monkeypatch.setattr(engine, "resume", resume)
+    assert autoft_("resume", str(run_folder), "--time", "+1m", "--json").code == 0
+    assert given == [160.0]
+
+
+# ---------------------------------------------------------------- results
+
+
+def test_leaderboard_lists_every_trial_best_first(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
+    outcome = autoft_("leaderboard", str(run_folder))
+    header, *rows = outcome.out.splitlines()
+    assert header.split()[:4] == ["rank", "trial", "state", "score"]
+    assert [row.split()[1] for row in rows[:1]] == ["0"]
+    assert len(rows) == 3
+    assert outcome.err == "trial 1 failed: out of memory\n"
+
+
+def test_leaderboard_json(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
+    (row,) = json.loads(autoft_("leaderboard", str(run_folder), "--top", "1", "--json").out)["trials"]
+    assert (row["trial"], row["rank"], row["score"], row["state"], row["exportable"]) == (0, 1, 0.75, "finished", True)
+
+
+@pytest.mark.parametrize("out", ["{data}/here", "{run}/export"])
+def test_export_writes_neither_into_the_data_nor_over_the_best_model(
+    out: str, autoft_: Callable[..., Outcome], run_folder: Path
+) -> None:
+    data = run_folder.parent / "data"
+    place = out.format(data=data, run=run_folder)
+    outcome = autoft_("export", str(run_folder), "--trial", "0", "--out", place)
+    assert outcome.code == 2
+    assert "choose another --out" in outcome.err
+    assert not Path(place).exists()
+
+
+def test_export_of_a_trial_without_checkpoint_names_those_that_have_one(
+    autoft_: Callable[..., Outcome], run_folder: Path
+) -> None:
+    outcome = autoft_("export", str(run_folder), "--trial", "1")
+    assert outcome.code == 2
+    assert "trial 1" in outcome.err and "[0]" in outcome.err
+
+
+@pytest.fixture
+def predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions = [
+        Prediction("a.jpg", "cat", 0.75, {"cat": 0.75, "elephant": 0.25}),
+        Prediction("b.jpg", error="truncated"),
+    ]
+    monkeypatch.setattr("autoft.predict.predict", lambda model, inputs: iter(predictions))
+
+
+@pytest.mark.usefixtures("predicted")
+def test_predict_json_is_one_object_an_image(autoft_: Callable[..., Outcome]) -> None:
+    first, second = map(json.loads, autoft_("predict", "m.onnx", "a.jpg", "b.jpg", "--json").out.splitlines())
+    assert (first["image"], first["label"], first["probability"]) == ("a.jpg", "cat", 0.75)
+    assert first["probabilities"] == {"cat": 0.75, "elephant": 0.25}
+    assert (second["image"], second["label"], second["error"]) == ("b.jpg", None, "truncated")
+
+
+@pytest.mark.usefixtures("predicted")
+def test_predict_prints_results_to_stdout_and_trouble_to_stderr(autoft_: Callable[..., Outcome]) -> None:
+    outcome = autoft_("predict", "m.onnx", "a.jpg", "b.jpg")
+    assert outcome.out == "0.7500  cat       a.jpg\n"
+    assert outcome.err == "b.jpg: truncated\n1 images could not be read\n"
+
+
+# ---------------------------------------------------------------- inventory
+
+
+def test_plugins_json_lists_the_builtins_by_the_same_door(autoft_: Callable[..., Outcome]) -> None:
+    plugins = {line["name"]: line for line in json.loads(autoft_("plugins", "--json").out)["plugins"]}
+    assert {"timm", "freeze", "searchers", "onnx"} <= set(plugins)
+    assert plugins["timm"]["adds"] == ["zoo timm"]
+    assert plugins["timm"]["status"] == "ok"
+
+
+def test_plugins_shows_what_is_off_and_what_is_broken(tmp_path: Path, autoft_: Callable[..., Outcome]) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    outcome = autoft_("plugins", "-p", str(tmp_path / "broken.py"), "-p", "no:onnx")
+    lines = {line.split()[0]: line for line in outcome.out.splitlines()}
+    assert "failed" in lines["broken"] and "ZeroDivisionError" in lines["broken"]
+    assert "disabled" in lines["onnx"]
+    assert outcome.code == 0
+
+
+ZOO = """
+import autoft
+
+class Zoo(autoft.Zoo):
+    name = "mine"
+
+    def backbones(self):
+        here = autoft.Backbone("mine/small", 1000, autoft.InputSpec(32), "mit", prior=0.5)
+        return [
+            here,
+            autoft.Backbone("mine/large", 5000000, autoft.InputSpec(224), "cc-by-nc-4.0", "download", prior=0.9),
+        ]
+
+    def build(self, backbone):
+        raise NotImplementedError
+
+@autoft.hookimpl
+def autoft_zoos():
+    return [Zoo()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ([], ["mine/large", "mine/small"]),
+        (["--local"], ["mine/small"]),
+        (["--offline"], ["mine/small"]),
+        (["--licenses", "permissive"], ["mine/small"]),
+        (["--licenses", "mit,cc-by-nc-4.0"], ["mine/large", "mine/small"]),
+    ],
+)
+def test_backbones_are_filtered(
+    arguments: list[str], names: list[str], tmp_path: Path, autoft_: Callable[..., Outcome]
+) -> None:
+    (tmp_path / "zoo.py").write_text(ZOO)
+    only = ["-p", str(tmp_path / "zoo.py"), "-p", "no:timm"]
+    listed = json.loads(autoft_("backbones", "mine/*", *only, *arguments, "--json").out)["backbones"]
+    assert [backbone["name"] for backbone in listed] == names
+
+
+def test_doctor_quick_says_what_it_found(autoft_: Callable[..., Outcome]) -> None:
+    outcome = autoft_("doctor", "--quick", "--json")
+    checks = {check["name"]: check for check in json.loads(outcome.out)["checks"]}
+    assert {"python", "packages", "memory", "cache folder", "plugins"} <= set(checks)
+    assert all(check["status"] in ("ok", "warn", "fail") for check in checks.values())
+    assert outcome.code == int(any(check["status"] == "fail" for check in checks.values()))
+
+
+def test_doctor_knows_a_torchvision_of_another_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoft import doctor
+
+    def refuse(name: str) -> object:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("importlib.import_module", refuse)
+    check = doctor.check_torch()
+    assert check.status == "fail"
+    assert "different builds" in check.detail
+    assert "same index" in check.fix
+
+
+def test_doctor_fails_when_the_cache_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autoft_: Callable[..., Outcome]
+) -> None:
+    def full(**settings: object) -> object:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    outcome = autoft_("doctor", "--quick")
+    assert outcome.code == 1
+    assert "No space left on device" in outcome.out
+    assert "AUTOFT_CACHE_DIR" in outcome.err
+
+
+def test_a_table_is_aligned_and_has_no_blanks_at_the_end() -> None:
+    assert aligned(("a", "long"), [("xyz", ""), ("", "b")]) == "a    long\nxyz\n     b"
+
+
+# ---------------------------------------------------------------- Python
+
+
+def test_python_gives_the_same_study_as_the_command_line(
+    searched: list[Study], autoft_: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    found = api.search(tmp_path, time="10m", trials=4, seed=2, backbones="a/*,b/*", image_size=64)
+    autoft_(
+        *("search", str(tmp_path), "--time", "10m", "--trials", "4", "--seed", "2"),
+        *("--backbones", "a/*,b/*", "--image-size", "64"),
+    )
+    assert searched[0] == searched[1]
+    assert found == summary(tmp_path / "run")
+
+
+def test_the_defaults_of_python_are_those_of_a_study(searched: list[Study]) -> None:
+    api.search("photos")
+    assert searched == [Study("photos")]
+
+
+def test_plugins_from_python_are_selections_or_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+
+    def search(study: Study, screen: Screen, began: float, objects: list[object]) -> Summary:
+        given.extend([study.plugins, objects])
+        return summary(tmp_path)
+
+    monkeypatch.setattr(engine, "search", search)
+    mine = object()
+    api.search("photos", plugins=["no:timm", Path("a,b.py"), mine])
+    assert given == [("no:timm", "a,b.py"), [mine]]
+
+
+def test_python_errors_are_ours(run_folder: Path) -> None:
+    with pytest.raises(StudyError, match="banana"):
+        api.search("photos", time="banana")
+    with pytest.raises(StudyError, match="is no duration"):
+        api.resume(run_folder, time="+x")
+    with pytest.raises(RunFolderError):
+        api.resume(run_folder.parent / "nowhere")
+
+
+def test_the_screen_is_closed_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+
+    class Watched(Silent):
+        def close(self) -> None:
+            closed.append(True)
+
+    monkeypatch.setattr(engine, "search", failing_with(DataError("no images")))
+    with pytest.raises(DataError):
+        api.search("photos", screen=Watched())
+    assert closed == [True]
+
+
+def test_search_and_resume_stay_functions_after_the_engine_is_imported() -> None:
+    code = (
+        "import autoft, autoft.engine; from autoft import search; assert callable(search) and callable(autoft.search)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert callable(autoft.resume)

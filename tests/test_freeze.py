@@ -1,0 +1,82 @@
+"""The built-in freeze strategies: conformance, and what each is for."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from autoft.builtin.freeze import BiasNorm, Full, LastStages, Probe, autoft_freeze_strategies
+from autoft.testing import FreezeStrategyConformance
+from autoft.types import ClosedFormHead, ParameterInfo, Stage
+
+
+def stages(count=5):
+    def stage(number):
+        infos = [("conv.weight", 100, "weight"), ("conv.bias", 10, "bias"), ("bn.weight", 10, "norm")]
+        return Stage(f"s{number}", tuple(ParameterInfo(f"s{number}.{name}", size, role) for name, size, role in infos))
+
+    return tuple(stage(number) for number in range(count))
+
+
+class TestProbe(FreezeStrategyConformance):
+    def part(self):
+        return Probe()
+
+
+class TestLastStages(FreezeStrategyConformance):
+    def part(self):
+        return LastStages()
+
+
+class TestBiasNorm(FreezeStrategyConformance):
+    def part(self):
+        return BiasNorm()
+
+
+class TestFull(FreezeStrategyConformance):
+    def part(self):
+        return Full()
+
+
+def trained(plan):
+    return {name for group in plan.groups for name in group.names}
+
+
+def test_probe_trains_nothing():
+    plan = Probe().plan(stages(), {})
+    assert isinstance(plan.head, ClosedFormHead)
+    assert plan.frozen_prefix(stages()) == 5
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_last_stages_counts_from_the_head(k):
+    params = {**LastStages().space().starts[0], "stages": k}
+    plan = LastStages().plan(stages(), params)
+    assert plan.frozen_prefix(stages()) == 5 - k
+    assert trained(plan) == {info.name for stage in stages()[-k:] for info in stage.parameters}
+
+
+def test_last_stages_of_a_shallow_network_is_all_of_it():
+    params = {**LastStages().space().starts[0], "stages": 4}
+    assert LastStages().plan(stages(2), params).frozen_prefix(stages(2)) == 0
+
+
+def test_bias_norm_leaves_weights_alone():
+    plan = BiasNorm().plan(stages(), BiasNorm().space().starts[0])
+    assert trained(plan) == {f"s{n}.{name}" for n in range(5) for name in ("conv.bias", "bn.weight")}
+
+
+def test_full_slows_down_towards_the_input():
+    params = {**Full().space().starts[0], "learning_rate": 1e-3, "layer_decay": 0.6}
+    plan = Full().plan(stages(), params)
+    rates = {name: group.learning_rate for group in plan.groups for name in group.names}
+    assert [rates[f"s{n}.conv.weight"] for n in range(5)] == pytest.approx([1e-3 * 0.6 ** (4 - n) for n in range(5)])
+    decayed = {name for group in plan.groups if group.weight_decay for name in group.names}
+    assert decayed <= {f"s{n}.conv.weight" for n in range(5)}
+
+
+def test_batch_norm_statistics_stay_frozen_by_default():
+    for strategy in autoft_freeze_strategies():
+        plan = strategy.plan(stages(), strategy.space().sample(random.Random(0)))
+        assert plan.batch_norm == "frozen"

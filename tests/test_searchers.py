@@ -1,0 +1,122 @@
+"""The built-in searchers: conformance, and how halving spends a budget."""
+
+from __future__ import annotations
+
+from autoft.builtin.searchers import RUNGS, Halving, Random
+from autoft.ledger import Ledger
+from autoft.parts import Problem
+from autoft.space import Float, Space
+from autoft.testing import SearcherConformance
+from autoft.types import DONE, WAIT, Candidate, Clock, Report, Slice, Started
+
+
+class TestRandom(SearcherConformance):
+    def part(self):
+        return Random()
+
+
+class TestHalving(SearcherConformance):
+    def part(self):
+        return Halving()
+
+
+def problem(backbones=("z/a", "z/b", "z/c"), strategies=("full", "last"), **limits):
+    space = Space({"lr": Float(1e-4, 1e-2, log=True)}, starts=({"lr": 1e-3},))
+    probes = [Candidate(name, "probe", 64, Space({}), "closed_form", prior=0.7) for name in backbones]
+    raced = [Candidate(name, strategy, 64, space) for name in backbones for strategy in strategies]
+    return Problem((*probes, *raced), seed=0, workers=limits.pop("workers", 1), **limits)
+
+
+class Play:
+    """A search by hand: one slice at a time, its score and seconds given."""
+
+    def __init__(self, asked, deadline=100.0):
+        self.problem, self.ledger, self.now, self.deadline = asked, Ledger(), 0.0, deadline
+
+    def ask(self):
+        return Halving().ask(self.problem, self.ledger, Clock(self.now, self.deadline))
+
+    def start(self):
+        answer = self.ask()
+        assert isinstance(answer, Slice), answer
+        self.ledger.record(Started(answer.trial.id, answer, Clock(self.now, self.deadline)))
+        return answer
+
+    def report(self, slice_, score, seconds=1.0, event=None):
+        self.now += seconds
+        known = event or ("finished" if slice_.trial.freeze == "probe" else "paused")
+        step = slice_.start if event == "failed" else slice_.until
+        value = None if event == "failed" else score
+        self.ledger.record(Report(slice_.trial.id, known, step, value, seconds, elapsed=self.now))
+
+    def probes(self, scores):
+        for name, score in scores.items():
+            started = self.start()
+            assert started.trial.freeze == "probe"
+            self.report(started, scores[started.trial.backbone] if name else score)
+
+
+def test_every_backbone_is_probed_first():
+    play = Play(problem())
+    seen = [play.start() for _ in range(3)]
+    assert {slice_.trial.backbone for slice_ in seen} == {"z/a", "z/b", "z/c"}
+    assert {slice_.trial.freeze for slice_ in seen} == {"probe"}
+
+
+def test_race_begins_with_the_best_probe_and_the_first_start():
+    play = Play(problem())
+    play.probes({"z/a": 0.5, "z/b": 0.9, "z/c": 0.7})
+    first = play.start()
+    assert (first.trial.backbone, first.trial.freeze, first.until) == ("z/b", "full", RUNGS[0])
+    assert first.trial.params == {"lr": 1e-3}
+
+
+def test_the_better_half_goes_on_without_waiting():
+    play = Play(problem(("z/a",)), deadline=1000.0)
+    play.probes({"z/a": 0.5})
+    for score in (0.6, 0.8):
+        play.report(play.start(), score)
+    promoted = play.start()
+    assert (promoted.trial.id, promoted.start, promoted.until) == (2, RUNGS[0], RUNGS[1])
+
+
+def test_late_time_belongs_to_the_best():
+    play = Play(problem(("z/a",)))
+    play.probes({"z/a": 0.5})
+    play.report(play.start(), 0.9)
+    play.now = 80.0
+    more = play.start()
+    assert (more.trial.id, more.start) == (1, RUNGS[0])
+
+
+def test_a_failed_trial_is_never_gone_on_with():
+    play = Play(problem(("z/a",)))
+    play.probes({"z/a": 0.5})
+    failed = play.start()
+    play.report(failed, 0.0, event="failed")
+    while isinstance(answer := play.ask(), Slice) and play.now < 100:
+        assert answer.trial.id != failed.trial.id
+        play.report(play.start(), 0.5, seconds=5.0)
+
+
+def test_time_over_is_done_once_nothing_is_in_flight():
+    play = Play(problem(workers=2))
+    running = play.start()
+    play.now = 200.0
+    assert play.ask() != DONE  # another probe: a run gives a model even when its time was too short
+    for _ in range(2):
+        play.start()
+    assert play.ask() == WAIT
+    for slice_ in (running, *play.ledger.in_flight[1:]):
+        play.report(slice_, 0.5)
+    assert play.ask() == DONE
+
+
+def test_trials_limit_counts_probes_too():
+    play = Play(problem(trials=4), deadline=1e9)
+    ids = set()
+    while isinstance(play.ask(), Slice):
+        started = play.start()
+        ids.add(started.trial.id)
+        play.report(started, 0.5)
+    assert ids == {0, 1, 2, 3}

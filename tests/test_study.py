@@ -1,0 +1,67 @@
+"""What the user asks: one validation for flags, TOML and Python."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoft.codec import decode, encode
+from autoft.errors import StudyError
+from autoft.study import Study, licence_allowed, parse_duration
+
+
+@given(st.integers(0, 99), st.integers(0, 59), st.integers(0, 59))
+def test_durations(hours, minutes, seconds):
+    assert parse_duration(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("2m", 120), ("1.5h", 5400), ("1h30m", 5400), ("45s", 45)])
+def test_durations_people_write(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["banana", "", "m", "10 minutes ago", "-5m", "1d"])
+def test_no_durations(text):
+    with pytest.raises(StudyError, match="duration|positive"):
+        Study.parse({"data": "x", "time": text})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time": 0}, "--time must be positive"),
+        ({"trials": 0}, "--trials"),
+        ({"workers": -1}, "--workers"),
+        ({"keep": 0}, "--keep"),
+        ({"image_size": 5}, "--image-size"),
+        ({"image_size": "big"}, "image_size"),
+        ({"tirals": 3}, "did you mean 'trials'"),
+        ({"seed": "x"}, "seed"),
+    ],
+)
+def test_each_wrong_option_is_one_line(options, message):
+    with pytest.raises(StudyError, match=message) as caught:
+        Study.parse({"data": "x", **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_flags_and_toml_and_python_agree(tmp_path):
+    (tmp_path / "study.toml").write_text('time = "2m"\nbackbones = ["lite/*"]\nimage-size = "auto"\n')
+    from_file = Study.parse({"data": "x", **Study.options_from(tmp_path / "study.toml")})
+    assert from_file == Study.parse({"data": "x", "time": 120, "backbones": "lite/*", "image_size": 0})
+    assert decode(Study, encode(from_file)) == from_file
+
+
+def test_broken_toml_is_one_line(tmp_path):
+    (tmp_path / "study.toml").write_text("time = = 2")
+    with pytest.raises(StudyError, match=r"study\.toml"):
+        Study.options_from(tmp_path / "study.toml")
+
+
+def test_licences():
+    assert licence_allowed("mit", ("permissive",))
+    assert not licence_allowed("cc-by-nc-4.0", ("permissive",))
+    assert not licence_allowed("unknown", ("permissive",))
+    assert licence_allowed("cc-by-nc-4.0", ("permissive", "cc-by-nc-4.0"))
+    assert licence_allowed("unknown", ("any",))

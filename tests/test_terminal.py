@@ -1,0 +1,136 @@
+"""What a person sees while a search runs."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from autoft.clock import RunClock
+from autoft.ledger import Ledger
+from autoft.terminal import MOST_RUNNING, TOP, LineScreen, LiveScreen, View, open_screen
+from autoft.types import Clock, Event, Report, Slice, Started, Trial
+
+CAUSE = "out of\nmemory \x1b[31mnow"
+
+
+def started(number: int, start: float = 0.0, until: float = 1.0) -> Started:
+    trial = Trial(number, f"zoo/net_{number}", "full", 64, {}, seed=0)
+    return Started(number, Slice(trial, start, until, 60.0), Clock(0.0, 60.0))
+
+
+def events() -> Iterator[Event]:
+    """Three trials: one is paused and goes on to be the best, one fails, one is running."""
+    yield started(0)
+    yield Report(0, "paused", 1.0, 0.5, 2.0)
+    yield started(1)
+    yield Report(1, "failed", 0.0, None, 1.0, error=CAUSE)
+    yield started(0, 1.0, 3.0)
+    yield Report(0, "finished", 3.0, 0.75, 4.0)
+    yield started(2)
+
+
+@pytest.fixture
+def clock() -> RunClock:
+    return RunClock(time.time() - 65, 600.0, 20.0)
+
+
+def test_lines_tell_every_event_once(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
+    screen, ledger = LineScreen(), Ledger()
+    for event in events():
+        ledger.record(event)
+        screen.show(ledger, clock)
+        screen.show(ledger, clock)
+    screen.close()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line.strip().partition("  ")[2] for line in captured.err.splitlines()]
+    assert lines == [
+        "trial 0 started: zoo/net_0, full, 64 px, to 1 pass",
+        "trial 0 paused, 0.5000 at 1 pass, 2.0 s",
+        "best so far: 0.5000 by trial 0",
+        "trial 1 started: zoo/net_1, full, 64 px, to 1 pass",
+        "trial 1 failed, at 0 passes, 1.0 s: out of memory  [31mnow",
+        "trial 0 goes on to 3 passes",
+        "trial 0 finished, 0.7500 at 3 passes, 4.0 s",
+        "best so far: 0.7500 by trial 0",
+        "trial 2 started: zoo/net_2, full, 64 px, to 1 pass",
+    ]
+    assert all(line.startswith("  1:0") for line in captured.err.splitlines())
+    assert captured.err.replace("\n", "").isprintable()
+
+
+def test_a_resumed_run_is_not_told_again(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
+    screen, ledger = LineScreen(), Ledger(events())
+    screen.show(ledger, clock)
+    ledger.record(Report(2, "finished", 1.0, 0.25, 1.0))
+    screen.show(ledger, clock)
+    texts = [line.strip().partition("  ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert texts == [
+        "going on after 3 trials",
+        "best so far: 0.7500 by trial 0",
+        "trial 2 finished, 0.2500 at 1 pass, 1.0 s",
+    ]
+
+
+def test_a_view_has_the_top_then_what_runs_and_counts_the_rest(clock: RunClock) -> None:
+    ledger = Ledger()
+    for number in range(20):
+        ledger.record(started(number))
+        ledger.record(Report(number, "paused", 1.0, number / 20, 1.0))
+    for number in range(20, 40):
+        ledger.record(started(number))
+    view = View.of(ledger, clock)
+    assert [int(row[0]) for row in view.rows] == [19, 18, 17, 16, 15, *range(20, 20 + MOST_RUNNING)]
+    assert len(view.rows) == TOP + MOST_RUNNING
+    assert [row[-1] for row in view.rows].count("★ best") == 1
+    assert view.rows[0][-1] == "★ best"
+    assert view.last_line() == "1:05 elapsed, 8:54 left; 20 running, 20 paused, best 0.9500 by trial 19"
+
+
+def test_time_left_is_never_negative() -> None:
+    view = View.of(Ledger(), RunClock(time.time() - 7300, 60.0, 20.0))
+    assert view.last_line().startswith("2:01:40 elapsed, 0:00 left")
+
+
+def test_the_live_table_shows_trials_and_notes_stand_above_it(clock: RunClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    screen = LiveScreen()
+    screen.note("[bold]a note[/bold]")
+    screen.show(Ledger(events()), clock)
+    screen.note("another")
+    screen.close()
+    screen.close()
+    text = shown.getvalue()
+    assert "[bold]a note[/bold]" in text
+    last = text[text.rindex("another") :]
+    assert "zoo/net_0" in last and "★ best" in last and "running" in last and "left; " in last
+    assert text.count("\x1b[?25l") <= text.count("\x1b[?25h")
+
+
+def test_a_screen_that_never_ran_closes_without_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = LiveScreen()
+    screen.close()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "term", "kind"),
+    [(True, "xterm-256color", LiveScreen), (True, "dumb", LineScreen), (False, "xterm-256color", LineScreen)],
+)
+def test_the_screen_suits_the_terminal(
+    is_terminal: bool, term: str, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    monkeypatch.setenv("TERM", term)
+    assert isinstance(open_screen(), kind)
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert Console(stderr=True).no_color
