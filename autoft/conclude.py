@@ -10,7 +10,7 @@ import numpy as np
 from autoft.codec import decode, encode
 from autoft.data.dataset import Dataset
 from autoft.data.decode import normalise
-from autoft.errors import RunFailed, StudyError
+from autoft.errors import GateFailed, RunFailed, StudyError
 from autoft.files import write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger, TrialRecord
@@ -83,7 +83,11 @@ def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Pa
     rows = dataset.rows("val")[:PARITY_IMAGES]
     expected = worker.logits(classifier, worker.images(trial), rows)
     pixels = dataset.pixels(recipe.size, recipe.interpolation)
-    parity = check_parity(expected, model, normalise(pixels[rows], recipe))
+    try:
+        parity = check_parity(expected, model, normalise(pixels[rows], recipe))
+    except GateFailed:
+        model.unlink()
+        raise
     return Exported(trial, artifact, parity, score_file(model, dataset, "val", study.metric))
 
 

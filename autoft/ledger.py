@@ -51,11 +51,14 @@ class Ledger:
         self.keep = keep
         self._records: dict[int, TrialRecord] = {}
         self._elapsed = 0.0
+        self._ranking: tuple[TrialRecord, ...] | None = None
+        self._kept: frozenset[int] | None = None
         for event in events:
             self.record(event)
 
     def record(self, event: Event) -> None:
         """Take in one journal line. Raises `ValueError` on one that cannot follow those before."""
+        self._ranking = self._kept = None
         match event:
             case Started():
                 self._start(event)
@@ -77,18 +80,23 @@ class Ledger:
         """Run time in seconds at the last event."""
         return self._elapsed
 
-    def ranking(self) -> list[TrialRecord]:
+    def ranking(self) -> tuple[TrialRecord, ...]:
         """Trials with a score, best first; of equal scores the one that took fewer seconds."""
-        scored = [record for record in self._records.values() if record.score is not None]
-        return sorted(scored, key=lambda record: (-(record.score or 0.0), record.seconds, record.trial.id))
+        if self._ranking is None:
+            scored = [record for record in self._records.values() if record.score is not None]
+            scored.sort(key=lambda record: (-(record.score or 0.0), record.seconds, record.trial.id))
+            self._ranking = tuple(scored)
+        return self._ranking
 
     def with_checkpoint(self) -> frozenset[int]:
         """Ids of the trials whose checkpoint is kept: exportable, and the paused ones that can go on."""
-        ranking = self.ranking()
-        paused = [record for record in ranking if record.state == "paused"]
-        kept = ranking[: self.keep] + paused[: self.keep]
-        running = [record for record in self._records.values() if record.state == "running"]
-        return frozenset(record.trial.id for record in kept + running)
+        if self._kept is None:
+            ranking = self.ranking()
+            paused = tuple(record for record in ranking if record.state == "paused")
+            running = tuple(record for record in self._records.values() if record.state == "running")
+            kept = (*ranking[: self.keep], *paused[: self.keep], *running)
+            self._kept = frozenset(record.trial.id for record in kept)
+        return self._kept
 
     def _start(self, event: Started) -> None:
         trial = event.slice.trial

@@ -12,7 +12,9 @@ from autoft.ledger import Ledger
 from autoft.parts import Problem, Searcher
 from autoft.screen import Screen
 from autoft.store import CheckpointStore, Journal
-from autoft.types import DONE, Done, Report, Slice, Started, Wait
+from autoft.types import DONE, Clock, Done, Report, Slice, Started, Wait
+
+LATE_START_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -39,7 +41,7 @@ class Search:
         """The next slice, `WAIT` for a report, or `DONE`; what is handed out is in the journal before it runs."""
         if self.stopped():
             return DONE
-        reading = self.clock.reading()
+        reading = self._reading()
         if self._left_open:
             return replace(self._left_open.pop(0), deadline=reading.deadline)
         answer = self.searcher.ask(self.problem, self.ledger, reading)
@@ -58,6 +60,13 @@ class Search:
         self._record(report)
         self.checkpoints.prune(self.ledger.with_checkpoint())
         self.host.notify_trial_finished(self.ledger.trials[report.trial].trial, report)
+
+    def _reading(self) -> Clock:
+        """The clock; while there is no trial yet, one that shows a little time: even a late run should give a model."""
+        reading = self.clock.reading()
+        if self.ledger.trials:
+            return reading
+        return replace(reading, deadline=max(reading.deadline, reading.elapsed + LATE_START_SECONDS))
 
     def _record(self, event: Started | Report) -> None:
         self.journal.append(event)

@@ -123,7 +123,7 @@ def test_a_failed_trial_has_no_score_and_no_checkpoint() -> None:
     ledger = Ledger(events)
     assert ledger.trials[0].score is None
     assert ledger.trials[0].seconds == 3.0
-    assert ledger.ranking() == []
+    assert ledger.ranking() == ()
     assert ledger.with_checkpoint() == frozenset()
 
 

@@ -44,7 +44,8 @@ class Play:
 
     def report(self, slice_, score, seconds=1.0, event=None):
         self.now += seconds
-        known = event or ("finished" if slice_.trial.freeze == "probe" else "paused")
+        ended = slice_.trial.freeze == "probe" or slice_.until >= RUNGS[-1]
+        known = event or ("finished" if ended else "paused")
         step = slice_.start if event == "failed" else slice_.until
         value = None if event == "failed" else score
         self.ledger.record(Report(slice_.trial.id, known, step, value, seconds, elapsed=self.now))
@@ -103,12 +104,8 @@ def test_time_over_is_done_once_nothing_is_in_flight():
     play = Play(problem(workers=2))
     running = play.start()
     play.now = 200.0
-    assert play.ask() != DONE  # another probe: a run gives a model even when its time was too short
-    for _ in range(2):
-        play.start()
     assert play.ask() == WAIT
-    for slice_ in (running, *play.ledger.in_flight[1:]):
-        play.report(slice_, 0.5)
+    play.report(running, 0.5)
     assert play.ask() == DONE
 
 

@@ -139,7 +139,7 @@ def _split_decay(infos: tuple[ParameterInfo, ...], rate: float, params: Params) 
     weights = tuple(info.name for info in infos if info.role == "weight")
     others = tuple(info.name for info in infos if info.role != "weight")
     decayed = ParameterGroup(weights, rate, float(params["weight_decay"]))
-    return [group for group in (decayed, ParameterGroup(others, rate)) if group.names]
+    return [decayed, ParameterGroup(others, rate)]
 
 
 def _plan(groups: list[ParameterGroup], rate: float, params: Params) -> Plan:
@@ -148,7 +148,7 @@ def _plan(groups: list[ParameterGroup], rate: float, params: Params) -> Plan:
         rate * HEAD_SPEED_UP[init], float(params["weight_decay"]), "ridge" if init == "ridge" else "zero"
     )
     recipe = Recipe(batch_size=int(params["batch_size"]), augment=str(params["augment"]))  # type: ignore[arg-type]
-    return Plan(tuple(groups), head, recipe=recipe)
+    return Plan(tuple(group for group in groups if group.names), head, recipe=recipe)
 
 
 @hookimpl

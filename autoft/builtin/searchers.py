@@ -45,7 +45,7 @@ class Random(Searcher):
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
         """A new trial, as long as there is time and `trials` allows."""
         number = len(ledger.trials)
-        if _exhausted(problem, ledger) or (clock.remaining <= 0 and number > 0):
+        if _exhausted(problem, ledger) or clock.remaining <= 0:
             return WAIT if ledger.in_flight else DONE
         rng = random.Random(f"{problem.seed}/{number}")
         candidate = rng.choice(problem.candidates)
@@ -68,7 +68,7 @@ class Halving(Searcher):
         """The first of: an open probe, a promotion, a new trial while the race lasts, more of the best, a new trial."""
         race = _Race(problem, ledger, clock)
         steps = (race.probe, race.promotion, race.entry, race.more_of_the_best, race.late_entry)
-        for step in steps if clock.remaining > 0 or not ledger.trials else ():
+        for step in steps if clock.remaining > 0 else ():
             if (found := step()) is not None:
                 return found
         return WAIT if ledger.in_flight else DONE
