@@ -21,7 +21,7 @@ from autoft.parts import Problem
 from autoft.run import Run
 from autoft.runners.base import Runner, Site
 from autoft.screen import Screen
-from autoft.search import Search
+from autoft.asking import Search
 from autoft.shortlist import candidates, choose_size, shortlist
 from autoft.signals import StopFlag, stop_on_signals
 from autoft.stopwatch import Stopwatch

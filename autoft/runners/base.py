@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from autoft.search import Search
+from autoft.asking import Search
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from autoft.errors import PluginError
 from autoft.runners.base import Runner, Site
-from autoft.search import Search
+from autoft.asking import Search
 from autoft.train.worker import Cancelled, Job, Worker
 from autoft.types import Slice
 

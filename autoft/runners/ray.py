@@ -19,7 +19,7 @@ from typing import Any
 from autoft.codec import decode, encode
 from autoft.errors import StudyError
 from autoft.runners.base import Runner, Site
-from autoft.search import Search
+from autoft.asking import Search
 from autoft.types import Done, Report, Slice
 
 # Ray and Tune read these when they are imported. Whoever set one before knows why.
