@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoft.codec import decode, encode
+from autoft.codec import encode
 from autoft.data.dataset import Dataset
 from autoft.data.decode import normalise
 from autoft.errors import GateFailed, RunFailed, StudyError
@@ -131,15 +131,7 @@ def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwa
     return summary
 
 
-def read_summary(run: Run) -> Summary | None:
-    """The summary of a run that came to its end, None before that."""
-    try:
-        return decode(Summary, run.folder.summary.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def _openings(run: Run) -> int:
     """How often the test split was opened before; a run that was extended opens it again, and says so."""
-    before = read_summary(run)
+    before = run.summary()
     return before.test_openings if before else 0

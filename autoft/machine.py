@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autoft.errors import StudyError
-from autoft.study import Study
+from autoft.screen import Screen
+from autoft.study import RunnerName, Study
 
 PACKAGES = ("autoft", "torch", "timm", "onnx", "onnxruntime", "ray", "numpy", "pillow")
 
@@ -19,26 +20,44 @@ PACKAGES = ("autoft", "torch", "timm", "onnx", "onnxruntime", "ray", "numpy", "p
 class Machine:
     """How slices run: `workers` at a time, each with `threads` threads, on `device`; `cores` are this process's."""
 
-    runner: Literal["inline", "ray"]
     device: Literal["cpu", "cuda"]
     workers: int
     threads: int
     cores: int
 
 
-def share_out(study: Study, inline_only: bool) -> Machine:
-    """Workers and threads for a study: one worker a core or a GPU unless it says otherwise.
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    `inline_only` when a plugin cannot travel to other processes. Raises `StudyError` for a runner that cannot be had.
+
+def choose_runner(study: Study, inline_only: tuple[str, ...], screen: Screen) -> RunnerName:
+    """The runner a study gets. `inline_only` names plugins that cannot travel to other processes.
+
+    "auto" is Ray where that works; why it does not is said on the screen. Raises `StudyError` where Ray was asked for.
     """
+    if study.runner == "inline":
+        return "inline"
+    if inline_only:
+        reason = f"plugin {', '.join(inline_only)} is defined in __main__; put it into a file and give it with -p"
+    elif importlib.util.find_spec("ray") is None:
+        reason = "ray is not installed; pip install 'ray[tune]'"
+    else:
+        return "ray"
+    if study.runner == "ray":
+        raise StudyError(f"--runner ray cannot be used: {reason}")
+    screen.note(f"one trial at a time in this process: {reason}")
+    return "inline"
+
+
+def share_out(study: Study, runner: RunnerName) -> Machine:
+    """Workers and threads for a study: one worker a core or a GPU unless it says otherwise."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = torch.cuda.device_count()
-    most = max(1, int(gpus / study.gpus_per_trial)) if gpus else cores
-    runner = _runner(study, inline_only)
+    most = max(1, int(gpus / study.gpus_per_trial)) if gpus else cores()
     workers = 1 if runner == "inline" else study.workers or most
-    return Machine(runner, "cuda" if gpus else "cpu", workers, max(1, cores // workers), cores)
+    return Machine("cuda" if gpus else "cpu", workers, max(1, cores() // workers), cores())
 
 
 def versions() -> dict[str, str]:
@@ -50,14 +69,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _runner(study: Study, inline_only: bool) -> Literal["inline", "ray"]:
-    has_ray = importlib.util.find_spec("ray") is not None
-    if study.runner == "ray" and not has_ray:
-        raise StudyError(
-            "--runner ray needs ray, which is not installed; pip install 'ray[tune]' or use --runner inline"
-        )
-    if study.runner == "ray" and inline_only:
-        raise StudyError("--runner ray cannot use a plugin defined in __main__; put it into a file and give it with -p")
-    return "inline" if study.runner == "inline" or inline_only or not has_ray else "ray"

@@ -12,6 +12,7 @@ from autoft.host import Host
 from autoft.ledger import Ledger
 from autoft.store import CheckpointStore, Journal, RunFolder
 from autoft.study import StudyRecord
+from autoft.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,10 @@ class Run:
     def ledger(self) -> Ledger:
         """Everything that happened so far."""
         return Ledger(Journal.read(self.folder.journal), self.record.study.keep)
+
+    def summary(self) -> Summary | None:
+        """What the run came to; None before its end."""
+        try:
+            return decode(Summary, self.folder.summary.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None

@@ -24,6 +24,8 @@ PERMISSIVE = (
 )
 SCHEMA = "autoft.study/1"
 
+RunnerName = Literal["inline", "ray"]
+
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -101,7 +103,7 @@ class StudyRecord:
     candidates: tuple[Candidate, ...]
     plugins: tuple[PluginRef, ...]
     versions: Mapping[str, str]
-    runner: Literal["inline", "ray"]
+    runner: RunnerName
     workers: int
     threads: int
     device: Literal["cpu", "cuda"]

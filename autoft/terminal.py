@@ -53,7 +53,7 @@ class View:
     @classmethod
     def of(cls, ledger: Ledger, clock: RunClock) -> View:
         """The top of the ranking, and what is running below it."""
-        ranking, records = ledger.ranking(), list(ledger.trials.values())
+        ranking, records = list(ledger.ranking()), list(ledger.trials.values())
         top = ranking[:TOP]
         running = [record for record in records if record.state == "running" and record not in top]
         best = ranking[0].trial.id if ranking else None

@@ -75,10 +75,10 @@ def export(run: str, trial: int | None, out: str | None, as_json: bool) -> None:
     It is compared with torch on validation images, and comes with validation figures only: the test images are for the
     trial that the search chose.
     """
-    from autoft import engine
+    from autoft import execution
 
     with talk_on_stderr():
-        exported = engine.export_trial(Path(run), trial, Path(out) if out else None)
+        exported = execution.export_trial(Path(run), trial, Path(out) if out else None)
     if as_json:
         click.echo(to_json(exported))
         return

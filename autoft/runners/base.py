@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from autoft.asking import Search
 
@@ -24,8 +24,22 @@ class Site:
 
 
 class Runner(ABC):
-    """Executes what a search asks for until it is done or `stopped` says so."""
+    """Executes what a search asks for until it is done or stopped. A context: leaving it frees what it held."""
+
+    @abstractmethod
+    def warm_up(self, cores: int) -> None:
+        """Begin, without waiting for it, whatever takes long before the first slice; `cores` is the most ever used."""
 
     @abstractmethod
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
         """Returns when the search is done, or soon after `stopped()` turns true; slices then stay open."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the runner holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

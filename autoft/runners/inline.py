@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from autoft.errors import PluginError
-from autoft.runners.base import Runner, Site
+import torch
+
 from autoft.asking import Search
+from autoft.errors import PluginError
+from autoft.run import Run
+from autoft.runners.base import Runner, Site
 from autoft.train.worker import Cancelled, Job, Worker
 from autoft.types import Slice
 
 
 class InlineRunner(Runner):
-    """Runs slices in this process, with `worker` or one it opens itself."""
+    """Runs slices in this process, with the plugins the search has, importable or not."""
 
-    def __init__(self, worker: Worker | None = None) -> None:
-        self._worker = worker
+    def warm_up(self, cores: int) -> None:
+        """Nothing: all that takes long is needed by this process anyway."""
 
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
         """Ask, execute, tell."""
-        worker = self._worker or Worker.open(site.run, site.threads, stopped)
+        run = Run.open(site.run)
+        torch.set_num_threads(site.threads)
+        worker = Worker(run.record, search.host, run.dataset(), run.checkpoints, stopped)
         while isinstance(answer := search.ask(), Slice):
             try:
                 report = worker.run(Job(answer, site.origin))
@@ -28,3 +33,6 @@ class InlineRunner(Runner):
             search.tell(report)
         if not stopped() and search.ledger.in_flight:
             raise PluginError("the searcher ended the search with a slice in flight; this is a bug in it")
+
+    def close(self) -> None:
+        """Nothing is held."""

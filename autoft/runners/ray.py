@@ -7,19 +7,20 @@ trial as live, and Tune's snapshots lose up to ten seconds of work on a kill. Wh
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoft.asking import Search
 from autoft.codec import decode, encode
 from autoft.errors import StudyError
 from autoft.runners.base import Runner, Site
-from autoft.asking import Search
 from autoft.types import Done, Report, Slice
 
 # Ray and Tune read these when they are imported. Whoever set one before knows why.
@@ -44,34 +45,48 @@ OBJECT_STORE_BYTES = 100 * 2**20  # slices and reports are small; pixels and fea
 class RayRunner(Runner):
     """Runs `site.workers` slices at a time, each in an actor with its own cores or its share of the GPUs."""
 
-    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
-        """Drive the search by Tune. Raises `StudyError` under Ray Client, which would move driver and journal away."""
+    def __init__(self) -> None:
+        self._own_cluster = False
+
+    def warm_up(self, cores: int) -> None:
+        """Use the cluster that is up, or start a quiet local one.
+
+        The import of torch here runs beside Ray's start, which mostly waits. Raises `StudyError` under Ray Client,
+        which would move driver and journal to another machine.
+        """
         if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
             raise StudyError("Ray Client (RAY_ADDRESS=ray://...) would keep the journal elsewhere; run on the cluster")
+        if ray.is_initialized():
+            return
+        importing = threading.Thread(target=_import_worker, daemon=True)
+        importing.start()
+        self._own_cluster = True
+        ray.init(
+            num_cpus=cores,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+        importing.join()
+
+    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+        """Drive the search by Tune."""
         adapter = _Adapter(search, site)
-        with _cluster(site), tempfile.TemporaryDirectory(prefix="autoft-ray-") as storage:
+        with tempfile.TemporaryDirectory(prefix="autoft-ray-") as storage:
             _tuner(adapter, site, stopped, storage).fit()
         if adapter.error is not None:
             raise adapter.error
 
+    def close(self) -> None:
+        """End the cluster if it is our own."""
+        if self._own_cluster:
+            ray.shutdown()
 
-@contextmanager
-def _cluster(site: Site) -> Iterator[None]:
-    """The cluster that is already up, or a quiet local one that ends with the search."""
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(
-        num_cpus=site.workers * site.threads,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+def _import_worker() -> None:
+    """Seconds of imports that the driver needs too. (Ray gives an actor a new process, so its cannot be done ahead.)"""
+    importlib.import_module("autoft.train.worker")
 
 
 def _tuner(adapter: _Adapter, site: Site, stopped: Callable[[], bool], storage: str) -> Any:

@@ -1,0 +1,126 @@
+"""Execution: the slow half of a run, from an opened run folder to its summary."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from autoft.asking import Search
+from autoft.clock import RunClock
+from autoft.conclude import Exported, chosen, conclude, export, finalist
+from autoft.errors import GateFailed, Interrupted, StudyError
+from autoft.host import Host
+from autoft.parts import Problem
+from autoft.run import Run
+from autoft.runners.base import Runner, Site
+from autoft.screen import Screen
+from autoft.signals import StopFlag, stop_on_signals
+from autoft.stopwatch import Stopwatch
+from autoft.store import Journal
+from autoft.study import Study
+from autoft.summary import Summary
+from autoft.train.worker import Cancelled, Worker
+
+
+def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
+    """Search what is left, then export the best and score it. The same for a new run and a resumed one.
+
+    Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when a promise is missed.
+    """
+    with run.folder.lock(), stop_on_signals() as stopped:
+        with watch.phase("search"), Journal(run.folder.journal) as journal:
+            search = _search(run, host, screen, clock, journal, stopped)
+            runner.run(search, _site(run, clock), stopped)
+        screen.close()
+        run.folder.write_leaderboard(search.ledger)
+        _raise_if_stopped(run, stopped)
+        worker = Worker(run.record, host, run.dataset(), run.checkpoints, stopped)
+        try:
+            summary = conclude(run, host, worker, search.ledger, watch)
+        except Cancelled:
+            _raise_if_stopped(run, stopped)
+            raise
+    host.notify_search_finished(summary)
+    return _through_the_gate(run.record.study, summary)
+
+
+def export_trial(path: Path, number: int | None, out: Path | None) -> Exported:
+    """Write trial `number` of the run in `path`, or its best one, into `out`, or RUN/exports/N.
+
+    The test split stays shut. The artifact's path is relative to the run folder where it lies in it. Raises
+    `StudyError` for a trial without a checkpoint, `GateFailed` when file and torch differ.
+    """
+    run = Run.open(path)
+    with run.folder.lock(), stop_on_signals() as stopped:
+        ledger = run.ledger()
+        record = finalist(ledger) if number is None else chosen(ledger, number)
+        folder = _export_path(run, record.trial.id, out)
+        host = run.host()
+        worker = Worker(run.record, host, run.dataset(), run.checkpoints, stopped)
+        try:
+            exported = export(run, host, worker, record, folder)
+        except Cancelled:
+            raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
+    model = folder / Path(exported.artifact.path).name
+    inside = model.relative_to(run.folder.path) if model.is_relative_to(run.folder.path) else model
+    return replace(exported, artifact=replace(exported.artifact, path=str(inside)))
+
+
+def _export_path(run: Run, number: int, out: Path | None) -> Path:
+    """Where a trial is exported to: neither into the data nor over the model that summary.json speaks of."""
+    folder = run.folder.path / "exports" / str(number) if out is None else out.absolute()
+    if folder.resolve().is_relative_to(Path(run.record.data.root).resolve()):
+        raise StudyError(f"{folder} lies inside the data; choose another --out")
+    if folder.resolve() == run.folder.export.resolve():
+        raise StudyError(f"{folder} holds the model that summary.json speaks of; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{folder} cannot be written: {error.strerror}; choose another --out") from None
+    return folder
+
+
+def _search(
+    run: Run, host: Host, screen: Screen, clock: RunClock, journal: Journal, stopped: Callable[[], bool]
+) -> Search:
+    study, ledger = run.record.study, run.ledger()
+    return Search(
+        searcher=host.searcher(study.searcher),
+        problem=Problem(run.record.candidates, study.seed, run.record.workers, study.trials),
+        ledger=ledger,
+        journal=journal,
+        checkpoints=run.checkpoints,
+        clock=clock,
+        host=host,
+        screen=screen,
+        stopped=stopped,
+    )
+
+
+def _site(run: Run, clock: RunClock) -> Site:
+    record = run.record
+    return Site(
+        run=run.folder.path,
+        workers=record.workers,
+        threads=record.threads,
+        device=record.device,
+        gpus=record.study.gpus_per_trial,
+        origin=clock.origin,
+    )
+
+
+def _raise_if_stopped(run: Run, stopped: StopFlag) -> None:
+    if stopped.signal is not None:
+        raise Interrupted(
+            f"stopped; the best so far is kept. Go on with: autoft resume {run.folder.path}", stopped.signal
+        )
+
+
+def _through_the_gate(study: Study, summary: Summary) -> Summary:
+    """Raise `GateFailed` when the test score is below `--fail-under`."""
+    score = summary.test.metrics[study.metric] if summary.test else 0.0
+    if study.fail_under is not None and score < study.fail_under:
+        raise GateFailed(f"test {study.metric} {score:.4f} is below --fail-under {study.fail_under:g}", summary)
+    return summary
