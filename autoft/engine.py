@@ -30,7 +30,7 @@ from autoft.task import METRICS
 
 RUNNERS = ("auto", "inline", "ray")
 # Seconds kept back for exporting, the parity gate, the test and leaving; benchmarks/fashion_search.py measures them.
-RESERVE_SECONDS = 20.0
+RESERVE_SECONDS = 18.0
 RESERVE_SHARE = 0.5  # at most this much of a short budget
 PROBLEMS_SHOWN = 10
 
@@ -50,7 +50,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     with _runner(name) as runner:
         with watch.phase("start"):
             runner.warm_up(max(cores(), study.workers))
-        run = _begin(study, host, name, out, found, watch, screen)
+        run = begin(study, host, name, out, found, watch, screen)
         return _execute(run, host, runner, screen, watch, RunClock(began, study.time, _reserve(study.time)))
 
 
@@ -72,7 +72,7 @@ def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, be
         return _execute(run, run.host(), runner, screen, watch, clock)
 
 
-def _begin(study: Study, host: Host, name: RunnerName, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
+def begin(study: Study, host: Host, name: RunnerName, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
     """Resolve the study and create its run folder."""
     machine = share_out(study, name)
     with watch.phase("shortlist"):

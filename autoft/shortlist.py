@@ -48,7 +48,11 @@ def shortlist(study: Study, host: Host, machine: Machine, images: int, screen: S
     skipped with a line. Raises `StudyError` when nothing is left.
     """
     known = host.backbones()
-    asked = _named(study, known) if study.backbones else [backbone for backbone in known if backbone.prior is not None]
+    asked = (
+        _named(study, host, known)
+        if study.backbones
+        else [backbone for backbone in known if backbone.prior is not None]
+    )
     allowed = _licensed(study, asked, screen)
     here = [backbone for backbone in allowed if backbone.weights == "local"]
     elsewhere = [backbone for backbone in allowed if backbone.weights != "local"]
@@ -83,13 +87,14 @@ def _candidate(backbone: Backbone, strategy: FreezeStrategy, size: int) -> Candi
     return Candidate(backbone.name, strategy.name, size, strategy.space(), strategy.fit, cost, backbone.prior)
 
 
-def _named(study: Study, known: list[Backbone]) -> list[Backbone]:
+def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:
     """What the globs of `--backbones` select. A name that selects nothing is an error."""
     chosen: dict[str, Backbone] = {}
     for pattern in study.backbones:
         found = [backbone for backbone in known if fnmatch.fnmatchcase(backbone.name, pattern)]
         if not found:
-            raise unknown_name("backbone", pattern, [backbone.name for backbone in known])
+            unknown = unknown_name("backbone", pattern, [backbone.name for backbone in known])
+            raise StudyError(f"{unknown}{host.suspects()}")
         chosen |= {backbone.name: backbone for backbone in found}
     return list(chosen.values())
 

@@ -23,7 +23,7 @@ def test_durations_people_write(text, seconds):
 
 @pytest.mark.parametrize("text", ["banana", "", "m", "10 minutes ago", "-5m", "1d"])
 def test_no_durations(text):
-    with pytest.raises(StudyError, match="duration|positive"):
+    with pytest.raises(StudyError, match=r"duration|positive"):
         Study.parse({"data": "x", "time": text})
 
 

@@ -37,7 +37,7 @@ TRAINING: dict[str, Dimension] = {
     "augment": Choice(("none", "crop", "crop_flip")),
     "batch_size": Choice((16, 32)),
 }
-START: dict[str, Scalar] = {"head_init": "zero", "weight_decay": 0.05, "augment": "crop", "batch_size": 16}
+START: dict[str, Scalar] = {"head_init": "zero", "weight_decay": 0.05, "augment": "none", "batch_size": 32}
 
 
 class Probe(FreezeStrategy):
@@ -69,7 +69,7 @@ class LastStages(FreezeStrategy):
             "learning_rate": Float(1e-4, 3e-3, log=True),
             **TRAINING,
         }
-        return Space(dimensions, starts=({"stages": 3, "learning_rate": 1e-3, **START},))
+        return Space(dimensions, starts=({"stages": 3, "learning_rate": 5e-4, **START},))
 
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         """The last stages at one learning rate; all of them when there are fewer."""
@@ -112,8 +112,10 @@ class Full(FreezeStrategy):
             "layer_decay": Choice((0.6, 0.8, 1.0)),
             **TRAINING,
         }
-        start: dict[str, Scalar] = {"learning_rate": 1e-3, "layer_decay": 0.8, **START}
-        return Space(dimensions, starts=(start, {**start, "learning_rate": 5e-4, "layer_decay": 1.0}))
+        start: dict[str, Scalar] = {"learning_rate": 5e-4, "layer_decay": 0.8, **START}
+        return Space(
+            dimensions, starts=(start, {**start, "learning_rate": 2e-4, "layer_decay": 1.0, "augment": "crop"})
+        )
 
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         """One pair of groups a stage: weights with weight decay, biases and norms without."""

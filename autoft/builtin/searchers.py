@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -110,8 +111,9 @@ class _Race:
         lanes = self._lanes()
         if not lanes or _exhausted(self.problem, self.ledger):
             return None
-        entered = sum(1 for record in self.ledger.trials.values() if self._is_raced(record))
-        candidate, lap = lanes[entered % len(lanes)], entered // len(lanes)
+        entered = Counter(_address(record.trial) for record in self.ledger.trials.values())
+        candidate = min(lanes, key=lambda lane: entered[_address(lane)])  # the first of those that had the fewest turns
+        lap = entered[_address(candidate)]
         if self._pass_seconds(candidate.backbone, candidate.cost) > self.clock.remaining:
             return None
         number = len(self.ledger.trials)

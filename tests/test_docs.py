@@ -1,0 +1,114 @@
+"""The documents are true: commands and snippets in the README run, names in it exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from autoft.cli import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^\$ (.+)$", README, re.MULTILINE)
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+# The documents give budgets for people; the same commands run here with less time.
+SHORTER = {"2m": "45s", "30m": "30s", "30s": "20s", "1m": "45s", "+10m": "+15s"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder that looks like the repository to a command, with the reader's own photos/ in it."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    for name in ("bag", "sandal"):
+        shutil.copytree(ROOT / "examples" / "fashion" / name, folder / "photos" / name)
+    return folder
+
+
+def run(command, place, **environment):
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=300)
+
+
+def autoft(line, place):
+    words = [SHORTER.get(word, word) for word in shlex.split(line)]
+    assert words[0] == "autoft"
+    done = run([sys.executable, "-m", "autoft", *words[1:]], place)
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+    return done
+
+
+def test_ci_installs_and_tests_as_the_readme_says():
+    ci = (ROOT / ".ci" / "run").read_text()
+    install, test = next(line for line in COMMANDS if "pytest" in line).split(" && ")
+    assert install.removeprefix("pip install ") in ci
+    assert test in ci
+
+
+@pytest.mark.slow
+def test_readme_commands_run(place):
+    """In the order in which they stand; a run folder in the text stands for the one the reader has."""
+    ran = 0
+    for line in COMMANDS:
+        line = line.split(" && ")[-1]
+        if not line.startswith("autoft"):
+            continue
+        for named in re.findall(r"runs/photos-\S+", line):
+            line = line.replace(named, str(sorted((place / "runs").glob("photos-*"))[-1]))
+        autoft(line, place)
+        ran += 1
+    assert ran == 5
+
+
+@pytest.mark.slow
+def test_python_snippets_run(place, tmp_path):
+    search, deploy, conformance = SNIPPETS
+    done = run([sys.executable, "-c", search.replace('"1m"', '"45s"')], place)
+    assert done.returncode == 0, done.stderr
+    assert "model.core.onnx" in done.stdout
+    model = sorted((place / "runs").glob("fashion-*/export/model.core.onnx"))[-1]
+    shutil.copy(model, tmp_path)
+    shutil.copy(next((ROOT / "examples" / "fashion" / "bag").iterdir()), tmp_path / "photo.png")
+    done = run([sys.executable, "-c", deploy], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (ROOT / "examples" / "fashion" / done.stdout.strip()).is_dir()
+    (tmp_path / "test_my_zoo.py").write_text(conformance)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_zoo.py"]
+    done = run(command, tmp_path, PYTHONPATH=str(ROOT / "examples" / "custom_backbone"))
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_command_stands_in_the_readme():
+    assert set(re.findall(r"^\| `autoft (\w+)", README, re.MULTILINE)) == set(cli.list_commands(None))
+
+
+def test_every_flag_in_the_readme_exists():
+    text = CliRunner().invoke(cli, ["search", "--help"]).output
+    rows = re.findall(r"^\| `(--[^`]+)`", README, re.MULTILINE) + re.findall(r", `(--[^`]+)` \|", README)
+    for flag in {word for row in rows for word in re.findall(r"--[a-z-]+", row)}:
+        assert flag in text, flag
+
+
+def test_links_lead_somewhere():
+    for document in ("README.md", "ARCHITECTURE.md", "benchmarks/README.md", "plugins/autoft-lite/README.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            if not target.startswith("http"):
+                assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
+
+
+def test_map_names_every_module():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in (ROOT / "autoft").glob("*.py") if not path.stem.startswith("_")}
+    packages = {path.parent.name for path in (ROOT / "autoft").glob("*/__init__.py")}
+    map_ = text[text.index("## The map") : text.index("## The contracts")]
+    missing = {name for name in modules | packages if not re.search(rf"`{name}/?`", map_)}
+    assert not missing

@@ -1,0 +1,185 @@
+"""The main job, for real: pretrained weights, real images, the command line, an ONNX file a stranger can run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+FASHION = ROOT / "examples" / "fashion"
+ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
+SMALL = ("-p", ZOO, "--backbones", "small/test_resnet", "--runner", "inline")
+
+
+def autoft(*arguments, **options):
+    command = [sys.executable, "-m", "autoft", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, **options)
+
+
+def journal(run: Path):
+    return [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+
+
+def state_of(folder: Path):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
+
+
+def hits_by_hand(run: Path) -> tuple[int, int]:
+    """Correct test images and their number, by what any stranger would write: onnxruntime, numpy, Pillow."""
+    session = onnxruntime.InferenceSession(run / "export" / "model.core.onnx")
+    facts = session.get_modelmeta().custom_metadata_map
+    labels, recipe = json.loads(facts["autoft.labels"]), json.loads(facts["autoft.preprocess"])
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    rows = [row for row in csv.DictReader((run / "split.csv").open()) if row["split"] == "test"]
+    hits = 0
+    for row in rows:
+        image = Image.open(FASHION / row["path"]).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        small = square.resize((recipe["size"],) * 2, filters[recipe["interpolation"]])
+        pixels = (np.asarray(small, np.float32) / 255 - np.float32(recipe["mean"])) / np.float32(recipe["std"])
+        logits = session.run(None, {"images": pixels.transpose(2, 0, 1)[None].astype(np.float32)})[0]
+        hits += labels[int(logits[0].argmax())] == row["label"]
+    return hits, len(rows)
+
+
+@pytest.fixture(scope="module")
+def fashion_run(tmp_path_factory):
+    """One search with real ImageNet weights on real images, used by the tests below."""
+    run = tmp_path_factory.mktemp("fashion") / "run"
+    before = state_of(FASHION)
+    lite = ("--backbones", "lite/efficientnet_lite0", "--runner", "inline", "--offline")
+    done = autoft("search", FASHION, *lite, "--time", "60s", "--out", run, "--json")
+    assert done.returncode == 0, done.stderr
+    assert state_of(FASHION) == before
+    return run, json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_summary_is_what_the_onnx_file_scores(fashion_run):
+    run, summary = fashion_run
+    hits, n = hits_by_hand(run)
+    assert (summary["test"]["correct"], summary["test"]["n"]) == (hits, n)
+    assert n == 200
+    assert summary["test"]["metrics"]["accuracy"] == pytest.approx(hits / n)
+    low, high = summary["test"]["ci95"]
+    assert low < hits / n < high
+    assert summary["test"]["metrics"]["accuracy"] > 0.7  # random weights stay below that, chance is 0.1
+    assert summary == json.loads((run / "summary.json").read_text())
+
+
+@pytest.mark.slow
+def test_run_folder_keeps_its_contract(fashion_run):
+    run, summary = fashion_run
+    assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
+        "study.json",
+        "split.csv",
+        "trials.jsonl",
+        "checkpoints",
+        "leaderboard.csv",
+        "summary.json",
+        "export",
+    }
+    board = list(csv.DictReader((run / "leaderboard.csv").open()))
+    assert int(board[0]["trial"]) == summary["best"]["trial"]
+    assert board[0]["exportable"] == "yes"
+    events = journal(run)
+    assert [line["event"] for line in events].count("started") == len(events) / 2
+    assert summary["model"] == "export/model.core.onnx"
+    assert str(run).encode() not in (run / summary["model"]).read_bytes()
+
+
+@pytest.mark.slow
+def test_predict_export_and_resume_of_a_finished_run(fashion_run, tmp_path):
+    run, summary = fashion_run
+    predicted = autoft("predict", run, FASHION / "trouser", "--json")
+    assert predicted.returncode == 0, predicted.stderr
+    lines = [json.loads(line) for line in predicted.stdout.splitlines()]
+    assert len(lines) == 100
+    assert sum(line["label"] == "trouser" for line in lines) > 80
+    probe = next(line["trial"] for line in journal(run) if line["event"] == "finished")
+    exported = autoft("export", run, "--trial", probe, "--out", tmp_path / "other", "--json")
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "other" / "model.core.onnx").exists()
+    assert "test" not in json.loads(exported.stdout)
+    again = autoft("resume", run, "--json")
+    assert json.loads(again.stdout) == summary
+
+
+def test_killed_runs_go_on_and_never_repeat_a_finished_trial(tiny_images, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "autoft", "search", str(tiny_images), *SMALL, "--time", "60s", "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (run / "trials.jsonl").exists() and (run / "trials.jsonl").read_text().count('"paused"') >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with (run / "trials.jsonl").open("a") as file:
+        file.write('{"event": "pau')  # a line torn by the kill
+    before = [line for line in (run / "trials.jsonl").read_text().splitlines()[:-1]]
+    done = autoft("resume", run, "--time", "20s", "--json")
+    assert done.returncode == 0, done.stderr
+    assert (run / "trials.jsonl").read_text().splitlines()[: len(before)] == before
+    ended = [line["trial"] for line in journal(run) if line["event"] in ("finished", "failed")]
+    assert ended
+    assert len(ended) == len(set(ended))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_keep_the_best_and_say_how_to_go_on(tiny_images, tmp_path, number, code):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "autoft", "search", str(tiny_images), *SMALL, "--time", "60s", "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "paused" in line:
+            process.send_signal(number)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert f"autoft resume {run}" in err
+    assert not out
+    assert (run / "leaderboard.csv").exists()
+    exported = autoft("export", run, "--json")
+    assert exported.returncode == 0, exported.stderr
+
+
+def test_fail_under_is_a_gate(tiny_images, tmp_path):
+    arguments = ("--trials", 1, "--freeze", "probe", "--time", "60s", "--fail-under", "1.5", "--out", tmp_path / "run")
+    done = autoft("search", tiny_images, *SMALL, *arguments, "--json")
+    assert done.returncode == 3
+    assert "--fail-under 1.5" in done.stderr
+    assert json.loads(done.stdout)["best"]["freeze"] == "probe"
+
+
+def test_changed_data_is_not_resumed(tiny_images, tmp_path):
+    run = tmp_path / "run"
+    done = autoft("search", tiny_images, *SMALL, "--trials", 1, "--freeze", "probe", "--out", run, "--time", "60s")
+    assert done.returncode == 0, done.stderr
+    (tiny_images / "red" / "0.png").unlink()
+    refused = autoft("resume", run, "--time", "+10s")
+    assert refused.returncode == 2
+    assert "not those the run started with" in refused.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_run_folder_without_permission(tiny_images, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    done = autoft("search", tiny_images, *SMALL, "--out", locked / "run")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr

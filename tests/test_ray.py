@@ -1,0 +1,96 @@
+"""The Ray runner, on a real local cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
+
+
+def autoft(*arguments, **environment):
+    command = [sys.executable, "-m", "autoft", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
+
+
+def scores(run: Path):
+    lines = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    return {line["trial"]: line["score"] for line in lines if line["event"] != "started"}
+
+
+@pytest.mark.slow
+def test_same_slices_give_the_same_scores_as_inline(tiny_images, tmp_path):
+    common = ("-p", ZOO, "--backbones", "small/test_resnet", "--searcher", "random", "--trials", 3, "--time", "3m")
+    for runner in ("inline", "ray"):
+        done = autoft(
+            "search", tiny_images, *common, "--workers", 1, "--runner", runner, "--out", tmp_path / runner, "--json"
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["trials"]["failed"] == 0
+    inline, distributed = scores(tmp_path / "inline"), scores(tmp_path / "ray")
+    assert set(inline) == set(distributed) == {0, 1, 2}
+    assert distributed == pytest.approx(inline, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_ray_is_silent_and_sigterm_leaves_a_run_that_goes_on(tiny_images, tmp_path):
+    run = tmp_path / "run"
+    common = ("-p", ZOO, "--backbones", "small/test_resnet", "--time", "3m", "--runner", "ray")
+    command = [sys.executable, "-m", "autoft", *map(str, ("search", tiny_images, *common, "--out", run))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "paused" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert f"autoft resume {run}" in err
+    assert "ray" not in (out + err).replace(str(tmp_path), "").lower()
+    before = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    done = autoft("resume", run, "--time", "20s", "--json")
+    assert done.returncode == 0, done.stderr
+    after = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    assert after[: len(before)] == before
+    ended = [line["trial"] for line in after if line["event"] in ("finished", "failed")]
+    assert len(ended) == len(set(ended))
+
+
+@pytest.mark.slow
+def test_trials_see_distinct_gpus(tiny_images, tmp_path, monkeypatch):
+    """Logical GPUs stand in for real ones: what Ray hands each actor is the same."""
+    log = tmp_path / "log"
+    log.mkdir()
+    script = f"""
+import time, ray, dataclasses
+ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+from autoft import engine, execution, machine
+from autoft.screen import Silent
+from autoft.study import Study
+site = execution._site
+execution._site = lambda run, clock: dataclasses.replace(site(run, clock), device="cuda")
+study = Study(data={str(tiny_images)!r}, out={str(tmp_path / "run")!r}, plugins=({ZOO!r},), time=120.0, trials=4,
+              backbones=("small/test_resnet",), searcher="random", freeze=("full",), workers=2, runner="ray")
+engine.search(study, Silent(), time.time())
+"""
+    environment = {**os.environ, "AUTOFT_TEST_GPU_LOG": str(log)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    seen = sorted(file.read_text() for file in log.iterdir())
+    assert [gpu for gpu in seen if gpu in ("0", "1")] == ["0", "1"], seen
+
+
+def test_ray_client_is_refused(monkeypatch):
+    from autoft.errors import StudyError
+    from autoft.runners.ray import RayRunner
+
+    monkeypatch.setenv("RAY_ADDRESS", "ray://somewhere:10001")
+    with pytest.raises(StudyError, match="Ray Client"):
+        RayRunner().warm_up(1)

@@ -1,0 +1,177 @@
+"""The worker: slices of trials, over every freeze strategy and several families of networks."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoft.data.scan import scan
+from autoft.engine import begin
+from autoft.host import Host
+from autoft.screen import Silent
+from autoft.stopwatch import Stopwatch
+from autoft.study import Study
+from autoft.train.worker import Cancelled, Job, Worker
+from autoft.types import Slice, Trial
+
+ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
+FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
+FOREVER = 1e12
+
+
+@pytest.fixture
+def run(tiny_images, tmp_path):
+    study = Study(data=str(tiny_images), plugins=(ZOO,), backbones=("small/*",), image_size=64, runner="inline")
+    host = Host.discover(study.plugins)
+    return begin(study, host, "inline", tmp_path / "run", scan(tiny_images, 1), Stopwatch(time.time()), Silent())
+
+
+@pytest.fixture
+def worker(run):
+    return Worker(run.record, run.host(), run.dataset(), run.checkpoints)
+
+
+def trial(run, number, backbone, freeze, **changes):
+    candidates = [c for c in run.record.candidates if (c.backbone, c.freeze) == (f"small/{backbone}", freeze)]
+    start = candidates[0].space.starts[0] if candidates[0].space.starts else {}
+    return candidates[0].trial(number, {**start, **changes}, seed=5)
+
+
+def execute(worker, of: Trial, start: float, until: float, deadline=FOREVER):
+    return worker.run(Job(Slice(of, start, until, deadline), origin=time.time()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("freeze", ["full", "last_stages", "bias_norm"])
+def test_what_trains_is_what_the_plan_says(run, worker, family, freeze):
+    before = {name: tensor.clone() for name, tensor in worker._network(f"small/{family}").module.state_dict().items()}
+    of = trial(run, 0, family, freeze)
+    report = execute(worker, of, 0.0, 3.0)
+    assert report.error is None
+    assert report.event == "paused"
+    network = worker._network(f"small/{family}")
+    plan = run.host().freeze_strategy(freeze).plan(network.stages, of.params)
+    planned = {name for group in plan.groups for name in group.names}
+    after = worker.classifier(of).backbone.state_dict()
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert moved <= planned  # nothing else moves, BatchNorm statistics included
+    assert len(moved) > len(planned) / 2
+    saved = run.checkpoints.load(0).model
+    assert set(saved) == {f"backbone.{name}" for name in planned} | {"head.weight", "head.bias"}
+    assert all(torch.equal(network.module.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
+def test_pausing_changes_nothing(run, worker, augment):
+    straight = trial(run, 0, "test_resnet", "full", augment=augment)
+    halting = trial(run, 1, "test_resnet", "full", augment=augment)
+    at_once = execute(worker, straight, 0.0, 3.0)
+    execute(worker, halting, 0.0, 1.0)
+    other_process = Worker(run.record, run.host(), run.dataset(), run.checkpoints)
+    in_parts = execute(other_process, halting, 1.0, 3.0)
+    assert in_parts.score == pytest.approx(at_once.score, abs=1e-6)
+    one, other = run.checkpoints.load(0).model, run.checkpoints.load(1).model
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-6)
+
+
+def test_training_learns_and_finishes_at_its_horizon(run, worker):
+    of = trial(run, 0, "test_resnet", "full", head_init="ridge")
+    report = execute(worker, of, 0.0, 1e9)
+    assert report.event == "finished"
+    assert report.step == 27.0
+    assert report.score == 1.0
+
+
+def test_probe_is_one_finished_slice_with_a_tiny_checkpoint(run, worker):
+    report = execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
+    assert report.event == "finished"
+    assert report.score == 1.0
+    assert set(run.checkpoints.load(0).model) == {"head.weight", "head.bias"}
+    assert 0 <= report.facts["loo_accuracy"] <= 1
+
+
+def test_probe_scores_what_its_classifier_says(run, worker):
+    of = trial(run, 0, "test_resnet", "probe")
+    report = execute(worker, of, 0.0, 1.0)
+    dataset = run.dataset()
+    logits = worker.logits(worker.classifier(of), worker.images(of), dataset.rows("val"))
+    assert (logits.argmax(axis=1) == dataset.labels("val")).mean() == pytest.approx(report.score)
+
+
+def test_deadline_ends_a_slice_with_a_score_and_a_checkpoint(run, worker):
+    report = execute(worker, trial(run, 0, "test_resnet", "full"), 0.0, 27.0, deadline=0.0)
+    assert report.event == "paused"
+    assert 0 < report.step <= 1
+    assert report.score is not None
+    assert run.checkpoints.load(0).step == pytest.approx(report.step)
+
+
+def test_child_starts_from_its_parent(run, worker):
+    parent = trial(run, 0, "test_resnet", "full", head_init="ridge")
+    execute(worker, parent, 0.0, 9.0)
+    slow = {**parent.params, "learning_rate": 5e-5, "layer_decay": 0.6}
+    child = Trial(1, parent.backbone, parent.freeze, parent.image_size, slow, 1, parents=(0,))
+    report = execute(worker, child, 0.0, 1.0)
+    assert report.score == 1.0
+
+
+def test_a_failure_is_a_report_with_its_cause(run, worker):
+    broken = trial(run, 0, "test_resnet", "full", learning_rate=1e30)
+    report = execute(worker, broken, 0.0, 5.0)
+    assert report.event == "failed"
+    assert report.score is None
+    assert "the loss became" in report.error or "the validation score" in report.error
+
+
+def test_a_missing_parent_is_a_report(run, worker):
+    orphan = Trial(3, "small/test_resnet", "full", 64, trial(run, 0, "test_resnet", "full").params, 0, parents=(9,))
+    assert "trial 9 has no checkpoint" in execute(worker, orphan, 0.0, 1.0).error
+
+
+def test_cancelling_leaves_the_slice_open(run):
+    countdown = iter([False] * 3)
+    worker = Worker(run.record, run.host(), run.dataset(), run.checkpoints, lambda: next(countdown, True))
+    with pytest.raises(Cancelled):
+        execute(worker, trial(run, 0, "test_resnet", "full"), 0.0, 27.0)
+
+
+def test_full_disk_fails_the_trial_and_not_the_run(run, worker, monkeypatch):
+    """A file-size limit makes the real write fail as a full disk does."""
+    import resource
+    import signal
+
+    of = trial(run, 0, "test_resnet", "full")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        report = execute(worker, of, 0.0, 1.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert report.event == "failed"
+    assert "OSError" in report.error
+    assert execute(worker, trial(run, 1, "test_resnet", "full"), 0.0, 1.0).event == "paused"
+
+
+def test_batches_depend_on_seed_and_step_alone(run, worker):
+    from autoft.train.images import TrainingStream
+    from autoft.types import Recipe
+
+    rng = random.Random(0)
+    dataset, images = run.dataset(), worker.images(trial(run, 0, "test_resnet", "full"))
+    recipe = Recipe(batch_size=8, augment="crop_flip")
+    one, other = (
+        TrainingStream(images, dataset.rows("train"), dataset.labels("train"), recipe, seed) for seed in (1, 1)
+    )
+    steps = list(range(6))
+    drawn = {step: one.batch(step) for step in rng.sample(steps, 6)}
+    for step in steps:
+        torch.testing.assert_close(drawn[step][0], other.batch(step)[0])
+    seen = np.concatenate([one._order(0).ravel()])
+    assert len(set(seen.tolist())) == len(seen)
