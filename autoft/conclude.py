@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from autoft.codec import encode
 from autoft.data.dataset import Dataset
@@ -81,7 +82,8 @@ def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Pa
     artifact = host.exporter(EXPORTER).export(classifier, handoff, folder)
     model = folder / Path(artifact.path).name
     rows = dataset.rows("val")[:PARITY_IMAGES]
-    expected = worker.logits(classifier, worker.images(trial), rows)
+    images = replace(worker.images(trial), device=torch.device("cpu"))  # where the exported model is held against it
+    expected = worker.logits(classifier, images, rows)
     pixels = dataset.pixels(recipe.size, recipe.interpolation)
     try:
         parity = check_parity(expected, model, normalise(pixels[rows], recipe))

@@ -71,6 +71,9 @@ class Workplace:
             "RAY_USAGE_STATS_ENABLED": "0",
             "HF_HUB_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1",
+            # Byte code is kept, as it is for every package pip installs, whatever this shell says.
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(self.path / "bytecode"),
         }
         return {**os.environ, **own}
 

@@ -131,7 +131,7 @@ def test_killed_runs_go_on_and_never_repeat_a_finished_trial(tiny_images, tmp_pa
     process.wait()
     with (run / "trials.jsonl").open("a") as file:
         file.write('{"event": "pau')  # a line torn by the kill
-    before = [line for line in (run / "trials.jsonl").read_text().splitlines()[:-1]]
+    before = (run / "trials.jsonl").read_text().splitlines()[:-1]
     done = autoft("resume", run, "--time", "20s", "--json")
     assert done.returncode == 0, done.stderr
     assert (run / "trials.jsonl").read_text().splitlines()[: len(before)] == before

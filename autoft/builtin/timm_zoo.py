@@ -8,11 +8,9 @@ import importlib.resources
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from autoft import Backbone, BackboneUnavailable, InputSpec, Network, Zoo, hookimpl
 
@@ -176,7 +174,7 @@ def _checkpoint(cfg: Any) -> Path | None:
     """Where torch keeps what it downloads from the URL of these weights."""
     import torch
 
-    return Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(cfg.url).path).name) if cfg.url else None
+    return Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(cfg.url).name) if cfg.url else None
 
 
 def _download(name: str, cfg: Any) -> _Weights:
@@ -216,6 +214,8 @@ def _download_from_hub(cfg: Any) -> _Weights:
 
 
 def _download_from_url(cfg: Any) -> _Weights:
+    from urllib.request import Request, urlopen
+
     import torch
 
     with urlopen(Request(cfg.url, method="HEAD"), timeout=ANSWER_SECONDS):

@@ -1,0 +1,114 @@
+"""Bad data and bad plugins, tried through the command line: one line, exit code 2, nothing written into the data."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoft.__main__ import _run
+
+SMALL = (Path(__file__).parent / "parts" / "small_zoo.py").read_text()
+
+
+@pytest.fixture
+def search(capsys, monkeypatch, tmp_path, tiny_images):
+    """`autoft search` on the tiny images, inline; gives the exit code and the error's line."""
+
+    def call(*arguments, data=tiny_images):
+        def state():
+            return {path: path.lstat().st_mtime_ns for path in sorted(tiny_images.rglob("*"))}
+
+        before = state()
+        command = ["autoft", "search", str(data), "--runner", "inline", "--out", str(tmp_path / "run"), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        code = _run()
+        captured = capsys.readouterr()
+        assert state() == before
+        assert captured.out == ""
+        assert not (tmp_path / "run").exists()
+        (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+        return code, line
+
+    return call
+
+
+def no_images(data):
+    for file in data.rglob("*.png"):
+        file.unlink()
+
+
+def one_class(data):
+    shutil.rmtree(data / "red")
+    shutil.rmtree(data / "blue")
+
+
+def two_images_in_a_class(data):
+    for file in sorted((data / "red").iterdir())[2:]:
+        file.unlink()
+
+
+def every_file_corrupt(data):
+    for file in data.rglob("*.png"):
+        file.write_bytes(b"<html>not found</html>")
+
+
+def names_that_differ_in_case(data):
+    shutil.copytree(data / "red", data / "Red")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (no_images, "no image"),
+        (one_class, "class"),
+        (two_images_in_a_class, "red"),
+        (every_file_corrupt, "none of"),
+        (names_that_differ_in_case, "case"),
+    ],
+)
+def test_bad_data(search, tiny_images, spoil, says):
+    spoil(tiny_images)
+    code, line = search("--offline", "--time", "60s")
+    assert code == 2, line
+    assert says in line
+
+
+def test_unknown_backbone_suggests_the_near_one(search, tmp_path):
+    zoo = tmp_path / "zoo.py"
+    zoo.write_text(SMALL)
+    code, line = search("-p", str(zoo), "--backbones", "small/test_resmet")
+    assert code == 2
+    assert "did you mean 'small/test_resnet'?" in line
+
+
+def test_backbones_that_leave_nothing_offline(search):
+    code, line = search("--offline", "--backbones", "timm/resnet18.a1_in1k")
+    assert code == 2
+    assert "leaves nothing" in line
+
+
+def test_a_licence_that_leaves_nothing(search):
+    code, line = search("--offline", "--backbones", "timm/convnextv2_atto.fcmae_ft_in1k")
+    assert code == 2
+    assert "leaves nothing" in line
+
+
+def test_a_plugin_that_fails_to_import_and_is_needed_is_named(search, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise ImportError('libmissing')")
+    code, line = search("-p", str(broken), "--backbones", "broken/*")
+    assert code == 2
+    assert "broken" in line
+    assert "libmissing" in line
+
+
+def test_two_plugins_with_one_part_name_are_both_named(search, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(SMALL)
+    code, line = search("-p", str(tmp_path / "one.py"), "-p", str(tmp_path / "two.py"), "--backbones", "small/*")
+    assert code == 2
+    assert "one.py" in line
+    assert "two.py" in line

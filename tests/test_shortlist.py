@@ -1,0 +1,122 @@
+"""Which backbones are searched, and at which size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoft.errors import BackboneUnavailable, StudyError
+from autoft.machine import Machine
+from autoft.shortlist import choose_size, shortlist
+from autoft.study import Study
+from autoft.types import Backbone, InputSpec
+
+
+class Notes:
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+class FakeHost:
+    """A host with these backbones; those in `unreachable` cannot be downloaded."""
+
+    def __init__(self, *backbones, unreachable=()):
+        self._backbones, self._unreachable, self.built = list(backbones), unreachable, []
+
+    def backbones(self):
+        return self._backbones
+
+    def suspects(self):
+        return ""
+
+    def build(self, backbone):
+        self.built.append(backbone.name)
+        if backbone.name in self._unreachable:
+            raise BackboneUnavailable(f"{backbone.name}: no network; get its weights elsewhere")
+
+
+def backbone(name, **facts):
+    return Backbone(name, **{"parameters": 4_000_000, "input": InputSpec(224), "license": "mit", "prior": 0.7, **facts})
+
+
+def chosen(host, notes=None, images=1000, **study):
+    machine = Machine("cpu", 2, 1, 2)
+    return [b.name for b in shortlist(Study("data", **study), host, machine, images, notes or Notes())]
+
+
+@given(st.integers(1, 5000), st.integers(32, 600), st.booleans())
+def test_size_is_usable_and_never_beyond_the_backbones_own(short_side, own, fixed):
+    size = choose_size(Study("data"), InputSpec(own, fixed_size=fixed), short_side)
+    assert 32 <= size <= own
+    assert size == own or size % 32 == 0
+    if fixed:
+        assert size == own
+
+
+@pytest.mark.parametrize(
+    ("short_side", "own", "size"), [(28, 260, 64), (100, 260, 224), (2000, 260, 256), (28, 48, 48)]
+)
+def test_small_images_are_enlarged_and_large_ones_get_what_the_backbone_knows(short_side, own, size):
+    assert choose_size(Study("data"), InputSpec(own), short_side) == size
+
+
+def test_asked_for_size_is_obeyed_but_for_fixed_ones():
+    assert choose_size(Study("data", image_size=96), InputSpec(224), 28) == 96
+    assert choose_size(Study("data", image_size=96), InputSpec(224, fixed_size=True), 28) == 224
+
+
+def test_only_backbones_with_a_prior_unless_named():
+    host = FakeHost(backbone("z/a"), backbone("z/b", prior=None))
+    assert chosen(host) == ["z/a"]
+    assert chosen(host, backbones=("z/b",)) == ["z/b"]
+    assert chosen(host, backbones=("z/*",)) == ["z/a", "z/b"]
+
+
+def test_licences_filter_and_say_so():
+    notes = Notes()
+    host = FakeHost(backbone("z/a"), backbone("z/b", license="cc-by-nc-4.0"))
+    assert chosen(host, notes, backbones=("z/*",)) == ["z/a"]
+    assert "z/b (cc-by-nc-4.0)" in notes.lines[0]
+    assert chosen(host, licenses=("any",), backbones=("z/*",)) == ["z/a", "z/b"]
+
+
+def test_offline_waits_for_no_network_and_names_what_it_skips():
+    notes = Notes()
+    host = FakeHost(backbone("z/a"), backbone("z/b", weights="download"))
+    assert chosen(host, notes, offline=True, backbones=("z/*",)) == ["z/a"]
+    assert not host.built
+    assert "z/b" in notes.lines[0]
+    with pytest.raises(StudyError, match="leaves nothing"):
+        chosen(host, offline=True, backbones=("z/b",))
+
+
+def test_one_failed_download_is_enough_for_a_zoo():
+    notes = Notes()
+    away = [backbone(f"far/{name}", weights="download") for name in "abc"]
+    host = FakeHost(backbone("z/a"), *away, unreachable=[b.name for b in away])
+    assert chosen(host, notes) == ["z/a"]
+    assert len(host.built) == 1
+    assert any("far/b" in line and "far/c" in line for line in notes.lines)
+
+
+def test_what_does_not_fit_the_time_is_left_out_but_never_everything():
+    small, large = backbone("z/small"), backbone("z/large", parameters=300_000_000, prior=0.9)
+    assert chosen(FakeHost(small, large), time=120.0) == ["z/small"]
+    assert chosen(FakeHost(small, large), time=36000.0) == ["z/large", "z/small"]
+    assert chosen(FakeHost(large), time=10.0) == ["z/large"]
+
+
+def test_readme_default_is_found_without_naming_it():
+    """The two packages of the README's first command give three backbones."""
+    pytest.importorskip("autoft_lite")
+    from autoft.host import Host
+
+    lite = [b for b in Host.discover(("no:timm",)).backbones() if Path(b.name).parts[0] == "lite"]
+    assert {"lite/efficientnet_lite0", "lite/efficientnet_lite1", "lite/efficientnet_lite2"} <= {b.name for b in lite}
+    assert all(b.weights == "local" and b.prior for b in lite if "lite/efficientnet" in b.name)
