@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -47,7 +48,8 @@ class Search:
         answer = self.searcher.ask(self.problem, self.ledger, reading)
         match answer:
             case Slice():
-                self._record(Started(answer.trial.id, answer, reading))
+                self._check(answer)
+                self._start(Started(answer.trial.id, answer, reading))
             case Wait() if not self.ledger.in_flight:
                 raise PluginError(f"searcher {self.searcher.name!r} waits with nothing in flight; this is a bug in it")
             case _:
@@ -57,9 +59,25 @@ class Search:
     def tell(self, report: Report) -> None:
         """Take in how a slice ended: journal first, then prune, notify and show."""
         report = replace(report, elapsed=self.clock.now())
-        self._record(report)
-        self.checkpoints.prune(self.ledger.with_checkpoint())
-        self.host.notify_trial_finished(self.ledger.trials[report.trial].trial, report)
+        self.ledger.record(report)
+        self.journal.append(report)
+        self.screen.show(self.ledger, self.clock)
+        record = self.ledger.trials[report.trial]
+        if report.score is not None:
+            self.checkpoints.settle(report.trial, report.step)
+        self.checkpoints.prune(self.ledger.with_checkpoint() | {slice_.trial.id for slice_ in self.ledger.in_flight})
+        self.host.notify_trial_finished(record.trial, report)
+
+    def _check(self, answer: Slice) -> None:
+        """Raise `PluginError` for a slice that goes nowhere or a trial that no candidate of the problem allows."""
+        trial = answer.trial
+        address = (trial.backbone, trial.freeze, trial.image_size)
+        spaces = {(c.backbone, c.freeze, c.image_size): c.space for c in self.problem.candidates}
+        problem = spaces[address].problem(trial.params) if address in spaces else f"{address} is no candidate"
+        if not answer.start < answer.until < math.inf:
+            problem = f"a slice from {answer.start} to {answer.until} passes"
+        if problem:
+            raise PluginError(f"searcher {self.searcher.name!r} asks for what cannot be: {problem}")
 
     def _reading(self) -> Clock:
         """The clock; while there is no trial yet, one that shows a little time: even a late run should give a model."""
@@ -68,7 +86,11 @@ class Search:
             return reading
         return replace(reading, deadline=max(reading.deadline, reading.elapsed + LATE_START_SECONDS))
 
-    def _record(self, event: Started | Report) -> None:
+    def _start(self, event: Started) -> None:
+        """Journal a slice, once the ledger has taken it: what could not be read back must not be written."""
+        try:
+            self.ledger.record(event)
+        except ValueError as problem:
+            raise PluginError(f"searcher {self.searcher.name!r} asks for what cannot be: {problem}") from None
         self.journal.append(event)
-        self.ledger.record(event)
         self.screen.show(self.ledger, self.clock)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from autoft.codec import encode
 from autoft.data.dataset import Dataset
@@ -18,6 +18,7 @@ from autoft.ledger import Ledger, TrialRecord
 from autoft.onnx_runtime import OnnxClassifier
 from autoft.parity import Parity, check_parity
 from autoft.run import Run
+from autoft.screen import Screen
 from autoft.statistics import scores
 from autoft.stopwatch import Stopwatch
 from autoft.summary import Best, Scores, Summary
@@ -40,57 +41,62 @@ class Exported:
     validation: Scores
 
 
-def finalist(ledger: Ledger) -> TrialRecord:
-    """The best trial that can be exported. Raises `RunFailed`, with the causes, when there is none."""
+def finalists(ledger: Ledger) -> list[TrialRecord]:
+    """The trials that can be exported, best first. Raises `RunFailed`, with the causes, when there is none."""
     kept = ledger.with_checkpoint()
-    for record in ledger.ranking():
-        if record.trial.id in kept:
-            return record
+    if exportable := [record for record in ledger.ranking() if record.trial.id in kept]:
+        return exportable
     causes = {report.error for record in ledger.trials.values() for report in record.reports if report.error}
     raise RunFailed(f"no trial gave a model: {'; '.join(sorted(causes)[:3]) or 'the time was too short for one slice'}")
 
 
 def chosen(ledger: Ledger, number: int) -> TrialRecord:
     """Trial `number`. Raises `StudyError` when it cannot be exported."""
-    kept = ledger.with_checkpoint()
-    exportable = sorted(record.trial.id for record in ledger.ranking() if record.trial.id in kept)
+    exportable = {record.trial.id: record for record in finalists(ledger)}
     if number not in exportable:
-        raise StudyError(f"trial {number} has no checkpoint; exportable are {exportable} (see autoft leaderboard)")
-    return ledger.trials[number]
+        known = sorted(exportable)
+        raise StudyError(f"trial {number} has no checkpoint; exportable are {known} (see autoft leaderboard)")
+    return exportable[number]
 
 
 def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Path) -> Exported:
     """Write the trial's ONNX file into `folder` and hold it against torch on validation images.
 
-    Raises `GateFailed` with the numbers when they differ; the file is then removed.
+    Raises `GateFailed` with the numbers when they differ; the file is then removed. Raises `LookupError` when the
+    trial's checkpoint is gone or damaged.
     """
-    trial, dataset, study = record.trial, run.dataset(), run.record.study
-    backbone = next(backbone for backbone in run.record.backbones if backbone.name == trial.backbone)
-    spec = backbone.input
-    recipe = Preprocess(trial.image_size, spec.mean, spec.std, spec.interpolation)
-    handoff = Handoff(
-        labels=dataset.info.classes,
-        preprocess=recipe,
-        backbone=backbone,
-        trial=trial,
-        metric=study.metric,
-        validation_score=record.score or 0.0,
-        data_fingerprint=dataset.info.fingerprint,
-    )
+    classifier, trial, dataset = worker.scored(record), record.trial, run.dataset()
+    handoff = _handoff(run, record)
     folder.mkdir(parents=True, exist_ok=True)
-    classifier = worker.classifier(trial).cpu()
     artifact = host.exporter(EXPORTER).export(classifier, handoff, folder)
     model = folder / Path(artifact.path).name
-    rows = dataset.rows("val")[:PARITY_IMAGES]
-    images = replace(worker.images(trial), device=torch.device("cpu"))  # where the exported model is held against it
-    expected = worker.logits(classifier, images, rows)
-    pixels = dataset.pixels(recipe.size, recipe.interpolation)
+    rows = dataset.rows("val")
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), PARITY_IMAGES)).astype(int)]  # evenly over the classes
+    expected = worker.logits(classifier, worker.images(trial), rows)
+    recipe = handoff.preprocess
     try:
-        parity = check_parity(expected, model, normalise(pixels[rows], recipe))
+        parity = check_parity(
+            expected, model, normalise(dataset.pixels(recipe.size, recipe.interpolation)[rows], recipe)
+        )
     except GateFailed:
         model.unlink()
         raise
-    return Exported(trial, artifact, parity, score_file(model, dataset, "val", study.metric))
+    return Exported(trial, artifact, parity, score_file(model, dataset, "val", run.record.study.metric))
+
+
+def _handoff(run: Run, record: TrialRecord) -> Handoff:
+    trial, info = record.trial, run.record.data
+    backbone = next(backbone for backbone in run.record.backbones if backbone.name == trial.backbone)
+    spec = backbone.input
+    return Handoff(
+        labels=info.classes,
+        preprocess=Preprocess(trial.image_size, spec.mean, spec.std, spec.interpolation),
+        backbone=backbone,
+        trial=trial,
+        metric=run.record.study.metric,
+        validation_score=record.score or 0.0,
+        data_fingerprint=info.fingerprint,
+    )
 
 
 def score_file(model: Path, dataset: Dataset, split: SplitName, metric: str) -> Scores:
@@ -106,14 +112,19 @@ def score_file(model: Path, dataset: Dataset, split: SplitName, metric: str) -> 
     return scores(SingleLabel(), metric, np.concatenate(parts), dataset.labels(split))
 
 
-def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwatch) -> Summary:
-    """Export the finalist, open the test split, write leaderboard.csv and summary.json."""
-    best = finalist(ledger)
+def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwatch, screen: Screen) -> Summary:
+    """Export the best trial, open the test split, write summary.json.
+
+    A model of an earlier end of this run is replaced only by one that passed the gate.
+    """
+    fresh = run.folder.path / ".export"
+    shutil.rmtree(fresh, ignore_errors=True)
     with watch.phase("export"):
-        exported = export(run, host, worker, best, run.folder.export)
+        exported = _export_best(run, host, worker, ledger, fresh, screen)
     with watch.phase("test"):
-        model = run.folder.export / Path(exported.artifact.path).name
-        test = score_file(model, run.dataset(), "test", run.record.study.metric)
+        test = score_file(fresh / Path(exported.artifact.path).name, run.dataset(), "test", run.record.study.metric)
+    shutil.rmtree(run.folder.export, ignore_errors=True)
+    fresh.rename(run.folder.export)
     trial = exported.trial
     states = [record.state for record in ledger.trials.values()]
     summary = Summary(
@@ -124,13 +135,23 @@ def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwa
         test=test,
         trials={state: states.count(state) for state in ("finished", "paused", "failed")},
         seconds=watch.seconds(),
-        model=str(model.relative_to(run.folder.path)),
+        model=f"{run.folder.export.name}/{Path(exported.artifact.path).name}",
+        budget=run.record.study.time,
         test_openings=_openings(run) + 1,
         problems=len(run.record.data.problems),
     )
-    run.folder.write_leaderboard(ledger)
     write_atomic(run.folder.summary, encode(summary))
     return summary
+
+
+def _export_best(run: Run, host: Host, worker: Worker, ledger: Ledger, folder: Path, screen: Screen) -> Exported:
+    """The best trial whose checkpoint is whole; one that is not is passed over with a line."""
+    for record in finalists(ledger):
+        try:
+            return export(run, host, worker, record, folder)
+        except LookupError as problem:
+            screen.note(f"not exported: {problem.args[0]}; trying the next best")
+    raise RunFailed("no checkpoint in this run is whole; nothing can be exported")
 
 
 def _openings(run: Run) -> int:

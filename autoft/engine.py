@@ -14,14 +14,14 @@ from autoft.clock import RunClock
 from autoft.codec import encode
 from autoft.data.dataset import Dataset, open_dataset, verify_unchanged, write_split_csv
 from autoft.data.scan import Scan, scan
-from autoft.errors import DataError, StudyError, unknown_name
+from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.files import write_atomic
 from autoft.host import Host
 from autoft.machine import choose_runner, cores, share_out, versions
 from autoft.run import Run
 from autoft.runners.base import Runner
 from autoft.screen import Screen
-from autoft.shortlist import candidates, choose_size, shortlist
+from autoft.shortlist import WORK_PER_SECOND, candidates, choose_size, forward_work, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
 from autoft.study import RunnerName, Study, StudyRecord
@@ -51,25 +51,34 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         with watch.phase("start"):
             runner.warm_up(max(cores(), study.workers))
         run = begin(study, host, name, out, found, watch, screen)
-        return _execute(run, host, runner, screen, watch, RunClock(began, study.time, _reserve(study.time)))
+        return _execute(run, host, runner, screen, watch, RunClock(began, study.time, _reserve(run)))
 
 
 def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, began: float) -> Summary:
     """Go on with a run. `more` maps its time budget in seconds to a new one; without it a finished run is done."""
     watch = Stopwatch(began)
     run = Run.open(path)
-    if (finished := run.summary()) is not None and more is None:
-        return finished
+    ledger = run.ledger()
+    if (
+        more is None
+        and (finished := run.summary())
+        and finished.budget == run.record.study.time
+        and not ledger.in_flight
+    ):
+        return _through_the_gate(run.record.study, finished)
     with watch.phase("data"):
         verify_unchanged(run.record.data, scan(Path(run.record.data.root), cores()).fingerprint())
     if more is not None:
         run = _extended(run, more)
     budget = run.record.study.time
-    clock = RunClock(began - run.ledger().elapsed, budget, _reserve(budget))
+    clock = RunClock(began - ledger.elapsed, budget, _reserve(run))
+    host = run.host()
+    for warning in host.warnings():
+        screen.note(warning)
     with _runner(run.record.runner) as runner:
         with watch.phase("start"):
-            runner.warm_up(max(cores(), run.record.workers))
-        return _execute(run, run.host(), runner, screen, watch, clock)
+            runner.warm_up(max(cores(), run.record.workers * run.record.threads))
+        return _execute(run, host, runner, screen, watch, clock)
 
 
 def begin(study: Study, host: Host, name: RunnerName, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
@@ -110,7 +119,8 @@ def _extended(run: Run, more: Callable[[float], float]) -> Run:
 def _execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
     from autoft.execution import execute  # brings torch, which a mistake found above should not wait for
 
-    return execute(run, host, runner, screen, watch, clock)
+    summary = execute(run, host, runner, screen, watch, clock)
+    return _through_the_gate(run.record.study, summary)
 
 
 def _runner(name: RunnerName) -> Runner:
@@ -131,7 +141,8 @@ def _run_path(study: Study) -> Path:
         kind = "is a file" if data.exists() else "does not exist"
         raise DataError(f"{study.data} {kind}; give a folder that holds one folder of images for each class")
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    out = Path(study.out).resolve() if study.out else Path.cwd() / "runs" / f"{data.name}-{stamp}"
+    here = data.parent if Path.cwd().resolve().is_relative_to(data) else Path.cwd()
+    out = Path(study.out).resolve() if study.out else here / "runs" / f"{data.name}-{stamp}"
     if out.resolve().is_relative_to(data):
         raise StudyError(f"the run folder {out} lies inside the data; choose another with --out")
     RunFolder.check_writable(out)
@@ -165,5 +176,16 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
         screen.note(f"  and {len(info.problems) - PROBLEMS_SHOWN} more; study.json names them all")
 
 
-def _reserve(budget: float) -> float:
-    return min(RESERVE_SECONDS, RESERVE_SHARE * budget)
+def _reserve(run: Run) -> float:
+    """Seconds kept back at the end: exporting, and scoring validation and test images with the dearest backbone."""
+    counts, budget = run.record.data.counts, run.record.study.time
+    work = forward_work(max(candidate.cost for candidate in run.record.candidates)) * (counts["val"] + counts["test"])
+    return min(RESERVE_SECONDS + work / WORK_PER_SECOND["cpu"], RESERVE_SHARE * budget)
+
+
+def _through_the_gate(study: Study, summary: Summary) -> Summary:
+    """Raise `GateFailed` when the test score is below `--fail-under`."""
+    score = summary.test.metrics[study.metric] if summary.test else 0.0
+    if study.fail_under is not None and score < study.fail_under:
+        raise GateFailed(f"test {study.metric} {score:.4f} is below --fail-under {study.fail_under:g}", summary)
+    return summary

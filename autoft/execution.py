@@ -9,8 +9,8 @@ from pathlib import Path
 
 from autoft.asking import Search
 from autoft.clock import RunClock
-from autoft.conclude import Exported, chosen, conclude, export, finalist
-from autoft.errors import GateFailed, Interrupted, StudyError
+from autoft.conclude import Exported, chosen, conclude, export, finalists
+from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.host import Host
 from autoft.parts import Problem
 from autoft.run import Run
@@ -19,7 +19,6 @@ from autoft.screen import Screen
 from autoft.signals import StopFlag, stop_on_signals
 from autoft.stopwatch import Stopwatch
 from autoft.store import Journal
-from autoft.study import Study
 from autoft.summary import Summary
 from autoft.train.worker import Cancelled, Worker
 
@@ -27,7 +26,7 @@ from autoft.train.worker import Cancelled, Worker
 def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
     """Search what is left, then export the best and score it. The same for a new run and a resumed one.
 
-    Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when a promise is missed.
+    Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when the exported file misses parity.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         with watch.phase("search"), Journal(run.folder.journal) as journal:
@@ -36,14 +35,14 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
         screen.close()
         run.folder.write_leaderboard(search.ledger)
         _raise_if_stopped(run, stopped)
-        worker = Worker(run.record, host, run.dataset(), run.checkpoints, stopped)
+        worker = _exporting_worker(run, host, stopped)
         try:
-            summary = conclude(run, host, worker, search.ledger, watch)
+            summary = conclude(run, host, worker, search.ledger, watch, screen)
         except Cancelled:
             _raise_if_stopped(run, stopped)
             raise
     host.notify_search_finished(summary)
-    return _through_the_gate(run.record.study, summary)
+    return summary
 
 
 def export_trial(path: Path, number: int | None, out: Path | None) -> Exported:
@@ -55,17 +54,24 @@ def export_trial(path: Path, number: int | None, out: Path | None) -> Exported:
     run = Run.open(path)
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
-        record = finalist(ledger) if number is None else chosen(ledger, number)
+        record = finalists(ledger)[0] if number is None else chosen(ledger, number)
         folder = _export_path(run, record.trial.id, out)
         host = run.host()
-        worker = Worker(run.record, host, run.dataset(), run.checkpoints, stopped)
+        worker = _exporting_worker(run, host, stopped)
         try:
             exported = export(run, host, worker, record, folder)
+        except LookupError as problem:
+            raise RunFolderError(f"{problem.args[0]}; see autoft leaderboard for the others") from None
         except Cancelled:
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
     model = folder / Path(exported.artifact.path).name
     inside = model.relative_to(run.folder.path) if model.is_relative_to(run.folder.path) else model
     return replace(exported, artifact=replace(exported.artifact, path=str(inside)))
+
+
+def _exporting_worker(run: Run, host: Host, stopped: StopFlag) -> Worker:
+    """A worker on the CPU: what is exported, and what it is held against, are promises about the CPU."""
+    return Worker(replace(run.record, device="cpu"), host, run.dataset(), run.checkpoints, stopped)
 
 
 def _export_path(run: Run, number: int, out: Path | None) -> Path:
@@ -116,11 +122,3 @@ def _raise_if_stopped(run: Run, stopped: StopFlag) -> None:
         raise Interrupted(
             f"stopped; the best so far is kept. Go on with: autoft resume {run.folder.path}", stopped.signal
         )
-
-
-def _through_the_gate(study: Study, summary: Summary) -> Summary:
-    """Raise `GateFailed` when the test score is below `--fail-under`."""
-    score = summary.test.metrics[study.metric] if summary.test else 0.0
-    if study.fail_under is not None and score < study.fail_under:
-        raise GateFailed(f"test {study.metric} {score:.4f} is below --fail-under {study.fail_under:g}", summary)
-    return summary

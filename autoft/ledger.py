@@ -32,8 +32,17 @@ class TrialRecord:
 
     @property
     def score(self) -> float | None:
-        """The last validation score; None before the first report and after a failure."""
-        return self.reports[-1].score if self.reports else None
+        """The validation score of the trial's last scored checkpoint, which a later failure does not take away."""
+        return self._scored.score if self._scored else None
+
+    @property
+    def scored_step(self) -> float:
+        """The passes after which `score` was measured: the step of the checkpoint it belongs to."""
+        return self._scored.step if self._scored else 0.0
+
+    @property
+    def _scored(self) -> Report | None:
+        return next((report for report in reversed(self.reports) if report.score is not None), None)
 
     @property
     def seconds(self) -> float:
@@ -44,7 +53,8 @@ class TrialRecord:
 class Ledger:
     """Trials, slices in flight and reports; `record` is the only way to change it.
 
-    `keep` is how many checkpoints stay: those of the best `keep` trials, and of the best `keep` paused ones.
+    `keep` is how many checkpoints stay: those of the best `keep` trials, and of the best `keep` paused ones. A trial
+    that fell out of both has none any more, however the others fare later.
     """
 
     def __init__(self, events: Iterable[Event] = (), keep: int = 5) -> None:
@@ -52,18 +62,19 @@ class Ledger:
         self._records: dict[int, TrialRecord] = {}
         self._elapsed = 0.0
         self._ranking: tuple[TrialRecord, ...] | None = None
-        self._kept: frozenset[int] | None = None
+        self._kept: frozenset[int] = frozenset()
         for event in events:
             self.record(event)
 
     def record(self, event: Event) -> None:
         """Take in one journal line. Raises `ValueError` on one that cannot follow those before."""
-        self._ranking = self._kept = None
         match event:
             case Started():
                 self._start(event)
             case Report():
                 self._report(event)
+        self._ranking = None
+        self._kept = self._still_kept(event)
 
     @property
     def trials(self) -> Mapping[int, TrialRecord]:
@@ -90,13 +101,14 @@ class Ledger:
 
     def with_checkpoint(self) -> frozenset[int]:
         """Ids of the trials whose checkpoint is kept: exportable, and the paused ones that can go on."""
-        if self._kept is None:
-            ranking = self.ranking()
-            paused = tuple(record for record in ranking if record.state == "paused")
-            running = tuple(record for record in self._records.values() if record.state == "running")
-            kept = (*ranking[: self.keep], *paused[: self.keep], *running)
-            self._kept = frozenset(record.trial.id for record in kept)
         return self._kept
+
+    def _still_kept(self, event: Event) -> frozenset[int]:
+        alive = self._kept | {event.trial} if self._records[event.trial].score is not None else self._kept
+        ranking = [record for record in self.ranking() if record.trial.id in alive]
+        paused = [record for record in ranking if record.state == "paused"]
+        running = [record for record in ranking if record.state == "running"]
+        return frozenset(record.trial.id for record in (*ranking[: self.keep], *paused[: self.keep], *running))
 
     def _start(self, event: Started) -> None:
         trial = event.slice.trial

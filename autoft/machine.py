@@ -51,10 +51,12 @@ def choose_runner(study: Study, inline_only: tuple[str, ...], screen: Screen) ->
 
 
 def share_out(study: Study, runner: RunnerName) -> Machine:
-    """Workers and threads for a study: one worker a core or a GPU unless it says otherwise."""
+    """Workers and threads for a study: one worker a core or a GPU unless it says otherwise. Raises `StudyError`."""
     import torch
 
     gpus = torch.cuda.device_count()
+    if 0 < gpus < study.gpus_per_trial:
+        raise StudyError(f"--gpus-per-trial {study.gpus_per_trial:g} asks for more than the {gpus} GPUs there are")
     most = max(1, int(gpus / study.gpus_per_trial)) if gpus else cores()
     workers = 1 if runner == "inline" else study.workers or most
     return Machine("cuda" if gpus else "cpu", workers, max(1, cores() // workers), cores())

@@ -27,6 +27,11 @@ WORK_PER_SECOND: Mapping[str, float] = {"cpu": 3e10, "cuda": 1e13}
 PROBE_SHARE = 0.25
 
 
+def forward_work(cost: float) -> float:
+    """Multiply-adds of one forward pass of one image, roughly, for a `Candidate.cost`."""
+    return cost * 1e12 * WORK_PER_PARAMETER / 224**2
+
+
 def choose_size(study: Study, spec: InputSpec, short_side: int) -> int:
     """The input size in pixels for images with this median short side.
 
@@ -60,7 +65,7 @@ def shortlist(study: Study, host: Host, machine: Machine, images: int, screen: S
         _report_offline(study, elsewhere, screen)
     wanted = here if study.offline else here + elsewhere
     chosen = wanted if study.backbones else _affordable(study, wanted, machine, images)
-    available = _fetched(host, chosen, screen)
+    available = _fetched(study, host, chosen, screen)
     if not available:
         raise StudyError(_nothing_left(study, asked))
     return tuple(available)
@@ -101,11 +106,12 @@ def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:
 
 def _licensed(study: Study, backbones: list[Backbone], screen: Screen) -> list[Backbone]:
     kept = [backbone for backbone in backbones if licence_allowed(backbone.license, study.licenses)]
-    refused = [backbone for backbone in backbones if backbone not in kept]
+    refused = [backbone for backbone in backbones if not licence_allowed(backbone.license, study.licenses)]
     if refused and study.backbones:
         named = ", ".join(f"{backbone.name} ({backbone.license})" for backbone in refused[:3])
         screen.note(
-            f"skipped for their licence: {named}; allow it with --licenses {refused[0].license} or --licenses any"
+            f"skipped for their licence: {named}; allow it with "
+            f"--licenses {','.join((*study.licenses, refused[0].license))} or --licenses any"
         )
     return kept
 
@@ -129,15 +135,18 @@ def _affordable(study: Study, backbones: list[Backbone], machine: Machine, image
     return chosen or sorted(backbones, key=lambda backbone: (backbone.weights != "local", backbone.parameters))[:1]
 
 
-def _fetched(host: Host, backbones: list[Backbone], screen: Screen) -> list[Backbone]:
-    """The backbones whose weights are here or could be downloaded; after one failure a zoo is not asked again."""
+def _fetched(study: Study, host: Host, backbones: list[Backbone], screen: Screen) -> list[Backbone]:
+    """The backbones whose weights are here or could be downloaded.
+
+    After one failure a zoo is not asked again, unless the user named the backbones.
+    """
     available: list[Backbone] = []
     unreachable: dict[str, list[str]] = {}
     for backbone in backbones:
         zoo = backbone.name.split("/")[0]
         if backbone.weights == "local":
             available.append(backbone)
-        elif zoo in unreachable:
+        elif zoo in unreachable and not study.backbones:
             unreachable[zoo].append(backbone.name)
         else:
             try:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from autoft.errors import StudyError
-
 Scalar = float | int | str | bool
 Params = Mapping[str, Scalar]
 
@@ -124,11 +122,6 @@ class Space:
             if not dimension.contains(params[name]):
                 return f"{name}={params[name]!r} lies outside {dimension}"
         return None
-
-    def check(self, params: Params) -> None:
-        """Raise `StudyError` unless `params` lie in this space."""
-        if problem := self.problem(params):
-            raise StudyError(problem)
 
 
 def _check_bounds(low: float, high: float, log: bool) -> None:

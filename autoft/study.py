@@ -60,9 +60,14 @@ class Study:
     def __post_init__(self) -> None:
         _require(self.time > 0, f"--time must be positive, got {self.time:g}s; try --time 10m")
         _require(self.trials is None or self.trials > 0, f"--trials must be at least 1, got {self.trials}")
+        _require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
         _require(self.workers >= 0, f"--workers must not be negative, got {self.workers}")
         _require(self.keep >= 1, f"--keep must be at least 1, got {self.keep}")
-        _require(0 < self.gpus_per_trial <= 8, f"--gpus-per-trial lies in (0, 8], got {self.gpus_per_trial:g}")
+        whole = self.gpus_per_trial <= 1 or self.gpus_per_trial == int(self.gpus_per_trial)
+        _require(
+            self.gpus_per_trial > 0 and whole,
+            f"--gpus-per-trial is a share of one GPU or a whole number of them, got {self.gpus_per_trial:g}",
+        )
         valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
         _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")
 
@@ -147,6 +152,8 @@ def _plain(name: str, value: Any) -> Any:
         return parse_duration(value)
     if name == "image_size" and value == "auto":
         return 0
-    if name in ("backbones", "freeze", "licenses", "plugins") and isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if name in ("backbones", "freeze", "licenses", "plugins"):
+        value = value.split(",") if isinstance(value, str) else value
+        parts = tuple(part.strip() for part in value if part.strip())
+        return tuple(part.lower() for part in parts) if name == "licenses" else parts
     return str(value) if isinstance(value, Path) else value

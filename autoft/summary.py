@@ -35,6 +35,7 @@ class Summary:
 
     `validation` chose the trial and is therefore optimistic; `test` was scored from the ONNX file.
     `seconds` holds "total" and one entry a phase. `model` is the path of the ONNX file relative to `run`.
+    `budget` is the time budget it came of, in seconds.
     `test_openings` counts how often the test split was scored: more than once only when a finished run was extended.
     `problems` counts the files that were not used.
     """
@@ -47,5 +48,6 @@ class Summary:
     trials: Mapping[str, int]
     seconds: Mapping[str, float]
     model: str
+    budget: float
     test_openings: int = 1
     problems: int = 0

@@ -108,6 +108,7 @@ def summary(run: Path) -> Summary:
         trials={"finished": 2, "paused": 1, "failed": 0},
         seconds={"total": 61.5},
         model="export/model.core.onnx",
+        budget=60.0,
         problems=2,
     )
 

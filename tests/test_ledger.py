@@ -91,8 +91,10 @@ def test_checkpoints_are_bounded_and_hold_the_best(events: list[Event], keep: in
     kept = ledger.with_checkpoint()
     running = {slice_.trial.id for slice_ in ledger.in_flight}
     assert len(kept - running) <= 2 * keep
-    assert running <= kept
-    assert {record.trial.id for record in ledger.ranking()[:keep]} <= kept
+    before = Ledger(events[:-1], keep).with_checkpoint() if events else frozenset()
+    assert kept - before <= {events[-1].trial for _ in events[-1:]}
+    if ranking := ledger.ranking():
+        assert not kept or ranking[0].trial.id in kept or ranking[0].trial.id not in before
 
 
 @given(journals())
@@ -118,13 +120,27 @@ def test_a_line_that_cannot_follow_is_refused(events: list[Event]) -> None:
         Ledger(events)
 
 
-def test_a_failed_trial_has_no_score_and_no_checkpoint() -> None:
+def test_a_later_failure_leaves_the_scored_checkpoint() -> None:
     events = [started(0), Report(0, "paused", 1.0, 0.9, 1.0), started(0, 1.0), Report(0, "failed", 1.0, None, 2.0)]
     ledger = Ledger(events)
-    assert ledger.trials[0].score is None
+    assert ledger.trials[0].state == "failed"
+    assert (ledger.trials[0].score, ledger.trials[0].scored_step) == (0.9, 1.0)
     assert ledger.trials[0].seconds == 3.0
+    assert ledger.with_checkpoint() == frozenset({0})
+
+
+def test_a_trial_that_failed_at_once_has_no_score_and_no_checkpoint() -> None:
+    ledger = Ledger([started(0), Report(0, "failed", 0.0, None, 2.0)])
     assert ledger.ranking() == ()
     assert ledger.with_checkpoint() == frozenset()
+
+
+def test_a_pruned_checkpoint_does_not_come_back() -> None:
+    """Trial 0 is pruned for trial 1; when trial 1 gets worse, trial 0 is better again, but its checkpoint is gone."""
+    events = [started(0), Report(0, "paused", 1.0, 0.5, 1.0), started(1), Report(1, "paused", 1.0, 0.6, 1.0)]
+    later = [*events, started(1, 1.0), Report(1, "paused", 2.0, 0.1, 1.0)]
+    assert Ledger(events, keep=1).with_checkpoint() == frozenset({1})
+    assert Ledger(later, keep=1).with_checkpoint() == frozenset({1})
 
 
 def test_of_equal_scores_the_cheaper_trial_ranks_first() -> None:

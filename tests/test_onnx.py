@@ -370,7 +370,7 @@ def test_a_run_folder_names_its_model(tiny: tuple[Path, Artifact], tmp_path: Pat
     run = tiny[0].parent.parent
     scores = Scores(3, 2, {"accuracy": 2 / 3}, (0.1, 0.9))
     best = Best(0, "test/tiny", "probe", SIZE, {})
-    summary = Summary(str(run), "accuracy", best, scores, None, {}, {}, "export/model.core.onnx")
+    summary = Summary(str(run), "accuracy", best, scores, None, {}, {}, "export/model.core.onnx", 60.0)
     (tmp_path / "summary.json").write_text(encode(summary))
     (tmp_path / "study.json").write_text("{}")
     assert find_model(tmp_path) == tmp_path / "export" / "model.core.onnx"

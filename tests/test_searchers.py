@@ -117,3 +117,18 @@ def test_trials_limit_counts_probes_too():
         ids.add(started.trial.id)
         play.report(started, 0.5)
     assert ids == {0, 1, 2, 3}
+
+
+def test_one_trial_is_one_trial():
+    play = Play(problem(trials=1))
+    play.report(play.start(), 0.5)
+    assert play.ask() == DONE
+
+
+def test_what_only_fails_is_given_up():
+    play = Play(problem(("z/a",)), deadline=1e9)
+    asked = 0
+    while isinstance(play.ask(), Slice):
+        play.report(play.start(), 0.0, event="failed")
+        asked += 1
+    assert asked == 1 + 2 * 2  # the probe, and two tries of each strategy

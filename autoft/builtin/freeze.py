@@ -75,7 +75,7 @@ class LastStages(FreezeStrategy):
         """The last stages at one learning rate; all of them when there are fewer."""
         trained = stages[-int(params["stages"]) :]
         rate = float(params["learning_rate"])
-        return _plan([_group(_parameters(trained), rate, params)], rate, params)
+        return _plan(_split_decay(_parameters(trained), rate, params), rate, params)
 
 
 class BiasNorm(FreezeStrategy):
@@ -130,10 +130,6 @@ class Full(FreezeStrategy):
 
 def _parameters(stages: Iterable[Stage]) -> tuple[ParameterInfo, ...]:
     return tuple(info for stage in stages for info in stage.parameters)
-
-
-def _group(infos: tuple[ParameterInfo, ...], rate: float, params: Params) -> ParameterGroup:
-    return ParameterGroup(tuple(info.name for info in infos), rate, float(params["weight_decay"]))
 
 
 def _split_decay(infos: tuple[ParameterInfo, ...], rate: float, params: Params) -> list[ParameterGroup]:

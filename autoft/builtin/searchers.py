@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autoft import (
@@ -35,21 +35,23 @@ RACED_BACKBONES = 3
 RACE_SHARE = 0.4
 MIN_SLICE_SECONDS = 2.0
 EPSILON = 1e-6
+FAILURES_BORNE = 2
 
 
 class Random(Searcher):
-    """Random candidates with random hyperparameters, each trained to the end."""
+    """Random candidates with random hyperparameters, each trained for `RANDOM_PASSES`."""
 
     name = "random"
-    summary = "random trials, each trained to the end"
+    summary = "random trials, nine passes each"
 
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
         """A new trial, as long as there is time and `trials` allows."""
         number = len(ledger.trials)
-        if _exhausted(problem, ledger) or clock.remaining <= 0:
+        open_to_all = _promising(problem.candidates, ledger)
+        if _exhausted(problem, ledger) or clock.remaining <= 0 or not open_to_all:
             return WAIT if ledger.in_flight else DONE
         rng = random.Random(f"{problem.seed}/{number}")
-        candidate = rng.choice(problem.candidates)
+        candidate = rng.choice(open_to_all)
         trial = candidate.trial(number, candidate.space.sample(rng), problem.seed + number)
         return Slice(trial, 0.0, 1.0 if candidate.fit == "closed_form" else RANDOM_PASSES, clock.deadline)
 
@@ -86,6 +88,8 @@ class _Race:
     def probe(self) -> Slice | None:
         """A closed-form candidate that was not tried yet, the most promising first."""
         tried = {_address(record.trial) for record in self.ledger.trials.values()}
+        if _exhausted(self.problem, self.ledger):
+            return None
         waiting = [candidate for candidate in self._closed_form() if _address(candidate) not in tried]
         return self._start(max(waiting, key=lambda candidate: candidate.prior or 0.0), {}) if waiting else None
 
@@ -109,7 +113,7 @@ class _Race:
     def late_entry(self) -> Slice | None:
         """The next trial of the portfolio, as long as a first rung still fits."""
         lanes = self._lanes()
-        if not lanes or _exhausted(self.problem, self.ledger):
+        if not lanes or _exhausted(self.problem, self.ledger) or self.clock.remaining < MIN_SLICE_SECONDS:
             return None
         entered = Counter(_address(record.trial) for record in self.ledger.trials.values())
         candidate = min(lanes, key=lambda lane: entered[_address(lane)])  # the first of those that had the fewest turns
@@ -122,7 +126,9 @@ class _Race:
         return self._start(candidate, starts[lap] if lap < len(starts) else candidate.space.sample(rng))
 
     def more_of_the_best(self) -> Slice | None:
-        """The best paused trial, if a good part of a pass still fits."""
+        """The best paused trial, if a good part of a pass still fits; not when `trials` was the budget and is spent."""
+        if _exhausted(self.problem, self.ledger):
+            return None
         for record in self.ledger.ranking():
             worth_it = self.clock.remaining > max(MIN_SLICE_SECONDS, 0.5 * record.seconds / max(record.step, EPSILON))
             if self._is_raced(record) and self._can_go_on(record) and worth_it:
@@ -132,7 +138,8 @@ class _Race:
     def _lanes(self) -> list[Candidate]:
         """The gradient candidates of the best backbones; strategies in their listed order, backbones by their probe."""
         order = self._backbones_by_promise()[:RACED_BACKBONES]
-        raced = [candidate for candidate in self.problem.candidates if candidate.fit == "gradient"]
+        promising = _promising(self.problem.candidates, self.ledger)
+        raced = [candidate for candidate in promising if candidate.fit == "gradient"]
         strategies = list(dict.fromkeys(candidate.freeze for candidate in raced))
         lanes = [candidate for candidate in raced if candidate.backbone in order]
         return sorted(lanes, key=lambda c: (strategies.index(c.freeze) + order.index(c.backbone), c.backbone, c.freeze))
@@ -183,6 +190,22 @@ class _Race:
         """Gradient trials with a score."""
         scored = (record for record in self.ledger.trials.values() if record.score is not None)
         return (record for record in scored if self._is_raced(record))
+
+
+def _promising(candidates: Sequence[Candidate], ledger: Ledger) -> list[Candidate]:
+    """Candidates worth another trial: not those that only ever failed, nor closed-form ones already tried."""
+    records = ledger.trials.values()
+    tried = {_address(record.trial) for record in records}
+    scored = {_address(record.trial) for record in records if record.score is not None}
+    failures = Counter(_address(record.trial) for record in records if record.state == "failed")
+
+    def promising(candidate: Candidate) -> bool:
+        address = _address(candidate)
+        if candidate.fit == "closed_form":
+            return address not in tried
+        return address in scored or failures[address] < FAILURES_BORNE
+
+    return [candidate for candidate in candidates if promising(candidate)]
 
 
 def _address(of: Candidate | Trial) -> tuple[str, str, int]:

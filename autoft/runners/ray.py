@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,13 +63,17 @@ class RayRunner(Runner):
         importing = threading.Thread(target=_import_worker, daemon=True)
         importing.start()
         self._own_cluster = True
-        ray.init(
-            num_cpus=cores,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
+        with _signals_left_alone():
+            if "RAY_ADDRESS" in os.environ:
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                ray.init(
+                    num_cpus=cores,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                )
         importing.join()
 
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
@@ -82,6 +88,15 @@ class RayRunner(Runner):
         """End the cluster if it is our own."""
         if self._own_cluster:
             ray.shutdown()
+
+
+@contextmanager
+def _signals_left_alone() -> Iterator[None]:
+    """`ray.init` makes SIGTERM end the process with code 15; whoever had a handler before keeps it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _import_worker() -> None:

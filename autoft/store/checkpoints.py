@@ -83,8 +83,9 @@ class CheckpointStore:
         model: Mapping[str, Tensor | np.ndarray],
         training: Mapping[str, Tensor | np.ndarray],
         facts: Mapping[str, Scalar] | None = None,
+        beside: float | None = None,
     ) -> None:
-        """Make this the checkpoint of `trial`, durably; only then is the one before removed.
+        """Make this the checkpoint of `trial`, durably; only then are those before removed, all but that of `beside`.
 
         Raises `OSError` when it cannot be written (disk full, ...); the checkpoint before is then still there.
         """
@@ -99,23 +100,28 @@ class CheckpointStore:
         except BaseException:
             tensors.unlink()  # on a full disk it would stand in the way of everything else
             raise
-        _remove(path for path in self._files({trial.id}) if path not in (tensors, sidecar))
+        stems = (stem, stem if beside is None else _stem(trial.id, beside))
+        stale = (path for path in self._files({trial.id}) if not path.name.startswith(stems))
+        repeated = (path for path in self._files({trial.id}) if path.name.startswith(stem))
+        _remove([*stale, *(path for path in repeated if path not in (tensors, sidecar))])
 
-    def load(self, trial_id: int) -> Checkpoint | None:
-        """The trial's checkpoint, tensors on the CPU; None when there is none that is whole.
+    def load(self, trial_id: int, step: float | None = None) -> Checkpoint | None:
+        """The trial's latest checkpoint, or that of `step`, tensors on the CPU; None when there is none that is whole.
 
         A damaged one is passed over with a warning for the one before, if that is still there.
         """
         for sidecar in self._sidecars(trial_id):
+            if step is not None and sidecar.stem != _stem(trial_id, step):
+                continue
             try:
                 return self._read(sidecar, trial_id)
             except (OSError, ValueError) as problem:
                 _log.warning("checkpoint %s is not used: %s", sidecar, problem)
         return None
 
-    def has(self, trial_id: int) -> bool:
-        """Whether the trial has a checkpoint; cheap, only `load` finds out whether it is whole."""
-        return bool(self._sidecars(trial_id))
+    def settle(self, trial_id: int, step: float) -> None:
+        """Keep only the checkpoint of `step` of a trial with no slice in flight."""
+        _remove(path for path in self._files({trial_id}) if not path.name.startswith(_stem(trial_id, step)))
 
     def prune(self, keep: frozenset[int]) -> None:
         """Remove the checkpoints of all trials not in `keep`, and what killed saves of theirs left behind.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,9 @@ class FeatureCache:
                 check()
                 parts.append(network.features(batch).float().cpu())
         features = torch.cat(parts)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic_bytes(path, lambda file: np.save(file, features.numpy()))
+        with suppress(OSError):  # a cache that cannot be written costs time, not the trial
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic_bytes(path, lambda file: np.save(file, features.numpy()))
         return features
 
     def _key(self, network: Network, images: Images, rows: np.ndarray) -> str:
@@ -47,4 +49,8 @@ class FeatureCache:
         for name, tensor in network.module.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        # Weights alone do not make features: the same ones under another forward must not find the old file.
+        with torch.inference_mode():
+            sample = network.features(next(images.batches(rows[:2]))).float().cpu()
+        digest.update(np.round(sample.numpy(), 2).tobytes())
         return digest.hexdigest()

@@ -17,6 +17,7 @@ import torch
 from autoft.data.cache import cache_root
 from autoft.data.dataset import Dataset
 from autoft.host import Host
+from autoft.ledger import TrialRecord
 from autoft.network import Network
 from autoft.run import Run
 from autoft.space import Scalar
@@ -103,8 +104,12 @@ class Worker:
         return _sound(replace(report, seconds=time.monotonic() - began))
 
     def classifier(self, trial: Trial) -> Classifier:
-        """The trial's classifier from its checkpoint, eval mode. Raises `LookupError` when the checkpoint is gone."""
+        """The trial's classifier from its latest checkpoint, eval mode. Raises `LookupError` when that is gone."""
         return self._restored(trial.backbone, trial.id)
+
+    def scored(self, record: TrialRecord) -> Classifier:
+        """The classifier that `record.score` belongs to, eval mode. Raises `LookupError` without its checkpoint."""
+        return self._restored(record.trial.backbone, record.trial.id, record.scored_step)
 
     def images(self, trial: Trial) -> Images:
         """The pixels as the trial's backbone sees them."""
@@ -149,24 +154,32 @@ class Worker:
     def _train(self, bench: _Bench, head: GradientHead) -> Report:
         """Train until the slice ends or its deadline comes, then checkpoint and score."""
         run = self._gradient_run(bench, head)
-        pace = _Pace(run.step)
-        last = max(
-            run.step + 1, round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
-        )
-        while run.step < last and not self._out_of_time(bench.job, pace.seconds_a_step(run.step), run.stream):
-            self._check()
-            loss = run.advance()
-            if pace.checkpoint_due():
-                self._save(bench, run)
-        facts = {"images_per_second": run.stream.batch_size / pace.seconds_a_step(run.step), "loss": loss, **_memory()}
+        facts = self._advance(bench, run)
         logits = self.logits(run.scored(), bench.images, self._dataset.rows("val"))
         score = self._task.score(self._record.study.metric, logits, self._dataset.labels("val"))
         self._save(bench, run)
         ended = run.step >= round(bench.plan.recipe.passes * run.stream.steps_per_pass)
         return Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts)
 
+    def _advance(self, bench: _Bench, run: GradientRun) -> dict[str, Scalar]:
+        """Train to the end of the slice or to its deadline; at least one step, counting those of a killed attempt."""
+        pace, loss = _Pace(run.step), 0.0
+        last = round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
+        first = round(bench.job.slice.start * run.stream.steps_per_pass) + 1
+        while run.step < max(first, last) and not self._out_of_time(
+            bench.job, pace.seconds_a_step(run.step), run.stream
+        ):
+            self._check()
+            loss = run.advance()
+            if pace.checkpoint_due():
+                self._save(bench, run)
+        if not (a_step := pace.seconds_a_step(run.step)):
+            return _memory()
+        return {"images_per_second": run.stream.batch_size / a_step, "loss": loss, **_memory()}
+
     def _save(self, bench: _Bench, run: GradientRun) -> None:
-        self._checkpoints.save(bench.trial, run.passes, run.model_tensors(), run.training_tensors())
+        tensors, beside = run.training_tensors(), bench.job.slice.start  # what was scored last stays beside the new one
+        self._checkpoints.save(bench.trial, run.passes, run.model_tensors(), tensors, beside=beside)
 
     def _gradient_run(self, bench: _Bench, head: GradientHead) -> GradientRun:
         """The trial as its checkpoint left it; from the start when it is new or its checkpoint is gone."""
@@ -185,8 +198,8 @@ class Worker:
         classifier = Classifier.of(bench.network, self._outputs)
         return _with_head(classifier, self._ridge(bench)) if head.init == "ridge" else classifier
 
-    def _restored(self, backbone: str, trial: int) -> Classifier:
-        checkpoint = self._checkpoints.load(trial)
+    def _restored(self, backbone: str, trial: int, step: float | None = None) -> Classifier:
+        checkpoint = self._checkpoints.load(trial, step)
         if checkpoint is None:
             raise LookupError(f"trial {trial} has no checkpoint any more")
         classifier = Classifier.of(self._network(backbone), self._outputs)
@@ -220,7 +233,7 @@ class Worker:
     def _out_of_time(self, job: Job, a_step: float, stream: TrainingStream) -> bool:
         """Whether another step would leave too little time for scoring before the deadline; one step always runs."""
         # A forward pass costs about a third of a training step (median 1 / 3.4 over timm's published timings).
-        scoring = len(self._dataset.rows("val")) / stream.batch_size * a_step / 3
+        scoring = self._record.data.counts["val"] / stream.batch_size * a_step / 3
         return a_step > 0 and time.time() - job.origin + a_step + scoring > job.slice.deadline
 
 
