@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -59,6 +60,7 @@ class Workplace:
     """A clean temporary folder: every process started here has its own cache, Ray session and temporary files."""
 
     path: Path
+    more: Mapping[str, str] = MappingProxyType({})
 
     def environment(self) -> dict[str, str]:
         """The variables of a process that starts with nothing cached and looks for no network."""
@@ -71,11 +73,8 @@ class Workplace:
             "RAY_USAGE_STATS_ENABLED": "0",
             "HF_HUB_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1",
-            # Byte code is kept, as it is for every package pip installs, whatever this shell says.
-            "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONPYCACHEPREFIX": str(self.path / "bytecode"),
         }
-        return {**os.environ, **own}
+        return {**os.environ, **own, **self.more}
 
     def start(self, command: Sequence[str | Path]) -> Process:
         """Start a command as the leader of a session of its own, in this folder."""
@@ -87,11 +86,14 @@ class Workplace:
 
 
 @contextmanager
-def workplace() -> Iterator[Workplace]:
-    """A `Workplace` that is removed afterwards. Its name is short: Ray's socket paths may have 107 bytes."""
+def workplace(**more: str) -> Iterator[Workplace]:
+    """A `Workplace`, with `more` variables, that is removed afterwards.
+
+    Its name is short: Ray's socket paths may have 107 bytes.
+    """
     path = Path(tempfile.mkdtemp(prefix="ft-"))
     try:
-        yield Workplace(path)
+        yield Workplace(path, more)
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
