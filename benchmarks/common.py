@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -60,7 +59,7 @@ class Workplace:
     """A clean temporary folder: every process started here has its own cache, Ray session and temporary files."""
 
     path: Path
-    more: Mapping[str, str] = MappingProxyType({})
+    more: Mapping[str, str]
 
     def environment(self) -> dict[str, str]:
         """The variables of a process that starts with nothing cached and looks for no network."""
