@@ -21,7 +21,7 @@ from autoft.machine import choose_runner, cores, share_out, versions
 from autoft.run import Run
 from autoft.runners.base import Runner
 from autoft.screen import Screen
-from autoft.shortlist import WORK_PER_SECOND, candidates, choose_size, forward_work, shortlist
+from autoft.shortlist import WORK_PER_SECOND, Workload, candidates, choose_size, forward_work, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
 from autoft.study import RunnerName, Study, StudyRecord
@@ -85,7 +85,7 @@ def begin(study: Study, host: Host, name: RunnerName, out: Path, found: Scan, wa
     """Resolve the study and create its run folder."""
     machine = share_out(study, name)
     with watch.phase("shortlist"):
-        backbones = shortlist(study, host, machine, len(found.files), screen)
+        backbones = shortlist(study, host, machine, Workload(len(found.files), found.short_side), screen)
     with watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
         views = {(choose_size(study, spec, found.short_side), spec.interpolation) for spec in specs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from autoft.errors import BackboneUnavailable, StudyError, unknown_name
 from autoft.host import Host
@@ -46,7 +47,15 @@ def choose_size(study: Study, spec: InputSpec, short_side: int) -> int:
     return max(min(wanted, spec.size // SIZE_STEP * SIZE_STEP), min(SMALLEST_SIZE, spec.size))
 
 
-def shortlist(study: Study, host: Host, machine: Machine, images: int, screen: Screen) -> tuple[Backbone, ...]:
+@dataclass(frozen=True)
+class Workload:
+    """How many images there are, and their median short side in pixels."""
+
+    images: int
+    short_side: int
+
+
+def shortlist(study: Study, host: Host, machine: Machine, workload: Workload, screen: Screen) -> tuple[Backbone, ...]:
     """The backbones to search, most promising first.
 
     Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time. What cannot be had is
@@ -64,7 +73,7 @@ def shortlist(study: Study, host: Host, machine: Machine, images: int, screen: S
     if study.backbones:
         _report_offline(study, elsewhere, screen)
     wanted = here if study.offline else here + elsewhere
-    chosen = wanted if study.backbones else _affordable(study, wanted, machine, images)
+    chosen = wanted if study.backbones else _affordable(study, wanted, machine, workload)
     available = _fetched(study, host, chosen, screen)
     if not available:
         raise StudyError(_nothing_left(study, asked))
@@ -88,8 +97,12 @@ def candidates(
 
 
 def _candidate(backbone: Backbone, strategy: FreezeStrategy, size: int) -> Candidate:
-    cost = backbone.parameters * size**2 / 1e12
+    cost = _cost(backbone, size)
     return Candidate(backbone.name, strategy.name, size, strategy.space(), strategy.fit, cost, backbone.prior)
+
+
+def _cost(backbone: Backbone, size: int) -> float:
+    return backbone.parameters * size**2 / 1e12
 
 
 def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:
@@ -123,12 +136,13 @@ def _report_offline(study: Study, elsewhere: list[Backbone], screen: Screen) -> 
         screen.note(f"skipped, weights not on this machine: {names}{more}; drop --offline to download them")
 
 
-def _affordable(study: Study, backbones: list[Backbone], machine: Machine, images: int) -> list[Backbone]:
+def _affordable(study: Study, backbones: list[Backbone], machine: Machine, workload: Workload) -> list[Backbone]:
     """The best by prior whose probes together fit into their share of the time; the cheapest one always does."""
     budget = study.time * PROBE_SHARE * WORK_PER_SECOND[machine.device] * machine.workers
     chosen: list[Backbone] = []
     for backbone in sorted(backbones, key=lambda backbone: (backbone.weights != "local", -(backbone.prior or 0.0))):
-        work = backbone.parameters * WORK_PER_PARAMETER * images
+        size = choose_size(study, backbone.input, workload.short_side)
+        work = forward_work(_cost(backbone, size)) * workload.images
         if work <= budget and len(chosen) < MOST_BACKBONES:
             chosen.append(backbone)
             budget -= work

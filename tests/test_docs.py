@@ -69,6 +69,20 @@ def test_readme_commands_run(place):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "document", ["examples/README.md", "examples/custom_backbone/README.md", "plugins/autoft-lite/README.md"]
+)
+def test_commands_of_the_other_documents_run(place, document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("autoft")]
+    assert lines
+    for line in lines:
+        default = " --time 30s" if line.startswith("autoft search") and "--time" not in line else ""
+        autoft(line + default, place)
+
+
+@pytest.mark.slow
 def test_python_snippets_run(place, tmp_path):
     search, deploy, conformance = SNIPPETS
     done = run([sys.executable, "-c", search.replace('"1m"', '"45s"')], place)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autoft.errors import BackboneUnavailable, StudyError
 from autoft.machine import Machine
-from autoft.shortlist import choose_size, shortlist
+from autoft.shortlist import Workload, choose_size, shortlist
 from autoft.study import Study
 from autoft.types import Backbone, InputSpec
 
@@ -45,9 +45,12 @@ def backbone(name, **facts):
     return Backbone(name, **{"parameters": 4_000_000, "input": InputSpec(224), "license": "mit", "prior": 0.7, **facts})
 
 
-def chosen(host, notes=None, images=1000, **study):
+PHOTOS = Workload(images=1000, short_side=500)
+
+
+def chosen(host, notes=None, workload=PHOTOS, **study):
     machine = Machine("cpu", 2, 1, 2)
-    return [b.name for b in shortlist(Study("data", **study), host, machine, images, notes or Notes())]
+    return [b.name for b in shortlist(Study("data", **study), host, machine, workload, notes or Notes())]
 
 
 @given(st.integers(1, 5000), st.integers(32, 600), st.booleans())
@@ -110,6 +113,13 @@ def test_what_does_not_fit_the_time_is_left_out_but_never_everything():
     assert chosen(FakeHost(small, large), time=120.0) == ["z/small"]
     assert chosen(FakeHost(small, large), time=36000.0) == ["z/large", "z/small"]
     assert chosen(FakeHost(large), time=10.0) == ["z/large"]
+
+
+def test_small_images_cost_less():
+    large = backbone("z/large", parameters=60_000_000, prior=0.9)
+    both = FakeHost(backbone("z/small"), large)
+    assert chosen(both, workload=Workload(1000, 500), time=120.0) == ["z/small"]
+    assert chosen(both, workload=Workload(1000, 28), time=120.0) == ["z/large", "z/small"]
 
 
 def test_readme_default_is_found_without_naming_it():
