@@ -58,7 +58,10 @@ class FreezeStrategy(Part):
 
     @abstractmethod
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
-        """What to train of a network with these `stages`, ordered from input to head."""
+        """What to train of a network with these `stages`, ordered from input to head.
+
+        There may be a single stage. The head that classifies is in none of them; the plan's `head` is about it.
+        """
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class Searcher(Part):
 
         A function of its arguments alone: everything that happened stands in `ledger`, so a search goes on after a
         crash without the searcher noticing. `WAIT` with nothing in flight is a bug.
+
+        A new trial comes from `candidate.trial(len(ledger.trials), params, seed)` and starts at 0; a paused one goes
+        on from its record's `step`, if it is in `ledger.with_checkpoint()`. `until` counts passes over the training
+        images; a trial reports "finished" at its recipe's horizon. A candidate with `fit` "closed_form" is one slice to 1.0.
+        Once `clock.remaining` is 0, nothing more is asked for.
         """
 
 

@@ -316,6 +316,7 @@ class Preprocess:
     crop: Literal["centre_square"] = "centre_square"
     channels: Literal["RGB"] = "RGB"
     alpha: Literal["over_white"] = "over_white"
+    orientation: Literal["exif"] = "exif"
 
 
 # ---------------------------------------------------------------- results
