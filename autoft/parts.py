@@ -89,8 +89,8 @@ class Searcher(Part):
 
         A new trial comes from `candidate.trial(len(ledger.trials), params, seed)` and starts at 0; a paused one goes
         on from its record's `step`, if it is in `ledger.with_checkpoint()`. `until` counts passes over the training
-        images; a trial reports "finished" at its recipe's horizon. A candidate with `fit` "closed_form" is one slice to 1.0.
-        Once `clock.remaining` is 0, nothing more is asked for.
+        images; a trial reports "finished" at its recipe's horizon. One whose `fit` is "closed_form" is a single slice
+        to 1.0. Once `clock.remaining` is 0, nothing more is asked for.
         """
 
 

@@ -315,6 +315,7 @@ def test_a_signal_outside_the_search_ends_the_process_with_its_code(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell may start its background jobs deaf
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
