@@ -175,3 +175,14 @@ def test_batches_depend_on_seed_and_step_alone(run, worker):
         torch.testing.assert_close(drawn[step][0], other.batch(step)[0])
     seen = np.concatenate([one._order(0).ravel()])
     assert len(set(seen.tolist())) == len(seen)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(run, worker, monkeypatch):
+    from autoft.train import images
+
+    whole = execute(worker, trial(run, 0, "test_resnet", "full"), 0.0, 3.0)
+    monkeypatch.setitem(images.PIXELS_AT_ONCE, "cpu", 5 * 64**2)
+    parts = execute(worker, trial(run, 1, "test_resnet", "full"), 0.0, 3.0)
+    assert parts.score == whole.score
+    for name, tensor in run.checkpoints.load(0).model.items():
+        torch.testing.assert_close(run.checkpoints.load(1).model[name], tensor, rtol=1e-3, atol=1e-4)

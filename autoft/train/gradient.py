@@ -39,17 +39,28 @@ class GradientRun:
         images, labels = self.stream.batch(self.step)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self._rate(self.passes)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-            loss = self._task.loss(self.classifier(images), labels, self.plan.recipe.label_smoothing)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss became {loss.item()} at step {self.step}")
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._accumulate(images, labels)
         nn.utils.clip_grad_norm_(self.classifier.parameters(), GRADIENT_CLIP)
         self._optimizer.step()
         self.step += 1
         self._average.update(self.classifier, step=self.step)
-        return loss.item()
+        return loss
+
+    def _accumulate(self, images: Tensor, labels: Tensor) -> float:
+        """Gradients of the batch's mean loss, part by part; BatchNorm that trains needs the batch whole."""
+        whole = self.plan.batch_norm == "train"
+        size = len(images) if whole else min(len(images), self.stream.images.at_once)
+        total = 0.0
+        for part, part_labels in zip(images.split(size), labels.split(size), strict=True):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+                loss = self._task.loss(self.classifier(part), part_labels, self.plan.recipe.label_smoothing)
+            loss = loss * (len(part) / len(images))
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(f"the loss became {loss.item()} at step {self.step}")
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
 
     def scored(self) -> Classifier:
         """The classifier that is scored and exported: averaged weights, eval mode."""

@@ -21,6 +21,10 @@ _AUGMENTATIONS: dict[str, Callable[[int], Augmentation]] = {
     "crop_flip": lambda size: v2.Compose([_crop(size), v2.RandomHorizontalFlip()]),
 }
 
+# Activations kept for the backward pass are most of a worker's memory: about 80 MB an image of 224 px for an
+# EfficientNet-Lite0. Larger batches go through in parts that add up to the same gradient.
+PIXELS_AT_ONCE = {"cpu": 8 * 224**2, "cuda": 256 * 224**2}
+
 
 def _crop(size: int) -> Augmentation:
     # Gentler than the usual (0.08, 1.0): short fine-tunes of pretrained weights are hurt by losing most of the object.
@@ -48,8 +52,14 @@ class Images:
         scaled = (images.float() / 255.0 - mean) / deviation
         return scaled.contiguous(memory_format=torch.channels_last)
 
-    def batches(self, rows: np.ndarray, size: int = 64) -> Iterator[Tensor]:
+    @property
+    def at_once(self) -> int:
+        """How many images a training step may hold activations of at a time."""
+        return max(1, PIXELS_AT_ONCE[self.device.type] // self.pixels.shape[1] ** 2)
+
+    def batches(self, rows: np.ndarray) -> Iterator[Tensor]:
         """All `rows` in order, normalised, without augmentation."""
+        size = min(64, 4 * self.at_once)  # without gradients nothing is held but the layer at hand
         for start in range(0, len(rows), size):
             yield self.normalised(self.raw(rows[start : start + size]))
 
