@@ -178,11 +178,26 @@ def test_batches_depend_on_seed_and_step_alone(run, worker):
 
 
 def test_parts_of_a_batch_add_up_to_the_whole(run, worker, monkeypatch):
-    from autoft.train import images
+    from autoft.train import images as module
+    from autoft.train.worker import _Bench
 
-    whole = execute(worker, trial(run, 0, "test_resnet", "full"), 0.0, 3.0)
-    monkeypatch.setitem(images.PIXELS_AT_ONCE, "cpu", 5 * 64**2)
-    parts = execute(worker, trial(run, 1, "test_resnet", "full"), 0.0, 3.0)
-    assert parts.score == whole.score
-    for name, tensor in run.checkpoints.load(0).model.items():
-        torch.testing.assert_close(run.checkpoints.load(1).model[name], tensor, rtol=1e-3, atol=1e-4)
+    of = trial(run, 0, "test_resnet", "full", head_init="ridge")
+    network, strategy = worker._network(of.backbone), run.host().freeze_strategy(of.freeze)
+    bench = _Bench(
+        Job(Slice(of, 0.0, 1.0, FOREVER), 0.0), network, strategy.plan(network.stages, of.params), worker.images(of)
+    )
+    training = worker._gradient_run(bench, bench.plan.head)
+    images, labels = training.stream.batch(0)
+
+    def gradients():
+        training._optimizer.zero_grad()
+        loss = training._accumulate(images, labels)
+        return loss, [parameter.grad.clone() for parameter in training.classifier.parameters()]
+
+    whole = gradients()
+    monkeypatch.setitem(module.PIXELS_AT_ONCE, "cpu", 5 * 64**2)
+    assert training.stream.images.at_once == 5
+    parts = gradients()
+    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
+    for one, other in zip(parts[1], whole[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

@@ -52,7 +52,7 @@ class GradientRun:
         whole = self.plan.batch_norm == "train"
         size = len(images) if whole else min(len(images), self.stream.images.at_once)
         total = 0.0
-        for part, part_labels in zip(images.split(size), labels.split(size), strict=True):
+        for part, part_labels in zip(torch.split(images, size), torch.split(labels, size), strict=True):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
                 loss = self._task.loss(self.classifier(part), part_labels, self.plan.recipe.label_smoothing)
             loss = loss * (len(part) / len(images))
