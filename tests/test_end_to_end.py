@@ -41,7 +41,7 @@ def hits_by_hand(run: Path) -> tuple[int, int]:
     facts = session.get_modelmeta().custom_metadata_map
     labels, recipe = json.loads(facts["autoft.labels"]), json.loads(facts["autoft.preprocess"])
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-    rows = [row for row in csv.DictReader((run / "split.csv").open()) if row["split"] == "test"]
+    rows = [row for row in csv.DictReader((run / "split.csv").read_text().splitlines()) if row["split"] == "test"]
     hits = 0
     for row in rows:
         image = Image.open(FASHION / row["path"]).convert("RGB")
@@ -92,7 +92,7 @@ def test_run_folder_keeps_its_contract(fashion_run):
         "summary.json",
         "export",
     }
-    board = list(csv.DictReader((run / "leaderboard.csv").open()))
+    board = list(csv.DictReader((run / "leaderboard.csv").read_text().splitlines()))
     assert int(board[0]["trial"]) == summary["best"]["trial"]
     assert board[0]["exportable"] == "yes"
     events = journal(run)
