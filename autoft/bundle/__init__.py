@@ -1,0 +1,1 @@
+"""The bundle: the exported folder that a stranger deploys, checks and believes."""
