@@ -149,7 +149,7 @@ class ParityReport:
 
 
 @dataclass(frozen=True)
-class TestVector:
+class Vector:
     """One image, as PNG and as raw RGB bytes `[height, width, 3]`, and what Pillow and torch say of it."""
 
     name: str
@@ -163,14 +163,14 @@ class TestVector:
 
 
 @dataclass(frozen=True)
-class TestVectors:
+class Vectors:
     """test_vectors/vectors.json. A runtime agrees when no probability is further off than `tolerance`, and top-1 is
     the same wherever the margin between first and second exceeds `clear_margin`."""
 
     schema: int
     tolerance: float
     clear_margin: float
-    vectors: tuple[TestVector, ...]
+    vectors: tuple[Vector, ...]
 
 
 # ---------------------------------------------------------------- latency.json
