@@ -13,7 +13,21 @@ from typing import TYPE_CHECKING
 
 from autoft.ledger import Ledger
 from autoft.space import Params, Space
-from autoft.types import Artifact, Backbone, Candidate, Clock, Done, Fit, Handoff, Listing, Plan, Slice, Stage, Wait
+from autoft.types import (
+    Artifact,
+    Backbone,
+    Candidate,
+    Clock,
+    Done,
+    Fit,
+    Handoff,
+    Listing,
+    Output,
+    Plan,
+    Slice,
+    Stage,
+    Wait,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,9 +129,10 @@ class Reader(Part):
 
 
 class Task(Part):
-    """What is predicted: head size, loss and metrics (internal until there is a second one)."""
+    """What is predicted: head size, loss, metrics, outputs of a deployed model (internal until there is a second)."""
 
     metrics: Sequence[str]
+    outputs: tuple[Output, ...]
 
     @abstractmethod
     def head_size(self, classes: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoft.parts import Task
+from autoft.types import Output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +19,7 @@ class SingleLabel(Task):
 
     name = "single_label"
     metrics = METRICS
+    outputs = (Output("probabilities", "softmax"), Output("logits", "logits"), Output("top_k", "ranking"))
 
     def head_size(self, classes: int) -> int:
         """One output a class."""

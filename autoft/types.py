@@ -323,6 +323,14 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
+class Output:
+    """One output of a deployed model, made of its logits: softmax at the temperature, as they are, best indices."""
+
+    name: str
+    kind: Literal["softmax", "logits", "ranking"]
+
+
+@dataclass(frozen=True)
 class Handoff:
     """What an exporter has to put beside the weights so that a stranger can deploy them."""
 

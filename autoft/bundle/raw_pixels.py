@@ -1,0 +1,295 @@
+"""model.onnx: the core network with everything around it inside, from raw pixels to probabilities.
+
+The resize is Pillow's (`src/libImaging/Resample.c`: two passes, horizontal first, antialiased, weights in 22-bit fixed
+point, rounded to 8 bits after each pass) written with standard operators. `Resize` of ONNX is no substitute: with
+`antialias` it is up to 13/255 off.
+
+Both passes are one matrix product. A dense one would multiply mostly by zeros, as an output pixel depends on a few
+input pixels only; so output pixels go in blocks of `BLOCK`, and each block sees the stretch of input it depends on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from autoft.types import Interpolation, Output, Preprocess
+
+if TYPE_CHECKING:
+    import onnx
+
+Layout = Literal["image", "batch"]
+"""What `model.onnx` takes: one image `[height, width, 3]`, or equal-sized ones `[batch, height, width, 3]`."""
+
+OPSET: Final = 18
+IR_VERSION: Final = 8
+BLOCK: Final = 16
+TOP: Final = 5
+
+# Windows ML's keys (onnx/docs/MetadataProps.md); all three hold of the file as a whole.
+_WINDOWS_ML: Final = {
+    "Image.BitmapPixelFormat": "Rgb8",
+    "Image.ColorSpaceGamma": "SRGB",
+    "Image.NominalPixelRange": "NominalRange_0_255",
+}
+
+
+def write_raw_pixel_model(
+    core: Path, path: Path, recipe: Preprocess, outputs: tuple[Output, ...], temperature: float, layout: Layout
+) -> None:
+    """Write to `path` the model in `core` (normalised `images` to `logits`), taking uint8 RGB pixels of any size.
+
+    It has the core's metadata, and `autoft.temperature`, `autoft.outputs` and the image keys of Windows ML. Raises
+    `ValueError` when the core has another interface than `images` and `logits`.
+    """
+    import onnx
+
+    network = onnx.compose.add_prefix(_plain(onnx.load(core)), "core/")
+    classes = _classes(network)
+    front = onnx.parser.parse_model(_model(_front(recipe, layout)))
+    back = onnx.parser.parse_model(_model(_back(outputs, classes, temperature, layout)))
+    model = onnx.compose.merge_models(front, network, [("images", "core/images")], prefix1="pixels/")
+    model = onnx.compose.merge_models(model, back, [("core/logits", "scores")], prefix2="answer/")
+    _rename(model, ("pixels/image", *(f"answer/{output.name}" for output in outputs)))
+    _drop_unused(model.graph)
+    _describe(model, network, {"temperature": temperature, "outputs": [output.name for output in outputs]})
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+# ---------------------------------------------------------------- pixels to the network's input
+
+
+def _front(recipe: Preprocess, layout: Layout) -> str:
+    size, blocks = recipe.size, -(-recipe.size // BLOCK)
+    numbers = ", ".join(map(str, range(blocks * BLOCK)))
+    channel = "float[1, 3, 1, 1]"
+    return f"""
+    front (uint8{_SHAPES[layout]} image) => (float[batch, 3, {size}, {size}] images)
+    <
+        int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
+        int64[1] rest = {{-1}}, int64[1] size = {{{size}}}, int64[2] image_axes = {{1, 2}},
+        int64[3] block_shape = {{{blocks}, {BLOCK}, 1}}, int64[3] line_shape = {{0, 0, -1}},
+        int64[3] joined_shape = {{0, {blocks * BLOCK}, -1}}, int64[3] column_shape = {{0, {3 * size}, -1}},
+        int64[3] pixel_shape = {{0, {size * size}, 3}}, int64[4] plane_shape = {{0, 3, {size}, {size}}},
+        int64 first = {{0}}, int64 step = {{1}}, int64[{blocks * BLOCK}] numbers = {{{numbers}}},
+        double half = {{0.5}}, double nothing = {{0}}, double unit = {{1}}, double size_d = {{{size}}},
+        double support = {{{_SUPPORT[recipe.interpolation]}}}, double steps = {{{BLOCK - 1}}},
+        double fixed = {{{2**22}}},
+        float black = {{0}}, float white = {{255}}, float up = {{0.5}},
+        {channel} mean = {{{_numbers(recipe.mean)}}}, {channel} std = {{{_numbers(recipe.std)}}}
+    >
+    {{
+        {_TO_BATCH[layout]}
+        shape = Shape (pixels)
+        height_width = Slice (shape, one, three)
+        side = ReduceMin <keepdims = 1> (height_width)
+        margin = Sub (height_width, side)
+        start = Div (margin, two)
+        stop = Add (start, side)
+        square = Slice (pixels, start, stop, image_axes)
+        {_weights(recipe.interpolation)}
+        lines = Reshape (square, line_shape)
+        turned = Transpose <perm = [0, 2, 1]> (lines)
+        whole_shape = Concat <axis = 0> (zero, side, rest)
+        columns = Reshape (turned, whole_shape)
+        {_resample("columns", "narrow")}
+        narrow_columns = Reshape (narrow, column_shape)
+        rows = Transpose <perm = [0, 2, 1]> (narrow_columns)
+        {_resample("rows", "small")}
+        small_pixels = Reshape (small, pixel_shape)
+        channels_first = Transpose <perm = [0, 2, 1]> (small_pixels)
+        planes = Reshape (channels_first, plane_shape)
+        fractions = Div (planes, white)
+        centred = Sub (fractions, mean)
+        images = Div (centred, std)
+    }}"""
+
+
+def _weights(interpolation: Interpolation) -> str:
+    """Lines that give `weights` `[blocks, BLOCK, taps]`, and `taken` `[blocks, taps]`: the input pixels they are for.
+
+    In double precision, as Pillow has it. `centre` is an output pixel's place on the input, in pixels.
+    """
+    return f"""
+        side_d = Cast <to = 11> (side)
+        scale = Div (side_d, size_d)
+        stretch = Max (scale, unit)
+        reach = Mul (support, stretch)
+        numbers_d = Cast <to = 11> (numbers)
+        middles = Add (numbers_d, half)
+        places = Mul (middles, scale)
+        centre = Reshape (places, block_shape)
+        between = Mul (steps, scale)
+        both_ends = Add (reach, reach)
+        extent = Add (between, both_ends)
+        extent_up = Ceil (extent)
+        extent_whole = Cast <to = 7> (extent_up)
+        taps_wanted = Add (extent_whole, two)
+        taps = Min (taps_wanted, side)
+        block_centre = Slice (centre, zero, one, one)
+        block_start = Sub (block_centre, reach)
+        block_floor = Floor (block_start)
+        block_first = Cast <to = 7> (block_floor)
+        last = Sub (side, taps)
+        inside = Max (block_first, zero)
+        begin = Min (inside, last)
+        count = Squeeze (taps)
+        offsets = Range (first, count, step)
+        begin_flat = Squeeze (begin, two)
+        taken = Add (begin_flat, offsets)
+        begin_d = Cast <to = 11> (begin)
+        offsets_d = Cast <to = 11> (offsets)
+        from_centre = Sub (begin_d, centre)
+        to_middle = Add (from_centre, half)
+        position = Add (to_middle, offsets_d)
+        relative = Div (position, stretch)
+        x = Abs (relative)
+        {_KERNELS[interpolation]}
+        total = ReduceSum <keepdims = 1> (kernel, rest)
+        normal = Div (kernel, total)
+        scaled = Mul (normal, fixed)
+        rounded = Round (scaled)
+        exact = Div (rounded, fixed)
+        weights = Cast <to = 1> (exact)"""
+
+
+def _resample(source: str, result: str) -> str:
+    """Lines that give `result` `[batch, size, n]` of `source` `[batch, side, n]`, in whole numbers from 0 to 255."""
+    return f"""
+        {result}_parts = Gather <axis = 1> ({source}, taken)
+        {result}_floats = Cast <to = 1> ({result}_parts)
+        {result}_sums = MatMul (weights, {result}_floats)
+        {result}_joined = Reshape ({result}_sums, joined_shape)
+        {result}_cut = Slice ({result}_joined, zero, size, one)
+        {result}_raised = Add ({result}_cut, up)
+        {result}_whole = Floor ({result}_raised)
+        {result} = Clip ({result}_whole, black, white)"""
+
+
+# Weights by distance x in units of the (stretched) input pixel. Without branches: beyond its stretch each part is 0.
+_KERNELS: Final[Mapping[Interpolation, str]] = {
+    "bilinear": """
+        tent = Sub (unit, x)
+        kernel = Max (tent, nothing)""",
+    # a = -0.5: 1.5 x^3 - 2.5 x^2 + 1 up to 1, and -0.5 (x^3 - 5 x^2 + 8 x - 4) from 1 to 2.
+    "bicubic": """
+        cubic_two = Constant <value = double {2}> ()
+        c15 = Constant <value = double {1.5}> ()
+        c25 = Constant <value = double {2.5}> ()
+        c5 = Constant <value = double {5}> ()
+        c8 = Constant <value = double {8}> ()
+        c4 = Constant <value = double {4}> ()
+        near = Min (x, unit)
+        near_squared = Mul (near, near)
+        near_steep = Mul (near, c15)
+        near_slope = Sub (near_steep, c25)
+        near_bend = Mul (near_slope, near_squared)
+        near_part = Add (near_bend, unit)
+        from_one = Max (x, unit)
+        far = Min (from_one, cubic_two)
+        far_5 = Sub (far, c5)
+        far_quadratic = Mul (far_5, far)
+        far_8 = Add (far_quadratic, c8)
+        far_cubic = Mul (far_8, far)
+        far_4 = Sub (far_cubic, c4)
+        far_part = Mul (far_4, half)
+        kernel = Sub (near_part, far_part)""",
+}
+_SUPPORT: Final[Mapping[Interpolation, float]] = {"bilinear": 1.0, "bicubic": 2.0}
+_SHAPES: Final[Mapping[Layout, str]] = {"image": "[height, width, 3]", "batch": "[batch, height, width, 3]"}
+_TO_BATCH: Final[Mapping[Layout, str]] = {
+    "image": "pixels = Unsqueeze (image, zero)",
+    "batch": "pixels = Identity (image)",
+}
+
+# ---------------------------------------------------------------- logits to answers
+
+
+def _back(outputs: tuple[Output, ...], classes: int, temperature: float, layout: Layout) -> str:
+    top = min(TOP, classes)
+    axis = "batch, " if layout == "batch" else ""
+    declared = {
+        "softmax": f"float[{axis}{classes}]",
+        "logits": f"float[{axis}{classes}]",
+        "ranking": f"int64[{axis}{top}]",
+    }
+    results = ", ".join(f"{declared[output.kind]} {output.name}" for output in outputs)
+    lines = "\n".join(_ANSWERS[output.kind].format(result=output.name) for output in outputs)
+    return f"""
+    back (float[batch, {classes}] scores) => ({results})
+    < float temperature = {{{temperature!r}}}, int64[1] top = {{{top}}}, int64[1] batch_axis = {{0}} >
+    {{
+        one_or_all = {"Identity (scores)" if layout == "batch" else "Squeeze (scores, batch_axis)"}
+        {lines}
+    }}"""
+
+
+_ANSWERS: Final = {
+    "softmax": """
+        {result}_cooled = Div (one_or_all, temperature)
+        {result} = Softmax <axis = -1> ({result}_cooled)""",
+    "logits": """
+        {result} = Identity (one_or_all)""",
+    "ranking": """
+        {result}_scores, {result} = TopK <axis = -1> (one_or_all, top)""",
+}
+
+# ---------------------------------------------------------------- models and names
+
+
+def _model(graph: str) -> str:
+    return f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>{graph}'
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(repr(float(value)) for value in values)
+
+
+def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    if opsets != {"": OPSET} or model.ir_version != IR_VERSION:
+        raise ValueError(
+            f"the core must be plain ONNX opset {OPSET}, IR {IR_VERSION}; it is {opsets}, {model.ir_version}"
+        )
+    return model
+
+
+def _classes(network: onnx.ModelProto) -> int:
+    """How many logits the network gives. Raises `ValueError` for another interface."""
+    names = [value.name for value in (*network.graph.input, *network.graph.output)]
+    if names != ["core/images", "core/logits"]:
+        raise ValueError(f"the core must take images and give logits, not {names}")
+    return int(network.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
+
+
+def _rename(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
+    """Take the prefix off the names of inputs and outputs, wherever they occur."""
+    plain = {name: name.split("/", 1)[1] for name in names}
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = plain[value.name]
+    for node in model.graph.node:
+        node.input[:] = [plain.get(name, name) for name in node.input]
+        node.output[:] = [plain.get(name, name) for name in node.output]
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove constants that no node takes, such as those of the other kernel; runtimes warn of them."""
+    taken = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in taken]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _describe(model: onnx.ModelProto, network: onnx.ModelProto, facts: Mapping[str, object]) -> None:
+    """Metadata: the core's, ours, and that the input is an image."""
+    import onnx
+
+    core = {prop.key: prop.value for prop in network.metadata_props}
+    ours = {f"autoft.{name}": json.dumps(value, allow_nan=False) for name, value in facts.items()}
+    onnx.helper.set_model_props(model, core | ours | _WINDOWS_ML)
+    model.graph.input[0].type.denotation = "IMAGE"
+    model.graph.name = "autoft"
+    model.producer_name = "autoft"
