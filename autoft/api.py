@@ -35,6 +35,8 @@ def search(
     licenses: str | Sequence[str] = "permissive",
     fail_under: float | None = None,
     keep: int = 5,
+    batched: bool = False,
+    full_parity: bool = False,
     gpus_per_trial: float = 1.0,
     plugins: Sequence[object] = (),
     screen: Screen | None = None,
@@ -69,6 +71,8 @@ def search(
             "licenses": licenses,
             "fail_under": fail_under,
             "keep": keep,
+            "batched": batched,
+            "full_parity": full_parity,
             "gpus_per_trial": gpus_per_trial,
             "plugins": selections,
         }

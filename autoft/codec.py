@@ -22,6 +22,11 @@ def encode(value: object) -> str:
     return json.dumps(encode_python(value), ensure_ascii=False, allow_nan=False)
 
 
+def encode_readable(value: object) -> str:
+    """The JSON text of a frozen value over many lines, for files that people read. Raises as `encode` does."""
+    return json.dumps(encode_python(value), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
 def encode_python(value: object) -> Any:
     """The value as plain dicts, lists, numbers and texts. Raises `ValueError` when it would not read back."""
     from pydantic_core import PydanticSerializationError

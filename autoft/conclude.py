@@ -1,4 +1,4 @@
-"""From a finished search to a model: export, parity gate, and the test split, scored once from the ONNX file."""
+"""From a finished search to a model: the best trial's bundle, and the test split, scored once from the ONNX file."""
 
 from __future__ import annotations
 
@@ -6,39 +6,54 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import torch
 
+from autoft.bundle.build import Bundle, write_bundle
+from autoft.bundle.order import Order
+from autoft.bundle.parity import FULL, QUICK, Gate
+from autoft.bundle.raw_pixels import Layout
+from autoft.bundle.values import MODEL, Calibration, ParityReport
 from autoft.codec import encode
-from autoft.data.dataset import Dataset
-from autoft.data.decode import normalise
-from autoft.errors import GateFailed, RunFailed, StudyError
+from autoft.errors import RunFailed, StudyError
 from autoft.files import write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger, TrialRecord
-from autoft.onnx_runtime import OnnxClassifier
-from autoft.parity import Parity, check_parity
+from autoft.machine import versions
 from autoft.run import Run
 from autoft.screen import Screen
-from autoft.statistics import scores
 from autoft.stopwatch import Stopwatch
 from autoft.summary import Best, Scores, Summary
-from autoft.task import SingleLabel
 from autoft.train.worker import Worker
-from autoft.types import Artifact, Handoff, Preprocess, SplitName, Trial
+from autoft.types import Handoff, Preprocess, SplitName, Trial
 
 EXPORTER = "onnx"
-PARITY_IMAGES = 256
-SCORING_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A trial's ONNX file that passed the gate, with its validation scores from that file."""
+    """A trial's bundle: its folder, the bytes of its model.onnx, what was measured; validation figures only."""
 
     trial: Trial
-    artifact: Artifact
-    parity: Parity
+    folder: str
+    model_bytes: int
+    exporter: str
+    parity: ParityReport
+    calibration: Calibration
     validation: Scores
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What kind of bundle: how much is compared, what model.onnx takes, and the split whose figures are reported."""
+
+    gate: Gate
+    layout: Layout
+    reported: SplitName
+
+
+def layout(batched: bool) -> Layout:
+    """What model.onnx takes, from the flag."""
+    return "batch" if batched else "image"
 
 
 def finalists(ledger: Ledger) -> list[TrialRecord]:
@@ -59,29 +74,32 @@ def chosen(ledger: Ledger, number: int) -> TrialRecord:
     return exportable[number]
 
 
-def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Path) -> Exported:
-    """Write the trial's ONNX file into `folder` and hold it against torch on validation images.
+def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Path, wanted: Wanted) -> Bundle:
+    """Write the trial's bundle as `folder`, in place of what is there, once it is whole.
 
-    Raises `GateFailed` with the numbers when they differ; the file is then removed. Raises `LookupError` when the
-    trial's checkpoint is gone or damaged.
+    Raises `GateFailed` with the numbers when it differs from torch; `folder` is then as it was. Raises `LookupError`
+    when the trial's checkpoint is gone or damaged.
     """
-    classifier, trial, dataset = worker.scored(record), record.trial, run.dataset()
-    handoff = _handoff(run, record)
-    folder.mkdir(parents=True, exist_ok=True)
-    artifact = host.exporter(EXPORTER).export(classifier, handoff, folder)
-    model = folder / Path(artifact.path).name
-    rows = dataset.rows("val")
-    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), PARITY_IMAGES)).astype(int)]  # evenly over the classes
-    expected = worker.logits(classifier, worker.images(trial), rows)
-    recipe = handoff.preprocess
+    classifier = worker.scored(record)
+    order = Order(
+        handoff=_handoff(run, record),
+        reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
+        dataset=run.dataset(),
+        reported=wanted.reported,
+        gate=wanted.gate,
+        layout=wanted.layout,
+        versions=versions(),
+    )
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
     try:
-        parity = check_parity(
-            expected, model, normalise(dataset.pixels(recipe.size, recipe.interpolation)[rows], recipe)
-        )
-    except GateFailed:
-        model.unlink()
-        raise
-    return Exported(trial, artifact, parity, score_file(model, dataset, "val", run.record.study.metric))
+        exports = host.exporter(EXPORTER).export(classifier, order.handoff, fresh)
+        bundle = write_bundle(order, exports, fresh)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return bundle
 
 
 def _handoff(run: Run, record: TrialRecord) -> Handoff:
@@ -99,44 +117,26 @@ def _handoff(run: Run, record: TrialRecord) -> Handoff:
     )
 
 
-def score_file(model: Path, dataset: Dataset, split: SplitName, metric: str) -> Scores:
-    """Every metric of the ONNX file on one split, from its outputs alone."""
-    classifier = OnnxClassifier(model)
-    recipe = classifier.preprocess
-    pixels = dataset.pixels(recipe.size, recipe.interpolation)
-    rows = dataset.rows(split)
-    parts = [
-        classifier.logits(normalise(pixels[rows[start : start + SCORING_BATCH]], recipe), SCORING_BATCH)
-        for start in range(0, len(rows), SCORING_BATCH)
-    ]
-    return scores(SingleLabel(), metric, np.concatenate(parts), dataset.labels(split))
-
-
 def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwatch, screen: Screen) -> Summary:
     """Export the best trial, open the test split, write summary.json.
 
     A model of an earlier end of this run is replaced only by one that passed the gate.
     """
-    fresh = run.folder.path / ".export"
-    shutil.rmtree(fresh, ignore_errors=True)
+    study = run.record.study
+    wanted = Wanted(FULL if study.full_parity else QUICK, layout(study.batched), "test")
     with watch.phase("export"):
-        exported = _export_best(run, host, worker, ledger, fresh, screen)
-    with watch.phase("test"):
-        test = score_file(fresh / Path(exported.artifact.path).name, run.dataset(), "test", run.record.study.metric)
-    shutil.rmtree(run.folder.export, ignore_errors=True)
-    fresh.rename(run.folder.export)
-    trial = exported.trial
+        trial, bundle = _export_best(run, host, worker, ledger, wanted, screen)
     states = [record.state for record in ledger.trials.values()]
     summary = Summary(
         run=str(run.folder.path),
-        metric=run.record.study.metric,
+        metric=study.metric,
         best=Best(trial.id, trial.backbone, trial.freeze, trial.image_size, trial.params),
-        validation=exported.validation,
-        test=test,
+        validation=bundle.validation,
+        test=bundle.scores,
         trials={state: states.count(state) for state in ("finished", "paused", "failed")},
         seconds=watch.seconds(),
-        model=f"{run.folder.export.name}/{Path(exported.artifact.path).name}",
-        budget=run.record.study.time,
+        model=f"{run.folder.export.name}/{MODEL}",
+        budget=study.time,
         test_openings=_openings(run) + 1,
         problems=len(run.record.data.problems),
     )
@@ -144,11 +144,13 @@ def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwa
     return summary
 
 
-def _export_best(run: Run, host: Host, worker: Worker, ledger: Ledger, folder: Path, screen: Screen) -> Exported:
+def _export_best(
+    run: Run, host: Host, worker: Worker, ledger: Ledger, wanted: Wanted, screen: Screen
+) -> tuple[Trial, Bundle]:
     """The best trial whose checkpoint is whole; one that is not is passed over with a line."""
     for record in finalists(ledger):
         try:
-            return export(run, host, worker, record, folder)
+            return record.trial, export(run, host, worker, record, run.folder.export, wanted)
         except LookupError as problem:
             screen.note(f"not exported: {problem.args[0]}; trying the next best")
     raise RunFailed("no checkpoint in this run is whole; nothing can be exported")

@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoft.asking import Search
+from autoft.bundle.parity import FULL
+from autoft.bundle.raw_pixels import Layout
+from autoft.bundle.values import MANIFEST
 from autoft.clock import RunClock
-from autoft.conclude import Exported, chosen, conclude, export, finalists
+from autoft.conclude import Exported, Wanted, chosen, conclude, export, finalists
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.host import Host
 from autoft.parts import Problem
@@ -45,11 +48,11 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     return summary
 
 
-def export_trial(path: Path, number: int | None, out: Path | None) -> Exported:
-    """Write trial `number` of the run in `path`, or its best one, into `out`, or RUN/exports/N.
+def export_trial(path: Path, number: int | None, out: Path | None, layout: Layout) -> Exported:
+    """Write the bundle of trial `number` of the run in `path`, or of its best one, as `out`, or RUN/exports/N.
 
-    The test split stays shut. The artifact's path is relative to the run folder where it lies in it. Raises
-    `StudyError` for a trial without a checkpoint, `GateFailed` when file and torch differ.
+    The gate compares in full, and the test split stays shut. Raises `StudyError` for a trial without a checkpoint,
+    `GateFailed` when files and torch differ.
     """
     run = Run.open(path)
     with run.folder.lock(), stop_on_signals() as stopped:
@@ -59,14 +62,20 @@ def export_trial(path: Path, number: int | None, out: Path | None) -> Exported:
         host = run.host()
         worker = _exporting_worker(run, host, stopped)
         try:
-            exported = export(run, host, worker, record, folder)
+            bundle = export(run, host, worker, record, folder, Wanted(FULL, layout, "val"))
         except LookupError as problem:
             raise RunFolderError(f"{problem.args[0]}; see autoft leaderboard for the others") from None
         except Cancelled:
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
-    model = folder / Path(exported.artifact.path).name
-    inside = model.relative_to(run.folder.path) if model.is_relative_to(run.folder.path) else model
-    return replace(exported, artifact=replace(exported.artifact, path=str(inside)))
+    return Exported(
+        trial=record.trial,
+        folder=str(folder),
+        model_bytes=bundle.model_bytes,
+        exporter=bundle.parity.exporter,
+        parity=bundle.parity,
+        calibration=bundle.calibration,
+        validation=bundle.validation,
+    )
 
 
 def _exporting_worker(run: Run, host: Host, stopped: StopFlag) -> Worker:
@@ -82,7 +91,10 @@ def _export_path(run: Run, number: int, out: Path | None) -> Path:
     if folder.resolve() == run.folder.export.resolve():
         raise StudyError(f"{folder} holds the model that summary.json speaks of; choose another --out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+            raise StudyError(f"{folder} holds other files and is no bundle; choose another --out")
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise StudyError(f"{folder} cannot be written: {error.strerror}; choose another --out") from None
     return folder

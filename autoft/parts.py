@@ -6,7 +6,7 @@ A part has a `name`, unique among its kind; a part with a `summary` shows it in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,14 +109,16 @@ class Searcher(Part):
 
 
 class Exporter(Part):
-    """A trained classifier to a deployable file."""
+    """A trained classifier to the core of what is deployed; the rest of the bundle is made around it."""
 
     @abstractmethod
-    def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Artifact:
-        """Write the file into `folder`.
+    def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
+        """Write `model.core.onnx` into `folder` and yield what was written; `yield` makes it a generator.
 
-        `classifier` is in eval mode on the CPU and maps `(batch, 3, size, size)` float32 to logits `(batch, classes)`.
-        Raises `RunFailed` when no way of exporting works.
+        `classifier` is in eval mode on the CPU and maps `(batch, 3, size, size)` float32 to logits `(batch, classes)`;
+        so does the file, from `images` to `logits`, in plain ONNX opset 18, IR 8, with the handoff's `autoft.labels`
+        and `autoft.preprocess` in its metadata. When the file is refused because it differs from torch, the next one
+        is asked for, written in another way to the same path. Raises `RunFailed` when no way of exporting works.
         """
 
 

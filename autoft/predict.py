@@ -1,4 +1,4 @@
-"""`predict`: what an exported model says about image files. Runs without torch."""
+"""`predict`: what a bundle's model.onnx says about image files. Runs without torch."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
+from autoft.bundle.values import MANIFEST, MODEL, Manifest
 from autoft.codec import decode as decode_json
-from autoft.data.decode import Pixels, decode, normalise, preprocess, readable_extensions
+from autoft.data.decode import Pixels, decode, readable_extensions
 from autoft.data.folder import natural_key
 from autoft.data.parallel import ordered_map
 from autoft.errors import DataError, RunFolderError, UnreadableImage, UserError
-from autoft.onnx_runtime import OnnxClassifier
+from autoft.files import sha256
+from autoft.onnx_runtime import PixelModel
 from autoft.summary import Summary
-from autoft.types import Preprocess
 
-MODEL_FILE: Final = "model.core.onnx"
-
-_BATCH: Final = 32
 _DECODERS: Final = 4
 
 
@@ -45,26 +39,42 @@ class Prediction:
 def predict(model: Path, inputs: Sequence[str]) -> Iterator[Prediction]:
     """One prediction an image, in order: of files, of folders with all below them, of glob patterns.
 
-    `model` is a run folder, an export folder or an ONNX file; see `find_model`. Raises `UserError` at once when it is
-    none of these, and `DataError` at the end when not one image could be read.
+    `model` is a run folder, a bundle or its model.onnx; see `find_model`. Raises `UserError` at once when it is none of
+    these or has been changed, and `DataError` at the end when not one image could be read.
     """
-    return _predictions(OnnxClassifier(find_model(model)), inputs)
+    return predictions(PixelModel(find_model(model)), inputs)
 
 
 def find_model(path: Path) -> Path:
-    """The ONNX file of a run folder (as its summary.json says), of an export folder, or the file itself.
+    """The model.onnx of a run folder (as its summary.json says), of a bundle, or the file itself.
 
-    Raises `UserError` when there is none.
+    Raises `UserError` when there is none, or when it is not the one that the bundle's manifest speaks of.
     """
     if not path.is_dir():
         return path
-    if (path / MODEL_FILE).is_file():
-        return path / MODEL_FILE
+    if (path / MANIFEST).is_file():
+        return _unchanged(path)
     if (path / "summary.json").is_file():
-        return path / _summary(path / "summary.json").model
+        return _unchanged((path / _summary(path / "summary.json").model).parent)
     if (path / "study.json").is_file():
         raise RunFolderError(f"the run in {path} has no model yet; `autoft resume {path}` goes on with it")
-    raise UserError(f"{path} holds neither summary.json nor {MODEL_FILE}; give a run folder or an .onnx file")
+    raise UserError(f"{path} holds neither summary.json nor {MANIFEST}; give a run folder, a bundle or an .onnx file")
+
+
+def _unchanged(bundle: Path) -> Path:
+    """The bundle's model.onnx, if it is the one that the manifest speaks of."""
+    model, manifest = bundle / MODEL, bundle / MANIFEST
+    again = "copy the bundle again, or export it again"
+    try:
+        promised = decode_json(Manifest, manifest.read_text(encoding="utf-8")).files[MODEL].sha256
+        found = sha256(model)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; {again}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{manifest} is damaged: {error}; {again}") from error
+    if found != promised:
+        raise UserError(f"{model} has changed: its SHA-256 is not the one in {MANIFEST}; {again}")
+    return model
 
 
 def _summary(file: Path) -> Summary:
@@ -79,44 +89,38 @@ def _summary(file: Path) -> Summary:
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """An image file, and its pixels `(size, size, 3)` or why there are none."""
+    """An image file, and its pixels `(height, width, 3)` or why there are none."""
 
     image: str
     pixels: Pixels | None = None
     error: str | None = None
 
 
-def _predictions(classifier: OnnxClassifier, inputs: Sequence[str]) -> Iterator[Prediction]:
+def predictions(model: PixelModel, inputs: Sequence[str]) -> Iterator[Prediction]:
+    """One prediction an image, as `predict` gives them. Raises `DataError` at the end when none could be read."""
     first: _Read | None = None
     readable = 0
-    reads = ordered_map(partial(_read, classifier.preprocess), _files(inputs), _DECODERS)
-    while batch := list(islice(reads, _BATCH)):
-        first = first or batch[0]
-        readable += sum(read.pixels is not None for read in batch)
-        yield from _batch(classifier, batch)
+    for read in ordered_map(_read, _files(inputs), _DECODERS):
+        first = first or read
+        readable += read.pixels is not None
+        yield _prediction(model, read)
     if first is None:
         raise DataError(f"no images in {', '.join(inputs) or 'an empty list'}; name image files, folders or patterns")
     if not readable:
         raise DataError(f"not one image could be read; {first.image}: {first.error}")
 
 
-def _batch(classifier: OnnxClassifier, reads: Sequence[_Read]) -> Iterator[Prediction]:
-    size = classifier.preprocess.size
-    pixels = np.asarray([read.pixels for read in reads if read.pixels is not None], np.uint8)
-    images = normalise(pixels.reshape(-1, size, size, 3), classifier.preprocess)
-    rows = iter(classifier.probabilities(images, _BATCH).tolist())
-    for read in reads:
-        if read.pixels is None:
-            yield Prediction(read.image, error=read.error)
-        else:
-            probabilities = dict(zip(classifier.labels, next(rows), strict=True))
-            label = max(probabilities, key=probabilities.__getitem__)
-            yield Prediction(read.image, label, probabilities[label], probabilities)
+def _prediction(model: PixelModel, read: _Read) -> Prediction:
+    if read.pixels is None:
+        return Prediction(read.image, error=read.error)
+    probabilities = dict(zip(model.labels, model.probabilities(read.pixels).tolist(), strict=True))
+    label = max(probabilities, key=probabilities.__getitem__)
+    return Prediction(read.image, label, probabilities[label], probabilities)
 
 
-def _read(recipe: Preprocess, path: Path) -> _Read:
+def _read(path: Path) -> _Read:
     try:
-        return _Read(str(path), preprocess(decode(path), recipe))
+        return _Read(str(path), decode(path))
     except UnreadableImage as error:
         return _Read(str(path), error=str(error))
 

@@ -36,6 +36,8 @@ class Study:
     `image_size` 0 means: chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`: SPDX identifiers of
     weights that may be used, "permissive" for the usual ones, "any" for all. `gpus_per_trial` below 1 shares a GPU.
     `fail_under`: the test score below which the run ends with exit code 3. `keep`: checkpoints that stay.
+    `batched`: model.onnx takes `[batch, height, width, 3]`. `full_parity`: the gate compares more images, and without
+    onnxruntime's optimisations too.
     """
 
     data: str
@@ -54,6 +56,8 @@ class Study:
     licenses: tuple[str, ...] = ("permissive",)
     fail_under: float | None = None
     keep: int = 5
+    batched: bool = False
+    full_parity: bool = False
     gpus_per_trial: float = 1.0
     plugins: tuple[str, ...] = ()
 

@@ -38,9 +38,9 @@ LAYERS = (
 # What may be imported where, and nowhere else in the package; paths from autoft/.
 HOMES = {
     "ray": {"runners/ray.py"},
-    "onnx": {"builtin/onnx_exporter.py"},
+    "onnx": {"builtin/onnx_exporter.py", "bundle/raw_pixels.py"},
     "onnxscript": {"builtin/onnx_exporter.py"},
-    "onnxruntime": {"onnx_runtime.py", "testing/exporters.py"},
+    "onnxruntime": {"onnx_runtime.py", "testing/exporters.py", "bundle/standalone/*.py"},
     "timm": {"builtin/timm_zoo.py"},
     "click": {"cli.py", "__main__.py", "terminal.py", "commands/*.py"},
     "pluggy": {"hookspecs.py", "host.py"},

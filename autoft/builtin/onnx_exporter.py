@@ -17,6 +17,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -26,46 +27,40 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
-    Way = Callable[[nn.Module, Tensor], onnx.ModelProto]
-
 FILE = "model.core.onnx"
 SCHEMA = 1
 OPSET = 18
 IR_VERSION = 8  # the oldest that may carry opset 18, so the one that most runtimes read
 
-# Switches that change how a module computes, not what. Tracing an in-place activation is a long detour: without it,
-# EfficientNet-Lite0 exports in half the time. Fused attention with a bias or in five dimensions does not export.
-_PLAIN = {"inplace": False, "fused_attn": False}
-
 
 class OnnxExporter(Exporter):
-    """Exports through torch.onnx: its dynamo exporter, or else its TorchScript exporter."""
+    """Exports through torch.onnx: by dynamo, without and with fused attention, then by TorchScript."""
 
     name = "onnx"
     summary = "one ONNX file, opset 18, dynamic batch, labels and preprocessing inside"
 
-    def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Artifact:
-        """Write `folder/model.core.onnx`; the artifact's path is relative to the folder that holds `folder`.
+    def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
+        """Write `folder/model.core.onnx`, made in one way after another; each is an artifact.
 
-        Raises `RunFailed` with every cause when no way of exporting works, `OSError` when the file cannot be written.
+        Paths are relative to the folder that holds `folder`. Raises `RunFailed` with every cause when no way works,
+        `OSError` when the file cannot be written.
         """
         import torch
 
         size = handoff.preprocess.size
         # Two images: a batch of one would be taken for a constant.
         images = 2 * torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-        with _quiet(), _as_plain(classifier, images):
-            model, way = _first_that_works(classifier, images, handoff)
-        content = model.SerializeToString()
-        _write(folder / FILE, content)
-        return Artifact(
-            path=f"{folder.name}/{FILE}",
-            format="onnx",
-            opset=OPSET,
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            exporter=way,
-        )
+        causes = []
+        for way in _WAYS:
+            try:
+                content = _exported(way, classifier, images, handoff)
+            except Exception as error:  # the exporters raise nearly anything for a network they cannot follow
+                causes.append(f"{way.name}: {_root_cause(error)}")
+                continue
+            _write(folder / FILE, content)
+            yield _artifact(f"{folder.name}/{FILE}", content, way.name)
+        if len(causes) == len(_WAYS):
+            raise RunFailed(f"{handoff.backbone.name} cannot be exported to ONNX; {'; '.join(causes)}")
 
 
 @hookimpl
@@ -77,15 +72,16 @@ def autoft_exporters() -> list[Exporter]:
 # ---------------------------------------------------------------- torch to ONNX
 
 
-def _first_that_works(classifier: nn.Module, images: Tensor, handoff: Handoff) -> tuple[onnx.ModelProto, str]:
-    ways: Mapping[str, Way] = {"torch.onnx dynamo": _dynamo, "torch.onnx torchscript": _torchscript}
-    causes = []
-    for name, way in ways.items():
-        try:
-            return _finished(way(classifier, images), handoff), name
-        except Exception as error:  # the exporters raise nearly anything for a network they cannot follow
-            causes.append(f"{name}: {_root_cause(error)}")
-    raise RunFailed(f"{handoff.backbone.name} cannot be exported to ONNX; {'; '.join(causes)}")
+def _exported(way: _Way, classifier: nn.Module, images: Tensor, handoff: Handoff) -> bytes:
+    """The finished file. Raises nearly anything."""
+    with _quiet(), _switched(classifier, images, way.switches):
+        content: bytes = _finished(way.convert(classifier, images), handoff).SerializeToString()
+    return content
+
+
+def _artifact(path: str, content: bytes, way: str) -> Artifact:
+    digest = hashlib.sha256(content).hexdigest()
+    return Artifact(path=path, format="onnx", opset=OPSET, size=len(content), sha256=digest, exporter=way)
 
 
 def _dynamo(classifier: nn.Module, images: Tensor) -> onnx.ModelProto:
@@ -125,21 +121,41 @@ def _torchscript(classifier: nn.Module, images: Tensor) -> onnx.ModelProto:
     return onnx.load_from_string(file.getvalue())
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A way of exporting: its name, torch's exporter, and the switches of the network's modules that are set for it."""
+
+    name: str
+    convert: Callable[[nn.Module, Tensor], onnx.ModelProto]
+    switches: Mapping[str, bool]
+
+
+# Switches that change how a module computes, not what. Tracing an in-place activation is a long detour: without it,
+# EfficientNet-Lite0 exports in half the time. Fused attention with a bias or in five dimensions does not export, and
+# gives a larger graph where it does, so it is the second choice.
+_PLAIN: Mapping[str, bool] = {"inplace": False, "fused_attn": False}
+_WAYS = (
+    _Way("torch.onnx dynamo, attention not fused", _dynamo, _PLAIN),
+    _Way("torch.onnx dynamo", _dynamo, {}),
+    _Way("torch.onnx torchscript", _torchscript, _PLAIN),
+)
+
+
 @contextmanager
-def _as_plain(classifier: nn.Module, images: Tensor) -> Iterator[None]:
-    """Set the switches of `_PLAIN` inside the block, unless the network gives something else with them."""
+def _switched(classifier: nn.Module, images: Tensor, switches: Mapping[str, bool]) -> Iterator[None]:
+    """Set the switches inside the block, unless the network gives something else with them."""
     import torch
 
     switched = [
         (module, name, now)
         for module in classifier.modules()
         for name, now in vars(module).items()
-        if name in _PLAIN and isinstance(now, bool) and now != _PLAIN[name]
+        if name in switches and isinstance(now, bool) and now != switches[name]
     ]
     with torch.inference_mode():
         expected = classifier(images.clone())
     try:
-        _switch((module, name, _PLAIN[name]) for module, name, _ in switched)
+        _switch((module, name, switches[name]) for module, name, _ in switched)
         with torch.inference_mode():
             same = torch.allclose(classifier(images.clone()), expected, rtol=1e-4, atol=1e-5)
         if not same:

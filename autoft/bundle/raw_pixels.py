@@ -290,6 +290,7 @@ def _describe(model: onnx.ModelProto, network: onnx.ModelProto, facts: Mapping[s
     core = {prop.key: prop.value for prop in network.metadata_props}
     ours = {f"autoft.{name}": json.dumps(value, allow_nan=False) for name, value in facts.items()}
     onnx.helper.set_model_props(model, core | ours | _WINDOWS_ML)
+    del model.opset_import[1:]  # merging lists the same one for each part
     model.graph.input[0].type.denotation = "IMAGE"
     model.graph.name = "autoft"
     model.producer_name = "autoft"

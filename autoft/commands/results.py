@@ -1,4 +1,4 @@
-"""`autoft leaderboard`, `autoft export` and `autoft predict`."""
+"""`autoft leaderboard`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autoft.commands import Command, aligned, document, json_option, shown, talk_on_stderr, to_json
+from autoft.commands import Command, aligned, document, json_option
 
 if TYPE_CHECKING:
     from autoft.store import LeaderboardRow
@@ -56,67 +56,3 @@ def _cells(row: LeaderboardRow) -> tuple[str, ...]:
         str(row.image_size),
         "yes" if row.exportable else "no",
     )
-
-
-@click.command(
-    cls=Command,
-    examples=(
-        "autoft export runs/photos-20260102-030405 --trial 7",
-        "autoft export runs/photos-20260102-030405 --trial 7 --out deploy/",
-    ),
-)
-@click.argument("run")
-@click.option("--trial", type=int, metavar="N", help="Which one; see autoft leaderboard.  [default: the best]")
-@click.option("--out", metavar="DIR", help="Where to.  [default: RUN/exports/N]")
-@json_option
-def export(run: str, trial: int | None, out: str | None, as_json: bool) -> None:
-    """Write the ONNX file of any trial that is still exportable.
-
-    It is compared with torch on validation images, and comes with validation figures only: the test images are for the
-    trial that the search chose.
-    """
-    from autoft import execution
-
-    with talk_on_stderr():
-        exported = execution.export_trial(Path(run), trial, Path(out) if out else None)
-    if as_json:
-        click.echo(to_json(exported))
-        return
-    scores = exported.validation
-    model = Path(run, exported.artifact.path)
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in scores.metrics.items())
-    click.echo(f"trial       {exported.trial.id}: {exported.trial.backbone}, {exported.trial.freeze}")
-    click.echo(f"model       {shown(model)}, {exported.artifact.size / 1e6:.1f} MB")
-    click.echo(f"validation  {figures}  ({scores.correct} of {scores.n} right)")
-
-
-@click.command(
-    cls=Command,
-    examples=(
-        "autoft predict runs/photos-20260102-030405 new/cat.jpg",
-        "autoft predict model.core.onnx new/ 'more/*.png' --json",
-    ),
-)
-@click.argument("model")
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, one line an image.")
-def predict(model: str, inputs: tuple[str, ...], as_json: bool) -> None:
-    """Say what an exported model sees in images.
-
-    MODEL is a run folder, an export folder or an ONNX file; INPUT a file, a folder with all images below it, or a glob
-    pattern. Prints probability, label and file.
-    """
-    from autoft import predict as prediction
-
-    unreadable = 0
-    for image in prediction.predict(Path(model), inputs):
-        unreadable += image.error is not None
-        if as_json:
-            click.echo(to_json(image))
-        elif image.error is not None:
-            click.echo(f"{image.image}: {image.error}", err=True)
-        else:
-            width = max(map(len, image.probabilities))
-            click.echo(f"{image.probability:.4f}  {image.label:<{width}}  {image.image}")
-    if unreadable:
-        click.echo(f"{unreadable} images could not be read", err=True)

@@ -56,6 +56,8 @@ class _Pixels(click.ParamType[int]):
 @click.option("--workers", type=int, metavar="N", help="Trials at a time.  [default: one a core, or one a GPU]")
 @click.option("--gpus-per-trial", type=float, metavar="X", help="Below 1 trials share a GPU.  [default: 1]")
 @click.option("--keep", type=int, metavar="N", help="Checkpoints to keep, best first.  [default: 5]")
+@click.option("--batched", is_flag=True, default=None, help="model.onnx takes a batch of equal-sized images.")
+@click.option("--full-parity", is_flag=True, default=None, help="Compare the exported files with torch in full.")
 @plugin_option
 @json_option
 def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:

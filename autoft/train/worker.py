@@ -7,7 +7,7 @@ import resource
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from autoft.train.images import Images, TrainingStream
 from autoft.train.ridge import RidgeHead, fit_ridge
 from autoft.types import ClosedFormHead, GradientHead, Plan, Report, Slice, SplitName, Trial
 
+INPUTS_AT_ONCE = 32
 NETWORKS_IN_MEMORY = 3
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -118,9 +119,16 @@ class Worker:
 
     def logits(self, classifier: Classifier, images: Images, rows: np.ndarray) -> np.ndarray:
         """Logits `(len(rows), classes)`, without augmentation, float32."""
+        return self._answers(classifier, images.batches(rows))
+
+    def answers(self, classifier: Classifier, inputs: torch.Tensor) -> np.ndarray:
+        """Logits `(n, classes)` of the network's inputs `(n, 3, size, size)`, float32."""
+        return self._answers(classifier, torch.split(inputs.to(self._device), INPUTS_AT_ONCE))
+
+    def _answers(self, classifier: Classifier, batches: Iterable[torch.Tensor]) -> np.ndarray:
         parts = []
         with torch.inference_mode():
-            for batch in images.batches(rows):
+            for batch in batches:
                 self._check()
                 parts.append(classifier(batch).float().cpu())
         return torch.cat(parts).numpy()

@@ -1,0 +1,167 @@
+"""Writing a bundle: the models that passed the gate, and everything that goes beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from autoft.bundle.card import CardFacts, model_card
+from autoft.bundle.gate import Passed, first_that_passes, logits_of
+from autoft.bundle.licenses import write_licenses
+from autoft.bundle.manifest import write_manifest
+from autoft.bundle.metrics import metrics_report
+from autoft.bundle.order import Order, evenly
+from autoft.bundle.standalone.verify import verify
+from autoft.bundle.values import (
+    CARD,
+    CORE,
+    LABELS,
+    LATENCY,
+    METRICS,
+    MODEL,
+    PARITY,
+    PREPROCESS,
+    VECTORS_FILE,
+    Calibration,
+    Latency,
+    MetricsReport,
+    ParityReport,
+    Vectors,
+)
+from autoft.bundle.vectors import AS_THEY_ARE, cases, write_vectors
+from autoft.codec import decode, encode_readable
+from autoft.data.decode import normalise, preprocess
+from autoft.errors import GateFailed, RunFailed
+from autoft.onnx_runtime import Logits
+from autoft.statistics import scores
+from autoft.summary import Scores
+from autoft.task import SingleLabel
+from autoft.types import Artifact, SplitName
+
+_SCRIPTS: Final = {"verify.py": "verify.py", "infer.py": "examples/infer.py", "infer.mjs": "examples/infer.mjs"}
+_LATENCY_TIMEOUT: Final = 120.0
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was written: the core, bytes of model.onnx, what was measured.
+
+    `scores` are those of the reported split, `validation` those of the validation split; equal when that is reported.
+    """
+
+    core: Artifact
+    model_bytes: int
+    parity: ParityReport
+    calibration: Calibration
+    validation: Scores
+    scores: Scores
+
+
+def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path) -> Bundle:
+    """Write a bundle into `folder`, empty or not yet there, from the first of the `exports` that passes the gate.
+
+    Raises `GateFailed` with the numbers and the worst images when none does, and when the bundle does not verify
+    itself; `DataError` when images of the gate are gone. What is in `folder` then is no bundle.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    passed = first_that_passes(order, exports, folder)
+    temperature = passed.calibration.temperature
+    logits = {"val": passed.validation_logits}
+    if order.reported not in logits:
+        logits[order.reported] = logits_of(order, folder / CORE, order.reported)
+    report = metrics_report(
+        order.reported,
+        logits[order.reported],
+        order.dataset.labels(order.reported),
+        order.handoff.labels,
+        passed.calibration,
+    )
+    vectors = _vectors(order, temperature, folder)
+    _write_facts(order, passed, report, vectors, folder)
+    _write_scripts(folder)
+    _write_card(order, passed, report, vectors, _latency(folder), folder)
+    _verified(folder)
+    validation, reported = (_scores(order, logits[split], split, temperature) for split in ("val", order.reported))
+    size = (folder / MODEL).stat().st_size
+    return Bundle(passed.artifact, size, passed.parity, passed.calibration, validation, reported)
+
+
+def _scores(order: Order, logits: Logits, split: SplitName, temperature: float) -> Scores:
+    cooled = logits / np.float32(temperature)
+    return scores(SingleLabel(), order.handoff.metric, cooled, order.dataset.labels(split))
+
+
+def _write_facts(order: Order, passed: Passed, report: MetricsReport, vectors: Vectors, folder: Path) -> None:
+    _write(folder / LABELS, order.handoff.labels)
+    _write(folder / PREPROCESS, order.handoff.preprocess)
+    _write(folder / PARITY, passed.parity)
+    _write(folder / METRICS, report)
+    _write(folder / VECTORS_FILE, vectors)
+    write_licenses(folder, order.handoff.backbone)
+
+
+def _vectors(order: Order, temperature: float, folder: Path) -> Vectors:
+    samples, recipe = evenly(order.compared.samples, AS_THEY_ARE), order.handoff.preprocess
+    labels = [order.handoff.labels[sample.label] for sample in samples]
+    chosen = cases(list(zip(order.decoded(samples), labels, strict=True)))
+    inputs = normalise(np.stack([preprocess(case.pixels, recipe) for case in chosen]), recipe)
+    return write_vectors(folder, chosen, order.reference(inputs), temperature)
+
+
+def _write_scripts(folder: Path) -> None:
+    for name, place in _SCRIPTS.items():
+        path = folder / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(files("autoft.bundle.standalone").joinpath(name).read_bytes())
+
+
+def _latency(folder: Path) -> Latency:
+    """Measured by the bundle's own script, in a process that holds nothing but the models."""
+    command = [sys.executable, "-I", "verify.py", "--latency", "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_LATENCY_TIMEOUT, check=False)
+    if done.returncode != 0:
+        raise RunFailed(f"the bundle's verify.py --latency fails here: {done.stderr.strip().splitlines()[-1:]}")
+    latency = decode(Latency, json.loads(done.stdout))
+    _write(folder / LATENCY, latency)
+    return latency
+
+
+def _write_card(
+    order: Order, passed: Passed, report: MetricsReport, vectors: Vectors, latency: Latency, folder: Path
+) -> None:
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    facts = CardFacts(
+        handoff=order.handoff,
+        data=order.dataset.info,
+        metrics=report,
+        parity=passed.parity,
+        latency=latency,
+        layout=order.layout,
+        vectors=len(vectors.vectors),
+        versions=order.versions,
+        created=created,
+    )
+    (folder / CARD).write_text(model_card(facts), encoding="utf-8")
+    write_manifest(folder, order.versions, order.handoff.data_fingerprint, created)
+
+
+def _verified(folder: Path) -> None:
+    """The bundle checks itself before anybody else does. Raises `GateFailed`."""
+    outcome = verify(folder)
+    if outcome.problems:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise GateFailed(f"the bundle does not verify itself: {'; '.join(outcome.problems)}")
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(encode_readable(value), encoding="utf-8")

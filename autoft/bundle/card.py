@@ -1,0 +1,189 @@
+"""`model_card`: what a stranger has to know of a model before using it, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from autoft.bundle import figures
+from autoft.bundle.licenses import NOTICE, TOOL_LICENCE
+from autoft.bundle.markdown import plain, table
+from autoft.bundle.places import without_place
+from autoft.bundle.raw_pixels import Layout
+from autoft.bundle.values import (
+    CORE,
+    LABELS,
+    LICENSES,
+    METRICS,
+    MIN_ONNXRUNTIME,
+    MODEL,
+    PARITY,
+    VECTORS,
+    Latency,
+    MetricsReport,
+    ParityReport,
+)
+from autoft.types import Backbone, DatasetInfo, Handoff, Preprocess, SplitName, Trial
+
+MOST_CLASSES: Final = 30
+
+_TRUST: Final[Mapping[SplitName, str]] = {
+    "test": "Its figures come from {n:,} images of the test split, which took no part in training or in choosing it.",
+    "val": "**Its figures are optimistic.** They come from {n:,} images of the validation split, by which this model\n"
+    "was chosen among others. No figures from a test split are here.",
+    "train": "**Its figures say little.** They come from {n:,} images that it was trained on.",
+}
+_FED: Final[Mapping[Layout, tuple[str, str]]] = {
+    "image": ("pixels", "one image a call, (height, width, 3)"),
+    "batch": ("pixels[None]", "images of one size in a call, (batch, height, width, 3)"),
+}
+_AS_SEARCHED: Final[Mapping[str, str]] = {"log_loss": "log_loss, negated"}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card is made of: what other files of the bundle hold, and how they came about.
+
+    `layout` is what model.onnx takes, `vectors` the number of images in test_vectors/, `created` a date in ISO 8601.
+    """
+
+    handoff: Handoff
+    data: DatasetInfo
+    metrics: MetricsReport
+    parity: ParityReport
+    latency: Latency
+    layout: Layout
+    vectors: int
+    versions: Mapping[str, str]
+    created: str
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card. All its figures come from `facts`; a path on this machine keeps only its last part."""
+    handoff, metrics = facts.handoff, facts.metrics
+    sections = (
+        _head(facts),
+        _use(facts.layout),
+        _limits(len(handoff.labels)),
+        _data(facts.data, metrics, facts.vectors),
+        figures.score(metrics),
+        figures.calibration(metrics),
+        figures.parity(facts.parity),
+        figures.speed(facts.latency),
+        _preprocessing(handoff.preprocess),
+        _licences(handoff.backbone),
+        _provenance(facts),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(facts: CardFacts) -> str:
+    labels, backbone, metrics = facts.handoff.labels, facts.handoff.backbone, facts.metrics
+    return f"""# Image classifier of {len(labels)} classes
+
+{_TRUST[metrics.split].format(n=metrics.n)}
+
+It tells images of these classes apart: {", ".join(map(plain, labels[:MOST_CLASSES]))}{_more(len(labels))}.
+autoft made it on {plain(facts.created)} from the pretrained backbone {plain(backbone.name)}
+({backbone.parameters:,} parameters)."""
+
+
+def _use(layout: Layout) -> str:
+    fed, shape = _FED[layout]
+    return f"""## How to use
+
+`pip install "onnxruntime>={MIN_ONNXRUNTIME}" numpy pillow`, then in this folder, with a photo of your own:
+
+```python
+import json, numpy, onnxruntime
+from PIL import Image, ImageOps
+session = onnxruntime.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
+pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+probabilities = session.run(["probabilities"], {{"image": {fed}}})[0].ravel()
+print(json.load(open("{LABELS}", encoding="utf-8"))[probabilities.argmax()], probabilities.max())
+```
+
+`image` is uint8 RGB of any size, {shape}. Wherever you deploy the model, run `python verify.py`
+first: it checks that this folder is complete, and that both models answer there as they did where they were made."""
+
+
+def _limits(classes: int) -> str:
+    return f"""## Intended use and limits
+
+- It is for images like its training images, each of one of its {classes} classes.
+- Every image gets one of these classes; there is no answer "none of these".
+- Images unlike the training images get wrong answers, often with a high probability.
+- No test of drift and no test with out-of-distribution images was made: how it does with another camera, place or
+  time is not known. Measure it on your own images before you rely on it.
+- What the pretraining data brought in, biases among it, was not examined; that data has terms of its own."""
+
+
+def _data(data: DatasetInfo, metrics: MetricsReport, vectors: int) -> str:
+    counts = ", ".join(f"{plain(split)} {count:,}" for split, count in data.counts.items())
+    shown = [(plain(one.label), f"{one.n:,}") for one in metrics.per_class[:MOST_CLASSES]]
+    below = f"\n\n...{more} classes; `{METRICS}` has all." if (more := _more(len(metrics.per_class))) else ""
+    return f"""## Data
+
+Images: {counts}; median short side {data.short_side} pixels. Files that were not used: {len(data.problems):,}.
+Fingerprint: {plain(data.fingerprint)}.
+
+**Privacy.** `{VECTORS}/` holds {vectors} images that are, or were made of, images from the validation split, and
+`{PARITY}` names some files of the data. Whoever gets this folder can see both. Remove `{VECTORS}/` and
+`{PARITY}` before you pass it on if that must not be; `verify.py` then says that they are missing.
+
+{table(("Class", f"Images in the {metrics.split} split"), shown)}{below}"""
+
+
+def _preprocessing(recipe: Preprocess) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (recipe.mean, recipe.std))
+    size = recipe.size
+    return f"""## Preprocessing
+
+Decode to 8-bit RGB, upright by the EXIF orientation, transparency over white. `{MODEL}` does the rest itself; what
+`{CORE}` takes is made so:
+
+1. Cut out the centre square: side = min(width, height), left = (width - side) // 2, top = (height - side) // 2.
+2. Resize it to {size} x {size} as Pillow does, {recipe.interpolation}, with antialiasing, rounded to whole numbers.
+3. Divide by 255, subtract the mean ({mean}) and divide by the standard deviation ({std}) of red, green
+   and blue; float32, (batch, 3, {size}, {size})."""
+
+
+def _licences(backbone: Backbone) -> str:
+    return f"""## Licences
+
+- Pretrained weights: {plain(backbone.license)}; source: {plain(without_place(backbone.source)) or "not given"}.
+- The scripts here, which autoft wrote: {TOOL_LICENCE}.
+- The pretraining data has terms of its own. The images in `{VECTORS}/` and what fine-tuning added to the weights
+  belong to their owners and to whoever trained this model.
+
+`{LICENSES}/{NOTICE}` has more."""
+
+
+def _provenance(facts: CardFacts) -> str:
+    handoff = facts.handoff
+    metric = plain(_AS_SEARCHED.get(handoff.metric, handoff.metric))
+    rows = [
+        ("Created", plain(facts.created)),
+        ("Backbone", plain(handoff.backbone.name)),
+        *_trial(handoff.trial),
+        (f"Chosen by validation {metric}", f"{handoff.validation_score:.4f}"),
+        *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
+    ]
+    return f"## Provenance\n\n{table(('What', 'Value'), rows)}"
+
+
+def _trial(trial: Trial) -> Sequence[tuple[str, str]]:
+    params = [(f"Parameter {plain(name)}", plain(without_place(str(value)))) for name, value in trial.params.items()]
+    return [
+        ("Trial", str(trial.id)),
+        ("Freeze strategy", plain(trial.freeze)),
+        ("Image size", str(trial.image_size)),
+        *params,
+        ("Seed", str(trial.seed)),
+    ]
+
+
+def _more(classes: int) -> str:
+    return f" and {classes - MOST_CLASSES} more" if classes > MOST_CLASSES else ""

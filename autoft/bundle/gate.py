@@ -1,0 +1,90 @@
+"""The gate: a pair of files that agrees with torch, on floats and from pixels, or a refusal with the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from autoft.bundle.calibration import fit_temperature
+from autoft.bundle.order import Order
+from autoft.bundle.parity import core_parity, core_refusal, pixel_parity, pixel_refusal
+from autoft.bundle.raw_pixels import write_raw_pixel_model
+from autoft.bundle.values import CORE, MODEL, Calibration, CoreParity, ParityReport, PixelParity
+from autoft.errors import GateFailed, UserError
+from autoft.onnx_runtime import CoreModel, Logits, PixelModel, softmax
+from autoft.task import SingleLabel
+from autoft.types import Artifact, SplitName
+
+_SCORING_BATCH: Final = 64
+
+
+class Refused(Exception):
+    """A file is not handed over; the message is the reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """A pair of files that passed: the exporter's artifact, logits `(n, classes)` of the validation split."""
+
+    artifact: Artifact
+    validation_logits: Logits
+    calibration: Calibration
+    parity: ParityReport
+
+
+def first_that_passes(order: Order, exports: Iterator[Artifact], folder: Path) -> Passed:
+    """model.core.onnx, from the first of the `exports` that agrees with torch, and model.onnx beside it.
+
+    Each of the `exports` writes model.core.onnx into `folder` when it is asked for. Raises `GateFailed` with the
+    numbers and the worst images when none passes, `DataError` when images of the gate are gone.
+    """
+    refused: list[str] = []
+    for artifact in exports:
+        try:
+            return _passed(order, artifact, folder, tuple(refused))
+        except Refused as reason:
+            refused.append(f"{artifact.exporter}: {reason}")
+    raise GateFailed("; ".join(refused) or "the exporter wrote no file")
+
+
+def logits_of(order: Order, core: Path, split: SplitName) -> Logits:
+    """Logits `(n, classes)` of a whole split, from the file alone."""
+    model, rows = CoreModel(core), order.dataset.rows(split)
+    starts = range(0, len(rows), _SCORING_BATCH)
+    return np.concatenate([model.logits(order.inputs(rows[start : start + _SCORING_BATCH])) for start in starts])
+
+
+def _passed(order: Order, artifact: Artifact, folder: Path, refused: tuple[str, ...]) -> Passed:
+    core, model, recipe = folder / CORE, folder / MODEL, order.handoff.preprocess
+    core_parities = tuple(_core_parities(order, core))
+    logits = logits_of(order, core, "val")
+    calibration = fit_temperature(logits, order.dataset.labels("val"))
+    write_raw_pixel_model(core, model, recipe, SingleLabel.outputs, calibration.temperature, order.layout)
+    report = ParityReport(artifact.exporter, refused, core_parities, _pixel_parity(order, model))
+    return Passed(artifact, logits, calibration, report)
+
+
+def _core_parities(order: Order, core: Path) -> Iterator[CoreParity]:
+    compared = order.compared
+    for setting in order.gate.settings:
+        try:
+            model = CoreModel(core, optimisations=setting.optimisations)
+            parity = core_parity(model, setting, compared.images, compared.logits, compared.names)
+        except UserError as error:  # it does not load or does not run
+            raise Refused(str(error)) from error
+        if reason := core_refusal(parity):
+            raise Refused(reason)
+        yield parity
+
+
+def _pixel_parity(order: Order, path: Path) -> PixelParity:
+    compared, model = order.compared, PixelModel(path)
+    expected = softmax(compared.logits / np.float32(model.temperature))
+    parity = pixel_parity(model, order.decoded(compared.samples), expected, compared.names)
+    if reason := pixel_refusal(parity):
+        raise Refused(reason)
+    return parity

@@ -1,0 +1,41 @@
+// Classify raw RGB bytes with this bundle: node examples/infer.mjs photo.rgb WIDTH HEIGHT
+// Needs Node 18 or newer and `npm install onnxruntime-node` (1.21 or newer; ONNXRUNTIME_NODE_INSTALL=skip in the
+// environment keeps it to the CPU). Without arguments it runs the bundle's test vectors and prints PASS.
+//
+// Raw bytes of a photo, upright, transparency over white, with `npm install sharp`:
+//   const { data, info } = await sharp("photo.jpg").rotate().flatten({ background: "white" })
+//     .toColourspace("srgb").raw().toBuffer({ resolveWithObject: true });
+//   await probabilities(data, info.width, info.height);
+
+import { readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import ort from "onnxruntime-node";
+
+const bundle = join(dirname(fileURLToPath(import.meta.url)), "..");
+const json = (name) => JSON.parse(readFileSync(join(bundle, name), "utf8"));
+const session = await ort.InferenceSession.create(join(bundle, "model.onnx"));
+const batched = session.inputMetadata[0].shape.length === 4;
+
+async function probabilities(rgb, width, height) {
+  const dims = batched ? [1, height, width, 3] : [height, width, 3];
+  const answer = await session.run({ image: new ort.Tensor("uint8", rgb, dims) });
+  return Array.from(answer.probabilities.data);
+}
+
+const [photo, width, height] = process.argv.slice(2);
+if (photo) {
+  const answer = await probabilities(readFileSync(photo), Number(width), Number(height));
+  const best = Math.max(...answer);
+  console.log(`${photo}: ${json("labels.json")[answer.indexOf(best)]} ${best.toFixed(4)}`);
+} else {
+  const { vectors, tolerance } = json("test_vectors/vectors.json");
+  for (const { name, rgb, width, height, probabilities: expected } of vectors) {
+    const answer = await probabilities(readFileSync(join(bundle, rgb)), width, height);
+    if (!expected.every((value, index) => Math.abs(value - answer[index]) <= tolerance)) {
+      console.error(`FAIL: ${name} gives ${answer}, expected ${expected}`);
+      process.exit(1);
+    }
+  }
+  console.log(`PASS: ${vectors.length} vectors`);
+}

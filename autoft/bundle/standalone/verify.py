@@ -1,0 +1,371 @@
+"""Check this bundle, or measure how fast it is here: `python verify.py [FOLDER] [--latency] [--json]`.
+
+Needs Python 3.10 or newer, onnxruntime, numpy and Pillow. Exit code 0: the bundle is what its manifest and its test
+vectors promise; 1: it is not, one line on stderr for each reason; 2: it cannot be checked.
+"""
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]  # [height, width, 3]
+    Answer = tuple[NDArray[np.float64], int]  # the probabilities and the index of the best class
+
+SCHEMA = 1
+MANIFEST, MODEL, CORE = "manifest.json", "model.onnx", "model.core.onnx"
+LABELS, PREPROCESS, VECTORS = "labels.json", "preprocess.json", "test_vectors/vectors.json"
+
+
+class Broken(Exception):
+    """The bundle is not what it promises to be."""
+
+
+class CannotRun(Exception):
+    """Nothing can be said of the bundle: there is no such folder, or a package is missing."""
+
+
+@dataclass
+class Outcome:
+    """What `verify` found: no `problems`, one line each, if the bundle is as promised.
+
+    `files` were compared with the manifest, `vectors` were run, `worst_difference` is that of any probability.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    files: int = 0
+    vectors: int = 0
+    worst_difference: float = 0.0
+    seconds: float = 0.0
+
+
+def verify(folder: Path) -> Outcome:
+    """Compare every file with the manifest; if all are as listed, run both models on the test vectors.
+
+    Raises `CannotRun` when there is no such folder, or without onnxruntime, numpy and Pillow.
+    """
+    start = time.perf_counter()
+    _require(folder)
+    outcome = Outcome()
+    try:
+        manifest = _parse(folder, MANIFEST)
+        with _blaming(f"{MANIFEST} is damaged"):
+            outcome.problems += [*_too_old(manifest), *_changed(folder, manifest["files"])]
+            outcome.files = len(manifest["files"])
+        if not outcome.problems:
+            _run_vectors(folder, set(manifest["files"]), outcome)
+    except Broken as error:
+        outcome.problems.append(str(error))
+    outcome.problems = [_one_line(problem) for problem in outcome.problems]
+    outcome.seconds = round(time.perf_counter() - start, 3)
+    return outcome
+
+
+def _require(folder: Path) -> None:
+    if not folder.is_dir():
+        raise CannotRun(f"there is no folder {folder}")
+    try:
+        import numpy  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise CannotRun(f"{error}; pip install -U onnxruntime numpy pillow") from error
+
+
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    """Make what goes wrong inside a `Broken` with its cause: onnxruntime's and Pillow's errors share no base class."""
+    try:
+        yield
+    except Broken:
+        raise
+    except Exception as error:
+        raise Broken(f"{what}: {type(error).__name__}: {error}") from error
+
+
+# ---------------------------------------------------------------- the files
+
+
+def _parse(folder: Path, name: str) -> Any:
+    with _blaming(f"{name} is damaged"):
+        if not (folder / name).is_file():
+            raise Broken(f"{name} is missing")
+        data = json.loads((folder / name).read_text(encoding="utf-8"))
+        if name in (MANIFEST, VECTORS) and data["schema"] != SCHEMA:
+            raise Broken(f"{name} is of schema {data['schema']}, this verify.py knows {SCHEMA}; use the bundle's own")
+    return data
+
+
+def _too_old(manifest: Any) -> Iterator[str]:
+    import onnxruntime
+
+    found, needed = onnxruntime.__version__, manifest["min_onnxruntime"]
+    have, want = ([int(number) for number in version.split(".")[:2]] for version in (found, needed))
+    if have < want:
+        yield f"onnxruntime is {found}, the bundle needs {needed} or newer: pip install -U onnxruntime"
+
+
+def _changed(folder: Path, files: Any) -> Iterator[str]:
+    for name in (MODEL, CORE, LABELS, PREPROCESS, VECTORS):
+        if name not in files:
+            yield f"{MANIFEST} does not list {name}"
+    for name, record in files.items():
+        with _blaming(f"{name} cannot be read"):
+            problem = _misplaced(folder, name) or _unlike(folder / name, record["sha256"], record["size"])
+        if problem:
+            yield f"{name} {problem}"
+
+
+def _misplaced(folder: Path, name: str) -> str:
+    parts = PurePosixPath(name).parts
+    foreign = "\\" in name or PureWindowsPath(name).drive or not name.isprintable()
+    if not parts or parts[0].startswith("/") or ".." in parts or foreign:
+        return f"is listed in {MANIFEST}, but is no path inside the bundle"
+    if any(folder.joinpath(*parts[: depth + 1]).is_symlink() for depth in range(len(parts))):
+        return "is a symbolic link or lies behind one"
+    return ""
+
+
+def _unlike(path: Path, digest: str, size: int) -> str:
+    if not path.is_file():
+        return "is missing"
+    if (found := path.stat().st_size) != size:
+        return f"has changed: it has {found} bytes, by the manifest {size}"
+    same = hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    return "" if same else "has changed: its SHA-256 is not the manifest's"
+
+
+# ---------------------------------------------------------------- the test vectors
+
+
+def _run_vectors(folder: Path, listed: set[str], outcome: Outcome) -> None:
+    data = _parse(folder, VECTORS)
+    model = _Model(folder)
+    core = _Core(folder, model.temperature)
+    if _parse(folder, LABELS) != model.labels:
+        outcome.problems.append(f"{LABELS} differs from the labels in {MODEL}'s metadata")
+    with _blaming(f"{VECTORS} is damaged"):
+        if not data["vectors"]:
+            raise Broken(f"{VECTORS} holds no vectors")
+        for vector in data["vectors"]:
+            pixels = _pixels(folder, vector, listed, outcome.problems)
+            for file, classify in ((MODEL, model), (CORE, core)):
+                with _blaming(f"{file} does not run on {vector['name']}"):
+                    answer = classify(pixels)
+                outcome.problems += _disagreement(file, vector, answer, data, outcome)
+            outcome.vectors += 1
+
+
+class _Model:
+    """model.onnx, and `labels` and `temperature` of its metadata."""
+
+    def __init__(self, folder: Path) -> None:
+        self._session = _open(folder / MODEL)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        with _blaming(f"{MODEL} lacks metadata"):
+            self.labels = json.loads(metadata["autoft.labels"])
+            self.temperature = float(json.loads(metadata["autoft.temperature"]))
+
+    def __call__(self, pixels: Pixels) -> Answer:
+        batched = len(self._session.get_inputs()[0].shape) == 4
+        outputs = self._session.run(["probabilities", "top_k"], {"image": pixels[None] if batched else pixels})
+        probabilities, top_k = (output[0] if batched else output for output in outputs)
+        return probabilities.astype(float), int(top_k[0])
+
+
+class _Core:
+    """model.core.onnx behind preprocess.json's recipe by Pillow."""
+
+    def __init__(self, folder: Path, temperature: float) -> None:
+        self._session, self._recipe = _open(folder / CORE), _parse(folder, PREPROCESS)
+        self._temperature = temperature
+
+    def __call__(self, pixels: Pixels) -> Answer:
+        import numpy as np
+        from PIL import Image
+
+        recipe, image = self._recipe, Image.fromarray(pixels)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        square = square.resize((recipe["size"],) * 2, Image.Resampling[recipe["interpolation"].upper()])
+        planes = (np.asarray(square) / 255 - recipe["mean"]) / recipe["std"]
+        images = planes.transpose(2, 0, 1)[None].astype(np.float32)
+        logits = self._session.run(["logits"], {"images": images})[0][0].astype(float) / self._temperature
+        powers = np.exp(logits - logits.max())
+        return powers / powers.sum(), int(logits.argmax())
+
+
+def _open(path: Path, threads: int = 0) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    with _blaming(f"{path.name} does not load"):
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _pixels(folder: Path, vector: Any, listed: set[str], problems: list[str]) -> Pixels:
+    """The vector's raw bytes as an image. Its PNG must hold the same pixels, so there is no need to run both."""
+    import numpy as np
+    from PIL import Image
+
+    raw, png = vector["rgb"], vector["png"]
+    if not {raw, png} <= listed:
+        raise Broken(f"{VECTORS} names {raw} and {png}, {MANIFEST} does not list both")
+    shape = (vector["height"], vector["width"], 3)
+    values = np.fromfile(folder / raw, np.uint8)
+    if values.size != np.prod(shape):
+        raise Broken(f"{raw} has {values.size} bytes, not those of an image of shape {shape}")
+    pixels = values.reshape(shape)
+    with _blaming(f"{png} cannot be decoded"), Image.open(folder / png) as image:
+        same = np.array_equal(np.asarray(image.convert("RGB")), pixels)
+    if not same:
+        problems.append(f"{png}: Pillow decodes other pixels than {raw} holds; the decoder differs, not the model")
+    return pixels
+
+
+def _disagreement(file: str, vector: Any, answer: Answer, limits: Any, outcome: Outcome) -> Iterator[str]:
+    import numpy as np
+
+    (probabilities, best), expected = answer, vector["probabilities"]
+    if probabilities.shape != (len(expected),):
+        raise Broken(f"{file} has {probabilities.shape} probabilities for {vector['name']}, expected {len(expected)}")
+    difference = float(np.nan_to_num(abs(probabilities - expected), nan=1, posinf=1).max())
+    outcome.worst_difference = max(outcome.worst_difference, difference)
+    *_, second, first = sorted((0.0, *expected))
+    if not difference <= limits["tolerance"]:
+        allowed = f"allowed are {limits['tolerance']:g}"
+        yield f"{file} on {vector['name']}: a probability is off by {difference:.4f}, {allowed}"
+    elif expected.index(first) != best and first - second > limits["clear_margin"]:
+        yield f"{file} on {vector['name']}: the best class is number {best}, expected was {expected.index(first)}"
+
+
+# ---------------------------------------------------------------- latency
+
+
+def measure_latency(folder: Path) -> dict[str, object]:
+    """What latency.json holds, measured here: milliseconds of calls of both models with all cores, and peak memory.
+
+    Raises `CannotRun` as `verify` does, and `Broken` when a model cannot be loaded or run.
+    """
+    _require(folder)
+    import numpy as np
+    import onnxruntime
+
+    threads, random = os.cpu_count() or 1, np.random.default_rng(0)
+    core, model = _open(folder / CORE, threads), _open(folder / MODEL, threads)
+    size, batched = core.get_inputs()[0].shape[2], len(model.get_inputs()[0].shape) == 4
+    images = random.standard_normal((32, 3, size, size), np.float32)
+    photos = [random.integers(0, 256, (side, side, 3), np.uint8) for side in (512, 1024)]
+    return {
+        "machine": _machine(),
+        "onnxruntime": onnxruntime.__version__,
+        "threads": threads,
+        "timings": [
+            *(_timing(CORE, core, images[:n], n, size) for n in (1, 8, 32)),
+            *(_timing(MODEL, model, photo[None] if batched else photo, 1, len(photo)) for photo in photos),
+        ],
+        "peak_memory_mib": _peak_memory_mib(),
+        "file_bytes": {file: (folder / file).stat().st_size for file in (MODEL, CORE)},
+        "command": "python verify.py --latency",
+    }
+
+
+def _timing(file: str, session: Any, images: NDArray[Any], batch: int, side: int) -> dict[str, object]:
+    """One call to warm up, then calls for half a second: 20 at most, 3 at least."""
+    import numpy as np
+
+    feed = {session.get_inputs()[0].name: images}
+    times: list[float] = []
+    with _blaming(f"{file} does not run on an input of shape {images.shape}"):
+        session.run(None, feed)
+        while len(times) < 3 or (len(times) < 20 and sum(times) < 500):
+            start = time.perf_counter()
+            session.run(None, feed)
+            times.append(1000 * (time.perf_counter() - start))
+    p50, p95 = (round(float(ms), 3) for ms in np.percentile(times, (50, 95)))
+    pixels = f"{side}x{side}"
+    return {"file": file, "batch": batch, "pixels": pixels, "p50_ms": p50, "p95_ms": p95, "runs": len(times)}
+
+
+def _machine() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace") if info.is_file() else "", re.M)
+    cpu = found[1] if found else platform.processor() or platform.machine()
+    return f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+
+
+def _peak_memory_mib() -> int:
+    """Peak memory of this process so far, 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1 << 20 if platform.system() == "Darwin" else 1 << 10)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def main(argv: list[str]) -> int:
+    """The exit code of `verify.py` with these arguments."""
+    parser = argparse.ArgumentParser(prog="verify.py", description="Check a bundle, or measure how fast it is here.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent)
+    parser.add_argument("--latency", action="store_true", help="measure instead of checking")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    asked = parser.parse_args(argv)
+    try:
+        if asked.latency:
+            measured = measure_latency(asked.folder)
+            print(json.dumps(measured) if asked.json else _table(measured))
+            return 0
+        found = verify(asked.folder)
+    except (CannotRun, Broken) as error:
+        print(_one_line(str(error)), file=sys.stderr)
+        return 2 if isinstance(error, CannotRun) else 1
+    for problem in found.problems:
+        print(problem, file=sys.stderr)
+    if asked.json:
+        print(json.dumps({"passed": not found.problems, **dataclasses.asdict(found)}))
+    elif not found.problems:
+        worst = f"worst difference of a probability {found.worst_difference:.4f}"
+        print(f"PASS: {found.files} files, {found.vectors} vectors, {worst}, {found.seconds:.1f} s")
+    return 1 if found.problems else 0
+
+
+def _table(measured: Any) -> str:
+    head = f"{measured['machine']}, onnxruntime {measured['onnxruntime']}, {measured['threads']} threads"
+    titles = {"file": "file", "batch": "batch", "pixels": "pixels", "p50_ms": "p50 ms", "p95_ms": "p95 ms"}
+    rows = [
+        f"{row['file']:<16}" + "".join(f"{row[key]:>11}" for key in [*titles][1:])
+        for row in (titles, *measured["timings"])
+    ]
+    return "\n".join([head, *rows, f"peak memory {measured['peak_memory_mib']} MiB"])
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,190 @@
+"""`autoft export`, `autoft verify` and `autoft predict`: the bundle, made, checked and used."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from autoft.commands import Command, json_option, shown, talk_on_stderr, to_json
+from autoft.errors import GateFailed
+
+if TYPE_CHECKING:
+    from autoft.predict import Prediction
+    from autoft.rescore import Rescored
+    from autoft.summary import Scores
+
+CSV_COLUMNS = ("image", "label", "probability", "error")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "autoft export runs/photos-20260102-030405 --trial 7",
+        "autoft export runs/photos-20260102-030405 --trial 7 --out deploy/",
+        "autoft export runs/photos-20260102-030405 --batched",
+    ),
+)
+@click.argument("run")
+@click.option("--trial", type=int, metavar="N", help="Which one; see autoft leaderboard.  [default: the best]")
+@click.option("--out", metavar="DIR", help="Where to.  [default: RUN/exports/N]")
+@click.option("--batched", is_flag=True, help="model.onnx takes a batch of equal-sized images.")
+@json_option
+def export(run: str, trial: int | None, out: str | None, batched: bool, as_json: bool) -> None:
+    """Write the bundle of any trial that is still exportable.
+
+    Its files are compared with torch in full, on validation images, and it comes with validation figures only: the
+    test images are for the trial that the search chose.
+    """
+    from autoft import conclude, execution
+
+    with talk_on_stderr():
+        layout = conclude.layout(batched)
+        exported = execution.export_trial(Path(run), trial, Path(out) if out else None, layout)
+    if as_json:
+        click.echo(to_json(exported))
+        return
+    click.echo(f"trial       {exported.trial.id}: {exported.trial.backbone}, {exported.trial.freeze}")
+    click.echo(f"bundle      {shown(Path(exported.folder))}, model.onnx {exported.model_bytes / 1e6:.1f} MB")
+    click.echo(f"validation  {_figures(exported.validation)}")
+    worst = max(parity.max_delta / parity.scale for parity in exported.parity.core)
+    pixels = exported.parity.pixels
+    click.echo(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels probabilities")
+    click.echo(f"            within {pixels.max_delta:.1g}; {exported.exporter}")
+
+
+def _figures(scores: Scores) -> str:
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in scores.metrics.items())
+    return f"{figures}  ({scores.correct} of {scores.n} right)"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `autoft verify` found; `rescored` when it was given images."""
+
+    passed: bool
+    problems: tuple[str, ...]
+    files: int
+    vectors: int
+    worst_difference: float
+    seconds: float
+    rescored: Rescored | None
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "autoft verify runs/photos-20260102-030405/export",
+        "autoft verify deploy/ labelled/      and its score on labelled images",
+    ),
+)
+@click.argument("bundle")
+@click.argument("images", required=False)
+@json_option
+def verify(bundle: str, images: str | None, as_json: bool) -> None:
+    """Check a bundle: every file by its hash, both models on the test vectors.
+
+    BUNDLE is the exported folder. IMAGES, one folder of images a class, is scored as well. Exit code 3 when something
+    is not as promised. Needs no torch; nothing in the bundle is executed.
+    """
+    result = _verified(Path(bundle), Path(images) if images else None)
+    if as_json:
+        click.echo(to_json(result))
+    elif result.passed:
+        click.echo(
+            f"PASS: {result.files} files, {result.vectors} test vectors, worst difference of a probability "
+            f"{result.worst_difference:.2g}, {result.seconds:.1f} s"
+        )
+    if not result.passed:
+        raise GateFailed(f"{bundle} is not as promised: {'; '.join(result.problems)}")
+    if result.rescored is not None and not as_json:
+        click.echo(_figures(result.rescored.scores))
+        for line in result.rescored.unreadable:
+            click.echo(line, err=True)
+
+
+def _verified(bundle: Path, images: Path | None) -> Verified:
+    from autoft.bundle.standalone import verify as standalone
+    from autoft.bundle.values import MODEL
+    from autoft.errors import UserError
+    from autoft.onnx_runtime import PixelModel
+    from autoft.rescore import rescore
+
+    try:
+        outcome = standalone.verify(bundle)
+    except standalone.CannotRun as problem:
+        raise UserError(f"{problem}; give an exported folder") from None
+    rescored = rescore(PixelModel(bundle / MODEL), images) if images and not outcome.problems else None
+    return Verified(
+        passed=not outcome.problems,
+        problems=tuple(outcome.problems),
+        files=outcome.files,
+        vectors=outcome.vectors,
+        worst_difference=outcome.worst_difference,
+        seconds=outcome.seconds,
+        rescored=rescored,
+    )
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "autoft predict runs/photos-20260102-030405 new/cat.jpg",
+        "autoft predict deploy/ new/ 'more/*.png' --json",
+        "autoft predict deploy/model.onnx new/ --csv > answers.csv",
+    ),
+)
+@click.argument("model")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--json", "form", flag_value="json", help="Print one JSON object a line, one line an image.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV: image, label, probability, error.")
+def predict(model: str, inputs: tuple[str, ...], form: str | None) -> None:
+    """Say what an exported model sees in images.
+
+    MODEL is a run folder, a bundle or its model.onnx; INPUT a file, a folder with all images below it, or a glob
+    pattern. Prints probability, label and file. Needs no torch.
+    """
+    from autoft import predict as prediction
+
+    unreadable = _FORMS[form or "table"](prediction.predict(Path(model), inputs))
+    if unreadable:
+        click.echo(f"{unreadable} images could not be read", err=True)
+
+
+def _table(predictions: Iterable[Prediction]) -> int:
+    """Print the predictions; how many images could not be read."""
+    unreadable = 0
+    for image in predictions:
+        if image.error is not None:
+            unreadable += 1
+            click.echo(f"{image.image}: {image.error}", err=True)
+        else:
+            width = max(map(len, image.probabilities))
+            click.echo(f"{image.probability:.4f}  {image.label:<{width}}  {image.image}")
+    return unreadable
+
+
+def _json_lines(predictions: Iterable[Prediction]) -> int:
+    unreadable = 0
+    for image in predictions:
+        unreadable += image.error is not None
+        click.echo(to_json(image))
+    return unreadable
+
+
+def _csv(predictions: Iterable[Prediction]) -> int:
+    unreadable = 0
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for image in predictions:
+        unreadable += image.error is not None
+        writer.writerow((image.image, image.label, image.probability, image.error))
+    return unreadable
+
+
+_FORMS: dict[str, Callable[[Iterable[Prediction]], int]] = {"table": _table, "json": _json_lines, "csv": _csv}

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from autoft.bundle.card import MOST_CLASSES, CardFacts, model_card
+from autoft.bundle.figures import WORST_CLASSES
+from autoft.bundle.markdown import plain, table
+from autoft.bundle.raw_pixels import write_raw_pixel_model
+from autoft.bundle.values import (
+    CORE,
+    MODEL,
+    Calibration,
+    ClassReport,
+    CoreParity,
+    Estimate,
+    Latency,
+    MetricsReport,
+    ParityReport,
+    PixelParity,
+    Timing,
+)
+from autoft.task import SingleLabel
+from autoft.types import Backbone, DataProblem, DatasetInfo, Handoff, InputSpec, Preprocess, Trial
+
+RECIPE = Preprocess(48, (0.11, 0.12, 0.13), (0.21, 0.22, 0.23), "bilinear")
+TRICKY = ("a|b", "`tick`", "new\nline", "<script>alert(1)</script>", "*bold* _it_", "[x](http://y)", "a\\|b", "&amp;", "~~s~~")
+RENDER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def facts(labels: tuple[str, ...] = ("cat", "dog", "owl")) -> CardFacts:
+    backbone = Backbone("zoo/net", 1_234_567, InputSpec(48), license="mit", source="/home/me/weights/net.pth")
+    trial = Trial(17, backbone.name, "lower_half", 48, {"learning_rate": 0.00123, "init": "ridge"}, seed=99)
+    per_class = tuple(
+        ClassReport(label, 40 + index, 0.5, 0.9 - index / 1000, 0.7) for index, label in enumerate(labels)
+    )
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
+    core = CoreParity(64, 8, True, 10.0, 4.56e-5, 1e-6, 1e-3, 0, ())
+    return CardFacts(
+        handoff=Handoff(labels, RECIPE, backbone, trial, "accuracy", 0.8765, "f1n6e7"),
+        data=DatasetInfo(
+            "/home/me/pets", labels, {"train": 601, "val": 202, "test": 203}, "f1n6e7", 321, (DataProblem("x", "bad"),)
+        ),
+        metrics=MetricsReport(
+            split="test",
+            n=203,
+            correct=177,
+            metrics={name: Estimate(0.81 + i / 100, (0.71 + i / 100, 0.91 + i / 1000)) for i, name in enumerate(names)},
+            ece_before_temperature=Estimate(0.0987, (0.05, 0.15)),
+            calibration=Calibration(1.374, 202, 0.6543, 0.5432, "It helps."),
+            per_class=per_class,
+            confusion=(),
+        ),
+        parity=ParityReport("torch.onnx dynamo", ("no",), (core,), PixelParity(61, 0.00345, 1e-5, 0.02, 0.04, 0, ())),
+        latency=Latency(
+            "Some CPU @ 2 GHz, 4 cores", "1.23.4", 4, (Timing(MODEL, 1, "512x512", 7.25, 9.75, 20),), 345,
+            {MODEL: 98_765, CORE: 87_654}, "python verify.py --latency",
+        ),
+        layout="image",
+        vectors=14,
+        versions={"autoft": "0.1.0", "torch": "2.99"},
+        created="2026-01-02T03:04:05+00:00",
+    )  # fmt: skip
+
+
+def cells(line: str) -> int:
+    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
+
+
+def tables(card: str) -> list[list[str]]:
+    """Runs of neighbouring lines that begin with a pipe."""
+    return [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE)]
+
+
+def shown(markdown: str) -> str:
+    """What a reader sees: the text of the rendered document."""
+    tokens = [child for token in RENDER.parse(markdown) for child in (token.children or [])]
+    return "\n".join(token.content for token in tokens)
+
+
+def section(card: str, title: str) -> str:
+    return card.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def snippet(card: str) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return code
+
+
+# ---------------------------------------------------------------- what it says
+
+
+def test_sections_come_in_order() -> None:
+    titles = re.findall(r"^## (.+)$", model_card(facts()), re.MULTILINE)
+    assert titles == [
+        "How to use", "Intended use and limits", "Data", "Score", "Calibration", "Parity", "Speed", "Preprocessing",
+        "Licences", "Provenance",
+    ]  # fmt: skip
+
+
+def test_validation_figures_are_called_optimistic_at_the_top() -> None:
+    of_validation = facts()
+    of_validation = replace(of_validation, metrics=replace(of_validation.metrics, split="val"))
+    assert "optimistic" in "".join(model_card(of_validation).splitlines()[:4])
+    assert "optimistic" not in model_card(facts())
+
+
+def test_limits_are_stated() -> None:
+    limits = section(model_card(facts()), "Intended use and limits")
+    for words in ("none of these", "3 classes", "drift", "out-of-distribution", "wrong answers", "pretraining data"):
+        assert words in limits
+
+
+def test_data_section_warns_of_the_users_own_images() -> None:
+    data = section(model_card(facts()), "Data")
+    assert re.search(r"Privacy.*test_vectors/` holds 14 images.*validation.*Remove", data, re.DOTALL)
+    for words in ("train 601", "val 202", "test 203", "not used: 1", "f1n6e7", "| cat | 40 |"):
+        assert words in data
+
+
+def test_preprocessing_states_every_number_of_the_recipe() -> None:
+    text = section(model_card(facts()), "Preprocessing")
+    for words in ("0.11, 0.12, 0.13", "0.21, 0.22, 0.23", "48 x 48", "bilinear", "255", "EXIF", "white"):
+        assert words in text
+
+
+def test_provenance_names_trial_parameters_and_versions() -> None:
+    text = section(model_card(facts()), "Provenance")
+    for words in ("17", r"lower\_half", "0.00123", "ridge", "99", "2.99", "2026-01-02", "0.8765", "zoo/net"):
+        assert words in text
+
+
+def test_a_searched_log_loss_is_called_negated() -> None:
+    of = facts()
+    card = model_card(replace(of, handoff=replace(of.handoff, metric="log_loss", validation_score=-0.25)))
+    assert r"| Chosen by validation log\_loss, negated | -0.2500 |" in card
+
+
+def test_worst_classes_come_first_and_undefined_figures_are_named() -> None:
+    of = facts(tuple(f"class{number}" for number in range(9)))
+    reports = (*of.metrics.per_class[:7], ClassReport("never", 0, 0.0, None, 0.0), ClassReport("missed", 3, None, 0.0, 0.0))
+    text = section(model_card(replace(of, metrics=replace(of.metrics, per_class=reports))), "Score")
+    rows = tables(text)[1][2:]
+    assert len(rows) == WORST_CLASSES
+    assert rows[0] == "| missed | 3 | 0.0000 | undefined | 0.0000 |"
+    assert rows[1].startswith("| class6 ")
+    assert "never" not in text
+
+
+@pytest.mark.parametrize("classes", [MOST_CLASSES, MOST_CLASSES + 1, 1000])
+def test_long_lists_of_classes_are_cut_with_a_count(classes: int) -> None:
+    card = model_card(facts(tuple(f"name{number}." for number in range(classes))))
+    assert len(tables(section(card, "Data"))[0]) == 2 + MOST_CLASSES
+    hidden = classes - MOST_CLASSES
+    assert card.count(f"and {hidden} more") == (2 if hidden else 0)
+    assert ("name30." in section(card, "Data")) is False
+
+
+def test_core_sentence_is_of_the_setting_nearest_to_its_limit() -> None:
+    of = facts()
+    near = replace(of.parity.core[0], batch=1, optimised=False, max_delta=8.88e-4, flips=2)
+    text = section(model_card(replace(of, parity=replace(of.parity, core=(*of.parity.core, near)))), "Parity")
+    for words in ("8.88e-04" if "8.88e-04" in text else "0.000888", "batches of 1 and 8", "on and off", "2 clear", "0.0001"):
+        assert words in text
+
+
+def test_unknown_peak_memory_and_source_are_called_so() -> None:
+    of = facts()
+    card = model_card(
+        replace(
+            of,
+            latency=replace(of.latency, peak_memory_mib=0),
+            handoff=replace(of.handoff, backbone=replace(of.handoff.backbone, source="")),
+        )
+    )
+    assert "Peak memory of the process: not known." in card
+    assert "source: not given" in card
+
+
+# ---------------------------------------------------------------- every number comes from the facts
+
+
+def numbers(value: object, path: tuple[object, ...] = ()) -> list[tuple[tuple[object, ...], float]]:
+    """Paths of the numbers in a value made of dataclasses, dicts and tuples."""
+    if dataclasses.is_dataclass(value):
+        inside = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    elif isinstance(value, dict):
+        inside = list(value.items())
+    elif isinstance(value, tuple):
+        inside = list(enumerate(value))
+    else:
+        return [(path, value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+    return [found for key, part in inside for found in numbers(part, (*path, key))]
+
+
+def changed(value, path, number):
+    if not path:
+        return number
+    key, *rest = path
+    if dataclasses.is_dataclass(value):
+        return replace(value, **{key: changed(getattr(value, key), rest, number)})
+    if isinstance(value, dict):
+        return {**value, key: changed(value[key], rest, number)}
+    return (*value[:key], changed(value[key], rest, number), *value[key + 1 :])
+
+
+# The card says nothing of these: they are in the JSON files beside it.
+LEFT_OUT = ("mean_delta", "input", "confusion", "ece_before_temperature.ci95", "prior")
+PATHS = [path for path, _ in numbers(facts()) if not any(part in ".".join(map(str, path)) for part in LEFT_OUT)]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))
+def test_each_number_in_the_facts_shows(path) -> None:
+    of = facts()
+    before = dict(numbers(of))[path]
+    assert model_card(changed(of, path, before * 3 + 1)) != model_card(of)
+
+
+@given(value=st.integers(0, 10_000), name=st.sampled_from(sorted(facts().metrics.metrics)))
+def test_a_metric_is_shown_to_four_digits(value: int, name: str) -> None:
+    of = facts()
+    estimate = Estimate(value / 10_000, (0.0, 1.0))
+    card = model_card(replace(of, metrics=replace(of.metrics, metrics={**of.metrics.metrics, name: estimate})))
+    assert f"| {plain(name)} | {value / 10_000:.4f} | 0.0000 to 1.0000 |" in card
+
+
+# ---------------------------------------------------------------- text of others
+
+
+def test_tricky_labels_break_no_table_and_show_as_they_are() -> None:
+    card = model_card(facts(TRICKY))
+    assert len(tables(card)) == 5
+    for rows in tables(card):
+        assert {cells(row) for row in rows} == {cells(rows[0])}
+    text = shown(card)
+    for label in TRICKY:
+        assert label.replace("\n", r"\n") in text
+    assert "<script" not in RENDER.render(card)
+
+
+@given(st.text(max_size=30))
+def test_any_text_in_a_cell_is_one_cell_that_shows_it(label: str) -> None:
+    visible = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in label)
+    html = RENDER.render(table(("a", "b"), [(plain(label), "end")]))
+    found = re.findall(r"<td>(.*?)</td>", html, re.DOTALL)
+    assert len(found) == 2
+    assert "".join(re.sub(r"&(lt|gt|amp|quot);", _entity, found[0]).split()) == "".join(visible.split())
+
+
+def _entity(match: re.Match[str]) -> str:
+    return {"lt": "<", "gt": ">", "amp": "&", "quot": '"'}[match[1]]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text(min_size=1, max_size=12), min_size=2, max_size=6, unique=True))
+def test_a_card_with_any_labels_is_utf_8_and_keeps_its_sections(labels: list[str]) -> None:
+    card = model_card(facts(tuple(labels)))
+    assert card.encode("utf-8")
+    assert RENDER.render(card).count("<h2>") == 10
+    assert RENDER.render(card).count("<table>") == 5
+
+
+def test_no_place_on_this_machine_is_named() -> None:
+    of = facts()
+    trial = replace(of.handoff.trial, params={"start": "/home/me/secret/start.pt"})
+    card = model_card(replace(of, handoff=replace(of.handoff, trial=trial)))
+    assert "/home" not in card
+    assert "net.pth" in card
+    assert "start.pt" in card
+
+
+# ---------------------------------------------------------------- the snippet
+
+
+@pytest.mark.parametrize("layout", ["image", "batch"])
+def test_the_snippet_runs(layout, tmp_path: Path, monkeypatch, capsys) -> None:
+    import onnx
+
+    core = """
+        <ir_version: 8, opset_import: ["" : 18]>
+        core (float[batch, 3, 48, 48] images) => (float[batch, 3] logits)
+        <int64[2] shape = {0, 3}> { mean = GlobalAveragePool (images) logits = Reshape (mean, shape) }"""
+    onnx.save(onnx.parser.parse_model(core), tmp_path / CORE)
+    write_raw_pixel_model(tmp_path / CORE, tmp_path / MODEL, RECIPE, SingleLabel.outputs, 1.0, layout)
+    (tmp_path / "labels.json").write_text(json.dumps(["red", "green", "bl\u00fce"]), encoding="utf-8")
+    Image.fromarray(np.full((30, 50, 3), (10, 20, 230), np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(ResourceWarning) if False else _nothing():
+        exec(compile(snippet(model_card(replace(facts(), layout=layout))), "card", "exec"), {})
+    assert capsys.readouterr().out.startswith("bl\u00fce ")

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from parts.exported import LABELS, SIZE, Tiny, handoff
+from PIL import Image
+
+from autoft import UserError
+from autoft.builtin.onnx_exporter import OnnxExporter
+from autoft.bundle.raw_pixels import write_raw_pixel_model
+from autoft.bundle.values import FileRecord, Manifest
+from autoft.codec import encode
+from autoft.errors import DataError, RunFolderError
+from autoft.files import sha256
+from autoft.onnx_runtime import PixelModel
+from autoft.predict import Prediction, find_model, predict
+from autoft.rescore import rescore
+from autoft.summary import Best, Scores, Summary
+from autoft.task import SingleLabel
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As much of a bundle as predicting needs; red, green and blue images are told apart."""
+    folder = tmp_path_factory.mktemp("run") / "export"
+    next(OnnxExporter().export(Tiny().eval(), handoff(), folder))
+    model = folder / "model.onnx"
+    write_raw_pixel_model(folder / "model.core.onnx", model, handoff().preprocess, SingleLabel.outputs, 1.0, "image")
+    record = FileRecord(sha256(model), model.stat().st_size)
+    (folder / "manifest.json").write_text(encode(Manifest(1, {"model.onnx": record}, {}, "abc", "1.14", "2026")))
+    return folder
+
+
+def colour(path: Path, rgb: tuple[int, int, int]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), rgb).save(path)
+    return str(path)
+
+
+def test_predict_takes_files_folders_and_patterns_in_order(bundle: Path, tmp_path: Path) -> None:
+    red = colour(tmp_path / "a[1].png", (255, 0, 0))
+    blue = colour(tmp_path / "folder" / "deep" / "10.png", (0, 0, 255))
+    green = colour(tmp_path / "folder" / "deep" / "2.jpg", (0, 255, 0))
+    colour(tmp_path / "folder" / ".hidden.png", (0, 0, 0))
+    (tmp_path / "folder" / "notes.txt").write_text("no image")
+    found = list(predict(bundle, [red, str(tmp_path / "folder"), str(tmp_path / "fold*" / "**" / "*.png")]))
+    assert [(p.image, p.label) for p in found] == [
+        (red, LABELS[0]),
+        (green, LABELS[1]),
+        (blue, LABELS[2]),
+        (blue, LABELS[2]),
+    ]
+    for prediction in found:
+        assert prediction.error is None
+        assert prediction.probability == max(prediction.probabilities.values())
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
+        assert tuple(prediction.probabilities) == LABELS
+
+
+def test_unreadable_images_are_reported_in_their_place(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("hello")
+    good = colour(tmp_path / "good.png", (255, 0, 0))
+    bad, one, missing = predict(bundle, [str(tmp_path / "text.jpg"), good, str(tmp_path / "missing.png")])
+    assert bad == Prediction(str(tmp_path / "text.jpg"), error="not an image: text")
+    assert one.label == LABELS[0]
+    assert missing.error == "no such file or directory"
+
+
+def test_nothing_to_predict_is_an_error(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images in"):
+        list(predict(bundle, [str(tmp_path)]))
+    (tmp_path / "x.jpg").write_text("hello")
+    with pytest.raises(DataError, match=r"not one image could be read; .*x\.jpg: not an image"):
+        list(predict(bundle, [str(tmp_path)]))
+
+
+def test_a_run_folder_a_bundle_and_a_file_all_lead_to_the_model(bundle: Path, tmp_path: Path) -> None:
+    scores = Scores(3, 2, {"accuracy": 2 / 3}, (0.1, 0.9))
+    best = Best(0, "test/tiny", "probe", SIZE, {})
+    summary = Summary(str(tmp_path), "accuracy", best, scores, None, {}, {}, "export/model.onnx", 60.0)
+    (tmp_path / "summary.json").write_text(encode(summary))
+    (tmp_path / "study.json").write_text("{}")
+    shutil.copytree(bundle, tmp_path / "export")
+    assert find_model(tmp_path) == tmp_path / "export" / "model.onnx"
+    assert find_model(bundle) == bundle / "model.onnx" == find_model(bundle / "model.onnx")
+
+
+def test_folders_that_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text("{}")
+    (tmp_path / "summary.json").write_text('{"model": 3}')
+    with pytest.raises(RunFolderError, match=r"summary\.json is damaged"):
+        find_model(tmp_path)
+    (tmp_path / "summary.json").unlink()
+    with pytest.raises(RunFolderError, match="autoft resume"):
+        find_model(tmp_path)
+    (tmp_path / "study.json").unlink()
+    with pytest.raises(UserError, match="give a run folder, a bundle"):
+        find_model(tmp_path)
+
+
+def test_a_changed_or_missing_model_is_not_used(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    content = bytearray((copy / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "model.onnx").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.onnx has changed"):
+        predict(copy, ["x.png"])
+    (copy / "model.onnx").unlink()
+    with pytest.raises(UserError, match=r"model\.onnx is missing"):
+        predict(copy, ["x.png"])
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        predict(copy, ["x.png"])
+
+
+def test_the_core_takes_no_images(bundle: Path) -> None:
+    with pytest.raises(UserError, match="temperature"):
+        predict(bundle / "model.core.onnx", ["x.png"])
+
+
+def test_an_image_of_more_than_a_hundred_megapixels_is_named(bundle: Path, tmp_path: Path) -> None:
+    Image.new("1", (10_001, 10_000)).save(tmp_path / "huge.png")
+    with pytest.raises(DataError, match=r"huge\.png: 10001 x 10000 pixels, the limit is 100 megapixels"):
+        list(predict(bundle, [str(tmp_path / "huge.png")]))
+
+
+def test_rescoring_takes_folders_named_as_labels(bundle: Path, tmp_path: Path) -> None:
+    colour(tmp_path / LABELS[0] / "a.png", (255, 0, 0))
+    colour(tmp_path / LABELS[0] / "b.png", (0, 255, 0))
+    colour(tmp_path / LABELS[1] / "c.png", (0, 255, 0))
+    (tmp_path / LABELS[1] / "d.png").write_text("no image")
+    model = PixelModel(bundle / "model.onnx")
+    found = rescore(model, tmp_path)
+    assert (found.scores.n, found.scores.correct) == (3, 2)
+    assert found.unreadable == (f"{tmp_path / LABELS[1] / 'd.png'}: not an image: text",)
+    (tmp_path / "zebra").mkdir()
+    with pytest.raises(DataError, match="'zebra' in .* is no label of the model"):
+        rescore(model, tmp_path)
+    with pytest.raises(DataError, match="holds no class folders"):
+        rescore(model, tmp_path / "zebra")
+
+
+def test_predict_runs_without_torch_and_talks_to_nobody(bundle: Path, tmp_path: Path) -> None:
+    image = colour(tmp_path / "red.png", (255, 0, 0))
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom autoft.predict import predict\n"
+        f"(one,) = predict(Path({str(bundle)!r}), [{image!r}])\n"
+        "print(one.label, sorted({'torch', 'timm', 'ray', 'onnx', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("red []\n", "")
