@@ -179,7 +179,7 @@ class Resizer:
         (logits,) = self.session.run(["logits"], {"image": image})
         found = np.rint(logits).reshape(3, self.size, self.size)  # scaled down and up again, so not quite whole
         expected = preprocess(image, Preprocess(self.size, (0.0,) * 3, (1.0,) * 3, self.interpolation))
-        return np.abs(found - expected.transpose(2, 0, 1)).astype(int)
+        return np.nan_to_num(np.abs(found - expected.transpose(2, 0, 1)), nan=255).astype(int)
 
 
 @dataclass

@@ -107,7 +107,7 @@ def summary(run: Path) -> Summary:
         test=SCORES,
         trials={"finished": 2, "paused": 1, "failed": 0},
         seconds={"total": 61.5},
-        model="export/model.core.onnx",
+        model="export/model.onnx",
         budget=60.0,
         problems=2,
     )
@@ -497,6 +497,34 @@ def test_predict_prints_results_to_stdout_and_trouble_to_stderr(autoft_: Callabl
     outcome = autoft_("predict", "m.onnx", "a.jpg", "b.jpg")
     assert outcome.out == "0.7500  cat       a.jpg\n"
     assert outcome.err == "b.jpg: truncated\n1 images could not be read\n"
+
+
+@pytest.mark.usefixtures("predicted")
+def test_predict_csv_has_a_header_and_a_line_an_image(autoft_: Callable[..., Outcome]) -> None:
+    outcome = autoft_("predict", "m.onnx", "a.jpg", "b.jpg", "--csv")
+    assert outcome.out.splitlines() == ["image,label,probability,error", "a.jpg,cat,0.75,", "b.jpg,,,truncated"]
+
+
+def test_export_does_not_write_over_other_files(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
+    mine = run_folder.parent / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("keep me")
+    outcome = autoft_("export", str(run_folder), "--trial", "0", "--out", str(mine))
+    assert outcome.code == 2
+    assert "holds other files and is no bundle" in outcome.err
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+
+
+def test_verify_says_what_is_missing(autoft_: Callable[..., Outcome], tmp_path: Path) -> None:
+    outcome = autoft_("verify", str(tmp_path / "nowhere"))
+    assert outcome.code == 2
+    assert "there is no folder" in outcome.err
+    empty = autoft_("verify", str(tmp_path))
+    assert empty.code == 3
+    assert "manifest.json is missing" in empty.err
+    document = autoft_("verify", str(tmp_path), "--json")
+    assert document.code == 3
+    assert json.loads(document.out)["passed"] is False
 
 
 # ---------------------------------------------------------------- inventory

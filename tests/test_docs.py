@@ -65,7 +65,21 @@ def test_readme_commands_run(place):
             line = line.replace(named, str(sorted((place / "runs").glob("photos-*"))[-1]))
         autoft(line, place)
         ran += 1
-    assert ran == 5
+    assert ran == 7
+
+
+@pytest.mark.slow
+def test_commands_of_the_handoff_page_run_in_a_bundle(place):
+    """After the README's, in the bundle that they leave."""
+    bundle = sorted((place / "runs").glob("*/export"))[-1]
+    lines = re.findall(r"^\$ (.+)$", (ROOT / "docs" / "handoff.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        words = shlex.split(line)
+        command = [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
+        done = run(command, bundle)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert "PASS" in done.stdout
 
 
 @pytest.mark.slow
@@ -87,13 +101,14 @@ def test_python_snippets_run(place, tmp_path):
     search, deploy, conformance = SNIPPETS
     done = run([sys.executable, "-c", search.replace('"1m"', '"45s"')], place)
     assert done.returncode == 0, done.stderr
-    assert "model.core.onnx" in done.stdout
-    model = sorted((place / "runs").glob("fashion-*/export/model.core.onnx"))[-1]
-    shutil.copy(model, tmp_path)
+    assert "export/model.onnx" in done.stdout
+    shutil.copytree(sorted((place / "runs").glob("fashion-*/export"))[-1], tmp_path / "export")
     shutil.copy(next((ROOT / "examples" / "fashion" / "bag").iterdir()), tmp_path / "photo.png")
     done = run([sys.executable, "-c", deploy], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (ROOT / "examples" / "fashion" / done.stdout.strip()).is_dir()
+    label, probability = done.stdout.rsplit(maxsplit=1)
+    assert (ROOT / "examples" / "fashion" / label).is_dir()
+    assert 0.1 <= float(probability) <= 1
     (tmp_path / "test_my_zoo.py").write_text(conformance)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_zoo.py"]
     done = run(command, tmp_path, PYTHONPATH=str(ROOT / "examples" / "custom_backbone"))
@@ -112,7 +127,13 @@ def test_every_flag_in_the_readme_exists():
 
 
 def test_links_lead_somewhere():
-    for document in ("README.md", "ARCHITECTURE.md", "benchmarks/README.md", "plugins/autoft-lite/README.md"):
+    for document in (
+        "README.md",
+        "ARCHITECTURE.md",
+        "docs/handoff.md",
+        "benchmarks/README.md",
+        "plugins/autoft-lite/README.md",
+    ):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             if not target.startswith("http"):

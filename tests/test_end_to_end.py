@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,21 +38,14 @@ def state_of(folder: Path):
 
 def hits_by_hand(run: Path) -> tuple[int, int]:
     """Correct test images and their number, by what any stranger would write: onnxruntime, numpy, Pillow."""
-    session = onnxruntime.InferenceSession(run / "export" / "model.core.onnx")
-    facts = session.get_modelmeta().custom_metadata_map
-    labels, recipe = json.loads(facts["autoft.labels"]), json.loads(facts["autoft.preprocess"])
-    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    session = onnxruntime.InferenceSession(run / "export" / "model.onnx")
+    labels = json.loads((run / "export" / "labels.json").read_text())
     rows = [row for row in csv.DictReader((run / "split.csv").read_text().splitlines()) if row["split"] == "test"]
     hits = 0
     for row in rows:
         image = Image.open(FASHION / row["path"]).convert("RGB")
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        small = square.resize((recipe["size"],) * 2, filters[recipe["interpolation"]])
-        pixels = (np.asarray(small, np.float32) / 255 - np.float32(recipe["mean"])) / np.float32(recipe["std"])
-        logits = session.run(None, {"images": pixels.transpose(2, 0, 1)[None].astype(np.float32)})[0]
-        hits += labels[int(logits[0].argmax())] == row["label"]
+        _, _, top_k = session.run(None, {"image": np.asarray(image)})
+        hits += labels[top_k[0]] == row["label"]
     return hits, len(rows)
 
 
@@ -97,7 +91,7 @@ def test_run_folder_keeps_its_contract(fashion_run):
     assert board[0]["exportable"] == "yes"
     events = journal(run)
     assert [line["event"] for line in events].count("started") == len(events) / 2
-    assert summary["model"] == "export/model.core.onnx"
+    assert summary["model"] == "export/model.onnx"
     assert str(run).encode() not in (run / summary["model"]).read_bytes()
 
 
@@ -112,10 +106,45 @@ def test_predict_export_and_resume_of_a_finished_run(fashion_run, tmp_path):
     probe = next(line["trial"] for line in journal(run) if line["event"] == "finished")
     exported = autoft("export", run, "--trial", probe, "--out", tmp_path / "other", "--json")
     assert exported.returncode == 0, exported.stderr
-    assert (tmp_path / "other" / "model.core.onnx").exists()
-    assert "test" not in json.loads(exported.stdout)
+    report = json.loads(exported.stdout)
+    assert "test" not in report
+    metrics = json.loads((tmp_path / "other" / "metrics.json").read_text())
+    assert (metrics["split"], metrics["n"]) == ("val", report["validation"]["n"])
+    assert {(one["batch"], one["optimised"]) for one in report["parity"]["core"]} == {
+        (1, True),
+        (8, True),
+        (1, False),
+        (8, False),
+    }
+    assert report["parity"]["pixels"]["n"] == 200
     again = autoft("resume", run, "--json")
     assert json.loads(again.stdout) == summary
+
+
+@pytest.mark.slow
+def test_the_bundle_proves_itself_and_a_flipped_byte_shows(fashion_run, tmp_path):
+    run, summary = fashion_run
+    alone = subprocess.run([sys.executable, "-I", run / "export" / "verify.py"], capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr
+    rescored = autoft("verify", run / "export", FASHION, "--json")
+    assert rescored.returncode == 0, rescored.stderr
+    scores = json.loads(rescored.stdout)["rescored"]["scores"]
+    assert scores["n"] == 1000
+    assert scores["metrics"]["accuracy"] > summary["test"]["metrics"]["accuracy"] - 0.1
+    metrics = json.loads((run / "export" / "metrics.json").read_text())
+    assert (metrics["split"], metrics["correct"]) == ("test", summary["test"]["correct"])
+    copy = shutil.copytree(run / "export", tmp_path / "copy")
+    content = bytearray((copy / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "model.onnx").write_bytes(content)
+    changed = autoft("verify", copy)
+    assert changed.returncode == 3
+    assert "model.onnx has changed" in changed.stderr
+    refused = autoft("predict", copy, FASHION / "bag")
+    assert refused.returncode == 2
+    assert "model.onnx has changed" in refused.stderr
+    (copy / "labels.json").unlink()
+    assert "labels.json is missing" in autoft("verify", copy).stderr
 
 
 def test_killed_runs_go_on_and_never_repeat_a_finished_trial(tiny_images, tmp_path):

@@ -31,12 +31,12 @@ MOST_CLASSES: Final = 30
 _TRUST: Final[Mapping[SplitName, str]] = {
     "test": "Its figures come from {n:,} images of the test split, which took no part in training or in choosing it.",
     "val": "**Its figures are optimistic.** They come from {n:,} images of the validation split, by which this model\n"
-    "was chosen among others. No figures from a test split are here.",
+    "was chosen and its temperature set. No figures from a test split are here.",
     "train": "**Its figures say little.** They come from {n:,} images that it was trained on.",
 }
 _FED: Final[Mapping[Layout, tuple[str, str]]] = {
-    "image": ("pixels", "one image a call, (height, width, 3)"),
-    "batch": ("pixels[None]", "images of one size in a call, (batch, height, width, 3)"),
+    "image": ("pixels", "one image a call, of shape (height, width, 3)"),
+    "batch": ("pixels[None]", "images of one size a call, of shape (batch, height, width, 3)"),
 }
 _AS_SEARCHED: Final[Mapping[str, str]] = {"log_loss": "log_loss, negated"}
 
@@ -96,17 +96,19 @@ def _use(layout: Layout) -> str:
 `pip install "onnxruntime>={MIN_ONNXRUNTIME}" numpy pillow`, then in this folder, with a photo of your own:
 
 ```python
-import json, numpy, onnxruntime
+import json, numpy, onnxruntime, pathlib
 from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
 image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
 pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 probabilities = session.run(["probabilities"], {{"image": {fed}}})[0].ravel()
-print(json.load(open("{LABELS}", encoding="utf-8"))[probabilities.argmax()], probabilities.max())
+print(json.loads(pathlib.Path("{LABELS}").read_text("utf-8"))[probabilities.argmax()], probabilities.max())
 ```
 
-`image` is uint8 RGB of any size, {shape}. Wherever you deploy the model, run `python verify.py`
-first: it checks that this folder is complete, and that both models answer there as they did where they were made."""
+`image` is uint8 RGB of any size: {shape}.
+
+Wherever you deploy the model, run `python verify.py` first: it checks that this folder is complete, and that both
+models answer there as they did where they were made."""
 
 
 def _limits(classes: int) -> str:
@@ -121,7 +123,7 @@ def _limits(classes: int) -> str:
 
 
 def _data(data: DatasetInfo, metrics: MetricsReport, vectors: int) -> str:
-    counts = ", ".join(f"{plain(split)} {count:,}" for split, count in data.counts.items())
+    counts = ", ".join(f"{figures.split_name(split)} {count:,}" for split, count in data.counts.items())
     shown = [(plain(one.label), f"{one.n:,}") for one in metrics.per_class[:MOST_CLASSES]]
     below = f"\n\n...{more} classes; `{METRICS}` has all." if (more := _more(len(metrics.per_class))) else ""
     return f"""## Data
@@ -133,7 +135,7 @@ Fingerprint: {plain(data.fingerprint)}.
 `{PARITY}` names some files of the data. Whoever gets this folder can see both. Remove `{VECTORS}/` and
 `{PARITY}` before you pass it on if that must not be; `verify.py` then says that they are missing.
 
-{table(("Class", f"Images in the {metrics.split} split"), shown)}{below}"""
+{table(("Class", f"Images in the {figures.split_name(metrics.split)} split"), shown)}{below}"""
 
 
 def _preprocessing(recipe: Preprocess) -> str:
@@ -141,8 +143,8 @@ def _preprocessing(recipe: Preprocess) -> str:
     size = recipe.size
     return f"""## Preprocessing
 
-Decode to 8-bit RGB, upright by the EXIF orientation, transparency over white. `{MODEL}` does the rest itself; what
-`{CORE}` takes is made so:
+Decode to 8-bit RGB, upright by the EXIF orientation, transparency over white, 16-bit grey divided by 257. `{MODEL}`
+does the rest itself; what `{CORE}` takes is made so:
 
 1. Cut out the centre square: side = min(width, height), left = (width - side) // 2, top = (height - side) // 2.
 2. Resize it to {size} x {size} as Pillow does, {recipe.interpolation}, with antialiasing, rounded to whole numbers.

@@ -20,6 +20,7 @@ from autoft.bundle.values import (
 
 WORST_CLASSES: Final = 5
 
+_SPLITS: Final[Mapping[str, str]] = {"train": "training", "val": "validation"}
 _MEANING: Final[Mapping[str, str]] = {
     "accuracy": "part of the images that is right",
     "balanced_accuracy": "mean recall of the classes",
@@ -29,12 +30,18 @@ _MEANING: Final[Mapping[str, str]] = {
 }
 
 
+def split_name(split: str) -> str:
+    """What a split is called in prose."""
+    return _SPLITS.get(split, plain(split))
+
+
 def score(metrics: MetricsReport) -> str:
     """Every metric with its interval, and the classes of the smallest recall."""
     rows = [
         (plain(name), f"{one.value:.4f}", f"{one.ci95[0]:.4f} to {one.ci95[1]:.4f}", _MEANING.get(name, ""))
         for name, one in metrics.metrics.items()
     ]
+    note = f" {plain(metrics.note)}" if metrics.note else ""
     recalls = [(one.recall, one) for one in metrics.per_class if one.recall is not None]
     worst = [
         (plain(one.label), f"{one.n:,}", f"{recall:.4f}", _figure(one.precision), _figure(one.f1))
@@ -42,7 +49,7 @@ def score(metrics: MetricsReport) -> str:
     ]
     return f"""## Score
 
-Of {metrics.n:,} images of the {metrics.split} split `{CORE}` got {metrics.correct:,} right. {plain(metrics.note)}
+Of {metrics.n:,} images of the {split_name(metrics.split)} split `{CORE}` got {metrics.correct:,} right.{note}
 
 {table(("Metric", "Value", "95 % interval", ""), rows)}
 
@@ -60,7 +67,8 @@ def calibration(metrics: MetricsReport) -> str:
 `{MODEL}` divides logits by a temperature of {found.temperature:.4g}; there were {found.n:,} validation images to fit
 it on. {plain(found.reason)}{_losses(found)}
 
-Expected calibration error on the {metrics.split} split: {before.value:.4f} without the temperature{with_it}."""
+Expected calibration error on the {split_name(metrics.split)} split:
+{before.value:.4f} without the temperature{with_it}."""
 
 
 def parity(report: ParityReport) -> str:
@@ -95,9 +103,8 @@ Peak memory of the process: {memory}. Files: {sizes}."""
 def _losses(found: Calibration) -> str:
     if found.log_loss_before is None or found.log_loss_after is None:
         return ""
-    return (
-        f" Log loss of those: {found.log_loss_before:.4f} without a temperature, {found.log_loss_after:.4f} with one."
-    )
+    before, after = found.log_loss_before, found.log_loss_after
+    return f" Log loss, cross-fitted on those: {before:.4f} without a temperature, {after:.4f} with one."
 
 
 def _core(settings: Sequence[CoreParity]) -> str:
@@ -106,7 +113,7 @@ def _core(settings: Sequence[CoreParity]) -> str:
     batches = " and ".join(map(str, sorted({one.batch for one in settings})))
     optimised = " and ".join(sorted({"on" if one.optimised else "off" for one in settings}, reverse=True))
     return (
-        f"`{CORE}` against torch on {worst.n} validation images, in batches of {batches}, optimisations of onnxruntime\n"
+        f"`{CORE}` against torch on {worst.n} validation images, in batches of {batches}, onnxruntime's optimisations\n"
         f"{optimised}: logits differ by at most {worst.max_delta:.3g} (allowed: {worst.limit:.3g}, which is "
         f"{worst.limit / worst.scale:.2g} of the logit\nscale), and {sum(one.flips for one in settings)} clear answers "
         "change."
@@ -116,8 +123,8 @@ def _core(settings: Sequence[CoreParity]) -> str:
 def _pixels(found: PixelParity) -> str:
     return (
         f"`{MODEL}`, fed with pixels, against Pillow and torch on {found.n} validation images: probabilities\n"
-        f"differ by at most {found.max_delta:.3g} (allowed: {found.limit:g}), and {found.flips} answers with a margin above "
-        f"{found.clear_margin:g} change."
+        f"differ by at most {found.max_delta:.3g} (allowed: {found.limit:g}), and {found.flips} answers with a margin "
+        f"above {found.clear_margin:g} change."
     )
 
 

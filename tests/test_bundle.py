@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from parts.exported import SIZE, Tiny, handoff, torch_logits
+
+from autoft import Artifact, DataError, GateFailed
+from autoft.builtin.onnx_exporter import OnnxExporter
+from autoft.bundle.build import Bundle, write_bundle
+from autoft.bundle.order import Order
+from autoft.bundle.parity import FULL, QUICK
+from autoft.bundle.standalone.verify import verify
+from autoft.bundle.values import Latency, Manifest, MetricsReport, ParityReport, Vectors
+from autoft.codec import decode
+from autoft.data.dataset import Dataset, open_dataset
+from autoft.data.scan import scan
+from autoft.onnx_runtime import PixelModel
+from autoft.types import Preprocess, SplitName
+
+FILES = {
+    "model.onnx",
+    "model.core.onnx",
+    "labels.json",
+    "preprocess.json",
+    "parity.json",
+    "metrics.json",
+    "latency.json",
+    "MODEL_CARD.md",
+    "manifest.json",
+    "verify.py",
+    "examples/infer.py",
+    "examples/infer.mjs",
+    "LICENSES/NOTICE.txt",
+    "test_vectors/vectors.json",
+}
+
+
+@pytest.fixture
+def dataset(tiny_images: Path) -> Dataset:
+    return open_dataset(scan(tiny_images, 1), 0, {(SIZE, "bicubic")}, 1)
+
+
+@pytest.fixture
+def order(dataset: Dataset) -> Order:
+    model = Tiny(3).eval()
+    labels = dataset.info.classes
+    return Order(
+        handoff(labels=labels), lambda x: torch_logits(model, x), dataset, "test", QUICK, "image", {"autoft": "0"}
+    )
+
+
+def exports(order: Order, folder: Path) -> Iterator[Artifact]:
+    return OnnxExporter().export(Tiny(3).eval(), order.handoff, folder)
+
+
+def written(order: Order, folder: Path) -> Bundle:
+    return write_bundle(order, exports(order, folder), folder)
+
+
+def spoilt(order: Order, folder: Path) -> Iterator[Artifact]:
+    """The first file that is written says something else than torch."""
+    for number, artifact in enumerate([next(exports(order, folder)) for _ in range(2)]):
+        model = onnx.load(folder / "model.core.onnx")
+        if number == 0:
+            weights = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [3, 3])
+            weights.CopyFrom(onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32)[::-1].copy(), weights.name))
+        else:
+            next(exports(order, folder))
+            model = onnx.load(folder / "model.core.onnx")
+        onnx.save(model, folder / "model.core.onnx")
+        yield dataclasses.replace(artifact, exporter=f"way {number}")
+
+
+@pytest.mark.parametrize("layout", ["image", "batch"])
+def test_a_bundle_is_whole_and_verifies_itself(order: Order, tmp_path: Path, layout: str) -> None:
+    folder = tmp_path / "bundle"
+    bundle = written(dataclasses.replace(order, layout=layout), folder)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names >= FILES
+    manifest = decode(Manifest, (folder / "manifest.json").read_text())
+    assert set(manifest.files) == names - {"manifest.json"}
+    outcome = verify(folder)
+    assert (outcome.problems, outcome.files) == ([], len(manifest.files))
+    vectors = decode(Vectors, (folder / "test_vectors" / "vectors.json").read_text())
+    assert outcome.vectors == len(vectors.vectors) <= 20
+    sizes = {(vector.height, vector.width) for vector in vectors.vectors}
+    assert {(1, 1), (397, 41), (1225, 1633)} <= sizes
+    assert bundle.model_bytes == (folder / "model.onnx").stat().st_size
+
+
+def test_its_files_say_what_was_measured(order: Order, tmp_path: Path) -> None:
+    bundle = written(order, tmp_path / "b")
+    read = {path.name: path.read_text() for path in (tmp_path / "b").glob("*.json")}
+    assert tuple(json.loads(read["labels.json"])) == order.handoff.labels
+    assert decode(Preprocess, read["preprocess.json"]) == order.handoff.preprocess
+    assert decode(ParityReport, read["parity.json"]) == bundle.parity
+    metrics = decode(MetricsReport, read["metrics.json"])
+    assert (metrics.split, metrics.n, metrics.correct) == ("test", bundle.scores.n, bundle.scores.correct)
+    assert metrics.metrics["accuracy"].value == bundle.scores.metrics["accuracy"]
+    assert metrics.calibration == bundle.calibration
+    assert PixelModel(tmp_path / "b" / "model.onnx").temperature == bundle.calibration.temperature
+    latency = decode(Latency, read["latency.json"])
+    assert {(timing.file, timing.batch) for timing in latency.timings} >= {("model.core.onnx", n) for n in (1, 8, 32)}
+    assert f"{metrics.correct}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+
+
+def test_nothing_of_this_machine_is_in_it(order: Order, tiny_images: Path, tmp_path: Path) -> None:
+    written(order, tmp_path / "b")
+    for path in (tmp_path / "b").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            for place in (tiny_images, tmp_path, Path.home(), Path.cwd()):
+                assert str(place).encode() + b"/" not in content, path
+
+
+def test_validation_figures_leave_the_test_split_shut(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[SplitName] = set()
+    rows = Dataset.rows
+    monkeypatch.setattr(Dataset, "rows", lambda self, split: seen.add(split) or rows(self, split))
+    bundle = written(dataclasses.replace(order, reported="val"), tmp_path / "b")
+    assert seen == {"val"}
+    assert bundle.scores == bundle.validation
+    assert "optimistic" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+
+
+def test_the_next_way_is_taken_when_one_is_refused_and_it_is_recorded(order: Order, tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    bundle = write_bundle(order, spoilt(order, folder), folder)
+    assert bundle.parity.exporter == "way 1"
+    (refused,) = bundle.parity.refused
+    assert refused.startswith("way 0: model.core.onnx is refused: on ")
+    assert verify(folder).problems == []
+
+
+def test_no_bundle_when_no_way_agrees(order: Order, tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    one = (artifact for artifact, _ in zip(spoilt(order, folder), range(1), strict=False))
+    with pytest.raises(GateFailed, match=r"way 0: .*worst: .*\.png") as caught:
+        write_bundle(order, one, folder)
+    assert caught.value.exit_code == 3
+    assert not (folder / "manifest.json").exists()
+
+
+def test_the_full_gate_compares_with_optimisations_on_and_off(order: Order, tmp_path: Path) -> None:
+    bundle = written(dataclasses.replace(order, gate=FULL), tmp_path / "b")
+    assert {(one.batch, one.optimised) for one in bundle.parity.core} == {
+        (1, True),
+        (8, True),
+        (1, False),
+        (8, False),
+    }
+
+
+def test_images_that_are_gone_are_named(order: Order, tiny_images: Path, tmp_path: Path) -> None:
+    assert order.compared.names  # torch has seen them in the cache
+    shutil.rmtree(tiny_images / "blue")
+    with pytest.raises(DataError, match=r"blue/\d+\.png: no such file"):
+        written(order, tmp_path / "b")

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from autoft.bundle.licenses import NOTICE, SHIPPED, write_licenses
+from autoft.bundle.places import without_place
+from autoft.bundle.values import LICENSES
+from autoft.study import PERMISSIVE
+from autoft.types import Backbone, InputSpec
+
+FIRST_WORDS = {"apache-2.0": "Apache License", "mit": "MIT License", "bsd-3-clause": "BSD 3-Clause License"}
+
+
+def written(folder: Path, licence: str, source: str = "hf-hub:timm/net") -> dict[str, str]:
+    write_licenses(folder, Backbone("zoo/net", 1, InputSpec(8), license=licence, source=source))
+    return {path.name: path.read_text(encoding="utf-8") for path in (folder / LICENSES).iterdir()}
+
+
+@pytest.mark.parametrize("licence", SHIPPED)
+def test_a_shipped_licence_goes_in_with_its_whole_text(licence: str, tmp_path: Path) -> None:
+    found = written(tmp_path, licence)
+    assert set(found) == {NOTICE, "apache-2.0.txt", f"{licence}.txt"}
+    assert FIRST_WORDS[licence] in found[f"{licence}.txt"]
+    assert "WITHOUT WARRANT" in found[f"{licence}.txt"] or "WARRANTIES" in found[f"{licence}.txt"]
+    assert f"is in {licence}.txt" in found[NOTICE]
+    for words in ("zoo/net", "hf-hub:timm/net", "pretraining data", "test_vectors", "verify.py"):
+        assert words in found[NOTICE]
+
+
+def test_what_is_shipped_is_permissive_and_has_a_text() -> None:
+    assert set(SHIPPED) <= set(PERMISSIVE)
+    texts = {path.name for path in (files("autoft.bundle") / "licenses").iterdir()}
+    assert texts == {f"{licence}.txt" for licence in SHIPPED}
+
+
+def test_the_texts_name_no_author_of_something_else() -> None:
+    for licence in ("mit", "bsd-3-clause"):
+        text = (files("autoft.bundle") / "licenses" / f"{licence}.txt").read_text(encoding="utf-8")
+        assert text.count("Copyright (c)") == text.count("Copyright (c) the copyright holders\n") == 1
+
+
+@pytest.mark.parametrize("licence", ["cc-by-nc-4.0", "isc", "../../etc/passwd", "other"])
+def test_a_licence_that_is_not_shipped_is_named_and_said_to_be_elsewhere(licence: str, tmp_path: Path) -> None:
+    found = written(tmp_path, licence)
+    assert set(found) == {NOTICE, "apache-2.0.txt"}
+    assert f"licence: {licence}\n" in found[NOTICE]
+    assert "not in this folder. Read it at the source" in found[NOTICE]
+
+
+@pytest.mark.parametrize("licence", ["unknown", ""])
+def test_an_unknown_licence_is_called_unknown(licence: str, tmp_path: Path) -> None:
+    found = written(tmp_path, licence, source="")
+    assert "licence: unknown\n" in found[NOTICE]
+    assert "source:  not given" in found[NOTICE]
+    assert "Nobody has said" in found[NOTICE]
+
+
+def test_the_notice_names_no_place_on_this_machine(tmp_path: Path) -> None:
+    notice = written(tmp_path, "mit", source="/home/me/weights/net.pth")[NOTICE]
+    assert "/home" not in notice
+    assert "net.pth" in notice
+
+
+def test_writing_again_gives_the_same(tmp_path: Path) -> None:
+    assert written(tmp_path, "mit") == written(tmp_path, "mit")
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("/home/me/net.pth", "net.pth"),
+        ("~/weights/net.pth", "net.pth"),
+        ("file:///home/me/net.pth", "net.pth"),
+        (r"C:\Users\me\net.pth", "net.pth"),
+        (r"\\server\share\me\net.pth", "net.pth"),
+        ("https://example.org/weights/net.pth", "https://example.org/weights/net.pth"),
+        ("hf-hub:timm/net.in1k", "hf-hub:timm/net.in1k"),
+        ("pypi:some-package", "pypi:some-package"),
+        ("", ""),
+    ],
+)
+def test_only_a_place_is_cut_off_a_source(source: str, shown: str) -> None:
+    assert without_place(source) == shown
