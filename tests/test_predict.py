@@ -138,7 +138,7 @@ def test_rescoring_takes_folders_named_as_labels(bundle: Path, tmp_path: Path) -
     assert (found.scores.n, found.scores.correct) == (3, 2)
     assert found.unreadable == (f"{tmp_path / LABELS[1] / 'd.png'}: not an image: text",)
     (tmp_path / "zebra").mkdir()
-    with pytest.raises(DataError, match="'zebra' in .* is no label of the model"):
+    with pytest.raises(DataError, match=r"'zebra' in .* is no label of the model"):
         rescore(model, tmp_path)
     with pytest.raises(DataError, match="holds no class folders"):
         rescore(model, tmp_path / "zebra")

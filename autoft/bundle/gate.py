@@ -74,8 +74,8 @@ def _core_parities(order: Order, core: Path) -> Iterator[CoreParity]:
         try:
             model = CoreModel(core, optimisations=setting.optimisations)
             parity = core_parity(model, setting, compared.images, compared.logits, compared.names)
-        except UserError as error:  # it does not load or does not run
-            raise Refused(str(error)) from error
+        except UserError as error:  # it does not load or does not run; where it lies is nobody's business
+            raise Refused(str(error).replace(str(core), CORE)) from error
         if reason := core_refusal(parity):
             raise Refused(reason)
         yield parity
