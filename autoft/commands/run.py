@@ -166,6 +166,7 @@ def _next(summary: Summary) -> list[str]:
     return [
         "Next:",
         f"  autoft predict {run} IMAGE...",
+        f"  autoft verify {shlex.quote(shown(Path(summary.run, summary.model).parent))}",
         f"  autoft leaderboard {run}",
         f"  autoft resume {run} --time +10m",
     ]

@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoft.bundle.raw_pixels import write_raw_pixel_model
+from autoft.bundle.values import CORE, MODEL
+from autoft.onnx_runtime import CoreModel, PixelModel
 from autoft.parts import Exporter
+from autoft.task import SingleLabel
 from autoft.testing.base import Conformance
 from autoft.types import Artifact, Backbone, Handoff, InputSpec, Preprocess, Trial
 
@@ -60,10 +64,11 @@ class ExporterConformance(Conformance[Exporter]):
             assert artifact.size == file.stat().st_size, "`size` is the number of bytes in the file"
             assert artifact.sha256 == hashlib.sha256(file.read_bytes()).hexdigest(), "`sha256` must be the file's"
 
-    def test_path_is_relative(self) -> None:
-        """The run folder may move."""
-        with self.exported() as (_, artifact, _file):
+    def test_the_file_has_its_place_in_the_bundle(self) -> None:
+        """By its name, and by a path that survives moving the run folder."""
+        with self.exported() as (_, artifact, file):
             assert not Path(artifact.path).is_absolute(), f"`path` is relative to the run folder: {artifact.path}"
+            assert file.name == CORE, f"the file is called {CORE}, not {file.name}"
             assert artifact.format and artifact.exporter, "say `format` and `exporter`"
 
     def test_no_local_path_is_inside(self) -> None:
@@ -99,6 +104,17 @@ class ExporterConformance(Conformance[Exporter]):
                 assert got.shape == logits.shape, f"batch {batch}: logits {tuple(got.shape)}; is the batch dynamic?"
                 worst, scale = float((got - logits).abs().max()), float(logits.abs().max())
                 assert worst <= 1e-4 * scale, f"batch {batch}: logits differ by {worst:.2g} at a scale of {scale:.2g}"
+
+    def test_raw_pixels_can_go_in_front(self) -> None:
+        """model.onnx is made of the file, with the labels and the recipe in its metadata."""
+        import numpy as np
+
+        with self.exported() as (_, _artifact, file):
+            core, pixels = CoreModel(file), file.with_name(MODEL)
+            assert (core.labels, core.preprocess) == (handoff().labels, handoff().preprocess), "metadata must be ours"
+            write_raw_pixel_model(file, pixels, core.preprocess, SingleLabel.outputs, 1.0, "image")
+            total = float(PixelModel(pixels).probabilities(np.zeros((9, 7, 3), np.uint8)).sum())
+            assert abs(total - 1) < 1e-5, f"probabilities add up to {total}"
 
     def test_exporting_twice_works(self) -> None:
         """`autoft export` may be called again; the older file is replaced."""
