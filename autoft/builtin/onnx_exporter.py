@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ def _artifact(path: str, content: bytes, way: str) -> Artifact:
     return Artifact(path=path, format="onnx", opset=OPSET, size=len(content), sha256=digest, exporter=way)
 
 
-def _dynamo(classifier: nn.Module, images: Tensor) -> onnx.ModelProto:
+def _dynamo(classifier: nn.Module, images: Tensor, optimize: bool = True) -> onnx.ModelProto:
     import torch
 
     program = torch.onnx.export(
@@ -95,6 +96,7 @@ def _dynamo(classifier: nn.Module, images: Tensor) -> onnx.ModelProto:
         opset_version=OPSET,
         dynamo=True,
         dynamic_shapes=({0: "batch"},),
+        optimize=optimize,
         verbose=False,
     )
     if program is None:
@@ -137,6 +139,8 @@ _PLAIN: Mapping[str, bool] = {"inplace": False, "fused_attn": False}
 _WAYS = (
     _Way("torch.onnx dynamo, attention not fused", _dynamo, _PLAIN),
     _Way("torch.onnx dynamo", _dynamo, {}),
+    # torch's own optimiser loses a node of some graphs (gemma4_vit).
+    _Way("torch.onnx dynamo, graph not optimised", partial(_dynamo, optimize=False), _PLAIN),
     _Way("torch.onnx torchscript", _torchscript, _PLAIN),
 )
 
