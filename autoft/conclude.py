@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from autoft.bundle.build import Bundle, write_bundle
 from autoft.bundle.order import Order
 from autoft.bundle.parity import FULL, QUICK, Gate
+from autoft.bundle.places import without_place
 from autoft.bundle.raw_pixels import Layout
 from autoft.bundle.values import MODEL, Calibration, ParityReport
 from autoft.codec import encode
@@ -22,6 +23,7 @@ from autoft.machine import versions
 from autoft.run import Run
 from autoft.screen import Screen
 from autoft.stopwatch import Stopwatch
+from autoft.study import StudyRecord
 from autoft.summary import Best, Scores, Summary
 from autoft.train.worker import Worker
 from autoft.types import Handoff, Preprocess, SplitName, Trial
@@ -82,7 +84,7 @@ def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Pa
     """
     classifier = worker.scored(record)
     order = Order(
-        handoff=_handoff(run, record),
+        handoff=handoff_of(run.record, record),
         reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
         dataset=run.dataset(),
         reported=wanted.reported,
@@ -102,16 +104,17 @@ def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Pa
     return bundle
 
 
-def _handoff(run: Run, record: TrialRecord) -> Handoff:
-    trial, info = record.trial, run.record.data
-    backbone = next(backbone for backbone in run.record.backbones if backbone.name == trial.backbone)
+def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
+    """What goes with the trial's weights; nothing of this machine is in it."""
+    trial, info = record.trial, study.data
+    backbone = next(backbone for backbone in study.backbones if backbone.name == trial.backbone)
     spec = backbone.input
     return Handoff(
         labels=info.classes,
         preprocess=Preprocess(trial.image_size, spec.mean, spec.std, spec.interpolation),
-        backbone=backbone,
+        backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
-        metric=run.record.study.metric,
+        metric=study.study.metric,
         validation_score=record.score or 0.0,
         data_fingerprint=info.fingerprint,
     )

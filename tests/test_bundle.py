@@ -11,7 +11,7 @@ import onnx
 import pytest
 from parts.exported import SIZE, Tiny, handoff, torch_logits
 
-from autoft import Artifact, DataError, GateFailed
+from autoft import Artifact, Backbone, Candidate, DataError, GateFailed, InputSpec, Report, Space
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.build import Bundle, write_bundle
 from autoft.bundle.order import Order
@@ -19,9 +19,12 @@ from autoft.bundle.parity import FULL, QUICK
 from autoft.bundle.standalone.verify import verify
 from autoft.bundle.values import Latency, Manifest, MetricsReport, ParityReport, Vectors
 from autoft.codec import decode
+from autoft.conclude import handoff_of
 from autoft.data.dataset import Dataset, open_dataset
 from autoft.data.scan import scan
+from autoft.ledger import TrialRecord
 from autoft.onnx_runtime import PixelModel
+from autoft.study import Study, StudyRecord
 from autoft.types import Preprocess, SplitName
 
 FILES = {
@@ -160,3 +163,23 @@ def test_images_that_are_gone_are_named(order: Order, tiny_images: Path, tmp_pat
     shutil.rmtree(tiny_images / "blue")
     with pytest.raises(DataError, match=r"blue/\d+\.png: no such file"):
         written(order, tmp_path / "b")
+
+
+def test_what_goes_with_a_model_names_no_place_on_this_machine(dataset: Dataset) -> None:
+    candidate = Candidate("zoo/net", "probe", SIZE, Space({}))
+    study = StudyRecord(
+        study=Study(data=dataset.info.root),
+        data=dataset.info,
+        backbones=(Backbone("zoo/net", 15, InputSpec(64), "mit", source="/home/me/weights/net.pth"),),
+        candidates=(candidate,),
+        plugins=(),
+        versions={},
+        runner="inline",
+        workers=1,
+        threads=1,
+        device="cpu",
+    )
+    report = Report(0, "finished", 1.0, 0.75, 2.0)
+    made = handoff_of(study, TrialRecord(candidate.trial(0, {}, 0), (), (report,)))
+    assert made.backbone.source == "net.pth"
+    assert (made.preprocess.size, made.validation_score, made.labels) == (SIZE, 0.75, dataset.info.classes)

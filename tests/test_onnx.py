@@ -35,7 +35,7 @@ from autoft.onnx_runtime import CoreModel, softmax
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact]:
     folder = tmp_path_factory.mktemp("run") / "export"
-    artifact = next(OnnxExporter().export(Tiny().eval(), handoff(source=str(folder / "weights.bin")), folder))
+    artifact = next(OnnxExporter().export(Tiny().eval(), handoff(source="weights.bin"), folder))
     return folder / "model.core.onnx", artifact
 
 

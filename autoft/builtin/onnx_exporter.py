@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoft import Artifact, Exporter, Handoff, RunFailed, hookimpl
@@ -268,21 +268,13 @@ def _metadata(handoff: Handoff) -> Iterator[tuple[str, str]]:
         "schema": SCHEMA,
         "labels": handoff.labels,
         "preprocess": dataclasses.asdict(handoff.preprocess),
-        "backbone": {"name": backbone.name, "license": backbone.license, "source": _without_place(backbone.source)},
+        "backbone": {"name": backbone.name, "license": backbone.license, "source": backbone.source},
         "trial": {"id": trial.id, "freeze": trial.freeze, "params": dict(trial.params), "seed": trial.seed},
         "validation": {handoff.metric: handoff.validation_score},
         "data_fingerprint": handoff.data_fingerprint,
     }
     for key, value in facts.items():
         yield f"autoft.{key}", json.dumps(value, allow_nan=False)
-
-
-def _without_place(source: str) -> str:
-    """A source that is a path on this machine keeps only its last part; a URL or a package's name stays."""
-    for flavour in (PurePosixPath, PureWindowsPath):
-        if flavour(source).is_absolute():
-            return flavour(source).name
-    return source
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -9,7 +9,6 @@ from typing import Final
 from autoft.bundle import figures
 from autoft.bundle.licenses import NOTICE, TOOL_LICENCE
 from autoft.bundle.markdown import plain, table
-from autoft.bundle.places import without_place
 from autoft.bundle.raw_pixels import Layout
 from autoft.bundle.values import (
     CORE,
@@ -155,7 +154,7 @@ does the rest itself; what `{CORE}` takes is made so:
 def _licences(backbone: Backbone) -> str:
     return f"""## Licences
 
-- Pretrained weights: {plain(backbone.license)}; source: {plain(without_place(backbone.source)) or "not given"}.
+- Pretrained weights: {plain(backbone.license)}; source: {plain(backbone.source) or "not given"}.
 - The scripts here, which autoft wrote: {TOOL_LICENCE}.
 - The pretraining data has terms of its own. The images in `{VECTORS}/` and what fine-tuning added to the weights
   belong to their owners and to whoever trained this model.
@@ -177,7 +176,7 @@ def _provenance(facts: CardFacts) -> str:
 
 
 def _trial(trial: Trial) -> Sequence[tuple[str, str]]:
-    params = [(f"Parameter {plain(name)}", plain(without_place(str(value)))) for name, value in trial.params.items()]
+    params = [(f"Parameter {plain(name)}", plain(str(value))) for name, value in trial.params.items()]
     return [
         ("Trial", str(trial.id)),
         ("Freeze strategy", plain(trial.freeze)),

@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from autoft.bundle.places import without_place
 from autoft.bundle.values import LICENSES, VECTORS
 from autoft.types import Backbone
 
@@ -27,7 +26,7 @@ def write_licenses(folder: Path, backbone: Backbone) -> None:
 
 
 def _notice(backbone: Backbone) -> str:
-    name, licence, source = map(_one_line, (backbone.name, backbone.license, without_place(backbone.source)))
+    name, licence, source = map(_one_line, (backbone.name, backbone.license, backbone.source))
     return f"""What this folder holds, and under which licence
 
 Pretrained weights, from which model.onnx and model.core.onnx were made

@@ -1,4 +1,4 @@
-"""Sources of weights, as they may be shown to a stranger."""
+"""Sources of weights as they may be shown to a stranger: where they lie on this machine is nobody's business."""
 
 from __future__ import annotations
 
