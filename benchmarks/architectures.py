@@ -50,8 +50,9 @@ SCALE = 5.0
 """Largest |logit|: about that of a trained classifier."""
 NEARLY_ZERO = 1e-3
 """A parameter with nothing above this is taken for one that starts at zero."""
-SPREAD, LEAST_SPREAD = 0.02, 1e-4
-"""How far the logits of any two images are to be apart, as a part of the scale, and with how little that can be had."""
+SPREAD, ENOUGH, LEAST_SPREAD = 0.02, 1e-3, 1e-4
+"""How far the logits of any two images are to be apart, as a part of the scale; what will do, ten times what parity
+allows; and with how little to begin with that can be had."""
 
 # ---------------------------------------------------------------- values
 
@@ -169,7 +170,7 @@ def rescaled(network: nn.Module, images: Tensor) -> Rescaled:
         raise RuntimeError(f"with these weights logits of any two images differ by {found:.1g} of their scale alone")
     shift = logits.mean(0) * max(0.0, 1 - found / SPREAD)
     classifier = Rescaled(network, shift, SCALE / (logits - shift).abs().max()).eval()
-    if (now := spread(_logits(classifier, images))) < SPREAD / 2:
+    if (now := spread(_logits(classifier, images))) < ENOUGH:
         raise RuntimeError(f"shifted logits of two images differ by {now:.1g} of their scale alone")
     return classifier
 
