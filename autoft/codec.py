@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
+
+_FLAT_LIST = re.compile(r"\[\n[^\[\]{}]*\]")
+_LINE_BREAK = re.compile(r"\n *")
 
 
 def encode(value: object) -> str:
@@ -24,7 +28,9 @@ def encode(value: object) -> str:
 
 def encode_readable(value: object) -> str:
     """The JSON text of a frozen value over many lines, for files that people read. Raises as `encode` does."""
-    return json.dumps(encode_python(value), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    text = json.dumps(encode_python(value), ensure_ascii=False, allow_nan=False, indent=1)
+    # A list of numbers or texts goes on one line; no text holds a line break itself.
+    return _FLAT_LIST.sub(lambda found: _LINE_BREAK.sub(" ", found[0]), text) + "\n"
 
 
 def encode_python(value: object) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from autoft.bundle.build import Bundle, write_bundle
 from autoft.bundle.order import Order
 from autoft.bundle.parity import FULL, QUICK, Gate
+from autoft.bundle.place import replacing
 from autoft.bundle.places import without_place
 from autoft.bundle.raw_pixels import Layout
 from autoft.bundle.values import MODEL, Calibration, ParityReport
@@ -92,16 +92,9 @@ def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Pa
         layout=wanted.layout,
         versions=versions(),
     )
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with replacing(folder) as fresh:
         exports = host.exporter(EXPORTER).export(classifier, order.handoff, fresh)
-        bundle = write_bundle(order, exports, fresh)
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return bundle
+        return write_bundle(order, exports, fresh)
 
 
 def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:

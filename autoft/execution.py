@@ -9,8 +9,8 @@ from pathlib import Path
 
 from autoft.asking import Search
 from autoft.bundle.parity import FULL
+from autoft.bundle.place import require_free
 from autoft.bundle.raw_pixels import Layout
-from autoft.bundle.values import MANIFEST
 from autoft.clock import RunClock
 from autoft.conclude import Exported, Wanted, chosen, conclude, export, finalists
 from autoft.errors import Interrupted, RunFolderError, StudyError
@@ -85,19 +85,13 @@ def _exporting_worker(run: Run, host: Host, stopped: StopFlag) -> Worker:
 
 def _export_path(run: Run, number: int, out: Path | None) -> Path:
     """Where a trial is exported to: neither into the data nor over the model that summary.json speaks of."""
-    folder = run.folder.path / "exports" / str(number) if out is None else out.absolute()
-    if folder.resolve().is_relative_to(Path(run.record.data.root).resolve()):
+    folder = run.folder.path / "exports" / str(number) if out is None else out
+    data, best = Path(run.record.data.root), run.folder.export
+    if folder.resolve().is_relative_to(data.resolve()):
         raise StudyError(f"{folder} lies inside the data; choose another --out")
-    if folder.resolve() == run.folder.export.resolve():
+    if folder.resolve().is_relative_to(best.resolve()):
         raise StudyError(f"{folder} holds the model that summary.json speaks of; choose another --out")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-            raise StudyError(f"{folder} holds other files and is no bundle; choose another --out")
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"{folder} cannot be written: {error.strerror}; choose another --out") from None
-    return folder
+    return require_free(folder, (run.folder.path, data))
 
 
 def _search(

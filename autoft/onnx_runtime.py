@@ -90,11 +90,11 @@ class PixelModel(ExportedModel):
 
     def __init__(self, path: Path, threads: int = 0, optimisations: Optimisations = "all") -> None:
         super().__init__(path, threads, optimisations)
-        self.temperature = self._fact("autoft.temperature", float)
         inputs = [(value.name, value.type, len(value.shape)) for value in self._session.get_inputs()]
         self._batched = inputs == [("image", "tensor(uint8)", 4)]
         if not self._batched and inputs != [("image", "tensor(uint8)", 3)]:
             raise UserError(f"{path} takes no raw pixels; give model.onnx or the folder it lies in")
+        self.temperature = self._fact("autoft.temperature", float)
 
     def probabilities(self, pixels: Pixels) -> Probabilities:
         """Probabilities `(classes,)` of one RGB image `(height, width, 3)` uint8. Raises `UserError` for others."""

@@ -45,20 +45,31 @@ def predict(model: Path, inputs: Sequence[str]) -> Iterator[Prediction]:
     return predictions(PixelModel(find_model(model)), inputs)
 
 
+def find_bundle(path: Path) -> Path:
+    """The bundle that a path leads to: a run folder (as its summary.json says), the bundle, or its model.onnx.
+
+    Raises `UserError` when it leads to none.
+    """
+    if path.name == MODEL and (path.parent / MANIFEST).is_file():
+        return path.parent
+    if (path / MANIFEST).is_file():
+        return path
+    if (path / "summary.json").is_file():
+        return (path / _summary(path / "summary.json").model).parent
+    if (path / "study.json").is_file():
+        raise RunFolderError(f"the run in {path} has no model yet; `autoft resume {path}` goes on with it")
+    if not path.exists():
+        raise UserError(f"there is no {path}; give a run folder, a bundle or its {MODEL}")
+    raise UserError(f"{path} is no bundle: there is no {MANIFEST} in it; give a run folder, a bundle or its {MODEL}")
+
+
 def find_model(path: Path) -> Path:
-    """The model.onnx of a run folder (as its summary.json says), of a bundle, or the file itself.
+    """The model.onnx that a path leads to, as `find_bundle` does; any other file is taken for one.
 
     Raises `UserError` when there is none, or when it is not the one that the bundle's manifest speaks of.
     """
-    if not path.is_dir():
-        return path
-    if (path / MANIFEST).is_file():
-        return _unchanged(path)
-    if (path / "summary.json").is_file():
-        return _unchanged((path / _summary(path / "summary.json").model).parent)
-    if (path / "study.json").is_file():
-        raise RunFolderError(f"the run in {path} has no model yet; `autoft resume {path}` goes on with it")
-    raise UserError(f"{path} holds neither summary.json nor {MANIFEST}; give a run folder, a bundle or an .onnx file")
+    alone = path.is_file() and not (path.name == MODEL and (path.parent / MANIFEST).is_file())
+    return path if alone else _unchanged(find_bundle(path))
 
 
 def _unchanged(bundle: Path) -> Path:

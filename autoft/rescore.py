@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from autoft.errors import DataError
 from autoft.onnx_runtime import PixelModel
-from autoft.predict import Prediction, predictions
+from autoft.predict import predictions
 from autoft.statistics import scores
 from autoft.summary import Scores
 from autoft.task import SingleLabel
@@ -27,14 +26,20 @@ class Rescored:
 def rescore(model: PixelModel, folder: Path) -> Rescored:
     """Scores of the model on `folder`, which holds one folder of images a class, named as the model's labels.
 
-    Classes may be missing. Raises `DataError` for a folder that is no label, or without images.
+    Classes may be missing. Raises `DataError` for a folder that is no label, or when no image can be read.
     """
-    found = [(label, one) for label in _labels(model, folder) for one in predictions(model, [str(folder / label)])]
-    read = [(label, one) for label, one in found if one.error is None]
     index = {label: number for number, label in enumerate(model.labels)}
-    truth = np.array([index[label] for label, _ in read])
-    result = scores(SingleLabel(), "accuracy", _log_probabilities([one for _, one in read]), truth)
-    return Rescored(result, tuple(f"{one.image}: {one.error}" for _, one in found if one.error is not None))
+    truth: list[int] = []
+    rows: list[np.ndarray] = []
+    unreadable: list[str] = []
+    for one in predictions(model, [str(folder / label) for label in _labels(model, folder)]):
+        if one.error is None:
+            truth.append(index[Path(one.image).relative_to(folder).parts[0]])
+            rows.append(np.array(list(one.probabilities.values()), np.float32))
+        else:
+            unreadable.append(f"{one.image}: {one.error}")
+    logits = np.log(np.maximum(np.stack(rows), 1e-12))  # their softmax gives the probabilities again
+    return Rescored(scores(SingleLabel(), "accuracy", logits, np.array(truth)), tuple(unreadable))
 
 
 def _labels(model: PixelModel, folder: Path) -> list[str]:
@@ -47,10 +52,3 @@ def _labels(model: PixelModel, folder: Path) -> list[str]:
         what = f"{unknown[0]!r} in {folder} is no label of the model" if names else f"{folder} holds no class folders"
         raise DataError(f"{what}; there must be folders named as labels, such as {', '.join(model.labels[:3])}")
     return names
-
-
-def _log_probabilities(read: Sequence[Prediction]) -> np.ndarray:
-    """Logits that give these probabilities, `(n, classes)`."""
-    probabilities = np.array([list(one.probabilities.values()) for one in read], np.float64)
-    logits: np.ndarray = np.log(np.maximum(probabilities, 1e-12))
-    return logits

@@ -345,7 +345,10 @@ class Handoff:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An exported file: `path` relative to the run folder, format, opset, bytes, SHA-256, and the way it was made."""
+    """An exported file: `path` relative to the run folder, format, opset, bytes, SHA-256, and the way it was made.
+
+    `failed`: the ways that were tried before it and gave no file, each with the cause.
+    """
 
     path: str
     format: str
@@ -353,3 +356,4 @@ class Artifact:
     size: int
     sha256: str
     exporter: str
+    failed: tuple[str, ...] = ()

@@ -148,6 +148,52 @@ def test_no_bundle_when_no_way_agrees(order: Order, tmp_path: Path) -> None:
     assert not (folder / "manifest.json").exists()
 
 
+def test_ways_that_fail_are_recorded_with_those_that_are_refused(order: Order, tmp_path: Path) -> None:
+    good = exports(order, tmp_path / "b")
+    failed = (dataclasses.replace(artifact, failed=("dynamo: no such operator",)) for artifact in good)
+    assert write_bundle(order, failed, tmp_path / "b").parity.refused == ("dynamo: no such operator",)
+
+
+def test_what_is_no_core_is_refused_and_named_without_its_place(order: Order, tmp_path: Path) -> None:
+    def nonsense() -> Iterator[Artifact]:
+        artifact = next(exports(order, tmp_path / "b"))
+        model = onnx.load(tmp_path / "b" / "model.core.onnx")
+        model.ir_version = 9
+        onnx.save(model, tmp_path / "b" / "model.core.onnx")
+        yield dataclasses.replace(artifact, exporter="newer")
+        (tmp_path / "b" / "model.core.onnx").write_bytes(b"no model")
+        yield dataclasses.replace(artifact, exporter="none")
+
+    with pytest.raises(GateFailed, match=r"newer: .*IR.*none: model\.core\.onnx is no ONNX file") as caught:
+        write_bundle(order, nonsense(), tmp_path / "b")
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_logits_that_are_not_finite_are_refused(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: SplitName
+) -> None:
+    order.compared  # noqa: B018  the images of the gate are fine
+    rows = order.dataset.rows(split)
+    inputs = Order.inputs
+    monkeypatch.setattr(
+        Order, "inputs", lambda self, asked: inputs(self, asked) * (np.nan if set(asked) == set(rows) else 1)
+    )
+    with pytest.raises(GateFailed, match=f"no finite logits for {len(rows)} of {len(rows)} {split} images"):
+        written(order, tmp_path / "b")
+
+
+def test_a_bundle_is_written_even_where_its_speed_cannot_be_measured(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoft.bundle.build._LATENCY_TIMEOUT", 0.01)
+    written(order, tmp_path / "b")
+    assert verify(tmp_path / "b").problems == []
+    latency = decode(Latency, (tmp_path / "b" / "latency.json").read_text())
+    assert (latency.machine, latency.timings) == ("not measured: TimeoutExpired", ())
+    assert "not measured" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+
+
 def test_the_full_gate_compares_with_optimisations_on_and_off(order: Order, tmp_path: Path) -> None:
     bundle = written(dataclasses.replace(order, gate=FULL), tmp_path / "b")
     assert {(one.batch, one.optimised) for one in bundle.parity.core} == {

@@ -27,9 +27,9 @@ def at(temperature: float) -> Calibration:
     return Calibration(temperature, 500, 0.5, 0.4, "For a test.")
 
 
-def report(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0, note: str = "") -> MetricsReport:
+def report(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> MetricsReport:
     names = [f"class {index}" for index in range(logits.shape[1])]
-    return metrics_report("test", logits.astype(np.float32), labels, names, at(temperature), note)
+    return metrics_report("test", logits.astype(np.float32), labels, names, at(temperature))
 
 
 def made(n: int, classes: int, seed: int, lift: float = 2.0) -> Outputs:
@@ -218,12 +218,12 @@ def test_figures_of_classes_are_those_of_scikit_learn(data: Outputs) -> None:
 
 def test_very_many_classes_have_no_confusion_matrix_and_the_note_says_so() -> None:
     classes = MAX_CONFUSION_CLASSES + 1
-    found = report(*made(30, classes, seed=1, lift=9), note="First scored on Monday.")
+    found = report(*made(30, classes, seed=1, lift=9))
     assert found.confusion == ()
-    assert found.note == f"First scored on Monday. The confusion matrix of {classes} classes is left out."
+    assert found.note == f"The confusion matrix of {classes} classes is left out."
     assert len(found.per_class) == classes
     assert found.correct > 0
-    assert report(*made(30, 3, seed=1), note="As is.").note == "As is."
+    assert report(*made(30, 3, seed=1)).note == ""
 
 
 def test_one_image_is_enough_and_none_is_refused() -> None:

@@ -209,7 +209,7 @@ def test_the_defaults_that_help_names_are_those_of_a_study(autoft_: Callable[...
         (["resume", "."], "holds no run"),
         (["leaderboard", "nowhere"], "nowhere is no folder"),
         (["export", "nowhere"], "nowhere is no folder"),
-        (["predict", "nowhere.onnx", "a.jpg"], "there is no model nowhere.onnx"),
+        (["predict", "nowhere.onnx", "a.jpg"], "there is no nowhere.onnx"),
         (["predict", "model.onnx"], "Missing argument 'INPUT...'"),
         (["backbones", "no/such_thing"], "no backbone is called 'no/such_thing'"),
     ],
@@ -496,7 +496,8 @@ def test_predict_json_is_one_object_an_image(autoft_: Callable[..., Outcome]) ->
 def test_predict_prints_results_to_stdout_and_trouble_to_stderr(autoft_: Callable[..., Outcome]) -> None:
     outcome = autoft_("predict", "m.onnx", "a.jpg", "b.jpg")
     assert outcome.out == "0.7500  cat       a.jpg\n"
-    assert outcome.err == "b.jpg: truncated\n1 images could not be read\n"
+    assert outcome.err == "b.jpg: truncated\nerror: 1 images could not be read; the others are above\n"
+    assert outcome.code == 2
 
 
 @pytest.mark.usefixtures("predicted")
@@ -518,13 +519,15 @@ def test_export_does_not_write_over_other_files(autoft_: Callable[..., Outcome],
 def test_verify_says_what_is_missing(autoft_: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = autoft_("verify", str(tmp_path / "nowhere"))
     assert outcome.code == 2
-    assert "there is no folder" in outcome.err
+    assert "there is no" in outcome.err
     empty = autoft_("verify", str(tmp_path))
-    assert empty.code == 3
-    assert "manifest.json is missing" in empty.err
+    assert empty.code == 2
+    assert "no manifest.json in it" in empty.err
+    (tmp_path / "manifest.json").write_text("{}")
     document = autoft_("verify", str(tmp_path), "--json")
     assert document.code == 3
     assert json.loads(document.out)["passed"] is False
+    assert "manifest.json is damaged" in document.err
 
 
 # ---------------------------------------------------------------- inventory

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoft.codec import decode, encode, encode_python
+from autoft.codec import decode, encode, encode_python, encode_readable
 from autoft.space import Choice, Float, Int, Space
 from autoft.summary import Best, Scores, Summary
 from autoft.types import (
@@ -120,6 +120,12 @@ def test_a_report_line_is_told_from_a_started_one() -> None:
 def test_heads_without_a_tag_are_told_apart() -> None:
     for head in (ClosedFormHead(), GradientHead(1e-3)):
         assert same(decode(Plan, encode(Plan((), head))).head, head)
+
+
+@given(st.lists(st.text() | st.integers() | st.lists(st.text())))
+def test_readable_text_says_the_same_with_plain_lists_on_one_line(values: list[object]) -> None:
+    assert json.loads(encode_readable(values)) == values
+    assert encode_readable([[1, 2], [3, 4]]).splitlines() == ["[", " [ 1, 2 ],", " [ 3, 4 ]", "]"]
 
 
 def test_text_and_parsed_data_read_alike() -> None:

@@ -98,7 +98,7 @@ def test_folders_that_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="autoft resume"):
         find_model(tmp_path)
     (tmp_path / "study.json").unlink()
-    with pytest.raises(UserError, match="give a run folder, a bundle"):
+    with pytest.raises(UserError, match="is no bundle"):
         find_model(tmp_path)
 
 
@@ -109,6 +109,8 @@ def test_a_changed_or_missing_model_is_not_used(bundle: Path, tmp_path: Path) ->
     (copy / "model.onnx").write_bytes(content)
     with pytest.raises(UserError, match=r"model\.onnx has changed"):
         predict(copy, ["x.png"])
+    with pytest.raises(UserError, match=r"model\.onnx has changed"):
+        predict(copy / "model.onnx", ["x.png"])
     (copy / "model.onnx").unlink()
     with pytest.raises(UserError, match=r"model\.onnx is missing"):
         predict(copy, ["x.png"])
@@ -118,7 +120,7 @@ def test_a_changed_or_missing_model_is_not_used(bundle: Path, tmp_path: Path) ->
 
 
 def test_the_core_takes_no_images(bundle: Path) -> None:
-    with pytest.raises(UserError, match="temperature"):
+    with pytest.raises(UserError, match="takes no raw pixels"):
         predict(bundle / "model.core.onnx", ["x.png"])
 
 
@@ -137,6 +139,8 @@ def test_rescoring_takes_folders_named_as_labels(bundle: Path, tmp_path: Path) -
     found = rescore(model, tmp_path)
     assert (found.scores.n, found.scores.correct) == (3, 2)
     assert found.unreadable == (f"{tmp_path / LABELS[1] / 'd.png'}: not an image: text",)
+    (tmp_path / LABELS[3]).mkdir()  # a class without images
+    assert rescore(model, tmp_path).scores.n == 3
     (tmp_path / "zebra").mkdir()
     with pytest.raises(DataError, match=r"'zebra' in .* is no label of the model"):
         rescore(model, tmp_path)

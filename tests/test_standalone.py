@@ -265,6 +265,25 @@ def drop_metadata(folder: Path) -> None:
     seal(folder)
 
 
+def keep_weights_elsewhere(folder: Path) -> None:
+    model = onnx.load(folder / "model.core.onnx")
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+    elsewhere = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+    onnx.save_model(model, folder / "model.core.onnx", convert_attribute=True, **elsewhere)
+    seal(folder)
+
+
+def swap_in_a_huge_picture(folder: Path) -> None:
+    Image.new("1", (12_000, 12_000)).save(folder / "test_vectors/tall.png")
+    seal(folder)
+
+
+def enlarge_recipe(folder: Path) -> None:
+    edit(folder / "preprocess.json", lambda recipe: recipe.update(size=12_000))
+    seal(folder)
+
+
 def list_file(name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         record = {"sha256": "0" * 64, "size": 1}
@@ -325,6 +344,12 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "ranking": (rank_backwards, "model.onnx on dot: the best class is number 1, expected was 0"),
     "NaN": (answer_no_number, "model.onnx on dot: a probability is off by 1.0000, allowed are 0.02"),
     "garbage model": (write_garbage_model, "model.onnx does not load: "),
+    "external weights": (keep_weights_elsewhere, "model.core.onnx keeps weights in other files, which the manifest"),
+    "picture bomb": (swap_in_a_huge_picture, "test_vectors/tall.png: Pillow decodes other pixels than"),
+    "recipe for another size": (
+        enlarge_recipe,
+        "preprocess.json says 12000 pixels, model.core.onnx takes another size",
+    ),
     "no metadata": (drop_metadata, "model.onnx lacks metadata: KeyError: 'autoft.labels'"),
 }
 
@@ -458,7 +483,7 @@ def test_latency_is_what_latency_json_holds(any_bundle: Path) -> None:
         ("model.onnx", 1, "1024x1024"),
     ]
     assert all(0 < timing.p50_ms <= timing.p95_ms and 3 <= timing.runs <= 20 for timing in latency.timings)
-    assert latency.threads == os.cpu_count()
+    assert latency.threads == len(os.sched_getaffinity(0))
     assert latency.file_bytes["model.onnx"] == (any_bundle / "model.onnx").stat().st_size
 
 
@@ -495,6 +520,13 @@ def test_the_python_example_runs_the_vectors(any_bundle: Path) -> None:
     done = infer(any_bundle)
     assert done.returncode == 1
     assert done.stderr.startswith("FAIL: smooth gives ")
+
+
+def test_the_python_example_refuses_what_pillow_would_cut_off(bundle: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((6, 9), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    done = infer(bundle, tmp_path / "deep.png")
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path / 'deep.png'} is no 8-bit image (I;16); scale it to 0 to 255 first\n"
 
 
 def test_the_python_example_sees_what_a_person_sees(bundle: Path, tmp_path: Path) -> None:

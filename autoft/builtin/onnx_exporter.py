@@ -59,7 +59,7 @@ class OnnxExporter(Exporter):
                 causes.append(f"{way.name}: {_root_cause(error)}")
                 continue
             _write(folder / FILE, content)
-            yield _artifact(f"{folder.name}/{FILE}", content, way.name)
+            yield _artifact(f"{folder.name}/{FILE}", content, way.name, causes)
         if len(causes) == len(_WAYS):
             raise RunFailed(f"{handoff.backbone.name} cannot be exported to ONNX; {'; '.join(causes)}")
 
@@ -80,9 +80,16 @@ def _exported(way: _Way, classifier: nn.Module, images: Tensor, handoff: Handoff
     return content
 
 
-def _artifact(path: str, content: bytes, way: str) -> Artifact:
-    digest = hashlib.sha256(content).hexdigest()
-    return Artifact(path=path, format="onnx", opset=OPSET, size=len(content), sha256=digest, exporter=way)
+def _artifact(path: str, content: bytes, way: str, causes: Sequence[str]) -> Artifact:
+    return Artifact(
+        path=path,
+        format="onnx",
+        opset=OPSET,
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        exporter=way,
+        failed=tuple(causes),
+    )
 
 
 def _dynamo(classifier: nn.Module, images: Tensor, optimize: bool = True) -> onnx.ModelProto:

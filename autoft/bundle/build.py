@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from autoft.bundle.card import CardFacts, model_card
-from autoft.bundle.gate import Passed, first_that_passes, logits_of
+from autoft.bundle.gate import Passed, Refused, first_that_passes, logits_of
 from autoft.bundle.licenses import write_licenses
 from autoft.bundle.manifest import write_manifest
 from autoft.bundle.metrics import metrics_report
@@ -41,7 +40,7 @@ from autoft.bundle.values import (
 from autoft.bundle.vectors import AS_THEY_ARE, cases, write_vectors
 from autoft.codec import decode, encode_readable
 from autoft.data.decode import normalise, preprocess
-from autoft.errors import GateFailed, RunFailed
+from autoft.errors import GateFailed
 from autoft.onnx_runtime import Logits
 from autoft.statistics import scores
 from autoft.summary import Scores
@@ -54,12 +53,11 @@ _LATENCY_TIMEOUT: Final = 120.0
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was written: the core, bytes of model.onnx, what was measured.
+    """A bundle that was written: bytes of model.onnx, and what was measured.
 
     `scores` are those of the reported split, `validation` those of the validation split; equal when that is reported.
     """
 
-    core: Artifact
     model_bytes: int
     parity: ParityReport
     calibration: Calibration
@@ -68,7 +66,7 @@ class Bundle:
 
 
 def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path) -> Bundle:
-    """Write a bundle into `folder`, empty or not yet there, from the first of the `exports` that passes the gate.
+    """Write a bundle into `folder`, which is empty, from the first of the `exports` that passes the gate.
 
     Raises `GateFailed` with the numbers and the worst images when none does, and when the bundle does not verify
     itself; `DataError` when images of the gate are gone. What is in `folder` then is no bundle.
@@ -78,7 +76,7 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path) -> Bun
     temperature = passed.calibration.temperature
     logits = {"val": passed.validation_logits}
     if order.reported not in logits:
-        logits[order.reported] = logits_of(order, folder / CORE, order.reported)
+        logits[order.reported] = _logits(order, folder)
     report = metrics_report(
         order.reported,
         logits[order.reported],
@@ -93,7 +91,14 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path) -> Bun
     _verified(folder)
     validation, reported = (_scores(order, logits[split], split, temperature) for split in ("val", order.reported))
     size = (folder / MODEL).stat().st_size
-    return Bundle(passed.artifact, size, passed.parity, passed.calibration, validation, reported)
+    return Bundle(size, passed.parity, passed.calibration, validation, reported)
+
+
+def _logits(order: Order, folder: Path) -> Logits:
+    try:
+        return logits_of(order, folder / CORE, order.reported)
+    except Refused as reason:
+        raise GateFailed(str(reason)) from reason
 
 
 def _scores(order: Order, logits: Logits, split: SplitName, temperature: float) -> Scores:
@@ -126,12 +131,23 @@ def _write_scripts(folder: Path) -> None:
 
 
 def _latency(folder: Path) -> Latency:
-    """Measured by the bundle's own script, in a process that holds nothing but the models."""
-    command = [sys.executable, "-I", "verify.py", "--latency", "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_LATENCY_TIMEOUT, check=False)
-    if done.returncode != 0:
-        raise RunFailed(f"the bundle's verify.py --latency fails here: {done.stderr.strip().splitlines()[-1:]}")
-    latency = decode(Latency, json.loads(done.stdout))
+    """Measured by the bundle's own script, in a process that holds nothing but the models.
+
+    When that fails or takes too long there are no timings, and `machine` says why: the model is worth more.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "verify.py", "--latency", "--json"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=_LATENCY_TIMEOUT,
+            check=True,
+            start_new_session=True,  # Ctrl-C is for the run, which hears it
+        )
+        latency = decode(Latency, done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        latency = Latency(f"not measured: {type(error).__name__}", "", 0, (), 0, {}, "python verify.py --latency")
     _write(folder / LATENCY, latency)
     return latency
 

@@ -9,13 +9,13 @@ from typing import Final
 
 import numpy as np
 
-from autoft.bundle.calibration import fit_temperature
+from autoft.bundle.calibration import calibrated, fit_temperature
 from autoft.bundle.order import Order
 from autoft.bundle.parity import core_parity, core_refusal, pixel_parity, pixel_refusal
 from autoft.bundle.raw_pixels import write_raw_pixel_model
 from autoft.bundle.values import CORE, MODEL, Calibration, CoreParity, ParityReport, PixelParity
-from autoft.errors import GateFailed, UserError
-from autoft.onnx_runtime import CoreModel, Logits, PixelModel, softmax
+from autoft.errors import DataError, GateFailed, UserError
+from autoft.onnx_runtime import CoreModel, Logits, PixelModel
 from autoft.task import SingleLabel
 from autoft.types import Artifact, SplitName
 
@@ -44,18 +44,25 @@ def first_that_passes(order: Order, exports: Iterator[Artifact], folder: Path) -
     """
     refused: list[str] = []
     for artifact in exports:
+        refused += artifact.failed
         try:
             return _passed(order, artifact, folder, tuple(refused))
-        except Refused as reason:
-            refused.append(f"{artifact.exporter}: {reason}")
+        except DataError:
+            raise
+        except (Refused, UserError, ValueError) as reason:  # it differs, does not load, does not run, is no such file
+            refused.append(f"{artifact.exporter}: {str(reason).replace(f'{folder}/', '')}")
     raise GateFailed("; ".join(refused) or "the exporter wrote no file")
 
 
 def logits_of(order: Order, core: Path, split: SplitName) -> Logits:
-    """Logits `(n, classes)` of a whole split, from the file alone."""
+    """Logits `(n, classes)` of a whole split, from the file alone. Raises `Refused` when they are not finite."""
     model, rows = CoreModel(core), order.dataset.rows(split)
     starts = range(0, len(rows), _SCORING_BATCH)
-    return np.concatenate([model.logits(order.inputs(rows[start : start + _SCORING_BATCH])) for start in starts])
+    logits = np.concatenate([model.logits(order.inputs(rows[start : start + _SCORING_BATCH])) for start in starts])
+    if not np.isfinite(logits).all():
+        broken = int((~np.isfinite(logits)).any(axis=1).sum())
+        raise Refused(f"{CORE} gives no finite logits for {broken} of {len(logits)} {split} images")
+    return logits
 
 
 def _passed(order: Order, artifact: Artifact, folder: Path, refused: tuple[str, ...]) -> Passed:
@@ -71,11 +78,8 @@ def _passed(order: Order, artifact: Artifact, folder: Path, refused: tuple[str, 
 def _core_parities(order: Order, core: Path) -> Iterator[CoreParity]:
     compared = order.compared
     for setting in order.gate.settings:
-        try:
-            model = CoreModel(core, optimisations=setting.optimisations)
-            parity = core_parity(model, setting, compared.images, compared.logits, compared.names)
-        except UserError as error:  # it does not load or does not run; where it lies is nobody's business
-            raise Refused(str(error).replace(str(core), CORE)) from error
+        model = CoreModel(core, optimisations=setting.optimisations)
+        parity = core_parity(model, setting, compared.images, compared.logits, compared.names)
         if reason := core_refusal(parity):
             raise Refused(reason)
         yield parity
@@ -83,7 +87,7 @@ def _core_parities(order: Order, core: Path) -> Iterator[CoreParity]:
 
 def _pixel_parity(order: Order, path: Path) -> PixelParity:
     compared, model = order.compared, PixelModel(path)
-    expected = softmax(compared.logits / np.float32(model.temperature))
+    expected = calibrated(compared.logits, model.temperature)
     parity = pixel_parity(model, order.decoded(compared.samples), expected, compared.names)
     if reason := pixel_refusal(parity):
         raise Refused(reason)

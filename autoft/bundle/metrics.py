@@ -31,7 +31,6 @@ def metrics_report(
     labels: Labels,
     class_names: Sequence[str],
     calibration: Calibration,
-    note: str = "",
 ) -> MetricsReport:
     """The report on logits `(n, classes)` and class indices `(n,)` of a split, at the calibrated temperature.
 
@@ -61,7 +60,7 @@ def metrics_report(
         calibration=calibration,
         per_class=_per_class(labels, predicted, class_names),
         confusion=confusion,
-        note=" ".join(filter(None, (note, remark))),
+        note=remark,
     )
 
 

@@ -56,8 +56,8 @@ def core_parity(
     """
     if len(images) == 0 or len(images) != len(expected):
         raise ValueError(f"parity needs logits for each image, got {len(expected)} for {len(images)} images")
-    repeats = -(-setting.batch // len(images))  # few images are shown more than once, for a whole batch
-    shown = np.concatenate([images] * repeats)
+    # Few images are shown more than once, for a whole batch.
+    shown = images if len(images) >= setting.batch else np.resize(images, (setting.batch, *images.shape[1:]))
     logits = model.logits(shown, setting.batch)[: len(images)]
     scale = max(1.0, float(np.abs(expected).max()))  # softmax feels absolute differences
     limit = LOGIT_TOLERANCE * scale

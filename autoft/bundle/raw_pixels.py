@@ -55,7 +55,10 @@ def write_raw_pixel_model(
     _rename(model, ("pixels/image", *(f"answer/{output.name}" for output in outputs)))
     _drop_unused(model.graph)
     _describe(model, network, {"temperature": temperature, "outputs": [output.name for output in outputs]})
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(f"what is made of the core is no valid ONNX: {str(error).splitlines()[0]}") from error
     path.write_bytes(model.SerializeToString())
 
 
@@ -63,24 +66,10 @@ def write_raw_pixel_model(
 
 
 def _front(recipe: Preprocess, layout: Layout) -> str:
-    size, blocks = recipe.size, -(-recipe.size // BLOCK)
-    numbers = ", ".join(map(str, range(blocks * BLOCK)))
-    channel = "float[1, 3, 1, 1]"
+    size = recipe.size
     return f"""
     front (uint8{_SHAPES[layout]} image) => (float[batch, 3, {size}, {size}] images)
-    <
-        int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
-        int64[1] rest = {{-1}}, int64[1] size = {{{size}}}, int64[2] image_axes = {{1, 2}},
-        int64[3] block_shape = {{{blocks}, {BLOCK}, 1}}, int64[3] line_shape = {{0, 0, -1}},
-        int64[3] joined_shape = {{0, {blocks * BLOCK}, -1}}, int64[3] column_shape = {{0, {3 * size}, -1}},
-        int64[3] pixel_shape = {{0, {size * size}, 3}}, int64[4] plane_shape = {{0, 3, {size}, {size}}},
-        int64 first = {{0}}, int64 step = {{1}}, int64[{blocks * BLOCK}] numbers = {{{numbers}}},
-        double half = {{0.5}}, double nothing = {{0}}, double unit = {{1}}, double size_d = {{{size}}},
-        double support = {{{_SUPPORT[recipe.interpolation]}}}, double steps = {{{BLOCK - 1}}},
-        double fixed = {{{2**22}}},
-        float black = {{0}}, float white = {{255}}, float up = {{0.5}},
-        {channel} mean = {{{_numbers(recipe.mean)}}}, {channel} std = {{{_numbers(recipe.std)}}}
-    >
+    < {_constants(recipe)} >
     {{
         {_TO_BATCH[layout]}
         shape = Shape (pixels)
@@ -90,7 +79,7 @@ def _front(recipe: Preprocess, layout: Layout) -> str:
         start = Div (margin, two)
         stop = Add (start, side)
         square = Slice (pixels, start, stop, image_axes)
-        {_weights(recipe.interpolation)}
+        {_WEIGHTS.format(kernel=_KERNELS[recipe.interpolation])}
         lines = Reshape (square, line_shape)
         turned = Transpose <perm = [0, 2, 1]> (lines)
         whole_shape = Concat <axis = 0> (zero, side, rest)
@@ -108,12 +97,41 @@ def _front(recipe: Preprocess, layout: Layout) -> str:
     }}"""
 
 
-def _weights(interpolation: Interpolation) -> str:
-    """Lines that give `weights` `[blocks, BLOCK, taps]`, and `taken` `[blocks, taps]`: the input pixels they are for.
-
-    In double precision, as Pillow has it. `centre` is an output pixel's place on the input, in pixels.
-    """
+def _constants(recipe: Preprocess) -> str:
+    """The constants of the front, by name."""
+    size, blocks = recipe.size, -(-recipe.size // BLOCK)
+    numbers = ", ".join(map(str, range(blocks * BLOCK)))
+    channel = "float[1, 3, 1, 1]"
     return f"""
+        int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
+        int64[1] rest = {{-1}}, int64[1] size = {{{size}}}, int64[2] image_axes = {{1, 2}},
+        int64[3] block_shape = {{{blocks}, {BLOCK}, 1}}, int64[3] line_shape = {{0, 0, -1}},
+        int64[3] joined_shape = {{0, {blocks * BLOCK}, -1}}, int64[3] column_shape = {{0, {3 * size}, -1}},
+        int64[3] pixel_shape = {{0, {size * size}, 3}}, int64[4] plane_shape = {{0, 3, {size}, {size}}},
+        int64 first = {{0}}, int64 step = {{1}}, int64[{blocks * BLOCK}] numbers = {{{numbers}}},
+        double half = {{0.5}}, double nothing = {{0}}, double unit = {{1}}, double size_d = {{{size}}},
+        double support = {{{_SUPPORT[recipe.interpolation]}}}, double steps = {{{BLOCK - 1}}},
+        double fixed = {{{2**22}}},
+        float black = {{0}}, float white = {{255}}, float up = {{0.5}},
+        {channel} mean = {{{_numbers(recipe.mean)}}}, {channel} std = {{{_numbers(recipe.std)}}}"""
+
+
+def _resample(source: str, result: str) -> str:
+    """Lines that give `result` `[batch, size, n]` of `source` `[batch, side, n]`, in whole numbers from 0 to 255."""
+    return f"""
+        {result}_parts = Gather <axis = 1> ({source}, taken)
+        {result}_floats = Cast <to = 1> ({result}_parts)
+        {result}_sums = MatMul (weights, {result}_floats)
+        {result}_joined = Reshape ({result}_sums, joined_shape)
+        {result}_cut = Slice ({result}_joined, zero, size, one)
+        {result}_raised = Add ({result}_cut, up)
+        {result}_whole = Floor ({result}_raised)
+        {result} = Clip ({result}_whole, black, white)"""
+
+
+# Gives `weights` `[blocks, BLOCK, taps]`, and `taken` `[blocks, taps]`: the input pixels they are for. In double
+# precision, as Pillow has it. `centre` is an output pixel's place on the input, in pixels.
+_WEIGHTS: Final = """
         side_d = Cast <to = 11> (side)
         scale = Div (side_d, size_d)
         stretch = Max (scale, unit)
@@ -147,28 +165,13 @@ def _weights(interpolation: Interpolation) -> str:
         position = Add (to_middle, offsets_d)
         relative = Div (position, stretch)
         x = Abs (relative)
-        {_KERNELS[interpolation]}
+        {kernel}
         total = ReduceSum <keepdims = 1> (kernel, rest)
         normal = Div (kernel, total)
         scaled = Mul (normal, fixed)
         rounded = Round (scaled)
         exact = Div (rounded, fixed)
         weights = Cast <to = 1> (exact)"""
-
-
-def _resample(source: str, result: str) -> str:
-    """Lines that give `result` `[batch, size, n]` of `source` `[batch, side, n]`, in whole numbers from 0 to 255."""
-    return f"""
-        {result}_parts = Gather <axis = 1> ({source}, taken)
-        {result}_floats = Cast <to = 1> ({result}_parts)
-        {result}_sums = MatMul (weights, {result}_floats)
-        {result}_joined = Reshape ({result}_sums, joined_shape)
-        {result}_cut = Slice ({result}_joined, zero, size, one)
-        {result}_raised = Add ({result}_cut, up)
-        {result}_whole = Floor ({result}_raised)
-        {result} = Clip ({result}_whole, black, white)"""
-
-
 # Weights by distance x in units of the (stretched) input pixel. Without branches: beyond its stretch each part is 0.
 _KERNELS: Final[Mapping[Interpolation, str]] = {
     "bilinear": """

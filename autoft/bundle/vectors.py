@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from autoft.bundle.calibration import calibrated
 from autoft.bundle.values import (
     CLEAR_MARGIN,
     PROBABILITY_TOLERANCE,
@@ -18,7 +19,7 @@ from autoft.bundle.values import (
     Vector,
     Vectors,
 )
-from autoft.onnx_runtime import Logits, Pixels, softmax
+from autoft.onnx_runtime import Logits, Pixels
 
 AS_THEY_ARE: Final = 8
 LONGEST_SIDE: Final = 512  # of images as they are; larger ones are made smaller
@@ -54,7 +55,7 @@ def write_vectors(folder: Path, of: Sequence[Case], logits: Logits, temperature:
     """
     (folder / VECTORS).mkdir(parents=True, exist_ok=True)
     vectors = []
-    for case, row, chances in zip(of, logits, softmax(logits / np.float32(temperature)), strict=True):
+    for case, row, chances in zip(of, logits, calibrated(logits, temperature), strict=True):
         png, raw = f"{VECTORS}/{case.name}.png", f"{VECTORS}/{case.name}.rgb"
         Image.fromarray(case.pixels).save(folder / png)
         (folder / raw).write_bytes(case.pixels.tobytes())

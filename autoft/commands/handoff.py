@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoft.commands import Command, json_option, shown, talk_on_stderr, to_json
-from autoft.errors import GateFailed
+from autoft.errors import DataError, GateFailed
 
 if TYPE_CHECKING:
     from autoft.predict import Prediction
@@ -89,8 +89,8 @@ class Verified:
 def verify(bundle: str, images: str | None, as_json: bool) -> None:
     """Check a bundle: every file by its hash, both models on the test vectors.
 
-    BUNDLE is the exported folder. IMAGES, one folder of images a class, is scored as well. Exit code 3 when something
-    is not as promised. Needs no torch; nothing in the bundle is executed.
+    BUNDLE is an exported folder, or a run folder with one. IMAGES, one folder of images a class, is scored as well.
+    Exit code 3 when something is not as promised. Needs no torch; nothing in the bundle is executed.
     """
     result = _verified(Path(bundle), Path(images) if images else None)
     if as_json:
@@ -111,15 +111,13 @@ def verify(bundle: str, images: str | None, as_json: bool) -> None:
 def _verified(bundle: Path, images: Path | None) -> Verified:
     from autoft.bundle.standalone import verify as standalone
     from autoft.bundle.values import MODEL
-    from autoft.errors import UserError
     from autoft.onnx_runtime import PixelModel
+    from autoft.predict import find_bundle
     from autoft.rescore import rescore
 
-    try:
-        outcome = standalone.verify(bundle)
-    except standalone.CannotRun as problem:
-        raise UserError(f"{problem}; give an exported folder") from None
-    rescored = rescore(PixelModel(bundle / MODEL), images) if images and not outcome.problems else None
+    folder = find_bundle(bundle)
+    outcome = standalone.verify(folder)
+    rescored = rescore(PixelModel(folder / MODEL), images) if images and not outcome.problems else None
     return Verified(
         passed=not outcome.problems,
         problems=tuple(outcome.problems),
@@ -147,13 +145,13 @@ def predict(model: str, inputs: tuple[str, ...], form: str | None) -> None:
     """Say what an exported model sees in images.
 
     MODEL is a run folder, a bundle or its model.onnx; INPUT a file, a folder with all images below it, or a glob
-    pattern. Prints probability, label and file. Needs no torch.
+    pattern. Prints probability, label and file. Exit code 2 when an image cannot be read. Needs no torch.
     """
     from autoft import predict as prediction
 
     unreadable = _FORMS[form or "table"](prediction.predict(Path(model), inputs))
     if unreadable:
-        click.echo(f"{unreadable} images could not be read", err=True)
+        raise DataError(f"{unreadable} images could not be read; the others are above")
 
 
 def _table(predictions: Iterable[Prediction]) -> int:

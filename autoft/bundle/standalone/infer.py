@@ -21,7 +21,10 @@ BUNDLE = Path(__file__).resolve().parent.parent
 def read(photo: Path) -> Any:
     """Pixels `[height, width, 3]` uint8 as a person sees them: upright, transparency over white, RGB."""
     with Image.open(photo) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGBA")
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):  # 16 bits or more; Pillow would cut them off at 255
+        sys.exit(f"{photo} is no 8-bit image ({upright.mode}); scale it to 0 to 255 first")
+    upright = upright.convert("RGBA")
     white = Image.new("RGBA", upright.size, "white")
     return np.asarray(Image.alpha_composite(white, upright).convert("RGB"))
 

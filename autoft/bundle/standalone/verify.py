@@ -16,6 +16,7 @@ import platform
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST, MODEL, CORE = "manifest.json", "model.onnx", "model.core.onnx"
 LABELS, PREPROCESS, VECTORS = "labels.json", "preprocess.json", "test_vectors/vectors.json"
+_EXTERNAL = b"\n\x08location\x12"  # how ONNX writes that a tensor lies in another file (onnx.proto, external_data)
 
 
 class Broken(Exception):
@@ -148,8 +150,11 @@ def _unlike(path: Path, digest: str, size: int) -> str:
         return "is missing"
     if (found := path.stat().st_size) != size:
         return f"has changed: it has {found} bytes, by the manifest {size}"
-    same = hashlib.sha256(path.read_bytes()).hexdigest() == digest
-    return "" if same else "has changed: its SHA-256 is not the manifest's"
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            hashed.update(part)
+    return "" if hashed.hexdigest() == digest else "has changed: its SHA-256 is not the manifest's"
 
 
 # ---------------------------------------------------------------- the test vectors
@@ -196,6 +201,9 @@ class _Core:
     def __init__(self, folder: Path, temperature: float) -> None:
         self._session, self._recipe = _open(folder / CORE), _parse(folder, PREPROCESS)
         self._temperature = temperature
+        with _blaming(f"{PREPROCESS} is damaged"):
+            if [self._recipe["size"]] * 2 != self._session.get_inputs()[0].shape[2:]:
+                raise Broken(f"{PREPROCESS} says {self._recipe['size']} pixels, {CORE} takes another size")
 
     def __call__(self, pixels: Pixels) -> Answer:
         import numpy as np
@@ -216,6 +224,8 @@ class _Core:
 def _open(path: Path, threads: int = 0) -> Any:
     import onnxruntime
 
+    if _EXTERNAL in path.read_bytes():
+        raise Broken(f"{path.name} keeps weights in other files, which the manifest says nothing of")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is raised as well
@@ -236,8 +246,10 @@ def _pixels(folder: Path, vector: Any, listed: set[str], problems: list[str]) ->
     if values.size != np.prod(shape):
         raise Broken(f"{raw} has {values.size} bytes, not those of an image of shape {shape}")
     pixels = values.reshape(shape)
-    with _blaming(f"{png} cannot be decoded"), Image.open(folder / png) as image:
-        same = np.array_equal(np.asarray(image.convert("RGB")), pixels)
+    with _blaming(f"{png} cannot be decoded"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(folder / png) as image:
+            same = image.size == shape[1::-1] and np.array_equal(np.asarray(image.convert("RGB")), pixels)
     if not same:
         problems.append(f"{png}: Pillow decodes other pixels than {raw} holds; the decoder differs, not the model")
     return pixels
@@ -271,7 +283,7 @@ def measure_latency(folder: Path) -> dict[str, object]:
     import numpy as np
     import onnxruntime
 
-    threads, random = os.cpu_count() or 1, np.random.default_rng(0)
+    threads, random = _cores(), np.random.default_rng(0)
     core, model = _open(folder / CORE, threads), _open(folder / MODEL, threads)
     size, batched = core.get_inputs()[0].shape[2], len(model.get_inputs()[0].shape) == 4
     images = random.standard_normal((32, 3, size, size), np.float32)
@@ -311,7 +323,12 @@ def _machine() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace") if info.is_file() else "", re.M)
     cpu = found[1] if found else platform.processor() or platform.machine()
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    return f"{cpu}, {_cores()} cores, {platform.system()} {platform.machine()}"
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _peak_memory_mib() -> int:

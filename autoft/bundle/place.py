@@ -1,0 +1,83 @@
+"""Where a bundle may be put, and putting it there: whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autoft.bundle.values import MANIFEST, Manifest
+from autoft.codec import decode
+from autoft.errors import StudyError
+
+
+def require_free(folder: Path, kept: tuple[Path, ...]) -> Path:
+    """The folder, resolved, if a bundle may be put there: it is not there, empty, or holds a bundle and nothing else.
+
+    Raises `StudyError` otherwise, and when one of the folders `kept` lies in it or it cannot be written.
+    """
+    place = folder.resolve()
+    for other in (*kept, Path.cwd()):
+        if other.resolve().is_relative_to(place):
+            raise StudyError(f"{folder} holds {other}, which would be replaced; choose another --out")
+    with _writing(folder):
+        if place.exists() and not _only_a_bundle(place):
+            raise StudyError(f"{folder} holds other files and is no bundle; choose another --out")
+        nearest = next(parent for parent in place.parents if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise StudyError(f"{folder} cannot be written; choose another --out")
+    return place
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` to fill; it takes the place of `folder` at the end of the block.
+
+    After an exception `folder` is as it was. Raises `StudyError` when it cannot take that place.
+    """
+    mark = secrets.token_hex(4)
+    fresh, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("new", "old"))
+    try:
+        with _writing(folder):
+            fresh.mkdir(parents=True)
+        yield fresh
+        with _writing(folder):
+            _swap(fresh, folder, old)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(fresh: Path, folder: Path, old: Path) -> None:
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(f"{folder} cannot be written: {error.strerror}; choose another --out") from error
+
+
+def _only_a_bundle(folder: Path) -> bool:
+    """Whether every file in the folder is one that a bundle's manifest lists; so is it when there is none."""
+    if not folder.is_dir():
+        return False
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    try:
+        listed = set(decode(Manifest, (folder / MANIFEST).read_text(encoding="utf-8")).files) | {MANIFEST}
+    except (FileNotFoundError, ValueError):
+        listed = set()
+    return files <= listed

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from autoft import StudyError
+from autoft.bundle.place import replacing, require_free
+from autoft.bundle.values import FileRecord, Manifest
+from autoft.codec import encode
+
+
+def bundle(folder: Path, content: str = "model") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_text(content)
+    manifest = Manifest(1, {"model.onnx": FileRecord("0", 5)}, {}, "f", "1.14", "now")
+    (folder / "manifest.json").write_text(encode(manifest))
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_a_new_place_an_empty_one_and_that_of_a_bundle_are_free(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "deep" / "new", tmp_path / "empty", bundle(tmp_path / "old")):
+        assert require_free(folder, ()) == folder
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize("manifest", ['{"name": "a web application"}', "{", None])
+def test_other_files_are_not_replaced_whatever_manifest_lies_there(tmp_path: Path, manifest: str | None) -> None:
+    (tmp_path / "web" / "src").mkdir(parents=True)
+    (tmp_path / "web" / "src" / "app.js").write_text("mine")
+    if manifest is not None:
+        (tmp_path / "web" / "manifest.json").write_text(manifest)
+    with pytest.raises(StudyError, match="holds other files and is no bundle"):
+        require_free(tmp_path / "web", ())
+
+
+def test_a_bundle_with_somebodys_own_file_in_it_is_not_replaced(tmp_path: Path) -> None:
+    (bundle(tmp_path / "old") / "notes.txt").write_text("mine")
+    with pytest.raises(StudyError, match="holds other files"):
+        require_free(tmp_path / "old", ())
+
+
+def test_a_file_is_no_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StudyError):
+        require_free(tmp_path / "file", ())
+    with pytest.raises(StudyError):
+        require_free(tmp_path / "file" / "below", ())
+
+
+def test_nothing_that_is_needed_is_replaced_by_any_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = bundle(tmp_path / "b") / "examples"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for out in ("..", ".", "../../b", "../..", str(tmp_path)):
+        with pytest.raises(StudyError, match="would be replaced"):
+            require_free(Path(out), ())
+    (tmp_path / "run").mkdir()
+    with pytest.raises(StudyError, match="run, which would be replaced"):
+        require_free(tmp_path / "run", (tmp_path / "run",))
+
+
+def test_a_link_to_an_empty_folder_leads_there(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert require_free(tmp_path / "link", ()) == tmp_path / "target"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_without_permission_is_named(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(StudyError, match="cannot be written"):
+        require_free(tmp_path / "locked" / "new", ())
+
+
+def test_what_is_filled_takes_the_place_and_leaves_nothing_else(tmp_path: Path) -> None:
+    old = bundle(tmp_path / "b")
+    with replacing(old) as fresh:
+        (fresh / "model.onnx").write_text("newer")
+        assert (old / "model.onnx").read_text() == "model"
+    assert files(tmp_path) == {"b", "b/model.onnx"}
+    assert (old / "model.onnx").read_text() == "newer"
+    with replacing(tmp_path / "deep" / "new") as fresh:
+        (fresh / "x").touch()
+    assert files(tmp_path / "deep") == {"new", "new/x"}
+
+
+def test_after_a_failure_everything_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = bundle(tmp_path / "b")
+    before = files(tmp_path)
+    with pytest.raises(KeyboardInterrupt), replacing(old) as fresh:
+        (fresh / "model.onnx").write_text("half")
+        raise KeyboardInterrupt
+    assert files(tmp_path) == before
+    rename = Path.rename
+    monkeypatch.setattr(
+        Path, "rename", lambda self, to: rename(self, to) if not self.name.endswith(".new") else _no_space()
+    )
+    with pytest.raises(StudyError, match="cannot be written: No space left"), replacing(old) as fresh:
+        (fresh / "model.onnx").write_text("newer")
+    assert files(tmp_path) == before
+    assert (old / "model.onnx").read_text() == "model"
+
+
+def _no_space() -> None:
+    raise OSError(28, "No space left on device")
