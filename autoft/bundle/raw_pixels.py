@@ -112,7 +112,7 @@ def _constants(recipe: Preprocess) -> str:
         double half = {{0.5}}, double nothing = {{0}}, double unit = {{1}}, double size_d = {{{size}}},
         double support = {{{_SUPPORT[recipe.interpolation]}}}, double steps = {{{BLOCK - 1}}},
         double fixed = {{{2**22}}},
-        float black = {{0}}, float white = {{255}}, float up = {{0.5}},
+        double coarse = {{{2**11}}}, float black = {{0}}, float white = {{255}},
         {channel} mean = {{{_numbers(recipe.mean)}}}, {channel} std = {{{_numbers(recipe.std)}}}"""
 
 
@@ -121,16 +121,24 @@ def _resample(source: str, result: str) -> str:
     return f"""
         {result}_parts = Gather <axis = 1> ({source}, taken)
         {result}_floats = Cast <to = 1> ({result}_parts)
-        {result}_sums = MatMul (weights, {result}_floats)
-        {result}_joined = Reshape ({result}_sums, joined_shape)
+        {result}_upper = MatMul (weights_upper, {result}_floats)
+        {result}_lower = MatMul (weights_lower, {result}_floats)
+        {result}_upper_d = Cast <to = 11> ({result}_upper)
+        {result}_lower_d = Cast <to = 11> ({result}_lower)
+        {result}_scaled = Mul ({result}_upper_d, coarse)
+        {result}_sums = Add ({result}_scaled, {result}_lower_d)
+        {result}_fixed = Div ({result}_sums, fixed)
+        {result}_raised = Add ({result}_fixed, half)
+        {result}_floor = Floor ({result}_raised)
+        {result}_whole = Cast <to = 1> ({result}_floor)
+        {result}_joined = Reshape ({result}_whole, joined_shape)
         {result}_cut = Slice ({result}_joined, zero, size, one)
-        {result}_raised = Add ({result}_cut, up)
-        {result}_whole = Floor ({result}_raised)
-        {result} = Clip ({result}_whole, black, white)"""
+        {result} = Clip ({result}_cut, black, white)"""
 
 
-# Gives `weights` `[blocks, BLOCK, taps]`, and `taken` `[blocks, taps]`: the input pixels they are for. In double
-# precision, as Pillow has it. `centre` is an output pixel's place on the input, in pixels.
+# Gives weights `[blocks, BLOCK, taps]` and `taken` `[blocks, taps]`, the input pixels they are for. Computed in double
+# precision, then whole numbers of 2^-22, as Pillow has them; in two parts, since a product of 22 and 8 bits does not fit
+# a float32 and a sum of 11 and 8 bits does. `centre` is an output pixel's place on the input, in pixels.
 _WEIGHTS: Final = """
         side_d = Cast <to = 11> (side)
         scale = Div (side_d, size_d)
@@ -170,8 +178,12 @@ _WEIGHTS: Final = """
         normal = Div (kernel, total)
         scaled = Mul (normal, fixed)
         rounded = Round (scaled)
-        exact = Div (rounded, fixed)
-        weights = Cast <to = 1> (exact)"""
+        shifted = Div (rounded, coarse)
+        upper = Round (shifted)
+        upper_scaled = Mul (upper, coarse)
+        lower = Sub (rounded, upper_scaled)
+        weights_upper = Cast <to = 1> (upper)
+        weights_lower = Cast <to = 1> (lower)"""
 # Weights by distance x in units of the (stretched) input pixel. Without branches: beyond its stretch each part is 0.
 _KERNELS: Final[Mapping[Interpolation, str]] = {
     "bilinear": """
