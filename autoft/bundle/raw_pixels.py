@@ -137,8 +137,8 @@ def _resample(source: str, result: str) -> str:
 
 
 # Gives weights `[blocks, BLOCK, taps]` and `taken` `[blocks, taps]`, the input pixels they are for. Computed in double
-# precision, then whole numbers of 2^-22, as Pillow has them; in two parts, since a product of 22 and 8 bits does not fit
-# a float32 and a sum of 11 and 8 bits does. `centre` is an output pixel's place on the input, in pixels.
+# precision, then whole numbers of 2^-22, as Pillow has them; in two parts, since a product of 22 and 8 bits does not
+# fit a float32 and one of 11 and 8 bits does. `centre` is an output pixel's place on the input, in pixels.
 _WEIGHTS: Final = """
         side_d = Cast <to = 11> (side)
         scale = Div (side_d, size_d)
