@@ -54,8 +54,7 @@ def resize(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea", "rocket"])
 def test_photos_are_resized_as_pillow_does(resize, name: str) -> None:
     deltas = resize(getattr(photos, name)())
-    assert deltas.max() <= 1.001  # the network's input is scaled back here, in float32
-    assert (deltas > 0.5).mean() < 0.01
+    assert deltas.max() < 1e-3  # the network's input is scaled back here, in float32
 
 
 @given(height=st.integers(1, 150), width=st.integers(1, 150), seed=st.integers(0, 9))
