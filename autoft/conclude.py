@@ -11,8 +11,8 @@ from autoft.bundle.build import Bundle, write_bundle
 from autoft.bundle.order import Order
 from autoft.bundle.parity import FULL, QUICK, Gate
 from autoft.bundle.place import replacing
-from autoft.bundle.places import without_place
 from autoft.bundle.raw_pixels import Layout
+from autoft.bundle.sources import without_place
 from autoft.bundle.values import MODEL, Calibration, ParityReport
 from autoft.codec import encode
 from autoft.errors import RunFailed, StudyError
@@ -38,7 +38,6 @@ class Exported:
     trial: Trial
     folder: str
     model_bytes: int
-    exporter: str
     parity: ParityReport
     calibration: Calibration
     validation: Scores

@@ -71,7 +71,6 @@ def export_trial(path: Path, number: int | None, out: Path | None, layout: Layou
         trial=record.trial,
         folder=str(folder),
         model_bytes=bundle.model_bytes,
-        exporter=bundle.parity.exporter,
         parity=bundle.parity,
         calibration=bundle.calibration,
         validation=bundle.validation,

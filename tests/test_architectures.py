@@ -25,6 +25,7 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "test_efficientnet": {},
     "test_efficientnet_gn": {},
     "test_mambaout": {},
+    "test_maxvit": {},
     "test_nfnet": {},
     "test_resnet": {},
     "test_vit": {},

@@ -154,6 +154,14 @@ def test_ways_that_fail_are_recorded_with_those_that_are_refused(order: Order, t
     assert write_bundle(order, failed, tmp_path / "b").parity.refused == ("dynamo: no such operator",)
 
 
+def test_a_way_that_failed_is_recorded_once_however_many_come_after_it(order: Order, tmp_path: Path) -> None:
+    ways = spoilt(order, tmp_path / "b")
+    failed = (dataclasses.replace(artifact, failed=("dynamo: no such operator",)) for artifact in ways)
+    first, second = write_bundle(order, failed, tmp_path / "b").parity.refused
+    assert first == "dynamo: no such operator"
+    assert second.startswith("way 0: ")
+
+
 def test_what_is_no_core_is_refused_and_named_without_its_place(order: Order, tmp_path: Path) -> None:
     def nonsense() -> Iterator[Artifact]:
         artifact = next(exports(order, tmp_path / "b"))

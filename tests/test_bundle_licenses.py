@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoft.bundle.licenses import NOTICE, SHIPPED, write_licenses
-from autoft.bundle.places import without_place
+from autoft.bundle.sources import without_place
 from autoft.bundle.values import LICENSES
 from autoft.study import PERMISSIVE
 from autoft.types import Backbone, InputSpec

@@ -44,7 +44,7 @@ def first_that_passes(order: Order, exports: Iterator[Artifact], folder: Path) -
     """
     refused: list[str] = []
     for artifact in exports:
-        refused += artifact.failed
+        refused += [cause for cause in artifact.failed if cause not in refused]  # a later way repeats the earlier ones
         try:
             return _passed(order, artifact, folder, tuple(refused))
         except DataError:

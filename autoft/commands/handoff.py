@@ -55,7 +55,7 @@ def export(run: str, trial: int | None, out: str | None, batched: bool, as_json:
     worst = max(parity.max_delta / parity.scale for parity in exported.parity.core)
     pixels = exported.parity.pixels
     click.echo(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels probabilities")
-    click.echo(f"            within {pixels.max_delta:.1g}; {exported.exporter}")
+    click.echo(f"            within {pixels.max_delta:.1g}; {exported.parity.exporter}")
 
 
 def _figures(scores: Scores) -> str:
