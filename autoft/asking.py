@@ -13,16 +13,21 @@ from autoft.ledger import Ledger
 from autoft.parts import Problem, Searcher
 from autoft.screen import Screen
 from autoft.store import CheckpointStore, Journal
-from autoft.types import DONE, Clock, Done, Report, Slice, Started, Wait
+from autoft.types import DONE, WAIT, Clock, Done, Report, Slice, Started, Trial, Wait
 
-LATE_START_SECONDS = 1.0
+Reserve = Callable[[Ledger, Trial | None], float]
+"""Seconds the end of the run will take if that trial wins, or if the best so far does."""
+
+LATE_START_SECONDS = 10.0
+LATE_STARTS = 3
 
 
 @dataclass(eq=False)
 class Search:
     """The state of a search is its ledger, and the ledger is its journal.
 
-    Slices that a killed run left open are handed out again first; everything else the searcher decides.
+    Slices that a killed run left open are handed out again first; everything else the searcher decides, within the
+    budget: past the time or the number of trials it is not asked, and no slice may run longer than the end allows.
     """
 
     searcher: Searcher
@@ -34,6 +39,7 @@ class Search:
     host: Host
     screen: Screen
     stopped: Callable[[], bool]
+    reserve: Reserve
 
     def __post_init__(self) -> None:
         self._left_open = list(self.ledger.in_flight)
@@ -44,17 +50,21 @@ class Search:
             return DONE
         reading = self._reading()
         if self._left_open:
-            return replace(self._left_open.pop(0), deadline=reading.deadline)
+            left_open = self._left_open.pop(0)
+            return replace(left_open, deadline=self._deadline(left_open.trial, reading))
+        if reading.remaining <= 0:
+            return self._nothing_more()
         answer = self.searcher.ask(self.problem, self.ledger, reading)
         match answer:
             case Slice():
-                self._check(answer)
-                self._start(Started(answer.trial.id, answer, reading))
-            case Wait() if not self.ledger.in_flight:
+                return self._hand_out(answer, reading)
+            case Wait() if self.ledger.in_flight:
+                return answer
+            case Wait():
                 raise PluginError(f"searcher {self.searcher.name!r} waits with nothing in flight; this is a bug in it")
-            case _:
-                pass
-        return answer
+            case Done():
+                return answer
+        raise PluginError(f"searcher {self.searcher.name!r} answers {answer!r}; it must be a Slice, WAIT or DONE")
 
     def tell(self, report: Report) -> None:
         """Take in how a slice ended: journal first, then prune, notify and show."""
@@ -62,27 +72,61 @@ class Search:
         self.ledger.record(report)
         self.journal.append(report)
         self.screen.show(self.ledger, self.clock)
-        record = self.ledger.trials[report.trial]
-        if report.score is not None:
-            self.checkpoints.settle(report.trial, report.step)
-        self.checkpoints.prune(self.ledger.with_checkpoint() | {slice_.trial.id for slice_ in self.ledger.in_flight})
-        self.host.notify_trial_finished(record.trial, report)
+        self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
+        self.host.notify_trial_finished(self.ledger.trials[report.trial].trial, report)
 
-    def _check(self, answer: Slice) -> None:
-        """Raise `PluginError` for a slice that goes nowhere or a trial that no candidate of the problem allows."""
-        trial = answer.trial
+    def _hand_out(self, asked: Slice, reading: Clock) -> Slice | Wait | Done:
+        """The slice as it may run, journalled; nothing more where it would be one trial too many."""
+        is_new = asked.trial.id not in self.ledger.trials
+        if is_new and self.problem.trials is not None and len(self.ledger.trials) >= self.problem.trials:
+            return self._nothing_more()
+        if problem := self._problem(asked, is_new):
+            raise PluginError(f"searcher {self.searcher.name!r} asks for what cannot be: {problem}")
+        allowed = replace(asked, deadline=min(asked.deadline, self._deadline(asked.trial, reading)))
+        self._start(Started(allowed.trial.id, allowed, reading))
+        return allowed
+
+    def _nothing_more(self) -> Wait | Done:
+        return WAIT if self.ledger.in_flight else DONE
+
+    def _problem(self, asked: Slice, is_new: bool) -> str | None:
+        """What is wrong with a slice that goes nowhere, or of a trial that the problem or the ledger does not allow."""
+        trial = asked.trial
         address = (trial.backbone, trial.freeze, trial.image_size)
         spaces = {(c.backbone, c.freeze, c.image_size): c.space for c in self.problem.candidates}
-        problem = spaces[address].problem(trial.params) if address in spaces else f"{address} is no candidate"
-        if not answer.start < answer.until < math.inf:
-            problem = f"a slice from {answer.start} to {answer.until} passes"
-        if problem:
-            raise PluginError(f"searcher {self.searcher.name!r} asks for what cannot be: {problem}")
+        if address not in spaces:
+            return f"{address} is no candidate"
+        if not asked.start < asked.until < math.inf:
+            return f"a slice from {asked.start} to {asked.until} passes"
+        if not is_new and trial.id not in self.ledger.with_checkpoint():
+            return f"trial {trial.id} has no checkpoint to go on from"
+        return spaces[address].problem(trial.params) or self._problem_of_parents(trial)
+
+    def _problem_of_parents(self, trial: Trial) -> str | None:
+        for parent in trial.parents if trial.id not in self.ledger.trials else ():
+            record = self.ledger.trials.get(parent.trial)
+            if record is None or not self.ledger.has_checkpoint(parent):
+                return f"trial {parent.trial}, a parent, has no checkpoint at {parent.step:g} passes"
+            if record.trial.backbone != trial.backbone:
+                return f"trial {parent.trial}, a parent, is of another backbone, {record.trial.backbone}"
+        return None
+
+    def _deadline(self, trial: Trial, reading: Clock) -> float:
+        """When a slice of this trial has to be over, so that the run is in time even if it is the best in the end."""
+        return (
+            min(reading.deadline, self.clock.budget - self.reserve(self.ledger, trial))
+            if self._has_model
+            else reading.deadline
+        )
+
+    @property
+    def _has_model(self) -> bool:
+        return bool(self.ledger.ranking())
 
     def _reading(self) -> Clock:
-        """The clock; while there is no trial yet, one that shows a little time: even a late run should give a model."""
-        reading = self.clock.reading()
-        if self.ledger.trials:
+        """The clock; while there is no model yet, one that shows a little time: even a late run should give one."""
+        reading = self.clock.reading(self.reserve(self.ledger, None))
+        if self._has_model or len(self.ledger.trials) >= LATE_STARTS:
             return reading
         return replace(reading, deadline=max(reading.deadline, reading.elapsed + LATE_START_SECONDS))
 

@@ -24,19 +24,18 @@ def process_started() -> float:
 
 @dataclass(frozen=True)
 class RunClock:
-    """Run time: seconds since `origin`, a wall-clock time. `budget` is all there is; `reserve` is not for searching.
+    """Run time: seconds since `origin`, a wall-clock time. `budget` is all there is.
 
     A resumed run's origin lies as far back as its journal says it has run.
     """
 
     origin: float
     budget: float
-    reserve: float
 
     def now(self) -> float:
         """Run time in seconds."""
         return time.time() - self.origin
 
-    def reading(self) -> Clock:
-        """What a searcher may know."""
-        return Clock(self.now(), self.budget - self.reserve)
+    def reading(self, reserve: float) -> Clock:
+        """What a searcher may know, when `reserve` seconds of the budget are not for searching."""
+        return Clock(self.now(), self.budget - reserve)

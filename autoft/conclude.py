@@ -81,7 +81,7 @@ def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Pa
     Raises `GateFailed` with the numbers when it differs from torch; `folder` is then as it was. Raises `LookupError`
     when the trial's checkpoint is gone or damaged.
     """
-    classifier = worker.scored(record)
+    classifier = worker.restored(worker.checkpoint(record))
     order = Order(
         handoff=handoff_of(run.record, record),
         reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),

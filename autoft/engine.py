@@ -21,7 +21,7 @@ from autoft.machine import choose_runner, cores, share_out, versions
 from autoft.run import Run
 from autoft.runners.base import Runner
 from autoft.screen import Screen
-from autoft.shortlist import WORK_PER_SECOND, Workload, candidates, choose_size, forward_work, shortlist
+from autoft.shortlist import Workload, candidates, choose_size, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
 from autoft.study import RunnerName, Study, StudyRecord
@@ -29,9 +29,6 @@ from autoft.summary import Summary
 from autoft.task import METRICS
 
 RUNNERS = ("auto", "inline", "ray")
-# Seconds kept back for exporting, the parity gate, the test and leaving; benchmarks/fashion_search.py measures them.
-RESERVE_SECONDS = 24.0
-RESERVE_SHARE = 0.5  # at most this much of a short budget
 PROBLEMS_SHOWN = 10
 
 
@@ -51,7 +48,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         with watch.phase("start"):
             runner.warm_up(max(cores(), study.workers))
         run = begin(study, host, name, out, found, watch, screen)
-        return _execute(run, host, runner, screen, watch, RunClock(began, study.time, _reserve(run)))
+        return _execute(run, host, runner, screen, watch, RunClock(began, study.time))
 
 
 def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, began: float) -> Summary:
@@ -70,8 +67,7 @@ def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, be
         verify_unchanged(run.record.data, scan(Path(run.record.data.root), cores()).fingerprint())
     if more is not None:
         run = _extended(run, more)
-    budget = run.record.study.time
-    clock = RunClock(began - ledger.elapsed, budget, _reserve(run))
+    clock = RunClock(began - ledger.elapsed, run.record.study.time)
     host = run.host()
     for warning in host.warnings():
         screen.note(warning)
@@ -174,13 +170,6 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
         screen.note(f"  {problem.path}: {problem.reason}")
     if len(info.problems) > PROBLEMS_SHOWN:
         screen.note(f"  and {len(info.problems) - PROBLEMS_SHOWN} more; study.json names them all")
-
-
-def _reserve(run: Run) -> float:
-    """Seconds kept back at the end: exporting, and scoring validation and test images with the dearest backbone."""
-    counts, budget = run.record.data.counts, run.record.study.time
-    work = forward_work(max(candidate.cost for candidate in run.record.candidates)) * (counts["val"] + counts["test"])
-    return min(RESERVE_SECONDS + work / WORK_PER_SECOND["cpu"], RESERVE_SHARE * budget)
 
 
 def _through_the_gate(study: Study, summary: Summary) -> Summary:

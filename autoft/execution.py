@@ -13,6 +13,7 @@ from autoft.bundle.place import require_free
 from autoft.bundle.raw_pixels import Layout
 from autoft.clock import RunClock
 from autoft.conclude import Exported, Wanted, chosen, conclude, export, finalists
+from autoft.ending import Ending
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.host import Host
 from autoft.parts import Problem
@@ -107,6 +108,7 @@ def _search(
         host=host,
         screen=screen,
         stopped=stopped,
+        reserve=Ending(run.record),
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from autoft.types import Event, Report, Slice, Started, Trial
+from autoft.types import Costs, Event, Parent, Report, Slice, Started, Trial
 
 State = Literal["running", "paused", "finished", "failed"]
 
@@ -32,17 +32,37 @@ class TrialRecord:
 
     @property
     def score(self) -> float | None:
-        """The validation score of the trial's last scored checkpoint, which a later failure does not take away."""
-        return self._scored.score if self._scored else None
+        """The best validation score so far: what ranks, is shown and is exported. Nothing later takes it away."""
+        return self._best.score if self._best else None
 
     @property
-    def scored_step(self) -> float:
+    def best_step(self) -> float:
         """The passes after which `score` was measured: the step of the checkpoint it belongs to."""
-        return self._scored.step if self._scored else 0.0
+        return self._best.step if self._best else 0.0
 
     @property
-    def _scored(self) -> Report | None:
-        return next((report for report in reversed(self.reports) if report.score is not None), None)
+    def latest_score(self) -> float | None:
+        """The validation score that was measured last, at or before `step`."""
+        return next((report.score for report in reversed(self.reports) if report.score is not None), None)
+
+    @property
+    def _best(self) -> Report | None:
+        """The report of the best score; of equal ones the first."""
+        scored = [report for report in self.reports if report.score is not None]
+        return max(scored, key=lambda report: report.score or 0.0, default=None)
+
+    @property
+    def costs(self) -> Costs:
+        """The costs that were measured last; those of a step come from the last slice that told a steady pace."""
+        measured = [report.costs for report in self.reports if report.score is not None]
+        steady = [costs for costs in measured if costs.step is not None]
+        if not measured:
+            return Costs()
+        return (
+            replace(measured[-1], step=steady[-1].step, steps_a_pass=steady[-1].steps_a_pass)
+            if steady
+            else measured[-1]
+        )
 
     @property
     def seconds(self) -> float:
@@ -50,10 +70,19 @@ class TrialRecord:
         return sum(report.seconds for report in self.reports)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Which checkpoints of a trial stay: those of `steps`; the one of `going_on` with all that training needs."""
+
+    steps: frozenset[float]
+    going_on: float | None = None
+
+
 class Ledger:
     """Trials, slices in flight and reports; `record` is the only way to change it.
 
-    `keep` is how many checkpoints stay: those of the best `keep` trials, and of the best `keep` paused ones. A trial
+    `keep` bounds the checkpoints: the best `keep` trials and the best `keep` paused ones have theirs, which is the
+    weights of the best score and, of a trial that can go on, those of the last with the state of its optimiser. A trial
     that fell out of both has none any more, however the others fare later.
     """
 
@@ -62,7 +91,7 @@ class Ledger:
         self._records: dict[int, TrialRecord] = {}
         self._elapsed = 0.0
         self._ranking: tuple[TrialRecord, ...] | None = None
-        self._kept: frozenset[int] = frozenset()
+        self._alive: frozenset[int] = frozenset()
         for event in events:
             self.record(event)
 
@@ -74,7 +103,7 @@ class Ledger:
             case Report():
                 self._report(event)
         self._ranking = None
-        self._kept = self._still_kept(event)
+        self._alive = self._still_alive(event)
 
     @property
     def trials(self) -> Mapping[int, TrialRecord]:
@@ -100,11 +129,35 @@ class Ledger:
         return self._ranking
 
     def with_checkpoint(self) -> frozenset[int]:
-        """Ids of the trials whose checkpoint is kept: exportable, and the paused ones that can go on."""
-        return self._kept
+        """Ids of the trials whose checkpoints are kept: exportable, and the paused ones that can go on."""
+        return self._alive
 
-    def _still_kept(self, event: Event) -> frozenset[int]:
-        alive = self._kept | {event.trial} if self._records[event.trial].score is not None else self._kept
+    def kept(self) -> Mapping[int, Kept]:
+        """Which checkpoints stay, by trial; a trial in flight is not among them, it may be saving one."""
+        needed = (self._records[number] for number in self._alive | self._parents())
+        return {record.trial.id: self._kept(record) for record in needed if record.state != "running"}
+
+    def has_checkpoint(self, parent: Parent) -> bool:
+        """Whether the checkpoint that `parent` names is kept."""
+        record = self._records.get(parent.trial)
+        return record is not None and parent.step in self._kept(record).steps
+
+    def _kept(self, record: TrialRecord) -> Kept:
+        number, ended = record.trial.id, record.state in ("finished", "failed")
+        claims = frozenset(
+            claim.step for other in self._records.values() for claim in _unborn(other) if claim.trial == number
+        )
+        if number not in self._alive:
+            return Kept(claims)
+        if ended:
+            return Kept(claims | {record.best_step})
+        return Kept(claims | {record.best_step, record.step}, going_on=record.step)
+
+    def _parents(self) -> frozenset[int]:
+        return frozenset(parent.trial for record in self._records.values() for parent in _unborn(record))
+
+    def _still_alive(self, event: Event) -> frozenset[int]:
+        alive = self._alive | {event.trial} if self._records[event.trial].score is not None else self._alive
         ranking = [record for record in self.ranking() if record.trial.id in alive]
         paused = [record for record in ranking if record.state == "paused"]
         running = [record for record in ranking if record.state == "running"]
@@ -117,6 +170,11 @@ class Ledger:
             raise ValueError(f"trial {event.trial} started, but the next new one is {len(self._records)}")
         if known is not None and known.state != "paused":
             raise ValueError(f"trial {event.trial} started, but it is {known.state}")
+        if known is not None and known.trial != trial:
+            raise ValueError(f"trial {event.trial} goes on, but as another trial than it was")
+        if event.slice.start != (known.step if known else 0.0):
+            reached = known.step if known else 0.0
+            raise ValueError(f"trial {event.trial} starts from {event.slice.start:g} passes, but it is at {reached:g}")
         before = known or TrialRecord(trial, (), ())
         self._records[event.trial] = TrialRecord(trial, (*before.slices, event.slice), before.reports)
         self._elapsed = max(self._elapsed, event.clock.elapsed)
@@ -127,3 +185,8 @@ class Ledger:
             raise ValueError(f"trial {report.trial} is {report.event}, but no slice of it is in flight")
         self._records[report.trial] = TrialRecord(known.trial, known.slices, (*known.reports, report))
         self._elapsed = max(self._elapsed, report.elapsed)
+
+
+def _unborn(record: TrialRecord) -> tuple[Parent, ...]:
+    """The parents that a trial still needs: until it has weights of its own, or never will."""
+    return () if record.score is not None or record.state == "failed" else record.trial.parents

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from autoft.types import InputSpec, ParameterInfo, Stage
@@ -53,6 +55,17 @@ class Network:
             raise ValueError(f"a backbone gives features (batch, dim), this one gives {tuple(features.shape)}")
         names = stages if stages is not None else _own_stages(module)
         return cls(module, spec, _stages(module, names), int(features.shape[1]))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash in hex of the pretrained weights, buffers included; to be asked for before anything changes them."""
+        import torch
+
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in self.module.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def features(self, images: Tensor) -> Tensor:
         """Features `(batch, dim)` of normalised images `(batch, 3, size, size)`."""

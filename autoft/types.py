@@ -155,16 +155,24 @@ class Candidate:
     cost: float = 1.0
     prior: float | None = None
 
-    def trial(self, number: int, params: Params, seed: int, parents: tuple[int, ...] = ()) -> Trial:
+    def trial(self, number: int, params: Params, seed: int, parents: tuple[Parent, ...] = ()) -> Trial:
         """The trial `number` of this candidate."""
         return Trial(number, self.backbone, self.freeze, self.image_size, dict(params), seed, parents)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A checkpoint that another trial starts from: that of `trial` after `step` passes."""
+
+    trial: int
+    step: float
 
 
 @dataclass(frozen=True)
 class Trial:
     """What competes: everything that decides how weights come about. `id` counts from 0 in a run.
 
-    With `parents` it starts from the weights of the first parent's checkpoint.
+    With `parents` it starts from the first parent's weights; they are of the same backbone.
     """
 
     id: int
@@ -173,7 +181,7 @@ class Trial:
     image_size: int
     params: Params
     seed: int
-    parents: tuple[int, ...] = ()
+    parents: tuple[Parent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -226,13 +234,35 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What a slice was measured to cost, in seconds, each kind by itself.
+
+    `step`: one optimiser step at its steady pace, None when there was none beyond the first ones of the slice, which
+    pay for plans, caches and libraries. `steps_a_pass` turns it into passes. `scoring`: all validation images once
+    through the network. `saving`: one checkpoint. `image`: one forward pass of one image, without gradients.
+    """
+
+    step: float | None = None
+    steps_a_pass: int = 0
+    scoring: float = 0.0
+    saving: float = 0.0
+    image: float = 0.0
+
+    @property
+    def a_pass(self) -> float | None:
+        """Seconds of one pass over the training images."""
+        return None if self.step is None else self.step * self.steps_a_pass
+
+
+@dataclass(frozen=True)
 class Report:
     """Journal line: how a slice ended.
 
-    `event`: "paused" can go on, "finished" and "failed" are terminal. `step` is the passes reached,
-    `score` the validation score (greater is better; None when failed), `seconds` what the slice took,
-    `facts` resolved values such as the ridge strength, throughput or memory, `error` the cause of a failure,
-    `elapsed` the run time in seconds when the report came in (stamped by the driver).
+    `event`: "paused" can go on, "finished" and "failed" are terminal. `step` is the passes reached, `score` the
+    validation score there (greater is better; None when failed, or when the slice was given back without a step),
+    `seconds` what the slice took, `costs` where they went, `facts` resolved values such as the ridge strength or
+    memory, `note` what a person should know of the score ("on 4,000 of 20,000 images"), `error` the cause of a
+    failure, `elapsed` the run time in seconds when the report came in (stamped by the driver).
     """
 
     trial: int
@@ -243,6 +273,8 @@ class Report:
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     error: str | None = None
     elapsed: float = 0.0
+    costs: Costs = Costs()
+    note: str = ""
 
 
 Event = Started | Report

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
-from autoft.asking import Search
+from autoft.asking import LATE_STARTS, Search
 from autoft.clock import RunClock
 from autoft.errors import PluginError
 from autoft.host import Host
@@ -15,9 +16,13 @@ from autoft.parts import Problem, Searcher
 from autoft.screen import Silent
 from autoft.space import Float, Space
 from autoft.store import CheckpointStore, Journal
-from autoft.types import DONE, WAIT, Candidate, Clock, Report, Slice, Started
+from autoft.types import DONE, WAIT, Candidate, Clock, Parent, Report, Slice, Started, Wait
 
 CANDIDATE = Candidate("z/a", "full", 64, Space({"lr": Float(1e-4, 1e-2)}))
+
+
+def slice_of(number=0, **params):
+    return Slice(CANDIDATE.trial(number, params or {"lr": 1e-3}, 0), 0.0, 1.0, 90.0)
 
 
 class Scripted(Searcher):
@@ -35,11 +40,11 @@ class Scripted(Searcher):
 
 @pytest.fixture
 def search(tmp_path):
-    def make(*answers, events=(), budget=100.0, elapsed=0.0, stopped=False):
-        clock = RunClock(time.time() - elapsed, budget, reserve=10.0)
+    def make(*answers, events=(), budget=100.0, elapsed=0.0, stopped=False, trials=None, candidates=(CANDIDATE,)):
+        clock = RunClock(time.time() - elapsed, budget)
         return Search(
             searcher=Scripted(*answers),
-            problem=Problem((CANDIDATE,), seed=0, workers=1),
+            problem=Problem(candidates, seed=0, workers=1, trials=trials),
             ledger=Ledger(events),
             journal=Journal(tmp_path / "trials.jsonl"),
             checkpoints=CheckpointStore(tmp_path / "checkpoints"),
@@ -47,13 +52,10 @@ def search(tmp_path):
             host=Host.from_refs(()),
             screen=Silent(),
             stopped=lambda: stopped,
+            reserve=lambda ledger, trial: 10.0,
         )
 
     return make
-
-
-def slice_of(number=0, **params):
-    return Slice(CANDIDATE.trial(number, params or {"lr": 1e-3}, 0), 0.0, 1.0, 90.0)
 
 
 def test_what_is_asked_is_in_the_journal_before_it_runs(search, tmp_path):
@@ -95,8 +97,82 @@ def test_a_late_start_still_gets_one_slice(search):
     assert isinstance(late.ask(), Slice)
     assert late.searcher.clocks[0].remaining > 0
     late.tell(Report(0, "finished", 1.0, 0.5, 1.0))
-    late.ask()
-    assert late.searcher.clocks[1].remaining == 0
+    assert late.ask() == DONE
+    assert len(late.searcher.clocks) == 1
+
+
+def test_late_starts_that_all_fail_come_to_an_end(search):
+    late = search(*(slice_of(number) for number in range(50)), budget=5.0, elapsed=60.0)
+    for number in range(LATE_STARTS):
+        assert isinstance(late.ask(), Slice)
+        late.tell(Report(number, "failed", 0.0, None, 1.0))
+    assert late.ask() == DONE
+
+
+def test_time_and_trials_are_kept_for_a_searcher_that_ignores_them(search):
+    greedy = search(slice_of(0), slice_of(1), slice_of(2), trials=2)
+    assert greedy.ask().trial.id == 0
+    assert greedy.ask().trial.id == 1
+    assert greedy.ask() == WAIT
+    for number in (0, 1):
+        greedy.tell(Report(number, "finished", 1.0, 0.5, 1.0))
+    greedy.searcher.answers.append(slice_of(2))
+    assert greedy.ask() == DONE
+
+
+def test_no_slice_may_run_into_the_end(search):
+    """The end of the run takes 10 s for any trial, and 40 s should trial 1 win."""
+    begun = search(replace(slice_of(0), deadline=1e9), replace(slice_of(1), deadline=1e9))
+    begun.reserve = lambda ledger, trial: 40.0 if trial and trial.id == 1 else 10.0
+    assert begun.ask().deadline == 90.0
+    begun.tell(Report(0, "finished", 1.0, 0.5, 1.0))
+    assert begun.ask().deadline == 60.0
+
+
+@pytest.mark.parametrize("answer", [None, CANDIDATE.trial(0, {"lr": 1e-3}, 0), "done", Wait])
+def test_an_answer_that_is_none_is_named(search, answer):
+    with pytest.raises(PluginError, match=r"'scripted' answers .*; it must be a Slice, WAIT or DONE"):
+        search(answer).ask()
+
+
+PAUSED = [Started(0, slice_of(), Clock(0.0, 90.0)), Report(0, "paused", 1.0, 0.5, 1.0)]
+FINISHED = [Started(0, slice_of(), Clock(0.0, 90.0)), Report(0, "finished", 1.0, 0.5, 1.0)]
+
+
+def child_of(trial: int, step: float) -> Slice:
+    return Slice(CANDIDATE.trial(1, {"lr": 1e-3}, 1, (Parent(trial, step),)), 0.0, 1.0, 90.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "events", "problem"),
+    [
+        (replace(slice_of(0, lr=2e-3), start=1.0, until=2.0), PAUSED, "as another trial than it was"),
+        (replace(slice_of(0), start=0.5, until=2.0), PAUSED, "it is at 1"),
+        (replace(slice_of(0), start=1.0, until=2.0), FINISHED, "it is finished"),
+        (
+            replace(slice_of(0), start=1.0, until=2.0),
+            [PAUSED[0], replace(PAUSED[1], score=None)],
+            "no checkpoint to go",
+        ),
+        (child_of(7, 1.0), PAUSED, "trial 7, a parent, has no checkpoint"),
+        (child_of(0, 0.5), PAUSED, "has no checkpoint at 0.5 passes"),
+        (replace(slice_of(0), until=float("nan")), [], "a slice from"),
+    ],
+    ids=["another trial", "not where it stands", "ended", "no checkpoint", "no parent", "no such step", "nowhere"],
+)
+def test_what_would_damage_the_journal_is_refused(search, tmp_path, answer, events, problem):
+    with pytest.raises(PluginError, match=problem):
+        search(answer, events=events).ask()
+    assert Journal.read(tmp_path / "trials.jsonl") == []
+
+
+def test_a_parent_of_another_backbone_is_refused(search):
+    other = replace(CANDIDATE, backbone="z/b")
+    begun = search(child_of(0, 1.0), candidates=(CANDIDATE, other), events=[
+        Started(0, Slice(other.trial(0, {"lr": 1e-3}, 0), 0.0, 1.0, 90.0), Clock(0.0, 90.0)), PAUSED[1]
+    ])  # fmt: skip
+    with pytest.raises(PluginError, match="is of another backbone, z/b"):
+        begun.ask()
 
 
 def test_nothing_is_asked_once_stopped(search):

@@ -5,13 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoft.codec import decode, encode
-from autoft.ledger import Ledger
-from autoft.types import Clock, Event, Report, Slice, Started, Trial
+from autoft.ledger import Kept, Ledger
+from autoft.types import Clock, Costs, Event, Parent, Report, Slice, Started, Trial
 
 
 def started(number: int, start: float = 0.0, elapsed: float = 0.0) -> Started:
     trial = Trial(number, "zoo/b", "full", 32, {"rate": 0.1}, number)
     return Started(number, Slice(trial, start, start + 1, 60.0), Clock(elapsed, 60.0))
+
+
+def child(number: int, parents: tuple[Parent, ...], start: float = 0.0) -> Started:
+    trial = Trial(number, "zoo/b", "full", 32, {"rate": 0.1}, number, parents)
+    return Started(number, Slice(trial, start, start + 1, 60.0), Clock(0.0, 60.0))
 
 
 @st.composite
@@ -112,8 +117,21 @@ def test_time_never_runs_back(events: list[Event]) -> None:
         [started(0), Report(0, "finished", 1.0, 0.5, 1.0), started(0, 1.0)],
         [started(0), Report(0, "failed", 0.0, None, 1.0), started(0)],
         [started(0), Report(0, "paused", 1.0, 0.5, 1.0), Report(0, "paused", 2.0, 0.6, 1.0)],
+        [started(0), Report(0, "paused", 1.0, 0.5, 1.0), started(0, 2.0)],
+        [started(0, 1.0)],
+        [started(0), Report(0, "paused", 1.0, 0.5, 1.0), child(0, (Parent(0, 1.0),), 1.0)],
     ],
-    ids=["gap", "started twice", "report of nothing", "after finish", "after failure", "reported twice"],
+    ids=[
+        "gap",
+        "started twice",
+        "report of nothing",
+        "after finish",
+        "after failure",
+        "reported twice",
+        "goes on elsewhere",
+        "begins elsewhere",
+        "another trial",
+    ],
 )
 def test_a_line_that_cannot_follow_is_refused(events: list[Event]) -> None:
     with pytest.raises(ValueError, match="trial"):
@@ -124,7 +142,7 @@ def test_a_later_failure_leaves_the_scored_checkpoint() -> None:
     events = [started(0), Report(0, "paused", 1.0, 0.9, 1.0), started(0, 1.0), Report(0, "failed", 1.0, None, 2.0)]
     ledger = Ledger(events)
     assert ledger.trials[0].state == "failed"
-    assert (ledger.trials[0].score, ledger.trials[0].scored_step) == (0.9, 1.0)
+    assert (ledger.trials[0].score, ledger.trials[0].best_step) == (0.9, 1.0)
     assert ledger.trials[0].seconds == 3.0
     assert ledger.with_checkpoint() == frozenset({0})
 
@@ -136,11 +154,65 @@ def test_a_trial_that_failed_at_once_has_no_score_and_no_checkpoint() -> None:
 
 
 def test_a_pruned_checkpoint_does_not_come_back() -> None:
-    """Trial 0 is pruned for trial 1; when trial 1 gets worse, trial 0 is better again, but its checkpoint is gone."""
+    """Trial 0 is pruned for trial 1; when trial 1 goes on without a gain, trial 0 stays pruned."""
     events = [started(0), Report(0, "paused", 1.0, 0.5, 1.0), started(1), Report(1, "paused", 1.0, 0.6, 1.0)]
     later = [*events, started(1, 1.0), Report(1, "paused", 2.0, 0.1, 1.0)]
     assert Ledger(events, keep=1).with_checkpoint() == frozenset({1})
     assert Ledger(later, keep=1).with_checkpoint() == frozenset({1})
+
+
+@given(journals(), st.integers(1, 4))
+def test_going_on_never_takes_a_score_away(events: list[Event], keep: int) -> None:
+    best: dict[int, float] = {}
+    ledger = Ledger(keep=keep)
+    for event in events:
+        ledger.record(event)
+        if isinstance(event, Report) and event.score is not None:
+            best[event.trial] = max(best.get(event.trial, event.score), event.score)
+        assert {number: record.score for number, record in ledger.trials.items() if number in best} == best
+        for record in ledger.ranking():
+            if record.state != "running" and record.trial.id in ledger.with_checkpoint():
+                assert record.best_step in ledger.kept()[record.trial.id].steps
+
+
+def test_the_best_checkpoint_stays_beside_the_latest() -> None:
+    events = [started(0), Report(0, "paused", 1.0, 0.89, 1.0), started(0, 1.0), Report(0, "paused", 3.0, 0.88, 1.0)]
+    record = Ledger(events).trials[0]
+    assert (record.score, record.best_step, record.latest_score, record.step) == (0.89, 1.0, 0.88, 3.0)
+    assert Ledger(events).kept() == {0: Kept(frozenset({1.0, 3.0}), going_on=3.0)}
+    ended = [*events, started(0, 3.0), Report(0, "finished", 4.0, 0.87, 1.0)]
+    assert Ledger(ended).kept() == {0: Kept(frozenset({1.0}))}  # nothing goes on from the last one
+
+
+def test_a_slice_that_was_given_back_changes_nothing_but_the_time() -> None:
+    events = [started(0), Report(0, "paused", 1.0, 0.5, 1.0), started(0, 1.0), Report(0, "paused", 1.0, None, 0.2)]
+    ledger = Ledger(events)
+    assert (ledger.trials[0].score, ledger.trials[0].step, ledger.trials[0].state) == (0.5, 1.0, "paused")
+    assert ledger.kept() == {0: Kept(frozenset({1.0}), going_on=1.0)}
+
+
+def test_a_parents_checkpoint_stays_until_the_child_has_one() -> None:
+    """Trial 1 drives trial 0 out of the kept ones; trial 2 is its child, and was started before that."""
+    parent = [started(0), Report(0, "finished", 1.0, 0.5, 1.0)]
+    begun = [*parent, started(1), child(2, (Parent(0, 1.0),)), Report(1, "finished", 1.0, 0.9, 1.0)]
+    assert Ledger(begun, keep=1).with_checkpoint() == frozenset({1})
+    assert Ledger(begun, keep=1).kept() == {0: Kept(frozenset({1.0})), 1: Kept(frozenset({1.0}))}
+    assert Ledger(begun, keep=1).has_checkpoint(Parent(0, 1.0))
+    born = [*begun, Report(2, "paused", 1.0, 0.4, 1.0)]
+    assert 0 not in Ledger(born, keep=1).kept()
+    assert not Ledger(born, keep=1).has_checkpoint(Parent(0, 1.0))
+    failed = [*begun, Report(2, "failed", 0.0, None, 1.0)]
+    assert 0 not in Ledger(failed, keep=1).kept()
+
+
+def test_the_pace_is_that_of_the_last_slice_that_told_one() -> None:
+    slow, steady, short = Costs(scoring=1.0), Costs(0.5, 10, 2.0), Costs(scoring=3.0)
+    events: list[Event] = [started(0), Report(0, "paused", 1.0, 0.5, 1.0, costs=slow)]
+    assert Ledger(events).trials[0].costs.a_pass is None
+    events += [started(0, 1.0), Report(0, "paused", 2.0, 0.5, 1.0, costs=steady)]
+    events += [started(0, 2.0), Report(0, "paused", 2.1, 0.5, 1.0, costs=short)]
+    assert Ledger(events).trials[0].costs == Costs(0.5, 10, 3.0)
+    assert Ledger(events).trials[0].costs.a_pass == 5.0
 
 
 def test_of_equal_scores_the_cheaper_trial_ranks_first() -> None:

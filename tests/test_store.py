@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from autoft.errors import RunFolderError
 from autoft.files import sha256, write_atomic
-from autoft.ledger import Ledger
+from autoft.ledger import Kept, Ledger
 from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder, leaderboard_rows, write_leaderboard
-from autoft.types import Clock, Event, Report, Slice, Started, Trial
+from autoft.types import Clock, Event, Parent, Report, Slice, Started, Trial
 
 PARAMS = {"learning_rate": 1e-3, "depth": 2, "flip": True, "init": "ridge"}
 
@@ -118,12 +118,19 @@ numbers = st.floats(0, 1e6)
 def histories(draw: st.DrawFn) -> list[Event]:
     events: list[Event] = []
     for number in range(draw(st.integers(1, 3))):
-        shape = trial(number, backbone=draw(texts), params=draw(facts), parents=tuple(range(number)))
+        shape = trial(
+            number,
+            backbone=draw(texts),
+            params=draw(facts),
+            parents=tuple(Parent(other, 1.0) for other in range(number)),
+        )
+        reached = 0.0
         for event in [*["paused"] * draw(st.integers(0, 2)), draw(st.sampled_from(["finished", "failed", "open"]))]:
-            events.append(Started(number, Slice(shape, draw(numbers), draw(numbers), 9.0), Clock(draw(numbers), 9.0)))
+            events.append(Started(number, Slice(shape, reached, draw(numbers), 9.0), Clock(draw(numbers), 9.0)))
             if event != "open":
-                score = None if event == "failed" else draw(numbers)
-                events.append(report(number, event, score, facts=draw(facts), error=draw(st.none() | texts)))
+                reached, score = draw(numbers), None if event == "failed" else draw(numbers)
+                error = draw(st.none() | texts)
+                events.append(report(number, event, score, step=reached, facts=draw(facts), error=error))
     return events
 
 
@@ -235,14 +242,19 @@ def tensors(value: float, size: int = 64) -> dict[str, torch.Tensor]:
 
 
 def save(store: CheckpointStore, number: int, step: float, value: float = 1.0) -> None:
-    store.save(trial(number), step, tensors(value), {"moment": torch.full((3,), value)}, {"ridge": value})
+    store.save(checkpoint(number, step, value))
+
+
+def checkpoint(number: int, step: float, value: float = 1.0, size: int = 64) -> Checkpoint:
+    moments = {"moment": torch.full((3,), value)}
+    return Checkpoint(trial(number), step, f"weights {value}", tensors(value, size), moments)
 
 
 def value_of(checkpoint: Checkpoint | None) -> float:
-    """The one number that all of the checkpoint's tensors and facts hold."""
+    """The one number that all of the checkpoint's tensors hold, and its fingerprint."""
     assert checkpoint is not None
     held = torch.cat([t.flatten() for t in (*checkpoint.model.values(), *checkpoint.training.values())]).unique()
-    assert held.tolist() == [checkpoint.facts["ridge"]]
+    assert checkpoint.weights == f"weights {held.item()}"
     return held.item()
 
 
@@ -264,58 +276,83 @@ def files_of(folder: Path) -> list[Path]:
 def test_a_checkpoint_comes_back_as_it_was_saved(store: CheckpointStore, tmp_path: Path) -> None:
     weight = torch.arange(6.0).reshape(2, 3)
     model = {"a": weight, "tied": weight, "turned": weight.T, "half": weight.bfloat16(), "scalar": torch.tensor(3)}
-    training = {"a": np.arange(4, dtype=np.float64), "mask": torch.tensor([True, False])}
-    store.save(trial(3, parents=(1,)), 2.1234567891, model, training, {"ridge": 0.1, "note": "é\n"})
-    loaded = store.load(3)
-    assert loaded is not None
-    assert (loaded.trial, loaded.step) == (trial(3, parents=(1,)), 2.1234567891)
-    assert loaded.facts == {"ridge": 0.1, "note": "é\n"}
-    assert loaded.model.keys() == model.keys()
-    assert all(torch.equal(loaded.model[name], model[name]) for name in model)
-    assert all(torch.equal(loaded.training[name], torch.as_tensor(training[name])) for name in training)
-    data, sidecar = sorted(files_of(tmp_path), key=lambda path: path.suffix, reverse=True)
-    assert json.loads(sidecar.read_text())["sha256"] == sha256(data)
-    assert data.stat().st_mode & 0o777 == sidecar.stat().st_mode & 0o777
+    training = {"a": torch.arange(4, dtype=torch.float64), "mask": torch.tensor([True, False])}
+    logits = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    child = trial(3, parents=(Parent(1, 2.5),))
+    store.save(Checkpoint(child, 2.1234567891, "abc", model, training, logits))
+    for loaded in (store.load_latest(3), store.load(Parent(3, 2.1234567891))):
+        assert loaded is not None
+        assert (loaded.trial, loaded.step, loaded.weights) == (child, 2.1234567891, "abc")
+        assert loaded.model.keys() == model.keys()
+        assert all(torch.equal(loaded.model[name], model[name]) for name in model)
+        assert np.array_equal(loaded.logits, logits)
+    going_on = store.load_latest(3)
+    assert going_on is not None
+    assert all(torch.equal(going_on.training[name], training[name]) for name in training)
+    *data, sidecar = sorted(files_of(tmp_path), key=lambda path: path.suffix, reverse=True)
+    written = json.loads(sidecar.read_text())
+    assert [written["model"]["sha256"], written["training"]["sha256"]] == [sha256(path) for path in data]
+    assert {path.stat().st_mode & 0o777 for path in (*data, sidecar)} == {sidecar.stat().st_mode & 0o777}
 
 
-def test_whole_steps_and_empty_parts_are_checkpoints_too(store: CheckpointStore) -> None:
-    store.save(trial(0), 1, {"a": torch.ones(1)}, {})
-    loaded = store.load(0)
+def test_an_ended_trial_has_no_state_of_training(store: CheckpointStore) -> None:
+    store.save(Checkpoint(trial(0), 1, "abc", {"a": torch.ones(1)}))
+    loaded = store.load(Parent(0, 1.0))
     assert loaded is not None
-    assert (loaded.step, loaded.training, loaded.facts) == (1.0, {}, {})
+    assert (loaded.step, loaded.training, loaded.logits) == (1.0, {}, None)
+    assert store.load_latest(0) is None  # there is nothing to go on with
 
 
 def test_a_trial_never_saved_has_none(store: CheckpointStore) -> None:
-    assert store.load(0) is None
-    assert store.load(0) is None
-    store.prune(frozenset())
+    assert store.load_latest(0) is None
+    assert store.load(Parent(0, 0.0)) is None
+    store.prune({}, set())
 
 
-def test_the_newest_checkpoint_replaces_the_one_before(store: CheckpointStore, tmp_path: Path) -> None:
-    for step, value in ((1, 1.0), (10, 2.0), (10, 3.0), (3, 4.0)):  # also the same step again, and a fresh start
-        save(store, 7, step, value)
-        assert value_of(store.load(7)) == value
-        assert len(files_of(tmp_path)) == 2
+def test_a_save_replaces_what_it_is_told_to_replace(store: CheckpointStore, tmp_path: Path) -> None:
+    save(store, 7, 1.0, 1.0)
+    store.save(checkpoint(7, 2.0, 2.0))
+    assert len(files_of(tmp_path)) == 6  # what was scored at 1 stays beside the new one
+    store.save(checkpoint(7, 2.5, 2.5), replacing=2.0)
+    assert len(files_of(tmp_path)) == 6
+    store.save(checkpoint(7, 2.5, 3.0))  # the same step again
+    assert len(files_of(tmp_path)) == 6
+    assert value_of(store.load_latest(7)) == 3.0
+    assert store.load(Parent(7, 1.0)) is not None
 
 
-@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_file_nobody_touched_is_hashed_once(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr("autoft.store.checkpoints.sha256", lambda path: hashed.append(path) or sha256(path))
+    save(store, 0, 1.0)
+    assert len(hashed) == 2  # the model and the training tensors
+    store.load_latest(0)
+    assert len(hashed) == 2
+    store.load(Parent(0, 1.0))  # what leaves the run is read to the last byte
+    assert len(hashed) == 3
+
+
+SUFFIXES = (".json", ".model.safetensors", ".training.safetensors")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @settings(max_examples=30)
 @given(position=st.integers(0, 2**16), bit=st.integers(0, 7))
 def test_a_flipped_bit_never_goes_unseen(suffix: str, position: int, bit: int) -> None:
     with TemporaryDirectory() as folder:
         store = CheckpointStore(Path(folder) / "checkpoints")
         save(store, 0, 1e-5)
-        before = store.load(0)
+        before = store.load_latest(0)
         assert before is not None
-        (path,) = (path for path in files_of(Path(folder)) if path.suffix == suffix)
+        (path,) = (path for path in files_of(Path(folder)) if path.name.endswith(suffix))
         flip(path, position, bit)
-        loaded = store.load(0)
+        loaded = store.load_latest(0)
         if loaded is not None:  # only a flip that changes nothing, such as 1e-05 to 1E-05
             assert (loaded.trial, loaded.step, value_of(loaded)) == (before.trial, before.step, 1.0)
             assert suffix == ".json"
 
 
-@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
 def test_the_one_before_is_used_when_the_newest_is_damaged(
     store: CheckpointStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, damage: str
@@ -325,8 +362,8 @@ def test_the_one_before_is_used_when_the_newest_is_damaged(
     save(store, 0, 2.0, 2.0)
     for path, content in before.items():  # a kill came before they were removed
         path.write_bytes(content)
-    assert value_of(store.load(0)) == 2.0
-    (newest,) = (path for path in files_of(tmp_path) if path.suffix == suffix and path not in before)
+    assert value_of(store.load_latest(0)) == 2.0
+    (newest,) = (path for path in files_of(tmp_path) if path.name.endswith(suffix) and path not in before)
     match damage:
         case "flipped":
             flip(newest, 100, 0)
@@ -335,45 +372,53 @@ def test_the_one_before_is_used_when_the_newest_is_damaged(
         case "missing":
             newest.unlink()
     with caplog.at_level(logging.WARNING):
-        assert value_of(store.load(0)) == 1.0
-    assert ("is not used" in caplog.text) == (newest.exists() or suffix == ".safetensors")
+        assert value_of(store.load_latest(0)) == 1.0
+    assert ("is not used" in caplog.text) == (newest.exists() or suffix != ".json")
 
 
 def test_prune_keeps_what_it_is_told_to_keep(store: CheckpointStore, tmp_path: Path) -> None:
-    for number in (0, 1, 2, 100000):
+    for number in (0, 1, 2, 3, 100000):
         save(store, number, 1.0)
+    save(store, 1, 2.0)
+    save(store, 3, 2.0)
     folder = tmp_path / "checkpoints"
     others = folder / "notes.txt"
     others.write_text("mine")
-    half = [folder / f".{number:05d}-2.000000-ab.xyz" / "tmpfile" for number in (0, 1)]
+    half = [folder / f".{number:05d}-2.000000-ab.xyz" / "tmpfile" for number in (0, 1, 2)]
     for path in half:
         path.parent.mkdir()
         path.touch()
     (folder / ".00000-2.000000.json.ab.tmp").touch()
-    store.prune(frozenset({1, 100000}))
-    assert [number for number in (0, 1, 2, 100000) if store.load(number) is not None] == [1, 100000]
-    assert store.load(1) is not None
-    assert half[1].exists()  # trial 1 may be saving at this moment
-    assert others.exists()
-    assert not [path for path in files_of(tmp_path) if path.name.startswith((".00000", "00000", "00002"))]
-    save(store, 1, 2.0)
+    store.prune({1: Kept(frozenset({1.0, 2.0}), going_on=2.0), 3: Kept(frozenset({1.0}))}, in_flight={2})
+    left = {path.name for path in files_of(tmp_path)}
+    assert store.load_latest(0) is None
+    assert store.load(Parent(1, 1.0)) is not None
+    assert value_of(store.load_latest(1)) == 1.0
+    assert [name for name in left if name.startswith("00001-1.") and "training" in name] == []
+    assert (store.load(Parent(3, 1.0)) is not None, store.load(Parent(3, 2.0))) == (True, None)
+    assert half[2].exists()  # trial 2 may be saving at this moment
+    assert store.load_latest(2) is not None
     assert not half[1].exists()
+    assert others.exists()
+    assert not [name for name in left if name.startswith((".00000", "00000", "100000"))]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(store: CheckpointStore, tmp_path: Path) -> None:
     save(store, 0, 1.0, 1.0)
     before = files_of(tmp_path)
-    large = tensors(2.0, size=10_000)  # few enough numbers that torch starts no threads, which a fork would lose
+    large = checkpoint(
+        0, 2.0, 2.0, size=10_000
+    )  # few enough numbers that torch starts no threads, which a fork would lose
 
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         with pytest.raises(OSError, match="File too large") as caught:
-            store.save(trial(0), 2.0, large, {})
+            store.save(large)
         assert caught.value.errno == errno.EFBIG
 
     assert exit_status(in_child(work)) == 0
     assert files_of(tmp_path) == before
-    assert value_of(store.load(0)) == 1.0
+    assert value_of(store.load_latest(0)) == 1.0
 
 
 def test_a_full_disk_under_the_sidecar_leaves_the_checkpoint_before(
@@ -387,8 +432,8 @@ def test_a_full_disk_under_the_sidecar_leaves_the_checkpoint_before(
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr("autoft.store.checkpoints.write_atomic", full)
         save(store, 0, 2.0, 2.0)
-    assert value_of(store.load(0)) == 1.0
-    assert len(files_of(tmp_path)) == 2
+    assert value_of(store.load_latest(0)) == 1.0
+    assert len(files_of(tmp_path)) == 3
 
 
 # ---------------------------------------------------------------- kill -9
@@ -408,10 +453,11 @@ def test_a_save_killed_before_any_of_its_steps_loses_nothing(
             save(store, 0, again, 2.0)
 
         status = exit_status(in_child(work))
-        seen.append(value_of(store.load(0)))
+        seen.append(value_of(store.load_latest(0)))
         save(store, 0, 3.0, 3.0)
-        assert value_of(store.load(0)) == 3.0
-        assert len(files_of(tmp_path / str(number))) == 2  # nothing half written is left
+        assert value_of(store.load_latest(0)) == 3.0
+        store.prune({0: Kept(frozenset({3.0}), going_on=3.0)}, set())
+        assert len(files_of(tmp_path / str(number))) == 3  # nothing half written is left
         if status == 0:
             break
         assert status == -signal.SIGKILL
@@ -463,7 +509,7 @@ def test_kills_at_random_moments_leave_a_run_readable(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         assert exit_status(child) == -signal.SIGKILL
         record = Ledger(Journal.read(path)).trials[0]
-        checkpoint = store.load(0)
+        checkpoint = store.load_latest(0)
         assert checkpoint is not None
         assert value_of(checkpoint) == checkpoint.step
         assert record.step <= checkpoint.step <= record.step + 1  # a checkpoint is durable before its report
@@ -608,15 +654,15 @@ def ledger() -> Ledger:
 def test_leaderboard_has_every_trial_best_first_then_open_then_failed(ledger: Ledger) -> None:
     rows = leaderboard_rows(ledger)
     assert [(row.rank, row.trial, row.state) for row in rows] == [
-        (1, 4, "paused"),  # as good as 2, in less time
-        (2, 2, "finished"),
+        (1, 2, "finished"),  # for its best, although it got worse
+        (2, 4, "paused"),
         (3, 0, "finished"),
         (4, 5, "finished"),
         (None, 3, "running"),
         (None, 1, "failed"),
     ]
-    assert [row.trial for row in rows if row.exportable] == [4, 2]
-    assert rows[1].seconds == 4.0
+    assert [row.trial for row in rows if row.exportable] == [2, 4]
+    assert rows[0].seconds == 4.0
 
 
 def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
@@ -628,9 +674,9 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
         *("rank", "trial", "state", "score", "step", "seconds", "backbone", "freeze", "image_size"),
         *("params", "exportable", "error"),
     ]
-    assert [row["trial"] for row in rows] == ["4", "2", "0", "5", "3", "1"]
+    assert [row["trial"] for row in rows] == ["2", "4", "0", "5", "3", "1"]
     assert [row["exportable"] for row in rows] == ["yes", "yes", "no", "no", "no", "no"]
     assert json.loads(rows[0]["params"]) == PARAMS
-    assert float(rows[0]["score"]) == 0.8
+    assert float(rows[0]["score"]) == 0.9
     assert (rows[-1]["rank"], rows[-1]["score"]) == ("", "")
     assert rows[-1]["error"] == 'OSError: "disk full",\nno space'

@@ -35,7 +35,7 @@ def events() -> Iterator[Event]:
 
 @pytest.fixture
 def clock() -> RunClock:
-    return RunClock(time.time() - 65, 600.0, 20.0)
+    return RunClock(time.time() - 65, 600.0)
 
 
 def test_lines_tell_every_event_once(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_a_view_has_the_top_then_what_runs_and_counts_the_rest(clock: RunClock) 
 
 
 def test_time_left_is_never_negative() -> None:
-    view = View.of(Ledger(), RunClock(time.time() - 7300, 60.0, 20.0))
+    view = View.of(Ledger(), RunClock(time.time() - 7300, 60.0))
     assert view.last_line().startswith("2:01:40 elapsed, 0:00 left")
 
 

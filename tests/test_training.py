@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from pathlib import Path
@@ -13,11 +14,16 @@ import torch
 from autoft.data.scan import scan
 from autoft.engine import begin
 from autoft.host import Host
+from autoft.ledger import Kept
 from autoft.screen import Silent
 from autoft.stopwatch import Stopwatch
+from autoft.store import Checkpoint
 from autoft.study import Study
+from autoft.train.classifier import Classifier
+from autoft.train.gradient import GradientRun
+from autoft.train.images import TrainingStream
 from autoft.train.worker import Cancelled, Job, Worker
-from autoft.types import Slice, Trial
+from autoft.types import GradientHead, Parent, Plan, Recipe, Slice, Trial
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
@@ -46,6 +52,18 @@ def execute(worker, of: Trial, start: float, until: float, deadline=FOREVER):
     return worker.run(Job(Slice(of, start, until, deadline), origin=time.time()))
 
 
+def saved(run, number: int) -> Checkpoint:
+    """The trial's latest checkpoint."""
+    steps = [float(path.stem.partition("-")[2]) for path in run.folder.checkpoints.glob(f"{number:05d}-*.json")]
+    found = run.checkpoints.load(Parent(number, max(steps)))
+    assert found is not None
+    return found
+
+
+def classifier_of(run, worker, of: Trial):
+    return worker.restored(saved(run, of.id))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("freeze", ["full", "last_stages", "bias_norm"])
 def test_what_trains_is_what_the_plan_says(run, worker, family, freeze):
@@ -57,12 +75,11 @@ def test_what_trains_is_what_the_plan_says(run, worker, family, freeze):
     network = worker._network(f"small/{family}")
     plan = run.host().freeze_strategy(freeze).plan(network.stages, of.params)
     planned = {name for group in plan.groups for name in group.names}
-    after = worker.classifier(of).backbone.state_dict()
+    after = classifier_of(run, worker, of).backbone.state_dict()
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert moved <= planned  # nothing else moves, BatchNorm statistics included
     assert len(moved) > len(planned) / 2
-    saved = run.checkpoints.load(0).model
-    assert set(saved) == {f"backbone.{name}" for name in planned} | {"head.weight", "head.bias"}
+    assert set(saved(run, 0).model) == {f"backbone.{name}" for name in planned} | {"head.weight", "head.bias"}
     assert all(torch.equal(network.module.state_dict()[name], tensor) for name, tensor in before.items())
 
 
@@ -75,7 +92,7 @@ def test_pausing_changes_nothing(run, worker, augment):
     other_process = Worker(run.record, run.host(), run.dataset(), run.checkpoints)
     in_parts = execute(other_process, halting, 1.0, 3.0)
     assert in_parts.score == pytest.approx(at_once.score, abs=1e-6)
-    one, other = run.checkpoints.load(0).model, run.checkpoints.load(1).model
+    one, other = saved(run, 0).model, saved(run, 1).model
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-6)
 
@@ -92,7 +109,7 @@ def test_probe_is_one_finished_slice_with_a_tiny_checkpoint(run, worker):
     report = execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
     assert report.event == "finished"
     assert report.score == 1.0
-    assert set(run.checkpoints.load(0).model) == {"head.weight", "head.bias"}
+    assert set(saved(run, 0).model) == {"head.weight", "head.bias"}
     assert 0 <= report.facts["loo_accuracy"] <= 1
 
 
@@ -100,25 +117,91 @@ def test_probe_scores_what_its_classifier_says(run, worker):
     of = trial(run, 0, "test_resnet", "probe")
     report = execute(worker, of, 0.0, 1.0)
     dataset = run.dataset()
-    logits = worker.logits(worker.classifier(of), worker.images(of), dataset.rows("val"))
+    logits = worker.logits(classifier_of(run, worker, of), worker.images(of), dataset.rows("val"))
     assert (logits.argmax(axis=1) == dataset.labels("val")).mean() == pytest.approx(report.score)
 
 
 def test_deadline_ends_a_slice_with_a_score_and_a_checkpoint(run, worker):
-    report = execute(worker, trial(run, 0, "test_resnet", "full"), 0.0, 27.0, deadline=0.0)
+    of = trial(run, 0, "test_resnet", "full", batch_size=1)  # many steps
+    report = execute(worker, of, 0.0, 27.0, deadline=1.0)
     assert report.event == "paused"
-    assert 0 < report.step <= 1
+    assert 0 < report.step < 27
     assert report.score is not None
-    assert run.checkpoints.load(0).step == pytest.approx(report.step)
+    assert saved(run, 0).step == pytest.approx(report.step)
+    assert report.costs.a_pass > 0
+    assert report.costs.scoring > 0
+    assert report.costs.saving > 0
+
+
+def test_a_slice_that_comes_too_late_is_given_back(run, worker):
+    report = execute(worker, trial(run, 0, "test_resnet", "full"), 0.0, 27.0, deadline=0.0)
+    assert (report.event, report.step, report.score, report.error) == ("paused", 0.0, None, None)
+    assert not list(run.folder.path.glob("checkpoints/*"))
 
 
 def test_child_starts_from_its_parent(run, worker):
     parent = trial(run, 0, "test_resnet", "full", head_init="ridge")
     execute(worker, parent, 0.0, 9.0)
     slow = {**parent.params, "learning_rate": 5e-5, "layer_decay": 0.6}
-    child = Trial(1, parent.backbone, parent.freeze, parent.image_size, slow, 1, parents=(0,))
+    child = Trial(1, parent.backbone, parent.freeze, parent.image_size, slow, 1, parents=(Parent(0, 9.0),))
     report = execute(worker, child, 0.0, 1.0)
     assert report.score == 1.0
+
+
+def test_a_child_holds_what_its_parent_trained(run, worker):
+    """It trains fewer tensors: over the pristine ones it would be another model than the one that was scored."""
+    parent = trial(run, 0, "test_resnet", "full", head_init="ridge")
+    execute(worker, parent, 0.0, 2.0)
+    trained = set(saved(run, 0).model)
+    params = trial(run, 1, "test_resnet", "bias_norm").params
+    child = Trial(1, parent.backbone, "bias_norm", parent.image_size, params, 1, parents=(Parent(0, 2.0),))
+    for start, until in ((0.0, 1.0), (1.0, 2.0)):
+        report = execute(worker, child, start, until)
+        checkpoint = saved(run, 1)
+        assert trained <= set(checkpoint.model)
+        dataset = run.dataset()
+        logits = worker.logits(worker.restored(checkpoint), worker.images(child), dataset.rows("val"))
+        np.testing.assert_allclose(logits, checkpoint.logits, atol=1e-4)
+        assert (logits.argmax(axis=1) == dataset.labels("val")).mean() == pytest.approx(report.score)
+        run.checkpoints.prune({1: Kept(frozenset({until}), until)}, set())  # its second slice does without the parent
+
+
+def test_other_pretrained_weights_are_refused(run, worker):
+    of = trial(run, 0, "test_resnet", "full")
+    execute(worker, of, 0.0, 1.0)
+    other = Worker(run.record, run.host(), run.dataset(), run.checkpoints)
+    network = other._host.build(other._backbones[of.backbone])
+    with torch.no_grad():
+        next(network.module.parameters()).add_(0.1)
+    other._networks[of.backbone] = network
+    with pytest.raises(LookupError, match="are not those that trial 0 was trained from"):
+        other.restored(saved(run, 0))
+    assert "are not those that trial 0" in execute(other, of, 1.0, 2.0).error
+
+
+@pytest.mark.parametrize("freeze", ["probe", "full"])
+def test_logits_that_are_not_finite_fail_the_trial(run, worker, freeze):
+    """The first class would win every comparison with NaN."""
+    of = trial(run, 0, "test_resnet", freeze)
+    few = len(run.dataset().rows("val"))
+
+    def break_validation(module, given, features):
+        return torch.full_like(features, torch.nan) if len(features) <= few else features
+
+    worker._network(of.backbone).module.register_forward_hook(break_validation)
+    report = execute(worker, of, 0.0, 1.0)
+    assert (report.event, report.score) == ("failed", None)
+    assert "validation images are not finite" in report.error
+
+
+def test_training_that_needs_no_warm_up(run, worker):
+    stream = worker.images(trial(run, 0, "test_resnet", "full"))
+    recipe = Recipe(warmup_passes=0.0)
+    plan = Plan((), GradientHead(1e-3), recipe=recipe)
+    dataset = run.dataset()
+    training = TrainingStream(stream, dataset.rows("train"), dataset.labels("train"), recipe, 0)
+    classifier = Classifier.of(worker._network("small/test_resnet"), 3)
+    assert math.isfinite(GradientRun(classifier, plan, plan.head, training).advance())
 
 
 def test_a_failure_is_a_report_with_its_cause(run, worker):
@@ -130,8 +213,10 @@ def test_a_failure_is_a_report_with_its_cause(run, worker):
 
 
 def test_a_missing_parent_is_a_report(run, worker):
-    orphan = Trial(3, "small/test_resnet", "full", 64, trial(run, 0, "test_resnet", "full").params, 0, parents=(9,))
-    assert "trial 9 has no checkpoint" in execute(worker, orphan, 0.0, 1.0).error
+    orphan = Trial(
+        3, "small/test_resnet", "full", 64, trial(run, 0, "test_resnet", "full").params, 0, parents=(Parent(9, 1.0),)
+    )
+    assert "trial 9 has no whole checkpoint" in execute(worker, orphan, 0.0, 1.0).error
 
 
 def test_cancelling_leaves_the_slice_open(run):
@@ -160,9 +245,6 @@ def test_full_disk_fails_the_trial_and_not_the_run(run, worker, monkeypatch):
 
 
 def test_batches_depend_on_seed_and_step_alone(run, worker):
-    from autoft.train.images import TrainingStream
-    from autoft.types import Recipe
-
     rng = random.Random(0)
     dataset, images = run.dataset(), worker.images(trial(run, 0, "test_resnet", "full"))
     recipe = Recipe(batch_size=8, augment="crop_flip")

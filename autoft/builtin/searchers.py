@@ -34,6 +34,7 @@ RACED_BACKBONES = 3
 # Share of the time after the probes in which new trials may start; the rest belongs to the best ones.
 RACE_SHARE = 0.4
 MIN_SLICE_SECONDS = 2.0
+WORTH_PASSES = 0.5  # less of a pass is not worth starting a slice for
 EPSILON = 1e-6
 FAILURES_BORNE = 2
 
@@ -130,7 +131,7 @@ class _Race:
         if _exhausted(self.problem, self.ledger):
             return None
         for record in self.ledger.ranking():
-            worth_it = self.clock.remaining > max(MIN_SLICE_SECONDS, 0.5 * record.seconds / max(record.step, EPSILON))
+            worth_it = self.clock.remaining > max(MIN_SLICE_SECONDS, WORTH_PASSES * _pass_seconds(record))
             if self._is_raced(record) and self._can_go_on(record) and worth_it:
                 return self._go_on(record)
         return None
@@ -154,9 +155,9 @@ class _Race:
     def _pass_seconds(self, backbone: str, cost: float) -> float:
         """Seconds one pass is expected to take, from what was measured on this backbone, or on others by their cost."""
         costs = {candidate.backbone: candidate.cost for candidate in self.problem.candidates}
-        measured = [record for record in self._raced() if record.step > 0]
+        measured = [record for record in self._raced() if _pass_seconds(record) > 0]
         own = [record for record in measured if record.trial.backbone == backbone]
-        rates = [r.seconds / r.step / costs.get(r.trial.backbone, cost) for r in own or measured]
+        rates = [_pass_seconds(r) / costs.get(r.trial.backbone, cost) for r in own or measured]
         return min(rates, default=0.0) * cost
 
     def _start(self, candidate: Candidate, params: Params) -> Slice:
@@ -216,6 +217,11 @@ def _score_at(record: TrialRecord, rung: float) -> float:
     """The score when the trial first stood at the rung."""
     scores = [report.score for report in record.reports if report.step >= rung - EPSILON and report.score is not None]
     return scores[0] if scores else -math.inf
+
+
+def _pass_seconds(record: TrialRecord) -> float:
+    """Seconds of one pass at the pace of steady steps; where no slice was long enough to tell, 0: worth another try."""
+    return record.costs.a_pass or 0.0
 
 
 def _exhausted(problem: Problem, ledger: Ledger) -> bool:

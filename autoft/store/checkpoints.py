@@ -1,8 +1,10 @@
 """`CheckpointStore`: the weights of trials on disk, safetensors with a JSON sidecar; nothing is ever pickled.
 
-00007-3.000000-9f2c51d0.safetensors   trial 7 after three passes: the tensors; the ending is random, so that saving
-                                      the same step again never touches a file that a sidecar vouches for
-00007-3.000000.json                   the sidecar, written last: it makes the checkpoint exist
+00007-3.000000-9f2c51d0.model.safetensors     trial 7 after three passes: what export needs
+00007-3.000000-9f2c51d0.training.safetensors  what only going on needs; it goes when the trial has ended or gone on
+00007-3.000000.json                           the sidecar, written last: it makes the checkpoint exist
+
+The middle of a name is random, so that saving a step again never touches a file that a sidecar vouches for.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from autoft.codec import decode, encode
 from autoft.files import move_durably, sha256, write_atomic
-from autoft.space import Scalar
-from autoft.types import Trial
+from autoft.ledger import Kept
+from autoft.types import Parent, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,34 +33,47 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"\.?(?P<trial>\d{5,})-(?P<step>\d+\.\d{6})[-.].+")
-_MODEL, _TRAINING = "model.", "training."
+_MODEL, _TRAINING, _LOGITS = "model.", "training.", "logits"
+_MODEL_FILE, _TRAINING_FILE = ".model.safetensors", ".training.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Where a trial stood at `step` passes.
+    """Where a trial stood at `step` passes; tensors by name, on the CPU.
 
-    `model` tensors are what export needs, `training` tensors what only going on needs (optimiser state, ...); by name,
-    on the CPU. `facts` are resolved values worth keeping with the weights.
+    `model` is everything in which the classifier differs from the pretrained backbone, whose fingerprint is `weights`.
+    `training` is what only going on needs (raw weights, optimiser state); it is empty when the trial has ended.
+    `logits` `(n, classes)` are those of the validation images, None while they were not scored.
     """
 
     trial: Trial
     step: float
+    weights: str
     model: Mapping[str, Tensor]
-    training: Mapping[str, Tensor]
-    facts: Mapping[str, Scalar]
+    training: Mapping[str, Tensor] = field(default_factory=dict)
+    logits: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of tensors: its name and SHA-256, and what tells without reading it that nobody has touched it since."""
+
+    name: str
+    sha256: str
+    size: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
 class _Sidecar:
-    """`tensors` is the name of the safetensors file, `sha256` its hash; `check` the hash of all other fields."""
+    """What a checkpoint consists of; `check` is the hash of all other fields."""
 
-    tensors: str
-    sha256: str
     trial: Trial
     step: float
-    facts: Mapping[str, Scalar]
-    format: Literal[1] = 1
+    weights: str
+    model: _File
+    training: _File | None
+    format: Literal[2] = 2
     check: str = ""
 
     def checked(self) -> _Sidecar:
@@ -68,7 +83,7 @@ class _Sidecar:
 
 
 class CheckpointStore:
-    """The checkpoints of a run, one a trial; every process may have its own store over the same folder.
+    """The checkpoints of a run; every process may have its own store over the same folder.
 
     A trial is saved by one process at a time: it has one slice in flight at most.
     """
@@ -76,81 +91,101 @@ class CheckpointStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def save(
-        self,
-        trial: Trial,
-        step: float,
-        model: Mapping[str, Tensor | np.ndarray],
-        training: Mapping[str, Tensor | np.ndarray],
-        facts: Mapping[str, Scalar] | None = None,
-        beside: float | None = None,
-    ) -> None:
-        """Make this the checkpoint of `trial`, durably; only then are those before removed, all but that of `beside`.
+    def save(self, checkpoint: Checkpoint, replacing: float | None = None) -> None:
+        """Make this a checkpoint of its trial, durably; only then is the one of the step `replacing` removed.
 
-        Raises `OSError` when it cannot be written (disk full, ...); the checkpoint before is then still there.
+        Raises `OSError` when it cannot be written (disk full, ...); what was there before is then still there.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        stem = _stem(trial.id, step)
-        tensors = self._folder / f"{stem}-{secrets.token_hex(4)}.safetensors"
-        digest = _write_tensors(tensors, _prepared(_prefixed(_MODEL, model) | _prefixed(_TRAINING, training)))
-        sidecar = self._folder / f"{stem}.json"
+        trial, stem = checkpoint.trial.id, _stem(checkpoint.trial.id, checkpoint.step)
+        begins = self._folder / f"{stem}-{secrets.token_hex(4)}"
         try:
-            text = encode(_Sidecar(tensors.name, digest, trial, float(step), dict(facts or {})).checked())
-            write_atomic(sidecar, text)
+            self._write(checkpoint, begins, self._folder / f"{stem}.json")
         except BaseException:
-            tensors.unlink()  # on a full disk it would stand in the way of everything else
+            _remove(self._folder.glob(f"{begins.name}*"))  # on a full disk it would stand in the way of everything else
             raise
-        stems = (stem, stem if beside is None else _stem(trial.id, beside))
-        stale = (path for path in self._files({trial.id}) if not path.name.startswith(stems))
-        repeated = (path for path in self._files({trial.id}) if path.name.startswith(stem))
-        _remove([*stale, *(path for path in repeated if path not in (tensors, sidecar))])
+        gone = (stem, stem if replacing is None else _stem(trial, replacing))
+        new = (f"{stem}.json", begins.name)
+        _remove(p for p in self._files({trial}) if p.name.startswith(gone) and not p.name.startswith(new))
 
-    def load(self, trial_id: int, step: float | None = None) -> Checkpoint | None:
-        """The trial's latest checkpoint, or that of `step`, tensors on the CPU; None when there is none that is whole.
+    def load(self, wanted: Parent) -> Checkpoint | None:
+        """The checkpoint without its training tensors, every byte checked; None unless it is there and whole."""
+        sidecars = self._sidecars(wanted.trial)
+        return self._first_whole(
+            wanted.trial, [path for path in sidecars if path.stem == _stem(wanted.trial, wanted.step)]
+        )
+
+    def load_latest(self, trial_id: int) -> Checkpoint | None:
+        """The trial's latest checkpoint that it can go on from; None when there is none that is whole.
 
         A damaged one is passed over with a warning for the one before, if that is still there.
         """
-        for sidecar in self._sidecars(trial_id):
-            if step is not None and sidecar.stem != _stem(trial_id, step):
-                continue
+        return self._first_whole(trial_id, self._sidecars(trial_id), going_on=True)
+
+    def prune(self, kept: Mapping[int, Kept], in_flight: Set[int]) -> None:
+        """Remove all but what `kept` names, and what killed saves left behind; trials `in_flight` are left alone."""
+        _remove(
+            path
+            for trial, path in self._named()
+            if trial not in in_flight and not (trial in kept and _is_kept(path.name, trial, kept[trial]))
+        )
+
+    def _write(self, checkpoint: Checkpoint, begins: Path, sidecar: Path) -> None:
+        model = _prefixed(_MODEL, checkpoint.model)
+        if checkpoint.logits is not None:
+            model[_LOGITS] = checkpoint.logits
+        training = _prefixed(_TRAINING, checkpoint.training)
+        files = _Sidecar(
+            trial=checkpoint.trial,
+            step=float(checkpoint.step),
+            weights=checkpoint.weights,
+            model=_write_tensors(begins.with_name(begins.name + _MODEL_FILE), _prepared(model)),
+            training=_write_tensors(begins.with_name(begins.name + _TRAINING_FILE), _prepared(training))
+            if training
+            else None,
+        )
+        write_atomic(sidecar, encode(files.checked()))
+
+    def _first_whole(self, trial_id: int, sidecars: Iterable[Path], going_on: bool = False) -> Checkpoint | None:
+        for path in sidecars:
             try:
-                return self._read(sidecar, trial_id)
+                sidecar = decode(_Sidecar, path.read_text(encoding="utf-8"))
+                if (
+                    sidecar != sidecar.checked()
+                    or path.stem != _stem(trial_id, sidecar.step)
+                    or sidecar.trial.id != trial_id
+                ):
+                    raise ValueError("the sidecar is damaged")
+                if not going_on:
+                    return _checkpoint(sidecar, self._tensors(sidecar.model), {})
+                if sidecar.training is not None:
+                    return _checkpoint(sidecar, self._untouched(sidecar.model), self._untouched(sidecar.training))
             except (OSError, ValueError) as problem:
-                _log.warning("checkpoint %s is not used: %s", sidecar, problem)
+                _log.warning("checkpoint %s is not used: %s", path, problem)
         return None
 
-    def settle(self, trial_id: int, step: float) -> None:
-        """Keep only the checkpoint of `step` of a trial with no slice in flight."""
-        _remove(path for path in self._files({trial_id}) if not path.name.startswith(_stem(trial_id, step)))
-
-    def prune(self, keep: frozenset[int]) -> None:
-        """Remove the checkpoints of all trials not in `keep`, and what killed saves of theirs left behind.
-
-        What is half written for a trial in `keep` may be a save going on; the trial's next save clears up behind it.
-        """
-        _remove(self._files(self._trials() - keep))
-
-    def _read(self, path: Path, trial_id: int) -> Checkpoint:
+    def _tensors(self, file: _File) -> dict[str, Tensor]:
+        """The tensors in a file, once its SHA-256 is the one it was written with. Raises `ValueError`."""
         from safetensors.torch import load_file
 
-        sidecar = decode(_Sidecar, path.read_text(encoding="utf-8"))
-        if sidecar != sidecar.checked() or path.stem != _stem(trial_id, sidecar.step) or sidecar.trial.id != trial_id:
-            raise ValueError("the sidecar is damaged")
-        tensors = self._folder / Path(sidecar.tensors).name
-        if sha256(tensors) != sidecar.sha256:
-            raise ValueError(f"{tensors.name} is damaged: its SHA-256 is not the one in the sidecar")
-        loaded = load_file(tensors)
-        return Checkpoint(
-            sidecar.trial, sidecar.step, _only(_MODEL, loaded), _only(_TRAINING, loaded), dict(sidecar.facts)
-        )
+        path = self._folder / Path(file.name).name
+        if sha256(path) != file.sha256:
+            raise ValueError(f"{path.name} is damaged: its SHA-256 is not the one in the sidecar")
+        return load_file(path)
+
+    def _untouched(self, file: _File) -> dict[str, Tensor]:
+        """As `_tensors`, but a file that nobody has touched since is not read twice: a slice hashes what it writes."""
+        from safetensors.torch import load_file
+
+        path = self._folder / Path(file.name).name
+        status = path.stat()
+        same = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
+        return load_file(path) if same else self._tensors(file)
 
     def _sidecars(self, trial_id: int) -> list[Path]:
         """The trial's sidecars, highest step first."""
         sidecars = [path for path in self._files({trial_id}) if path.suffix == ".json"]
         return sorted(sidecars, key=lambda path: float(path.stem.partition("-")[2]), reverse=True)
-
-    def _trials(self) -> set[int]:
-        return {trial for trial, _ in self._named()}
 
     def _files(self, trials: Set[int]) -> list[Path]:
         """Everything in the folder, temporary or not, that belongs to one of `trials`."""
@@ -166,8 +201,26 @@ def _stem(trial_id: int, step: float) -> str:
     return f"{trial_id:05d}-{step:.6f}"
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write the file durably and give its SHA-256. Raises `OSError`."""
+def _is_kept(name: str, trial: int, kept: Kept) -> bool:
+    going_on = kept.going_on is not None and name.startswith(_stem(trial, kept.going_on))
+    return going_on or (
+        name.startswith(tuple(_stem(trial, step) for step in kept.steps)) and not name.endswith(_TRAINING_FILE)
+    )
+
+
+def _checkpoint(sidecar: _Sidecar, model: Mapping[str, Tensor], training: Mapping[str, Tensor]) -> Checkpoint:
+    return Checkpoint(
+        trial=sidecar.trial,
+        step=sidecar.step,
+        weights=sidecar.weights,
+        model=_only(_MODEL, model),
+        training=_only(_TRAINING, training),
+        logits=model[_LOGITS].numpy() if _LOGITS in model else None,
+    )
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> _File:
+    """Write the file durably. Raises `OSError`."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -182,7 +235,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
         written.chmod(path.parent.stat().st_mode & 0o666)
         digest = sha256(written)
         move_durably(written, path)
-    return digest
+    status = path.stat()
+    return _File(path.name, digest, status.st_size, status.st_mtime_ns)
 
 
 def _as_os_error(error: Exception, path: Path) -> OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(dim, outputs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self._restored: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, network: Network, outputs: int) -> Classifier:
@@ -57,17 +58,26 @@ class Classifier(nn.Module):
             [{"params": tensors, "lr": rate, "weight_decay": decay} for tensors, rate, decay in groups]
         )
 
-    def changed(self, plan: Plan) -> dict[str, Tensor]:
-        """The tensors that training under `plan` changes, by state-dict name: what a checkpoint has to hold."""
-        trained = {f"backbone.{name}" for group in plan.groups for name in group.names}
+    def trained(self, plan: Plan) -> dict[str, Tensor]:
+        """The tensors that training under `plan` moves, by state-dict name."""
+        names = {f"backbone.{name}" for group in plan.groups for name in group.names}
         if plan.batch_norm == "train":
-            trained |= {f"backbone.{name}" for name, _ in self.backbone.named_buffers()}
-        return {
-            name: tensor for name, tensor in self.state_dict().items() if name in trained or name.startswith("head.")
-        }
+            names |= {f"backbone.{name}" for name, _ in self.backbone.named_buffers()}
+        return self._named(names)
+
+    def changed(self, plan: Plan) -> dict[str, Tensor]:
+        """Everything that may differ from the pristine backbone: what a checkpoint has to hold.
+
+        That is what trains under `plan`, and what was restored: a parent may have trained more than its child does.
+        """
+        return self._named(self.trained(plan).keys() | self._restored)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put checkpointed tensors back. Raises `ValueError` for one this classifier does not have."""
         unexpected = self.load_state_dict(dict(tensors), strict=False).unexpected_keys
         if unexpected:
             raise ValueError(f"the checkpoint holds {unexpected[:3]}, which this backbone does not have")
+        self._restored = self._restored.union(tensors)
+
+    def _named(self, names: Set[str]) -> dict[str, Tensor]:
+        return {name: t for name, t in self.state_dict().items() if name in names or name.startswith("head.")}

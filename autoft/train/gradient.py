@@ -73,7 +73,7 @@ class GradientRun:
 
     def training_tensors(self) -> dict[str, Tensor]:
         """What going on needs besides: the raw weights and AdamW's moments."""
-        raw = {f"raw.{name}": tensor for name, tensor in self.classifier.changed(self.plan).items()}
+        raw = {f"raw.{name}": tensor for name, tensor in self.classifier.trained(self.plan).items()}
         moments = {
             f"moment.{index}.{name}": tensor
             for index, state in self._optimizer.state_dict()["state"].items()
@@ -82,9 +82,10 @@ class GradientRun:
         return {**raw, **moments}
 
     def go_on(self, passes: float, model: Mapping[str, Tensor], training: Mapping[str, Tensor]) -> None:
-        """Continue from a checkpoint taken after `passes`."""
+        """Continue from a checkpoint taken after `passes`; its `model` tensors are the averaged ones."""
         self.step = round(passes * self.stream.steps_per_pass)
         self._average.module.restore(model)
+        self.classifier.restore(model)  # what a parent trained and this trial does not
         self.classifier.restore(_with_prefix(training, "raw."))
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _with_prefix(training, "moment.").items():
@@ -95,7 +96,8 @@ class GradientRun:
     def _rate(self, passes: float) -> float:
         """The learning rate's factor: linear warm-up, then constant or cosine to the horizon."""
         recipe = self.plan.recipe
-        warm = min(1.0, (passes + 1.0 / self.stream.steps_per_pass) / recipe.warmup_passes)
+        begun = passes + 1.0 / self.stream.steps_per_pass
+        warm = begun / recipe.warmup_passes if begun < recipe.warmup_passes else 1.0
         if recipe.schedule == "constant":
             return warm
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, passes / recipe.passes)))

@@ -7,7 +7,7 @@ import resource
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,19 +21,22 @@ from autoft.ledger import TrialRecord
 from autoft.network import Network
 from autoft.run import Run
 from autoft.space import Scalar
-from autoft.store import CheckpointStore
+from autoft.store import Checkpoint, CheckpointStore
 from autoft.study import StudyRecord
 from autoft.task import SingleLabel
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
 from autoft.train.images import Images, TrainingStream
+from autoft.train.pace import Pace
 from autoft.train.ridge import RidgeHead, fit_ridge
-from autoft.types import ClosedFormHead, GradientHead, Plan, Report, Slice, SplitName, Trial
+from autoft.types import ClosedFormHead, Costs, GradientHead, Parent, Plan, Report, Slice, SplitName, Trial
 
 INPUTS_AT_ONCE = 32
 NETWORKS_IN_MEMORY = 3
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+# A forward pass costs about a third of a training step (median 1 / 3.4 over timm's published timings).
+FORWARD_SHARE = 1 / 3
 
 
 class Cancelled(Exception):
@@ -46,6 +49,11 @@ class Job:
 
     slice: Slice
     origin: float
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the slice's deadline; negative past it."""
+        return self.slice.deadline - (time.time() - self.origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +68,11 @@ class _Bench:
     @property
     def trial(self) -> Trial:
         return self.job.slice.trial
+
+    @property
+    def view(self) -> tuple[str, int]:
+        """What the cost of a forward pass depends on."""
+        return self.trial.backbone, self.trial.image_size
 
 
 class Worker:
@@ -83,6 +96,7 @@ class Worker:
         self._features = FeatureCache(cache_root() / "features", record.data.fingerprint)
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
+        self._image_seconds: dict[tuple[str, int], float] = {}
 
     @classmethod
     def open(cls, run: Path, threads: int, cancelled: Callable[[], bool] = lambda: False) -> Worker:
@@ -92,7 +106,10 @@ class Worker:
         return cls(opened.record, opened.host(), opened.dataset(), opened.checkpoints, cancelled)
 
     def run(self, job: Job) -> Report:
-        """Execute one slice. A failure is a report that names the cause, never an exception."""
+        """Execute one slice. A failure is a report that names the cause, never an exception.
+
+        A slice whose deadline passes before its first step is given back: paused where it was, without a score.
+        """
         began = time.monotonic()
         with torch.random.fork_rng(devices=[]):
             try:
@@ -104,13 +121,20 @@ class Worker:
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
         return _sound(replace(report, seconds=time.monotonic() - began))
 
-    def classifier(self, trial: Trial) -> Classifier:
-        """The trial's classifier from its latest checkpoint, eval mode. Raises `LookupError` when that is gone."""
-        return self._restored(trial.backbone, trial.id)
+    def checkpoint(self, record: TrialRecord) -> Checkpoint:
+        """The checkpoint that `record.score` belongs to. Raises `LookupError` when it is gone or damaged."""
+        return self._saved(Parent(record.trial.id, record.best_step))
 
-    def scored(self, record: TrialRecord) -> Classifier:
-        """The classifier that `record.score` belongs to, eval mode. Raises `LookupError` without its checkpoint."""
-        return self._restored(record.trial.backbone, record.trial.id, record.scored_step)
+    def restored(self, checkpoint: Checkpoint) -> Classifier:
+        """The checkpoint's classifier, eval mode.
+
+        Raises `LookupError` when the backbone's weights are not those it was trained from.
+        """
+        network = self._network(checkpoint.trial.backbone)
+        self._require_same_weights(network, checkpoint)
+        classifier = Classifier.of(network, self._outputs)
+        classifier.restore(checkpoint.model)
+        return classifier
 
     def images(self, trial: Trial) -> Images:
         """The pixels as the trial's backbone sees them."""
@@ -152,67 +176,98 @@ class Worker:
         """Fit the head in closed form and score it; the trial is finished."""
         head = self._ridge(bench)
         classifier = _with_head(Classifier(bench.network.module, bench.network.dim, self._outputs), head)
-        self._checkpoints.save(bench.trial, 1.0, classifier.changed(bench.plan), {})
+        began = time.monotonic()
         validation = self._feature_rows(bench, "val")
         logits = (validation @ head.weight.T + head.bias).numpy()
-        score = self._task.score(self._record.study.metric, logits, self._dataset.labels("val"))
+        costs = Costs(scoring=time.monotonic() - began)
+        score = self._score(logits)
+        model = classifier.changed(bench.plan)
+        self._checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, model, logits=logits))
         facts = {"ridge_strength": head.strength, "loo_accuracy": head.loo_accuracy, **_memory()}
-        return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts)
+        return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs)
 
     def _train(self, bench: _Bench, head: GradientHead) -> Report:
         """Train until the slice ends or its deadline comes, then checkpoint and score."""
         run = self._gradient_run(bench, head)
-        facts = self._advance(bench, run)
+        if bench.job.seconds_left <= 0:
+            return Report(bench.trial.id, "paused", bench.job.slice.start, None, 0.0)
+        saver = _Saver(self._checkpoints, bench)
+        pace, facts = self._advance(bench, run, saver)
+        began = time.monotonic()
         logits = self.logits(run.scored(), bench.images, self._dataset.rows("val"))
-        score = self._task.score(self._record.study.metric, logits, self._dataset.labels("val"))
-        self._save(bench, run)
+        scoring = time.monotonic() - began
+        score = self._score(logits)
         ended = run.step >= round(bench.plan.recipe.passes * run.stream.steps_per_pass)
-        return Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts)
+        saver.save(run, {} if ended else run.training_tensors(), logits)
+        self._image_seconds[bench.view] = scoring / len(logits)
+        costs = Costs(pace.steady, run.stream.steps_per_pass, scoring, saver.seconds, scoring / len(logits))
+        return Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts, costs=costs)
 
-    def _advance(self, bench: _Bench, run: GradientRun) -> dict[str, Scalar]:
+    def _advance(self, bench: _Bench, run: GradientRun, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:
         """Train to the end of the slice or to its deadline; at least one step, counting those of a killed attempt."""
-        pace, loss = _Pace(run.step), 0.0
+        pace, loss = Pace(), 0.0
         last = round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
         first = round(bench.job.slice.start * run.stream.steps_per_pass) + 1
-        while run.step < max(first, last) and not self._out_of_time(
-            bench.job, pace.seconds_a_step(run.step), run.stream
-        ):
+        while run.step < max(first, last):
+            if run.step >= first and bench.job.seconds_left < pace.expected + self._ending_seconds(
+                bench, run, pace, saver
+            ):
+                break
             self._check()
             loss = run.advance()
-            if pace.checkpoint_due():
-                self._save(bench, run)
-        if not (a_step := pace.seconds_a_step(run.step)):
-            return _memory()
-        return {"images_per_second": run.stream.batch_size / a_step, "loss": loss, **_memory()}
+            pace.step_done()
+            if saver.due():
+                saver.save(run, run.training_tensors())
+                pace.paused()
+        if pace.steady is None:
+            return pace, _memory()
+        return pace, {"images_per_second": run.stream.batch_size / pace.steady, "loss": loss, **_memory()}
 
-    def _save(self, bench: _Bench, run: GradientRun) -> None:
-        tensors, beside = run.training_tensors(), bench.job.slice.start  # what was scored last stays beside the new one
-        self._checkpoints.save(bench.trial, run.passes, run.model_tensors(), tensors, beside=beside)
+    def _ending_seconds(self, bench: _Bench, run: GradientRun, pace: Pace, saver: _Saver) -> float:
+        """What scoring and saving will take, as measured before on this backbone, or guessed from the pace."""
+        guess = pace.expected * FORWARD_SHARE / run.stream.batch_size
+        an_image = self._image_seconds.get(bench.view, guess)
+        return an_image * self._record.data.counts["val"] + saver.seconds
+
+    def _score(self, logits: np.ndarray) -> float:
+        """The validation score. Raises `FloatingPointError` for logits that would take broken images for class 0."""
+        if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
+            raise FloatingPointError(f"the logits of {broken} of {len(logits)} validation images are not finite")
+        return self._task.score(self._record.study.metric, logits, self._dataset.labels("val"))
 
     def _gradient_run(self, bench: _Bench, head: GradientHead) -> GradientRun:
         """The trial as its checkpoint left it; from the start when it is new or its checkpoint is gone."""
         rows, labels = self._dataset.rows("train"), self._dataset.labels("train")
         stream = TrainingStream(bench.images, rows, labels, bench.plan.recipe, bench.trial.seed)
-        run = GradientRun(self._beginning(bench, head).to(self._device), bench.plan, head, stream)
-        checkpoint = self._checkpoints.load(bench.trial.id)
-        if checkpoint is not None:
-            run.go_on(checkpoint.step, checkpoint.model, checkpoint.training)
+        checkpoint = self._checkpoints.load_latest(bench.trial.id)
+        if checkpoint is None:
+            return GradientRun(self._beginning(bench, head).to(self._device), bench.plan, head, stream)
+        self._require_same_weights(bench.network, checkpoint)
+        fresh = Classifier.of(bench.network, self._outputs).to(self._device)
+        run = GradientRun(fresh, bench.plan, head, stream)
+        run.go_on(checkpoint.step, checkpoint.model, checkpoint.training)
         return run
 
     def _beginning(self, bench: _Bench, head: GradientHead) -> Classifier:
         """The classifier before its first step: a parent's weights, a ridge head, or a head of zeros."""
         if bench.trial.parents:
-            return self._restored(bench.trial.backbone, bench.trial.parents[0])
+            return self.restored(self._saved(bench.trial.parents[0]))
         classifier = Classifier.of(bench.network, self._outputs)
         return _with_head(classifier, self._ridge(bench)) if head.init == "ridge" else classifier
 
-    def _restored(self, backbone: str, trial: int, step: float | None = None) -> Classifier:
-        checkpoint = self._checkpoints.load(trial, step)
-        if checkpoint is None:
-            raise LookupError(f"trial {trial} has no checkpoint any more")
-        classifier = Classifier.of(self._network(backbone), self._outputs)
-        classifier.restore(checkpoint.model)
-        return classifier
+    def _saved(self, wanted: Parent) -> Checkpoint:
+        if (checkpoint := self._checkpoints.load(wanted)) is None:
+            raise LookupError(f"trial {wanted.trial} has no whole checkpoint at {wanted.step:g} passes any more")
+        return checkpoint
+
+    @staticmethod
+    def _require_same_weights(network: Network, checkpoint: Checkpoint) -> None:
+        """A checkpoint holds what training changed; over other frozen tensors it is another model."""
+        if network.fingerprint != checkpoint.weights:
+            raise LookupError(
+                f"the pretrained weights of {checkpoint.trial.backbone} are not those that trial "
+                f"{checkpoint.trial.id} was trained from; restore them, or start a new run"
+            )
 
     def _ridge(self, bench: _Bench) -> RidgeHead:
         features = self._feature_rows(bench, "train")
@@ -228,6 +283,7 @@ class Worker:
         if name not in self._networks:
             network = self._host.build(self._backbones[name])
             network.module.eval().to(memory_format=torch.channels_last)
+            assert network.fingerprint  # of the weights as they came
             self._networks[name] = network
             while len(self._networks) > NETWORKS_IN_MEMORY:
                 self._networks.popitem(last=False)
@@ -238,31 +294,29 @@ class Worker:
         if self._cancelled():
             raise Cancelled
 
-    def _out_of_time(self, job: Job, a_step: float, stream: TrainingStream) -> bool:
-        """Whether another step would leave too little time for scoring before the deadline; one step always runs."""
-        # A forward pass costs about a third of a training step (median 1 / 3.4 over timm's published timings).
-        scoring = self._record.data.counts["val"] / stream.batch_size * a_step / 3
-        return a_step > 0 and time.time() - job.origin + a_step + scoring > job.slice.deadline
 
+class _Saver:
+    """Saves one slice's checkpoints: each takes the place of the one before, but not of those of earlier slices."""
 
-class _Pace:
-    """How fast a slice's steps go, and when the next safety checkpoint is due."""
+    def __init__(self, store: CheckpointStore, bench: _Bench) -> None:
+        self._store, self._bench = store, bench
+        self._replacing: float | None = None
+        self._saved = time.monotonic()
+        self.seconds = 0.0
+        """What the last save took."""
 
-    def __init__(self, first_step: int) -> None:
-        self._first_step = first_step
-        self._began = self._saved = time.monotonic()
-
-    def seconds_a_step(self, step: int) -> float:
-        """Mean seconds a step; 0 before the first."""
-        done = step - self._first_step
-        return (time.monotonic() - self._began) / done if done else 0.0
-
-    def checkpoint_due(self) -> bool:
+    def due(self) -> bool:
         """Once every `SECONDS_BETWEEN_CHECKPOINTS`, so that a kill costs no more than that."""
-        due = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
-        if due:
-            self._saved = time.monotonic()
-        return due
+        return time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+
+    def save(self, run: GradientRun, training: Mapping[str, torch.Tensor], logits: np.ndarray | None = None) -> None:
+        """Make the run as it stands the trial's latest checkpoint."""
+        began, trial = time.monotonic(), self._bench.trial
+        weights = self._bench.network.fingerprint
+        checkpoint = Checkpoint(trial, run.passes, weights, run.model_tensors(), training, logits)
+        self._store.save(checkpoint, self._replacing)
+        self._replacing, self._saved = run.passes, time.monotonic()
+        self.seconds = self._saved - began
 
 
 def _with_head(classifier: Classifier, head: RidgeHead) -> Classifier:

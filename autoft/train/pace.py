@@ -1,0 +1,42 @@
+"""`Pace`: how fast the steps of a slice go, told apart from what its first steps pay for."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+WARM_UP_STEPS = 2
+# What a step is taken to cost before any was steady: the first ones took 18 s where the next took 0.04.
+FIRST_GUESS_SECONDS = 1.0
+RECENT = 32
+
+
+class Pace:
+    """The steps of one slice; it begins when it is made."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+        self._last = time.monotonic()
+
+    def step_done(self) -> None:
+        """A step has just ended."""
+        now = time.monotonic()
+        self._seconds.append(now - self._last)
+        self._last = now
+
+    def paused(self) -> None:
+        """What came since the last step (a checkpoint) was none."""
+        self._last = time.monotonic()
+
+    @property
+    def steady(self) -> float | None:
+        """Median seconds of the recent steps; None before there was one beyond the warm-up."""
+        beyond = self._seconds[WARM_UP_STEPS:][-RECENT:]
+        return statistics.median(beyond) if beyond else None
+
+    @property
+    def expected(self) -> float:
+        """Seconds the next step is likely to take."""
+        if self.steady is not None:
+            return self.steady
+        return min([FIRST_GUESS_SECONDS, *self._seconds])
