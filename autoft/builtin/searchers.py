@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoft import (
     DONE,
@@ -31,6 +31,8 @@ RUNGS = (1.0, 3.0, 9.0, 27.0)
 # A rung-1 order is noisy (a high learning rate ranks last after one pass and first after three), so half of it goes on.
 KEEP = (0.5, 1 / 3, 1 / 3)
 RACED_BACKBONES = 3
+# Of the time left when a probe starts, for all the probes that wait; one that takes longer ends on a part of the images.
+PROBE_SHARE = 0.5
 # Share of the time after the probes in which new trials may start; the rest belongs to the best ones.
 RACE_SHARE = 0.4
 MIN_SLICE_SECONDS = 2.0
@@ -92,7 +94,11 @@ class _Race:
         if _exhausted(self.problem, self.ledger):
             return None
         waiting = [candidate for candidate in self._closed_form() if _address(candidate) not in tried]
-        return self._start(max(waiting, key=lambda candidate: candidate.prior or 0.0), {}) if waiting else None
+        if not waiting:
+            return None
+        probe = self._start(max(waiting, key=lambda candidate: candidate.prior or 0.0), {})
+        share = PROBE_SHARE * self.clock.remaining * min(1.0, self.problem.workers / len(waiting))
+        return replace(probe, deadline=min(probe.deadline, self.clock.elapsed + max(MIN_SLICE_SECONDS, share)))
 
     def promotion(self) -> Slice | None:
         """The best trial among the top of its rung that has not gone on, from the highest rung down."""
