@@ -4,9 +4,9 @@
     python benchmarks/kill_test.py --inline 2 --ray 1 --ending 0   # fewer
 
 SIGKILL goes to the whole process group and to whatever left it, at a moment drawn evenly from the search's time budget;
-at the end: from the first seconds after leaderboard.csv says that the search is over, and the winner must stay. Caches
-start empty, so early kills hit decoding. A kill before `study.json` exists leaves nothing to resume: then one clear line
-and exit code 2 are right. The journal is read as plain JSON lines, not by autoft's own reader.
+at the end: in the first seconds after leaderboard.csv says that the search is over, and the winner must stay. Caches
+start empty, so early kills hit decoding. A kill before `study.json` exists leaves nothing to resume: then one line and
+exit code 2 are right. The journal is read as plain JSON lines, not by autoft's own reader.
 """
 
 from __future__ import annotations
