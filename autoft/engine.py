@@ -21,7 +21,7 @@ from autoft.machine import choose_runner, cores, share_out, versions
 from autoft.run import Run
 from autoft.runners.base import Runner
 from autoft.screen import Screen
-from autoft.shortlist import Workload, candidates, choose_size, shortlist
+from autoft.shortlist import Workload, candidates, choose_size, scored_images, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
 from autoft.study import RunnerName, Study, StudyRecord
@@ -87,17 +87,22 @@ def begin(study: Study, host: Host, name: RunnerName, out: Path, found: Scan, wa
         views = {(choose_size(study, spec, found.short_side), spec.interpolation) for spec in specs}
         dataset = open_dataset(found, study.seed, views, machine.cores)
         _report_data(dataset, screen)
+    searched = candidates(study, host.freeze_strategies(), backbones, found.short_side)
+    scored = scored_images(study, machine, searched, dataset.info.counts["val"])
+    if scored is not None:
+        screen.note(f"validation on {scored:,} of {dataset.info.counts['val']:,} images, for the time there is")
     record = StudyRecord(
         study=replace(study, out=str(out)),
         data=dataset.info,
         backbones=backbones,
-        candidates=candidates(study, host.freeze_strategies(), backbones, found.short_side),
+        candidates=searched,
         plugins=host.refs,
         versions=versions(),
         runner=name,
         workers=machine.workers,
         threads=machine.threads,
         device=machine.device,
+        validation=scored,
     )
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
     return Run(folder, record)

@@ -26,6 +26,9 @@ ENLARGE = 2.0
 WORK_PER_PARAMETER = 130.0
 WORK_PER_SECOND: Mapping[str, float] = {"cpu": 3e10, "cuda": 1e13}
 PROBE_SHARE = 0.25
+# Of the time, for scoring all validation images once, by the backbone for which that takes longest.
+SCORING_SHARE = 0.04
+FEWEST_SCORED = 200
 
 
 def forward_work(cost: float) -> float:
@@ -78,6 +81,13 @@ def shortlist(study: Study, host: Host, machine: Machine, workload: Workload, sc
     if not available:
         raise StudyError(_nothing_left(study, asked))
     return tuple(available)
+
+
+def scored_images(study: Study, machine: Machine, candidates: Iterable[Candidate], images: int) -> int | None:
+    """How many of so many validation images a search can score again and again; None for all of them."""
+    an_image = forward_work(max(candidate.cost for candidate in candidates)) / WORK_PER_SECOND[machine.device]
+    affordable = max(FEWEST_SCORED, int(SCORING_SHARE * study.time / an_image))
+    return affordable if affordable < images else None
 
 
 def candidates(

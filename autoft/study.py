@@ -103,7 +103,8 @@ class Study:
 class StudyRecord:
     """study.json: the study resolved, everything that resuming and the workers need besides journal and checkpoints.
 
-    `versions` of autoft, torch and the like; `device` "cpu" or "cuda".
+    `versions` of autoft, torch and the like; `device` "cpu" or "cuda". `validation` is how many images of the
+    validation split are scored, None for all: where scoring them all would take too much of the time.
     """
 
     study: Study
@@ -116,6 +117,7 @@ class StudyRecord:
     workers: int
     threads: int
     device: Literal["cpu", "cuda"]
+    validation: int | None = None
     schema: str = SCHEMA
 
 

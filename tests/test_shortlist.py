@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from autoft.errors import BackboneUnavailable, StudyError
 from autoft.machine import Machine
-from autoft.shortlist import Workload, choose_size, shortlist
+from autoft.shortlist import FEWEST_SCORED, Workload, choose_size, scored_images, shortlist
+from autoft.space import Space
 from autoft.study import Study
-from autoft.types import Backbone, InputSpec
+from autoft.types import Backbone, Candidate, InputSpec
 
 
 class Notes:
@@ -130,3 +131,14 @@ def test_readme_default_is_found_without_naming_it():
     lite = [b for b in Host.discover(("no:timm",)).backbones() if Path(b.name).parts[0] == "lite"]
     assert {"lite/efficientnet_lite0", "lite/efficientnet_lite1", "lite/efficientnet_lite2"} <= {b.name for b in lite}
     assert all(b.weights == "local" and b.prior for b in lite if "lite/efficientnet" in b.name)
+
+
+@given(st.floats(1, 1e5), st.integers(1, 100_000), st.floats(1e-3, 10))
+def test_scoring_has_its_share_of_the_time(seconds, images, cost):
+    candidate = Candidate("z/a", "full", 64, Space({}), cost=cost)
+    scored = scored_images(Study("data", time=seconds), Machine("cpu", 1, 1, 1), [candidate], images)
+    if scored is None:
+        return
+    assert FEWEST_SCORED <= scored < images
+    longer = scored_images(Study("data", time=2 * seconds), Machine("cpu", 1, 1, 1), [candidate], images)
+    assert longer is None or longer >= scored

@@ -227,7 +227,7 @@ class Worker:
         """What scoring and saving will take, as measured before on this backbone, or guessed from the pace."""
         guess = pace.expected * FORWARD_SHARE / run.stream.batch_size
         an_image = self._image_seconds.get(bench.view, guess)
-        return an_image * self._record.data.counts["val"] + saver.seconds
+        return an_image * len(self._dataset.rows("val")) + saver.seconds
 
     def _score(self, logits: np.ndarray) -> float:
         """The validation score. Raises `FloatingPointError` for logits that would take broken images for class 0."""
