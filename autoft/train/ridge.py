@@ -23,7 +23,11 @@ DEVIATION_FLOOR = 0.3
 weigh as much as the others and throw the logits of a new image that has them far off."""
 
 ROUNDING = 1e-6
-"""What float32 arithmetic leaves unsure of a feature, by the root mean square of all features."""
+"""What float32 arithmetic leaves unsure of a feature, as a part of its size and that of the others."""
+
+AMPLIFICATION = 1e-5
+"""Of that, what may be left in the head's answers, as a part of their spread. Exported files may differ by ten times
+as much; usual features come to a fifth of it."""
 
 TIE = 0.25
 """Accuracies nearer than this part of their standard error are equal."""
@@ -52,7 +56,7 @@ class _Rows:
     sizes: Tensor  # images of each class, (classes,)
     mean: Tensor
     deviation: Tensor
-    rounding: float  # of a standardised feature
+    rounding: Tensor  # of a standardised feature, (dim,)
     check: Callable[[], None]
 
     @classmethod
@@ -72,12 +76,12 @@ class _Rows:
         if not torch.isfinite(mean).all():
             _require_finite(features, "features")
         variance = mean_of(lambda block: (block - mean).square())
-        magnitude = (variance + mean.square()).mean().sqrt()
-        floor = DEVIATION_FLOOR**2 * variance.mean() + (ROUNDING * magnitude) ** 2
-        deviation = (variance + floor).sqrt().clamp_min(torch.finfo(torch.double).tiny)
-        rounding = ROUNDING * (magnitude / deviation).square().mean().sqrt()
+        squares = variance + mean.square()
+        rounding = ROUNDING**2 * (squares + squares.mean())
+        deviation = (variance + DEVIATION_FLOOR**2 * variance.mean() + rounding).sqrt()
+        deviation = deviation.clamp_min(torch.finfo(torch.double).tiny)
         sizes = torch.bincount(labels, minlength=classes)
-        return cls(features, labels, sizes, mean, deviation, float(rounding), check)
+        return cls(features, labels, sizes, mean, deviation, rounding.sqrt() / deviation, check)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,21 +130,32 @@ class _Path:
         wide = torch.cat([block for block, _ in rows.blocks()]).T if n < dim else None
         values, vectors = _eigh(_gram(rows) if wide is None else _products(wide.T, rows.check), rows.check)
         # Of noise alone the largest eigenvalue comes to this (Marchenko and Pastur 1967).
-        noise = (rows.rounding * (math.sqrt(n) + math.sqrt(dim))) ** 2
+        noise = float(rows.rounding.square().mean()) * (math.sqrt(n) + math.sqrt(dim)) ** 2
         kept = values > max(float(values[-1]) * 1e-10, noise)
         values, vectors = values[kept], vectors[:, kept]
         axes = vectors if wide is None else wide @ vectors / values.sqrt()
         return cls(n, values, axes, (rows.class_sums() @ axes).T, rows.frequencies)
 
     @property
+    def mean_eigenvalue(self) -> float:
+        """Of the directions that are kept; 1 when there is none."""
+        return float(self.values.mean()) if len(self.values) else 1.0
+
+    @property
     def strengths(self) -> tuple[float, ...]:
-        """The penalties of the path."""
-        mean = float(self.values.sum()) / max(1, len(self.values))
-        return tuple(relative * mean for relative in RELATIVE_STRENGTHS)
+        """The penalties of the path, ascending."""
+        return tuple(relative * self.mean_eigenvalue for relative in RELATIVE_STRENGTHS)
 
     def coefficients(self, strength: float) -> Tensor:
         """On the axes, `(k, classes)`."""
         return self.projected / (self.values + strength)[:, None]
+
+    def amplification(self, strength: float, rounding: Tensor) -> float:
+        """What features unsure by `rounding` `(dim,)` make of the predictions, as a part of their spread."""
+        coefficients = self.coefficients(strength)
+        spread = (self.values @ coefficients.square()).sum() / self.n
+        unsure = (rounding[:, None] * (self.axes @ coefficients)).square().sum()
+        return float((unsure / spread.clamp_min(torch.finfo(torch.double).tiny)).sqrt())
 
     def leave_one_out(self, scores: Tensor, labels: Tensor, strength: float) -> Tensor:
         """Predictions `(rows, classes)` for each row by the model fitted without it; `scores (rows, k)` on the axes.
@@ -176,23 +191,35 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, check: Callable[[]
 
 def _choose(path: _Path, rows: _Rows) -> tuple[float, float]:
     """The strength that leave-one-out prefers, the mean eigenvalue when it can say nothing, and its accuracy."""
-    correct = torch.zeros(len(path.strengths), dtype=torch.double)
+    strengths = _steady(path, rows)
+    correct = torch.zeros(len(strengths), dtype=torch.double)
     errors = torch.zeros_like(correct)
     for (block, labels), judged in zip(rows.blocks(), rows.judged.split(ROWS_AT_ONCE), strict=True):
         scores, own = block @ path.axes, labels[:, None]
-        for index, strength in enumerate(path.strengths):
+        for place, strength in enumerate(strengths):
             rows.check()
             predicted = path.leave_one_out(scores, labels, strength)
-            right = predicted.gather(1, own)
-            error = torch.linalg.vector_norm(predicted, dim=1).square() - 2 * right[:, 0] + 1
+            right = predicted.gather(1, own)[:, 0]
+            error = torch.linalg.vector_norm(predicted, dim=1).square() - 2 * right + 1
             others = predicted.scatter_(1, own, -torch.inf).amax(dim=1)
-            correct[index] += ((right[:, 0] > others) & judged).sum()
-            errors[index] += error[judged].sum()
-    accuracies = correct / len(rows)
-    best = float(accuracies.max())
-    tied = torch.nonzero(accuracies >= best - TIE * math.sqrt(best * (1 - best) / len(rows)))[:, 0].tolist()
-    chosen = min(tied, key=lambda index: (float(errors[index]), abs(math.log(RELATIVE_STRENGTHS[index]))))
-    return path.strengths[chosen], float(accuracies[chosen])
+            correct[place] += ((right > others) & judged).sum()
+            errors[place] += error[judged].sum()
+    accuracies = (correct / len(rows)).tolist()
+    best = max(accuracies)
+    least = best - TIE * math.sqrt(best * (1 - best) / len(rows))
+    tied = [place for place, accuracy in enumerate(accuracies) if accuracy >= least]
+    place = min(tied, key=lambda at: (float(errors[at]), abs(math.log(strengths[at] / path.mean_eigenvalue))))
+    return strengths[place], accuracies[place]
+
+
+def _steady(path: _Path, rows: _Rows) -> tuple[float, ...]:
+    """The strengths that do not amplify rounding; when all do, the strongest."""
+    steady = []
+    for strength in path.strengths:
+        rows.check()
+        if path.amplification(strength, rows.rounding) <= AMPLIFICATION:
+            steady.append(strength)
+    return tuple(steady) or path.strengths[-1:]
 
 
 def _left_out(path: _Path, rows: _Rows, strength: float) -> Tensor:
