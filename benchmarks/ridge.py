@@ -158,11 +158,11 @@ def checks(fits: tuple[Fit, ...]) -> list[Check]:
 
 def show(result: Result) -> None:
     """One line a problem."""
-    columns = ("images", "dim", "classes", "features GB", "fit GB", "peak GB", "s", "CPU s", "gap s", "LOO", "new")
+    columns = ("images x dim x classes", "features GB", "fit GB", "peak GB", "s", "CPU s", "gap s")
     rows = []
     for one in result.fits:
         memory, seconds = (one.features_gb, one.fit_gb, one.peak_gb), (one.seconds, one.cpu_seconds, one.gap)
-        rows.append((*asdict(one.problem).values(), *memory, *seconds, one.loo_accuracy, one.new_accuracy))
+        rows.append((" x ".join(map(str, asdict(one.problem).values())), *memory, *seconds))
     common.show("closed-form head", columns, rows)
 
 

@@ -30,7 +30,8 @@ AMPLIFICATION = 1e-5
 as much; usual features come to a fifth of it."""
 
 TIE = 0.25
-"""Accuracies nearer than this part of their standard error are equal."""
+"""Accuracies nearer than this part of their standard error are equal. On Lite0's features of digits, fashion and 50
+classes, whole and with 1 to 20 images a class, that was better than exact ties by up to .003 and worse by .001 at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +174,10 @@ def fit_ridge(features: Tensor, labels: Tensor, classes: int, check: Callable[[]
 
     `features` `(n, dim)`, `labels` `(n,)` class indices, both on the CPU. Features are standardised first (Marks et
     al. 2025, arXiv 2407.12210); the standardisation is folded into the head. Its scores are scaled to be logits: one
-    factor, chosen by the log-loss of the leave-one-out predictions. Beyond the features it holds about one copy of
-    `(n, classes)` in single and five of `(dim, max(dim, classes))` in double precision. `check` is asked every second
-    or so and may raise to give up. Raises `FloatingPointError` when features or labels are not finite.
+    factor, chosen by the log-loss of the leave-one-out predictions. Everything is in double precision: where the path
+    nearly interpolates, single precision is off by .03 in the predictions, for half the time. Beyond the features it
+    holds `(n, classes)` once, in single precision, and a few `(min(n, dim), dim)` and `(dim, classes)`. `check` is
+    asked every second or so and may raise to give up. Raises `FloatingPointError` when features or labels are not finite.
     """
     rows = _Rows.of(features, labels, classes, check)
     path = _Path.of(rows)
@@ -240,7 +242,7 @@ def _logit_scale(scores: Tensor, rows: _Rows) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    unit = float(scores.square().mean(dtype=torch.double).sqrt())
+    unit = float(torch.linalg.vector_norm(scores)) / math.sqrt(scores.numel())
     if unit == 0:
         return 1.0
     own = scores.gather(1, rows.labels[:, None])[:, 0].double()
