@@ -158,7 +158,7 @@ def checks(fits: tuple[Fit, ...]) -> list[Check]:
 
 def show(result: Result) -> None:
     """One line a problem."""
-    columns = ("images x dim x classes", "features GB", "fit GB", "peak GB", "s", "CPU s", "gap s")
+    columns = ("problem", "features GB", "fit GB", "peak GB", "s", "CPU s", "gap s")
     rows = []
     for one in result.fits:
         memory, seconds = (one.features_gb, one.fit_gb, one.peak_gb), (one.seconds, one.cpu_seconds, one.gap)
