@@ -243,7 +243,8 @@ class _Stop(Exception):
 
 
 @pytest.mark.parametrize(("n", "dim"), [(60, 8), (24, 40)], ids=["more rows", "more columns"])
-def test_every_check_can_stop_the_fit(n, dim):
+def test_every_check_can_stop_the_fit(n, dim, monkeypatch):
+    monkeypatch.setattr(ridge, "SECONDS_BETWEEN_CHECKS", 60.0)  # as many checks each time
     features, labels = _problem(n, dim)
     asked = 0
 

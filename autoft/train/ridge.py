@@ -286,12 +286,11 @@ def _eigh(matrix: Tensor, check: Callable[[], None]) -> tuple[Tensor, Tensor]:
     executor = ThreadPoolExecutor(1)
     try:
         answer = executor.submit(partial(torch.linalg.eigh, matrix))
-        while not answer.done():
+        while True:
             check()
             with suppress(TimeoutError):
-                answer.result(SECONDS_BETWEEN_CHECKS)
-        values, vectors = answer.result()
-        return values, vectors
+                values, vectors = answer.result(SECONDS_BETWEEN_CHECKS)
+                return values, vectors
     finally:
         executor.shutdown(wait=False)
 
