@@ -80,7 +80,7 @@ class Worker:
         self._cancelled = cancelled
         self._task = SingleLabel()
         self._device = torch.device(record.device)
-        self._features = FeatureCache(cache_root() / "features", record.data.fingerprint)
+        self._features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
 
@@ -115,7 +115,8 @@ class Worker:
     def images(self, trial: Trial) -> Images:
         """The pixels as the trial's backbone sees them."""
         spec = self._backbones[trial.backbone].input
-        return Images(self._dataset.pixels(trial.image_size, spec.interpolation), spec, self._device)
+        pixels = self._dataset.pixels(trial.image_size, spec.interpolation, self._record.view)
+        return Images(pixels, spec, self._device)
 
     def logits(self, classifier: Classifier, images: Images, rows: np.ndarray) -> np.ndarray:
         """Logits `(len(rows), classes)`, without augmentation, float32."""
