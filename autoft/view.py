@@ -19,8 +19,9 @@ _STRETCH: Mapping[View, float] = {"crop": 0.0, "squash": 0.5, "pad": 1.0}
 def choose_view(asked: str, aspect: float) -> View:
     """The view that was asked for; for "auto" one that fits images with this median aspect ratio.
 
-    Elongated images are squashed rather than padded: on strips of 4:1 and 2:1 and on photos a linear head on frozen
-    features is better on squashed ones, as padding leaves the network few pixels of the image.
+    Elongated images are squashed rather than padded, as padding leaves the network few pixels of the image. Measured
+    with a probe of EfficientNet-Lite0, accuracy on 240 images, crop / squash / pad: .25 / .95 / .89 on strips of 4:1,
+    .25 / .93 / .90 on 2:1, when their ends tell four classes apart.
     """
     if asked == "crop" or asked == "squash" or asked == "pad":
         return asked
@@ -37,6 +38,5 @@ def what_a_crop_hides(asked: str, view: View, aspect: float) -> str | None:
     shown = 1 / aspect
     if asked in ("squash", "pad") or shown >= 1 - NEGLIGIBLE:
         return None
-    if view == "crop":
-        return f"the centre square shows {shown:.0%} of a median image; --view squash shows all"
-    return f"the whole image is squashed, as the centre square shows {shown:.0%} of a median one; or --view crop, pad"
+    square = f"the centre square shows {100 * shown:.0f} % of a median image"
+    return f"{square}; --view squash shows all" if view == "crop" else f"{square}, so images are squashed; see --view"

@@ -1,8 +1,8 @@
 """model.onnx: the core network with everything around it inside, from raw pixels to probabilities.
 
-The resize is Pillow's (`src/libImaging/Resample.c`: two passes, horizontal first, antialiased, weights in 22-bit fixed
-point, rounded to 8 bits after each pass) written with standard operators. `Resize` of ONNX is no substitute: with
-`antialias` it is up to 13/255 off.
+The resize is Pillow's (`src/libImaging/Resample.c`: a pass along the rows and one along the columns, antialiased,
+weights in 22-bit fixed point, rounded to 8 bits after each) written with standard operators. `Resize` of ONNX is no
+substitute: with `antialias` it is up to 13/255 off.
 
 Both passes are one matrix product. A dense one would multiply mostly by zeros, as an output pixel depends on a few
 input pixels only; so output pixels go in blocks of `BLOCK`, and each block sees the stretch of input it depends on.
@@ -67,7 +67,7 @@ def write_raw_pixel_model(
 
 
 def _front(recipe: Preprocess, layout: Layout) -> str:
-    """A model with functions of its own, in the domain `local`: `pass_weights`, `kernel`, `resample` and `placed`."""
+    """A graph and the functions it is made of, to be inlined, as not every runtime knows functions."""
     size = recipe.size
     return f"""
     front (uint8{_SHAPES[layout]} image) => (float[batch, 3, {size}, {size}] images)
@@ -81,69 +81,63 @@ def _front(recipe: Preprocess, layout: Layout) -> str:
         turned = Transpose <perm = [0, 2, 1]> (lines)
         by_column = Concat <axis = 0> (zero, width, rest)
         columns = Reshape (turned, by_column)
-        narrow = local.resample (columns, x_taken, x_upper, x_lower)
-        narrow_columns = Reshape (narrow, column_shape)
+        narrow = local.resample (columns, x_target, x_taken, x_upper, x_lower)
+        x_values = Mul (x_target, three)
+        by_value = Concat <axis = 0> (zero, x_values, rest)
+        narrow_columns = Reshape (narrow, by_value)
         rows = Transpose <perm = [0, 2, 1]> (narrow_columns)
-        small = local.resample (rows, y_taken, y_upper, y_lower)
-        small_pixels = Reshape (small, pixel_shape)
-        channels_first = Transpose <perm = [0, 2, 1]> (small_pixels)
+        small = local.resample (rows, y_target, y_taken, y_upper, y_lower)
+        {_ON_SQUARE[recipe.view]}
+        channels_first = Transpose <perm = [0, 2, 1]> (square)
         planes = Reshape (channels_first, plane_shape)
-        {_ON_BACKGROUND[recipe.view]}
-        fractions = Div (square, white)
+        fractions = Div (planes, white)
         centred = Sub (fractions, mean)
         images = Div (centred, std)
     }}
-    {_FUNCTION} pass_weights (side, target, numbers) => (taken, weights_upper, weights_lower)
+    {_functions(recipe)}"""
+
+
+def _functions(recipe: Preprocess) -> str:
+    return f"""
+    {_FUNCTION} pass_weights (side, target) => (taken, weights_upper, weights_lower)
     {{
-        {_pass_constants(recipe)}
+        {_constant("int64[1]", zero=0, one=1, two=2, rest=-1, block=BLOCK, almost=BLOCK - 1)}
+        {_constant("int64", first=0, step=1)}
+        {_constant("double", half=0.5, unit=1, steps=BLOCK - 1, support=_SUPPORT[recipe.interpolation])}
+        {_constant("double", coarse=2**11, fixed=2**22)}
+        block_shape = Constant <value = int64[3] {{-1, {BLOCK}, 1}}> ()
         {_PASS_WEIGHTS}
     }}
     {_FUNCTION} kernel (x) => (weight)
     {{
         {_KERNELS[recipe.interpolation]}
     }}
-    {_FUNCTION} resample (source, taken, weights_upper, weights_lower) => (result)
+    {_FUNCTION} resample (source, target, taken, weights_upper, weights_lower) => (result)
     {{
-        {_constant("int64[1]", zero=0, one=1, size=size)}
+        {_constant("int64[1]", zero=0, one=1, rest=-1, block=BLOCK)}
         {_constant("double", half=0.5, coarse=2**11, fixed=2**22)}
         {_constant("float", black=0, white=255)}
-        joined_shape = Constant <value = int64[3] {{0, {_blocks(size) * BLOCK}, -1}}> ()
         {_RESAMPLE}
     }}
-    {_FUNCTION} placed (numbers, start, target) => (kept, inside)
+    {_FUNCTION} placed (places, start, target) => (kept, inside)
     {{
-        {_constant("int64[1]", zero=0, one=1, size=size)}
+        {_constant("int64[1]", zero=0, one=1)}
         {_PLACED}
     }}"""
 
 
-def _blocks(size: int) -> int:
-    return -(-size // BLOCK)
-
-
 def _constants(recipe: Preprocess) -> str:
     """The constants of the front, by name."""
-    size = recipe.size
-    numbers = ", ".join(map(str, range(_blocks(size) * BLOCK)))
-    channel = "float[1, 3, 1, 1]"
+    size, channel = recipe.size, "float[1, 3, 1, 1]"
     return f"""
         int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
         int64[1] rest = {{-1}}, int64[1] size = {{{size}}}, int64[1] twice_size = {{{2 * size}}},
-        int64[2] image_axes = {{1, 2}}, int64[2] upright = {{-1, 1}}, int64[3] line_shape = {{0, 0, -1}},
-        int64[3] column_shape = {{0, {3 * size}, -1}}, int64[3] pixel_shape = {{0, {size * size}, 3}},
-        int64[4] plane_shape = {{0, 3, {size}, {size}}}, int64[{_blocks(size) * BLOCK}] numbers = {{{numbers}}},
-        float white = {{255}}, {channel} background = {{{_numbers(recipe.pad_colour)}}},
+        int64[2] image_axes = {{1, 2}}, int64[3] upright = {{-1, 1, 1}}, int64[2] level = {{-1, 1}},
+        int64[3] line_shape = {{0, 0, -1}}, int64[3] pixel_shape = {{0, {size * size}, 3}},
+        int64[4] plane_shape = {{0, 3, {size}, {size}}},
+        int64[{size}] places = {{{", ".join(map(str, range(size)))}}},
+        float[3] background = {{{_numbers(recipe.pad_colour)}}}, float white = {{255}},
         {channel} mean = {{{_numbers(recipe.mean)}}}, {channel} std = {{{_numbers(recipe.std)}}}"""
-
-
-def _pass_constants(recipe: Preprocess) -> str:
-    """The constants of `pass_weights`, by name."""
-    support = _SUPPORT[recipe.interpolation]
-    return f"""
-        {_constant("int64[1]", zero=0, one=1, two=2, rest=-1)}
-        {_constant("int64", first=0, step=1)}
-        {_constant("double", half=0.5, unit=1, steps=BLOCK - 1, support=support, coarse=2**11, fixed=2**22)}
-        block_shape = Constant <value = int64[3] {{-1, {BLOCK}, 1}}> ()"""
 
 
 def _constant(kind: str, **values: float) -> str:
@@ -153,8 +147,8 @@ def _constant(kind: str, **values: float) -> str:
 
 _FUNCTION: Final = f'<domain: "local", opset_import: ["" : {OPSET}, "local" : 1]>'
 
-# Steps 1 and 2 of `Preprocess`: what of the image is seen (`region`, of `width` columns), and the weights of each pass,
-# `x_` along a row, `y_` along a column.
+# Steps 1 and 2 of `Preprocess`: what of the image is seen (`region`, of `width` columns), and for each pass, `x_` along
+# a row and `y_` along a column, how many pixels it gives (`target`) and their weights.
 _VIEWS: Final[Mapping[View, str]] = {
     "crop": """
         width = ReduceMin <keepdims = 1> (height_width)
@@ -162,15 +156,19 @@ _VIEWS: Final[Mapping[View, str]] = {
         start = Div (margin, two)
         stop = Add (start, width)
         region = Slice (pixels, start, stop, image_axes)
-        x_taken, x_upper, x_lower = local.pass_weights (width, size, numbers)
+        x_target = Identity (size)
+        y_target = Identity (size)
+        x_taken, x_upper, x_lower = local.pass_weights (width, size)
         y_taken = Identity (x_taken)
         y_upper = Identity (x_upper)
         y_lower = Identity (x_lower)""",
     "squash": """
         region = Identity (pixels)
         height, width = Split <num_outputs = 2> (height_width)
-        x_taken, x_upper, x_lower = local.pass_weights (width, size, numbers)
-        y_taken, y_upper, y_lower = local.pass_weights (height, size, numbers)""",
+        x_target = Identity (size)
+        y_target = Identity (size)
+        x_taken, x_upper, x_lower = local.pass_weights (width, size)
+        y_taken, y_upper, y_lower = local.pass_weights (height, size)""",
     "pad": """
         region = Identity (pixels)
         height, width = Split <num_outputs = 2> (height_width)
@@ -180,35 +178,41 @@ _VIEWS: Final[Mapping[View, str]] = {
         twice_long = Add (long, long)
         rounded = Div (raised, twice_long)
         targets = Max (rounded, one)
+        y_target, x_target = Split <num_outputs = 2> (targets)
+        x_taken, x_upper, x_lower = local.pass_weights (width, x_target)
+        y_taken, y_upper, y_lower = local.pass_weights (height, y_target)""",
+}
+# Gives `square` `[batch, size * size, 3]` of `small` `[batch, y_target, x_target * 3]`.
+_ON_SQUARE: Final[Mapping[View, str]] = {
+    "crop": "square = Reshape (small, pixel_shape)",
+    "squash": "square = Reshape (small, pixel_shape)",
+    "pad": """
+        by_pixel = Concat <axis = 0> (zero, y_target, x_target, rest)
+        small_pixels = Reshape (small, by_pixel)
         margins = Sub (size, targets)
         starts = Div (margins, two)
-        y_target, x_target = Split <num_outputs = 2> (targets)
         y_start, x_start = Split <num_outputs = 2> (starts)
-        x_numbers, x_inside = local.placed (numbers, x_start, x_target)
-        y_numbers, y_inside = local.placed (numbers, y_start, y_target)
-        x_taken, x_upper, x_lower = local.pass_weights (width, x_target, x_numbers)
-        y_taken, y_upper, y_lower = local.pass_weights (height, y_target, y_numbers)""",
-}
-_ON_BACKGROUND: Final[Mapping[View, str]] = {
-    "crop": "square = Identity (planes)",
-    "squash": "square = Identity (planes)",
-    "pad": """
-        y_inside_upright = Reshape (y_inside, upright)
-        inside = And (y_inside_upright, x_inside)
-        square = Where (inside, planes, background)""",
+        x_kept, x_inside = local.placed (places, x_start, x_target)
+        y_kept, y_inside = local.placed (places, y_start, y_target)
+        wide = Gather <axis = 2> (small_pixels, x_kept)
+        filled = Gather <axis = 1> (wide, y_kept)
+        inside_row = Reshape (x_inside, level)
+        inside_column = Reshape (y_inside, upright)
+        inside = And (inside_row, inside_column)
+        padded = Where (inside, filled, background)
+        square = Reshape (padded, pixel_shape)""",
 }
 
-# Which of the `target` pixels of an image each of the square's is, if that begins at `start`; outside of it the nearest
-# one, so that all are finite numbers, and `inside` `[size]` says which are true ones.
+# Which of the `target` pixels of an image that begins at `start` stands at each of the square's `places`, and whether
+# one does (`inside`); beside the image it is the nearest.
 _PLACED: Final = """
-        moved = Sub (numbers, start)
+        moved = Sub (places, start)
         not_before = Max (moved, zero)
         last = Sub (target, one)
         kept = Min (not_before, last)
-        same = Equal (kept, moved)
-        inside = Slice (same, zero, size, zero)"""
+        inside = Equal (kept, moved)"""
 
-# Gives `result` `[batch, size, n]` of `source` `[batch, side, n]`, in whole numbers from 0 to 255.
+# Gives `result` `[batch, target, n]` of `source` `[batch, side, n]`, in whole numbers from 0 to 255.
 _RESAMPLE: Final = """
         parts = Gather <axis = 1> (source, taken)
         floats = Cast <to = 1> (parts)
@@ -222,20 +226,28 @@ _RESAMPLE: Final = """
         raised = Add (divided, half)
         floor = Floor (raised)
         whole = Cast <to = 1> (floor)
+        blocks = Shape <end = 1> (taken)
+        pixels = Mul (blocks, block)
+        joined_shape = Concat <axis = 0> (zero, pixels, rest)
         joined = Reshape (whole, joined_shape)
-        cut = Slice (joined, zero, size, one)
+        cut = Slice (joined, zero, target, one)
         result = Clip (cut, black, white)"""
 
-# Of the pixels `numbers` of an image of `target` pixels in this direction, made of `side`: weights
-# `[blocks, BLOCK, taps]` and `taken` `[blocks, taps]`, the input pixels they are for. Computed in double
-# precision, then whole numbers of 2^-22, as Pillow has them; in two parts, since a product of 22 and 8 bits does not
-# fit a float32 and one of 11 and 8 bits does. `centre` is an output pixel's place on the input, in pixels.
+# Of an image of `target` pixels in this direction, made of `side`: weights `[blocks, BLOCK, taps]` and `taken`
+# `[blocks, taps]`, the input pixels they are for. Computed in double precision, then whole numbers of 2^-22, as Pillow
+# has them; in two parts, since a product of 22 and 8 bits does not fit a float32 and one of 11 and 8 bits does.
+# `centre` is an output pixel's place on the input, in pixels.
 _PASS_WEIGHTS: Final = """
         side_d = Cast <to = 11> (side)
         target_d = Cast <to = 11> (target)
         scale = Div (side_d, target_d)
         stretch = Max (scale, unit)
         reach = Mul (support, stretch)
+        target_up = Add (target, almost)
+        blocks = Div (target_up, block)
+        pixels = Mul (blocks, block)
+        end = Squeeze (pixels)
+        numbers = Range (first, end, step)
         numbers_d = Cast <to = 11> (numbers)
         middles = Add (numbers_d, half)
         places = Mul (middles, scale)
