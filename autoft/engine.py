@@ -27,6 +27,7 @@ from autoft.store import RunFolder
 from autoft.study import RunnerName, Study, StudyRecord
 from autoft.summary import Summary
 from autoft.task import METRICS
+from autoft.view import choose_view, side_seen, what_a_crop_hides
 
 RUNNERS = ("auto", "inline", "ray")
 PROBLEMS_SHOWN = 10
@@ -80,20 +81,25 @@ def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, be
 def begin(study: Study, host: Host, name: RunnerName, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
     """Resolve the study and create its run folder."""
     machine = share_out(study, name)
+    view = choose_view(study.view, found.aspect)
+    side = side_seen(view, found.short_side, found.aspect)
     with watch.phase("shortlist"):
-        backbones = shortlist(study, host, machine, Workload(len(found.files), found.short_side), screen)
+        backbones = shortlist(study, host, machine, Workload(len(found.files), side), screen)
     with watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
-        views = {(choose_size(study, spec, found.short_side), spec.interpolation) for spec in specs}
-        dataset = open_dataset(found, study.seed, views, machine.cores)
+        squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
+        dataset = open_dataset(found, study.seed, squares, machine.cores)
         _report_data(dataset, screen)
-    searched = candidates(study, host.freeze_strategies(), backbones, found.short_side)
+        if hidden := what_a_crop_hides(study.view, view, found.aspect):
+            screen.note(hidden)
+    searched = candidates(study, host.freeze_strategies(), backbones, side)
     scored = scored_images(study, machine, searched, dataset.info.counts["val"])
     if scored is not None:
         screen.note(f"validation on {scored:,} of {dataset.info.counts['val']:,} images, for the time there is")
     record = StudyRecord(
         study=replace(study, out=str(out)),
         data=dataset.info,
+        view=view,
         backbones=backbones,
         candidates=searched,
         plugins=host.refs,

@@ -20,7 +20,7 @@ from autoft.types import Preprocess
 
 
 def opened(root: Path, seed: int = 0, sizes: tuple[int, ...] = (16,)):
-    return open_dataset(scan(root, 2), seed, [(size, "bicubic") for size in sizes], threads=2)
+    return open_dataset(scan(root, 2), seed, [(size, "bicubic", "crop") for size in sizes], threads=2)
 
 
 def reasons(dataset) -> dict[str, str]:

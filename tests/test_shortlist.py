@@ -46,7 +46,7 @@ def backbone(name, **facts):
     return Backbone(name, **{"parameters": 4_000_000, "input": InputSpec(224), "license": "mit", "prior": 0.7, **facts})
 
 
-PHOTOS = Workload(images=1000, short_side=500)
+PHOTOS = Workload(images=1000, side=500)
 
 
 def chosen(host, notes=None, workload=PHOTOS, **study):
@@ -55,19 +55,17 @@ def chosen(host, notes=None, workload=PHOTOS, **study):
 
 
 @given(st.integers(1, 5000), st.integers(32, 600), st.booleans())
-def test_size_is_usable_and_never_beyond_the_backbones_own(short_side, own, fixed):
-    size = choose_size(Study("data"), InputSpec(own, fixed_size=fixed), short_side)
+def test_size_is_usable_and_never_beyond_the_backbones_own(side, own, fixed):
+    size = choose_size(Study("data"), InputSpec(own, fixed_size=fixed), side)
     assert 32 <= size <= own
     assert size == own or size % 32 == 0
     if fixed:
         assert size == own
 
 
-@pytest.mark.parametrize(
-    ("short_side", "own", "size"), [(28, 260, 64), (100, 260, 224), (2000, 260, 256), (28, 48, 48)]
-)
-def test_small_images_are_enlarged_and_large_ones_get_what_the_backbone_knows(short_side, own, size):
-    assert choose_size(Study("data"), InputSpec(own), short_side) == size
+@pytest.mark.parametrize(("side", "own", "size"), [(28, 260, 64), (100, 260, 224), (2000, 260, 256), (28, 48, 48)])
+def test_small_images_are_enlarged_and_large_ones_get_what_the_backbone_knows(side, own, size):
+    assert choose_size(Study("data"), InputSpec(own), side) == size
 
 
 def test_asked_for_size_is_obeyed_but_for_fixed_ones():

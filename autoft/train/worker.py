@@ -93,7 +93,7 @@ class Worker:
         self._cancelled = cancelled
         self._task = SingleLabel()
         self._device = torch.device(record.device)
-        self._features = FeatureCache(cache_root() / "features", record.data.fingerprint)
+        self._features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
         self._image_seconds: dict[tuple[str, int], float] = {}
@@ -139,7 +139,8 @@ class Worker:
     def images(self, trial: Trial) -> Images:
         """The pixels as the trial's backbone sees them."""
         spec = self._backbones[trial.backbone].input
-        return Images(self._dataset.pixels(trial.image_size, spec.interpolation), spec, self._device)
+        pixels = self._dataset.pixels(trial.image_size, spec.interpolation, self._record.view)
+        return Images(pixels, spec, self._device)
 
     def logits(self, classifier: Classifier, images: Images, rows: np.ndarray) -> np.ndarray:
         """Logits `(len(rows), classes)`, without augmentation, float32."""
@@ -272,7 +273,7 @@ class Worker:
     def _ridge(self, bench: _Bench) -> RidgeHead:
         features = self._feature_rows(bench, "train")
         labels = torch.from_numpy(self._dataset.labels("train"))
-        return fit_ridge(features, labels, self._outputs)
+        return fit_ridge(features, labels, self._outputs, self._check)
 
     def _feature_rows(self, bench: _Bench, split: SplitName) -> torch.Tensor:
         network = bench.network
