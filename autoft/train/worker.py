@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -99,11 +100,14 @@ class Worker:
         self._image_seconds: dict[tuple[str, int], float] = {}
 
     @classmethod
-    def open(cls, run: Path, threads: int, cancelled: Callable[[], bool] = lambda: False) -> Worker:
-        """A worker over a run folder, in a process of its own."""
+    def open(
+        cls, run: Path, threads: int, device: Literal["cpu", "cuda"], cancelled: Callable[[], bool] = lambda: False
+    ) -> Worker:
+        """A worker over a run folder, in a process of its own; `device` is this machine's, not the one recorded."""
         torch.set_num_threads(threads)
         opened = Run.open(run)
-        return cls(opened.record, opened.host(), opened.dataset(), opened.checkpoints, cancelled)
+        record = replace(opened.record, device=device)
+        return cls(record, opened.host(), opened.dataset(), opened.checkpoints, cancelled)
 
     def run(self, job: Job) -> Report:
         """Execute one slice. A failure is a report that names the cause, never an exception.
