@@ -123,7 +123,7 @@ def share_out(study: Study, runner: RunnerName, nodes: Sequence[Resources], need
     if 0 < gpus < study.gpus_per_trial:
         raise StudyError(f"--gpus-per-trial {study.gpus_per_trial:g} asks for more than the {gpus} GPUs there are")
     device: Literal["cpu", "cuda"] = "cuda" if gpus else "cpu"
-    most = int(gpus / study.gpus_per_trial) if gpus else count
+    most = int(gpus / study.gpus_per_trial) if gpus else max(1, count)
     workers = 1 if runner == "inline" else study.workers or _within_memory(most, nodes, need, screen)
     share = min(study.gpus_per_trial, 1 / math.ceil(workers / gpus)) if gpus else 0.0
     if gpus and workers > most:

@@ -44,7 +44,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
         put_back(before)
 
 
-def put_back(handlers: Mapping[int, Any]) -> None:
+def put_back(handlers: Mapping[signal.Signals, Any]) -> None:
     """Give signals the handlers they had; one that was not installed from Python cannot be put back."""
     for number, handler in handlers.items():
         if handler is not None:

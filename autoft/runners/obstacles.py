@@ -47,8 +47,10 @@ def home_for_token() -> bool:
     """Whether Ray can keep the token that guards a local cluster where it wants to, in ~/.ray."""
     try:
         home = Path.home()
-        folder = home / ".ray" if (home / ".ray").is_dir() else home
-        return (home / ".ray/auth_token").is_file() or os.access(folder, os.W_OK)
+        if (home / ".ray/auth_token").is_file():
+            return True
+        with tempfile.TemporaryFile(dir=home / ".ray" if (home / ".ray").is_dir() else home):
+            return True
     except (RuntimeError, OSError):  # no HOME and no entry in the table of users
         return False
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,10 +88,14 @@ class RayRunner(Runner):
     def _connect(self, address: str) -> None:
         if not home_for_token():  # a container's user may have none
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        local = {"num_cpus": self._cores, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        local: dict[str, Any] = {
+            "num_cpus": self._cores,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
         options = {"address": "local", **local} if self._own_cluster else {}
         try:
-            context = ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # whatever fails in it: Ray has no class of its own for this
             where = "cannot start" if self._own_cluster else f"cannot be reached at RAY_ADDRESS={address}"
             ray.shutdown()  # whatever part of it has started
@@ -161,14 +166,15 @@ def _free_nodes() -> tuple[Resources, ...]:
     """
     import torch
 
-    free = int(ray.available_resources().get("CPU", 0))
+    cluster: Any = ray  # these of its functions have no types
+    free = int(cluster.available_resources().get("CPU", 0))
     found = []
-    for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+    for node in (node["Resources"] for node in cluster.nodes() if node["Alive"]):
         cores = min(int(node.get("CPU", 0)), free)
         free -= cores
         gpus = int(node.get("GPU", 0)) if torch.cuda.is_available() else 0
         found.append(Resources(cores, gpus, int(node.get("memory", 0))))
-    if not any(node.cores for node in found) and ray.cluster_resources().get("CPU", 0) >= 1:
+    if not any(node.cores for node in found) and cluster.cluster_resources().get("CPU", 0) >= 1:
         return (Resources(1, *(found[0].gpus, found[0].memory)),)
     return tuple(found)
 
@@ -244,7 +250,7 @@ class _Adapter(Searcher):
             cause = cause_of_death(said, self._logs, self._oom_kills)
             self._oom_kills = oom_kills()
             report = Report(sent.trial.id, "failed", sent.start, None, 0.0, error=cause)
-            self._guarded(lambda: self._search.tell(report))
+            self._guarded(partial(self._search.tell, report))
 
     def given_up(self) -> bool:
         """Whether the time is over and no worker has begun what is left; those trials then stand where they stood."""
@@ -256,7 +262,7 @@ class _Adapter(Searcher):
         self._running.clear()
         for sent in waiting:
             given_back = Report(sent.trial.id, "paused", sent.start, None, 0.0, error="no worker was free in time")
-            self._guarded(lambda report=given_back: self._search.tell(report))
+            self._guarded(partial(self._search.tell, given_back))
         return True
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
