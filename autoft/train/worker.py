@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 import traceback
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from autoft.data.cache import cache_root
 from autoft.data.dataset import Dataset
 from autoft.host import Host
 from autoft.ledger import TrialRecord
+from autoft.machine import peak_memory
 from autoft.network import Network
 from autoft.run import Run
 from autoft.space import Scalar
@@ -339,8 +339,8 @@ def _sound(report: Report) -> Report:
 
 
 def _memory() -> dict[str, Scalar]:
-    """Peak resident memory of this process in MiB (`ru_maxrss` counts KiB), and of the GPU when there is one."""
-    facts: dict[str, Scalar] = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    """Peak resident memory of this process in MiB, and of the GPU when there is one."""
+    facts: dict[str, Scalar] = {"peak_rss_mib": peak_memory() // 2**20}
     if torch.cuda.is_available():
         facts["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // 2**20
     return facts
