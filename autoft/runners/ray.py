@@ -53,6 +53,7 @@ from ray.tune.search import Searcher  # noqa: E402
 
 # How long a slice may wait for its worker past the deadline, while there is no model yet that could be exported.
 LATE_START_SECONDS = 30.0
+SHUTDOWN_SECONDS = 5.0
 
 
 class RayRunner(Runner):
@@ -62,6 +63,7 @@ class RayRunner(Runner):
 
     def __init__(self) -> None:
         self._own_cluster = self._connected = False
+        self._leaving = threading.Thread(target=ray.shutdown, daemon=True)
         self._cores = 1
         self._logs: Path | None = None
 
@@ -124,14 +126,21 @@ class RayRunner(Runner):
                 _tuner(adapter, site, over, storage).fit()
         finally:
             stop_file.remove()
+            self._leave()
         if adapter.error is not None:
             raise adapter.error
 
     def close(self) -> None:
         """Leave the cluster, which ends it if it is our own."""
+        self._leave()
+        if self._leaving.ident is not None:
+            self._leaving.join(SHUTDOWN_SECONDS)
+
+    def _leave(self) -> None:
+        """Begin to free memory and cores for the export; a second or two that nothing waits for."""
         if self._connected:
-            ray.shutdown()
             self._connected = False
+            self._leaving.start()
 
 
 @contextmanager
