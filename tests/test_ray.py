@@ -134,6 +134,12 @@ def test_a_slice_that_no_worker_takes_is_given_back_at_the_deadline(faults):
 
 
 @pytest.mark.slow
+def test_a_cluster_that_is_up_offers_what_it_has(faults):
+    assert faults["free"] == [[2, 0]]  # and not the seven cores that this machine might have
+    assert faults["free when busy"] == [[1, 0]]  # one to wait for
+
+
+@pytest.mark.slow
 def test_whoever_had_a_signal_handler_keeps_it(faults):
     assert faults["handlers"]
 
