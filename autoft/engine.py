@@ -17,8 +17,7 @@ from autoft.data.scan import Scan, scan
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.files import write_atomic
 from autoft.host import Host
-from autoft.ledger import Ledger
-from autoft.machine import WORKER_BYTES, choose_runner, cores, share_out, versions, worker_memory
+from autoft.machine import WORKER_BYTES, Machine, choose_runner, cores, share_out, versions, worker_memory
 from autoft.run import Run
 from autoft.runners.base import Runner
 from autoft.screen import Screen
@@ -67,9 +66,10 @@ def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, be
     for warning in host.warnings():
         screen.note(warning)
     with _runner(run.record.study, host, watch, screen) as runner:
+        machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
         if more is not None:
-            run = _extended(run, more)
-        run = _moved(run, runner, ledger, screen)
+            run = _extended(run, more)  # now that nothing is known to be in its way
+        run = _moved(run, runner.name, machine, screen)
         clock = RunClock(began - ledger.elapsed, run.record.study.time)
         return _execute(run, host, runner, screen, watch, clock)
 
@@ -107,13 +107,12 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
     return Run(folder, record)
 
 
-def _moved(run: Run, runner: Runner, ledger: Ledger, screen: Screen) -> Run:
+def _moved(run: Run, runner: RunnerName, machine: Machine, screen: Screen) -> Run:
     """The run on this machine, which may be another than the one it began on; study.json keeps to the first."""
     before = run.record
-    machine = share_out(before.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
     now = replace(
         before,
-        runner=runner.name,
+        runner=runner,
         workers=machine.workers,
         threads=machine.threads,
         device=machine.device,
