@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from autoft.process import prepare
 from autoft.screen import Screen, Silent
 from autoft.study import Study, budget_change
 from autoft.summary import Summary
@@ -93,6 +94,7 @@ def resume(run: str | Path, time: str | float | None = None, screen: Screen | No
 
 def launch(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
     """Search with a study whose budget counts from `began`, a wall-clock time."""
+    prepare()
     study = _mind_the_network(study)
     from autoft import engine
 
@@ -102,6 +104,7 @@ def launch(study: Study, screen: Screen, began: float, objects: Sequence[object]
 
 def go_on(run: Path, time: str | float | None, screen: Screen, began: float) -> Summary:
     """Resume a run; the time it gets now counts from `began`, a wall-clock time."""
+    prepare()
     from autoft.run import Run
 
     more = None if time is None else budget_change(time)

@@ -109,7 +109,8 @@ class Study:
 class StudyRecord:
     """study.json: the study resolved, everything that resuming and the workers need besides journal and checkpoints.
 
-    `view` is how images become squares. `versions` of autoft, torch and the like; `device` "cpu" or "cuda".
+    `view` is how images become squares. `versions` of autoft, torch and the like. `runner`, `workers`, `threads`,
+    `device`, `cpus` and `gpus` (a worker's shares): how the machine was shared out, which a resumed run decides anew.
     `validation` is how many images of the validation split are scored, None for all: where scoring them all would take
     too much of the time.
     """
@@ -125,6 +126,8 @@ class StudyRecord:
     workers: int
     threads: int
     device: Literal["cpu", "cuda"]
+    cpus: float = 1.0
+    gpus: float = 0.0
     validation: int | None = None
     schema: str = SCHEMA
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from autoft.data.cache import cache_root
 from autoft.data.dataset import Dataset
 from autoft.host import Host
 from autoft.ledger import TrialRecord
+from autoft.machine import peak_memory
 from autoft.network import Network
 from autoft.run import Run
 from autoft.space import Scalar
@@ -99,11 +100,14 @@ class Worker:
         self._image_seconds: dict[tuple[str, int], float] = {}
 
     @classmethod
-    def open(cls, run: Path, threads: int, cancelled: Callable[[], bool] = lambda: False) -> Worker:
-        """A worker over a run folder, in a process of its own."""
+    def open(
+        cls, run: Path, threads: int, device: Literal["cpu", "cuda"], cancelled: Callable[[], bool] = lambda: False
+    ) -> Worker:
+        """A worker over a run folder, in a process of its own; `device` is this machine's, not the one recorded."""
         torch.set_num_threads(threads)
         opened = Run.open(run)
-        return cls(opened.record, opened.host(), opened.dataset(), opened.checkpoints, cancelled)
+        record = replace(opened.record, device=device)
+        return cls(record, opened.host(), opened.dataset(), opened.checkpoints, cancelled)
 
     def run(self, job: Job) -> Report:
         """Execute one slice. A failure is a report that names the cause, never an exception.
@@ -336,8 +340,8 @@ def _sound(report: Report) -> Report:
 
 
 def _memory() -> dict[str, Scalar]:
-    """Peak resident memory of this process in MiB (`ru_maxrss` counts KiB), and of the GPU when there is one."""
-    facts: dict[str, Scalar] = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    """Peak resident memory of this process in MiB, and of the GPU when there is one."""
+    facts: dict[str, Scalar] = {"peak_rss_mib": peak_memory() // 2**20}
     if torch.cuda.is_available():
         facts["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // 2**20
     return facts
