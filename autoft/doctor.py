@@ -140,7 +140,7 @@ def check_ray_folder() -> Check:
 
 def check_cache() -> Check:
     """Whether the cache folder can be written, and has room."""
-    from autoft.data.cache import cache_root
+    from autoft.data.disk_cache import cache_root
 
     fix = "set AUTOFT_CACHE_DIR to another folder"
     try:

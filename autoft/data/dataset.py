@@ -6,19 +6,23 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.data.cache import PixelCache, build
+from autoft.data.cache import PixelCache, PixelMap, build
+from autoft.data.parallel import Check, never_stop
 from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, scan
 from autoft.data.split import require_enough, split
 from autoft.errors import DataError, RunFolderError
 from autoft.files import write_atomic_bytes
 from autoft.types import DataProblem, DatasetInfo, Interpolation, Sample, SplitName, View
+
+Square = tuple[int, Interpolation, View]
+"""How an image becomes a square: size in pixels, interpolation, view."""
 
 COLUMNS: Final = ("path", "label", "split", "row", "digest")
 _HELD_OUT: Final[Mapping[SplitName | None, int]] = {None: 0, "train": 0, "val": 1, "test": 2}
@@ -26,10 +30,14 @@ _HELD_OUT: Final[Mapping[SplitName | None, int]] = {None: 0, "train": 0, "val": 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Readable images with their split; `samples` by path. Pixels stay on disk until rows of them are asked for."""
+    """Readable images with their split; `samples` by path. Pixels stay on disk until rows of them are asked for.
+
+    What was once asked for stays open, so that no other run evicts it, for as long as this object lives.
+    """
 
     info: DatasetInfo
     samples: tuple[Sample, ...]
+    _maps: dict[PixelCache, PixelMap] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rows(self, split: SplitName) -> NDArray[np.int64]:
         """Rows `(n,)` of a split in the pixel caches."""
@@ -46,32 +54,50 @@ class Dataset:
         return Dataset(self.info, tuple(s for s in self.samples if s.split != split or s.row in kept))
 
     def pixels(
-        self, size: int, interpolation: Interpolation = "bicubic", view: View = "crop", threads: int = 1
-    ) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-        """Pixels `(rows, size, size, 3)` uint8, mapped read-only; index them with `rows`.
+        self,
+        size: int,
+        interpolation: Interpolation = "bicubic",
+        view: View = "crop",
+        threads: int = 1,
+        check: Check = never_stop,
+    ) -> PixelMap:
+        """Pixels `(rows, size, size, 3)` uint8, mapped read-only; index them with `rows`. Raises as `hold` does."""
+        self.hold([(size, interpolation, view)], threads, check)
+        return self._maps[self._cache((size, interpolation, view))]
 
-        A cache that is missing, because somebody deleted it, is built again. Raises `DataError` when that needs
-        images that have changed since, `UserError` when the cache folder cannot be written.
+    def hold(self, squares: Collection[Square], threads: int = 1, check: Check = never_stop) -> None:
+        """Have the pixels of all `squares` at hand, and keep them from being evicted.
+
+        Caches that are missing, because somebody deleted them, are built again; `check` may raise to stop that. Raises
+        `DataError` when it needs images that have changed since, `UserError` when the cache folder cannot be written.
         """
-        cache = PixelCache(self.info.fingerprint, size, interpolation, view)
+        caches = [cache for cache in map(self._cache, sorted(set(squares))) if cache not in self._maps]
         try:
-            return cache.open()
+            self._open(caches)
         except FileNotFoundError:
-            found = scan(Path(self.info.root), threads)
+            found = scan(Path(self.info.root), threads, check)
             verify_unchanged(self.info, found.fingerprint())
-            build([cache], found.paths, threads)
-            return cache.open()
+            build(caches, found.paths, threads, check)
+            self._open(caches)
+
+    def _cache(self, square: Square) -> PixelCache:
+        return PixelCache(self.info.fingerprint, *square)
+
+    def _open(self, caches: Collection[PixelCache]) -> None:
+        self._maps.update({cache: cache.open() for cache in caches})
 
 
-def open_dataset(found: Scan, seed: int, squares: Collection[tuple[int, Interpolation, View]], threads: int) -> Dataset:
-    """The data set that a scan found, split, and decoded into a cache for each of the `squares`, by size in pixels.
+def open_dataset(
+    found: Scan, seed: int, squares: Collection[Square], threads: int, check: Check = never_stop
+) -> Dataset:
+    """The data set that a scan found, split, and decoded into a cache for each of the `squares`, which it holds.
 
-    Files that cannot be used are in `info.problems`. Raises `DataError` when what is left is no data set, `UserError`
-    for the cache folder.
+    Files that cannot be used are in `info.problems`. `check` may raise to stop. Raises `DataError` when what is left is
+    no data set, `UserError` for the cache folder.
     """
     identity = found.fingerprint()
     caches = [PixelCache(identity, *square) for square in sorted(set(squares))]
-    unreadable = build(caches, found.paths, threads)
+    unreadable = build(caches, found.paths, threads, check)
     usable = _usable(found, unreadable)
     samples = _split(found, usable.files, seed)
     counts = Counter(sample.split for sample in samples)
@@ -85,7 +111,9 @@ def open_dataset(found: Scan, seed: int, squares: Collection[tuple[int, Interpol
         aspect=found.aspect,
         problems=usable.problems,
     )
-    return Dataset(info, samples)
+    dataset = Dataset(info, samples)
+    dataset.hold(squares, threads, check)
+    return dataset
 
 
 def verify_unchanged(info: DatasetInfo, now: str) -> None:

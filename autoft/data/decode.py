@@ -26,7 +26,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from autoft.errors import UnreadableImage
+from autoft.errors import ReadFailed, UnreadableImage
 from autoft.types import Interpolation, Preprocess, View
 
 Pixels = NDArray[np.uint8]
@@ -162,7 +162,9 @@ def _bytes_of(source: Path | bytes) -> bytes:
             raise UnreadableImage(f"{size / 2**30:.1f} GiB, the limit for a file is {MAX_BYTES / 2**30:g} GiB")
         return source.read_bytes()
     except OSError as error:
-        raise UnreadableImage((error.strerror or str(error)).lower()) from error
+        raise ReadFailed((error.strerror or str(error)).lower()) from error
+    except MemoryError as error:
+        raise ReadFailed("not enough memory to read it") from error
 
 
 def _open(file: BinaryIO) -> Image.Image:
@@ -201,7 +203,7 @@ def _decoding_errors() -> Iterator[None]:
         except Image.DecompressionBombError as error:
             raise UnreadableImage("too many pixels, it may be a decompression bomb") from error
         except MemoryError as error:
-            raise UnreadableImage("not enough memory to decode it") from error
+            raise ReadFailed("not enough memory to decode it") from error
         except Exception as error:  # damaged files raise nearly anything: ValueError, struct.error, KeyError, ...
             text = " ".join(str(error).split()) or type(error).__name__
             truncated = "truncated" in text.lower() or "not enough image data" in text.lower()

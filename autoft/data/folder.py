@@ -12,6 +12,7 @@ The rules, in the order they apply:
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -23,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from autoft.data.decode import readable_extensions
+from autoft.data.parallel import Check, never_stop
 from autoft.data.split import require_enough
 from autoft.errors import DataError
 from autoft.parts import Reader
@@ -42,6 +44,9 @@ MAX_DEPTH: Final = 32
 """Levels of folders below the data folder that are searched."""
 
 _IGNORED: Final = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
+_PASSING: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV}
+)
 _DIGITS: Final = re.compile(r"(\d+)")
 
 NaturalKey = tuple[tuple[str | int, ...], str]
@@ -53,11 +58,14 @@ class ImageFolderReader(Reader):
     name = "image_folder"
     summary = "one folder a class, flat or inside train, val and test folders"
 
+    def __init__(self, check: Check = never_stop) -> None:
+        self._check = check
+
     def read(self, root: Path) -> Listing:
         """The classes and image files under `root`. Raises `DataError` with one line on what is wrong."""
-        walk = _Walk(_checked_root(root))
+        walk = _Walk(_checked_root(root), self._check)
         top = walk.subfolders(_Folder("", 0))
-        splits = _split_folders(top, walk.root)
+        splits = _split_folders(top, walk)
         class_folders = {name: walk.subfolders(folder) for name, folder in splits.items()} if splits else {None: top}
         _refuse_lookalikes(folder.name for folders in class_folders.values() for folder in folders)
         claimed = [(name, folder) for name, folders in class_folders.items() for folder in walk.claim(folders)]
@@ -108,6 +116,7 @@ class _Walk:
     """One pass over a data folder: which folders were seen, and every file that cannot be used."""
 
     root: Path
+    check: Check
     problems: list[DataProblem] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
 
@@ -176,6 +185,7 @@ class _Walk:
         folders: list[_Folder] = []
         images: list[str] = []
         for entry in self._visible(folder):
+            self.check()  # again, as each is looked at on the disk
             if _is_folder(entry):
                 folders.append(folder.child(entry))
             elif self._is_image(entry, path := _join(folder.path, entry.name)):
@@ -186,11 +196,15 @@ class _Walk:
         return _Contents(tuple(folders), tuple(images))
 
     def _visible(self, folder: _Folder) -> list[os.DirEntry[str]]:
+        shown = []
         try:
             with os.scandir(self.root / folder.path) as entries:
-                shown = [entry for entry in entries if not _is_hidden(entry.name)]
+                for entry in entries:
+                    self.check()
+                    if not _is_hidden(entry.name):
+                        shown.append(entry)
         except OSError as error:
-            self.problems.append(DataProblem(folder.path, _cause(error)))
+            self.problems.append(DataProblem(folder.path, lasting_cause(error, self.root / folder.path)))
             return []
         return sorted(shown, key=lambda entry: natural_key(entry.name))
 
@@ -205,7 +219,7 @@ class _Walk:
             self.problems.append(DataProblem(path, "broken link"))
             return False
         except OSError as error:
-            self.problems.append(DataProblem(path, _cause(error)))
+            self.problems.append(DataProblem(path, lasting_cause(error, self.root / path)))
             return False
         if not stat.S_ISREG(status.st_mode):  # a named pipe would block the reader for ever
             self.problems.append(DataProblem(path, "not a regular file"))
@@ -234,8 +248,15 @@ def _join(parent: str, name: str) -> str:
     return f"{parent}/{name}" if parent else name
 
 
-def _cause(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+def lasting_cause(error: OSError, path: Path) -> str:
+    """Why a file or folder cannot be used. Raises `DataError` when that lies with the machine and may pass.
+
+    What is left out must be left out the next time too; and too many open files would empty a whole folder.
+    """
+    cause = (error.strerror or str(error)).lower()
+    if error.errno in _PASSING:
+        raise DataError(f"{path} cannot be read: {cause}; mend that, and start again") from error
+    return cause
 
 
 # ---------------------------------------------------------------- layout
@@ -254,11 +275,12 @@ def _checked_root(root: Path) -> Path:
         raise DataError(f"{root} cannot be read: {error}") from error
 
 
-def _split_folders(top: Sequence[_Folder], root: Path) -> Mapping[SplitName | None, _Folder]:
+def _split_folders(top: Sequence[_Folder], walk: _Walk) -> Mapping[SplitName | None, _Folder]:
     """The split folders by split; empty when `top` are class folders."""
+    root = walk.root
     named = [(SPLIT_NAMES[folder.name.casefold()], folder) for folder in top if folder.name.casefold() in SPLIT_NAMES]
     others = [folder for folder in top if folder.name.casefold() not in SPLIT_NAMES]
-    if "train" not in {name for name, _ in named} or any(_holds_images(root, folder) for folder in others):
+    if "train" not in {name for name, _ in named} or any(_holds_images(walk, folder) for folder in others):
         return {}
     splits: dict[SplitName | None, _Folder] = {}
     for name, folder in named:
@@ -275,9 +297,9 @@ def _subfolder_names(folder: Path) -> Iterator[str]:
         yield from (entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
 
 
-def _holds_images(root: Path, folder: _Folder) -> bool:
-    walk = _Walk(root)
-    return any(walk.images(walk.claim([folder])).values())
+def _holds_images(walk: _Walk, folder: _Folder) -> bool:
+    another = _Walk(walk.root, walk.check)
+    return any(another.images(another.claim([folder])).values())
 
 
 def _refuse_lookalikes(names: Iterable[str]) -> None:

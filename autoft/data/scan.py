@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from autoft.data.decode import image_size
-from autoft.data.folder import ImageFolderReader
-from autoft.data.parallel import ordered_map
+from autoft.data.folder import ImageFolderReader, lasting_cause
+from autoft.data.parallel import Check, never_stop, ordered_map
 from autoft.errors import DataError, UnreadableImage
 from autoft.types import DataProblem, Entry, Listing
 
@@ -87,21 +87,21 @@ class Scan:
         return total.hexdigest()
 
 
-def scan(root: Path, threads: int) -> Scan:
-    """The files under `root`, each read once. Raises `DataError`."""
-    listing = ImageFolderReader().read(root)
+def scan(root: Path, threads: int, check: Check = never_stop) -> Scan:
+    """The files under `root`, each read once. `check` may raise to stop. Raises `DataError`."""
+    listing = ImageFolderReader(check).read(root)
     entries = sorted(listing.entries, key=lambda entry: entry.path)
-    scanned = list(ordered_map(partial(_scan_file, Path(listing.root)), entries, threads))
+    scanned = list(ordered_map(partial(_scan_file, Path(listing.root)), entries, threads, check))
     unread = tuple(DataProblem(file.entry.path, file.problem) for file in scanned if not file.digest)
     return Scan(listing, tuple(file for file in scanned if file.digest), (*listing.problems, *unread))
 
 
-def fingerprint(root: Path, threads: int) -> str:
+def fingerprint(root: Path, threads: int, check: Check = never_stop) -> str:
     """The fingerprint of the data under `root` as it is now: equal to `DatasetInfo.fingerprint` if nothing changed.
 
     Raises `DataError`.
     """
-    return scan(root, threads).fingerprint()
+    return scan(root, threads, check).fingerprint()
 
 
 def all_unreadable(root: str, problems: tuple[DataProblem, ...]) -> DataError:
@@ -118,6 +118,6 @@ def _scan_file(root: Path, entry: Entry) -> ScannedFile:
             file.seek(0)
             return ScannedFile(entry, digest, *image_size(file))
     except OSError as error:
-        return ScannedFile(entry, problem=(error.strerror or str(error)).lower())
+        return ScannedFile(entry, problem=lasting_cause(error, root / entry.path))
     except UnreadableImage as error:
         return ScannedFile(entry, digest, problem=str(error))
