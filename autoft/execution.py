@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from autoft.asking import Search
@@ -33,6 +34,11 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when the exported file misses parity.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
+        with watch.phase("data"):
+            dataset = run.dataset()  # open to the end, so that no other run evicts the pixels that the workers need
+            dataset.hold(
+                run.record.squares, run.record.workers * run.record.threads, partial(_raise_if_stopped, run, stopped)
+            )
         with watch.phase("search"), Journal(run.folder.journal) as journal:
             search = _search(run, host, screen, clock, journal, stopped)
             runner.run(search, _site(run, clock), stopped)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from autoft.errors import StudyError, unknown_name
 from autoft.plugins import PluginRef
-from autoft.types import Backbone, Candidate, DatasetInfo, View
+from autoft.types import Backbone, Candidate, DatasetInfo, Interpolation, View
 
 PERMISSIVE = (
     "apache-2.0",
@@ -130,6 +130,12 @@ class StudyRecord:
     gpus: float = 0.0
     validation: int | None = None
     schema: str = SCHEMA
+
+    @property
+    def squares(self) -> frozenset[tuple[int, Interpolation, View]]:
+        """What this run makes of its images: size in pixels, interpolation and view, as `Dataset.hold` takes them."""
+        interpolation = {backbone.name: backbone.input.interpolation for backbone in self.backbones}
+        return frozenset((one.image_size, interpolation[one.backbone], self.view) for one in self.candidates)
 
 
 def parse_duration(text: str | float) -> float:

@@ -191,7 +191,7 @@ def test_logits_that_are_not_finite_fail_the_trial(run, worker, freeze):
     worker._network(of.backbone).module.register_forward_hook(break_validation)
     report = execute(worker, of, 0.0, 1.0)
     assert (report.event, report.score) == ("failed", None)
-    assert "validation images are not finite" in report.error
+    assert "images are not finite" in report.error
 
 
 def test_training_that_needs_no_warm_up(run, worker):

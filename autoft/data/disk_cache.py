@@ -58,7 +58,7 @@ def cache_limit() -> int:
 def open_kept(path: Path, mode: Literal["rb", "r+b"] = "rb") -> BinaryIO:
     """The file, which is not evicted before it and every map of it is closed. Raises `FileNotFoundError`."""
     while True:
-        file: BinaryIO = path.open(mode)
+        file: BinaryIO = open(path.as_posix(), mode)  # noqa: PTH123, SIM115  as text, so that a map knows its file name
         with ExitStack() as stack:
             stack.callback(file.close)
             _lock(file, fcntl.LOCK_SH)
