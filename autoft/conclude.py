@@ -16,7 +16,7 @@ from autoft.bundle.sources import without_place
 from autoft.bundle.values import MODEL, Calibration, ParityReport
 from autoft.codec import encode
 from autoft.errors import RunFailed, StudyError
-from autoft.files import write_atomic
+from autoft.files import as_text, write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger, TrialRecord
 from autoft.machine import versions
@@ -123,7 +123,7 @@ def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwa
         trial, bundle = _export_best(run, host, worker, ledger, wanted, screen)
     states = [record.state for record in ledger.trials.values()]
     summary = Summary(
-        run=str(run.folder.path),
+        run=as_text(run.folder.path),
         metric=study.metric,
         best=Best(trial.id, trial.backbone, trial.freeze, trial.image_size, trial.params),
         validation=bundle.validation,

@@ -16,6 +16,7 @@ from autoft.clock import RunClock
 from autoft.conclude import Exported, Wanted, chosen, conclude, export, finalists
 from autoft.ending import Ending
 from autoft.errors import Interrupted, RunFolderError, StudyError
+from autoft.files import as_path, as_text
 from autoft.host import Host
 from autoft.parts import Problem
 from autoft.run import Run
@@ -76,7 +77,7 @@ def export_trial(path: Path, number: int | None, out: Path | None, layout: Layou
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
     return Exported(
         trial=record.trial,
-        folder=str(folder),
+        folder=as_text(folder),
         model_bytes=bundle.model_bytes,
         parity=bundle.parity,
         calibration=bundle.calibration,
@@ -92,7 +93,7 @@ def _exporting_worker(run: Run, host: Host, stopped: StopFlag) -> Worker:
 def _export_path(run: Run, number: int, out: Path | None) -> Path:
     """Where a trial is exported to: neither into the data nor over the model that summary.json speaks of."""
     folder = run.folder.path / "exports" / str(number) if out is None else out
-    data, best = Path(run.record.data.root), run.folder.export
+    data, best = as_path(run.record.data.root), run.folder.export
     if folder.resolve().is_relative_to(data.resolve()):
         raise StudyError(f"{folder} lies inside the data; choose another --out")
     if folder.resolve().is_relative_to(best.resolve()):

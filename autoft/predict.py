@@ -15,7 +15,7 @@ from autoft.data.decode import Pixels, decode, readable_extensions
 from autoft.data.folder import natural_key
 from autoft.data.parallel import ordered_map
 from autoft.errors import DataError, RunFolderError, UnreadableImage, UserError
-from autoft.files import sha256
+from autoft.files import as_text, sha256
 from autoft.onnx_runtime import PixelModel
 from autoft.summary import Summary
 
@@ -131,9 +131,9 @@ def _prediction(model: PixelModel, read: _Read) -> Prediction:
 
 def _read(path: Path) -> _Read:
     try:
-        return _Read(str(path), decode(path))
+        return _Read(as_text(path), decode(path))
     except UnreadableImage as error:
-        return _Read(str(path), error=str(error))
+        return _Read(as_text(path), error=str(error))
 
 
 def _files(inputs: Sequence[str]) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from autoft.errors import StudyError, unknown_name
+from autoft.files import as_text
 from autoft.plugins import PluginRef
 from autoft.types import Backbone, Candidate, DatasetInfo, Interpolation, View
 
@@ -179,4 +180,5 @@ def _plain(name: str, value: Any) -> Any:
         value = value.split(",") if isinstance(value, str) else value
         parts = tuple(part.strip() for part in value if part.strip())
         return tuple(part.lower() for part in parts) if name == "licenses" else parts
-    return str(value) if isinstance(value, Path) else value
+    is_place = isinstance(value, Path) or (name in ("data", "out") and isinstance(value, str))
+    return as_text(value) if is_place else value

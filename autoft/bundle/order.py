@@ -68,8 +68,7 @@ class Order:
 
     def decoded(self, samples: Sequence[Sample]) -> Iterator[Pixels]:
         """The images `(height, width, 3)` in full size, one by one. Raises `DataError` for one that is gone."""
-        root = Path(self.dataset.info.root)
-        return ordered_map(_decoded, [root / sample.path for sample in samples], _DECODERS)
+        return ordered_map(_decoded, [self.dataset.file(sample) for sample in samples], _DECODERS)
 
 
 def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:

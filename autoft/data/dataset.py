@@ -18,7 +18,7 @@ from autoft.data.parallel import Check, never_stop
 from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, scan
 from autoft.data.split import require_enough, split
 from autoft.errors import DataError, RunFolderError
-from autoft.files import write_atomic_bytes
+from autoft.files import as_path, write_atomic
 from autoft.types import DataProblem, DatasetInfo, Interpolation, Sample, SplitName, View
 
 Square = tuple[int, Interpolation, View]
@@ -53,6 +53,10 @@ class Dataset:
         kept = {own[n].row for n in np.linspace(0, len(own) - 1, min(len(own), most)).astype(int)}
         return Dataset(self.info, tuple(s for s in self.samples if s.split != split or s.row in kept))
 
+    def file(self, sample: Sample) -> Path:
+        """The image file of a sample."""
+        return as_path(self.info.root) / as_path(sample.path)
+
     def pixels(
         self,
         size: int,
@@ -75,7 +79,7 @@ class Dataset:
         try:
             self._open(caches)
         except FileNotFoundError:
-            found = scan(Path(self.info.root), threads, check)
+            found = scan(as_path(self.info.root), threads, check)
             verify_unchanged(self.info, found.fingerprint())
             build(caches, found.paths, threads, check)
             self._open(caches)
@@ -131,15 +135,14 @@ def write_split_csv(dataset: Dataset, path: Path) -> None:
     writer.writerow(COLUMNS)
     names = dataset.info.classes
     writer.writerows((s.path, names[s.label], s.split, s.row, s.digest) for s in dataset.samples)
-    content = text.getvalue().encode("utf-8", "surrogateescape")  # file names that are not UTF-8 survive
-    write_atomic_bytes(path, lambda file: file.write(content))
+    write_atomic(path, text.getvalue())
 
 
 def read_dataset(split_csv: Path, info: DatasetInfo) -> Dataset:
     """The data set that `write_split_csv` wrote; no image is touched. Raises `RunFolderError` when it is damaged."""
     index = {name: label for label, name in enumerate(info.classes)}
     try:
-        with split_csv.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with split_csv.open(encoding="utf-8", newline="") as file:
             samples = tuple(_read_samples(file, index))
     except FileNotFoundError as error:
         raise RunFolderError(f"{split_csv} is missing; the run cannot go on without its split") from error

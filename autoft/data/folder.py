@@ -8,6 +8,7 @@ The rules, in the order they apply:
 - Classes stand in natural order: `1, 2, 10`, capitals like small letters.
 - A file is an image if Pillow decodes its extension; whether the content agrees shows when it is decoded.
 - A folder counts once however many links lead to it; real folders come before links.
+- Names are given as `files.as_text` writes them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from autoft.data.decode import readable_extensions
 from autoft.data.parallel import Check, never_stop
 from autoft.data.split import require_enough
 from autoft.errors import DataError
+from autoft.files import as_text
 from autoft.parts import Reader
 from autoft.types import DataProblem, Entry, Listing, SplitName
 
@@ -75,7 +77,7 @@ class ImageFolderReader(Reader):
         classes = _classes(found)
         entries = _entries(found, classes)
         _refuse_small(classes, entries, walk)
-        return Listing(str(walk.root), classes, entries, walk.all_problems())
+        return _in_text(Listing(str(walk.root), classes, entries, walk.all_problems()))
 
 
 def natural_key(name: str) -> NaturalKey:
@@ -331,7 +333,10 @@ def _refuse_empty(found: Sequence[_Found], walk: _Walk) -> None:
 def _classes(found: Sequence[_Found]) -> tuple[str, ...]:
     """Class names in natural order: those of the training folder, or of flat data."""
     return tuple(
-        sorted((folder.name for split_name, folder, _ in found if split_name in (None, "train")), key=natural_key)
+        sorted(
+            (folder.name for split_name, folder, _ in found if split_name in (None, "train")),
+            key=lambda name: natural_key(as_text(name)),
+        )
     )
 
 
@@ -341,6 +346,15 @@ def _entries(found: Sequence[_Found], classes: tuple[str, ...]) -> tuple[Entry, 
         if images and folder.name not in index:
             raise DataError(f"the class {folder.name!r} stands in {split_name} ({folder.path}) but not in train")
     return tuple(Entry(path, index[folder.name], split_name) for split_name, folder, images in found for path in images)
+
+
+def _in_text(listing: Listing) -> Listing:
+    return Listing(
+        as_text(listing.root),
+        tuple(map(as_text, listing.classes)),
+        tuple(Entry(as_text(entry.path), entry.label, entry.split) for entry in listing.entries),
+        tuple(DataProblem(as_text(problem.path), as_text(problem.reason)) for problem in listing.problems),
+    )
 
 
 def _refuse_small(classes: tuple[str, ...], entries: tuple[Entry, ...], walk: _Walk) -> None:

@@ -14,6 +14,7 @@ from autoft.data.decode import image_size
 from autoft.data.folder import ImageFolderReader, lasting_cause
 from autoft.data.parallel import Check, never_stop, ordered_map
 from autoft.errors import DataError, UnreadableImage
+from autoft.files import as_path
 from autoft.types import DataProblem, Entry, Listing
 
 _DIGEST_BYTES: Final = 16
@@ -57,8 +58,8 @@ class Scan:
     @property
     def paths(self) -> tuple[Path, ...]:
         """Absolute paths, in the order of the rows."""
-        root = Path(self.listing.root)
-        return tuple(root / file.entry.path for file in self.files)
+        root = as_path(self.listing.root)
+        return tuple(root / as_path(file.entry.path) for file in self.files)
 
     @cached_property
     def short_side(self) -> int:
@@ -91,7 +92,7 @@ def scan(root: Path, threads: int, check: Check = never_stop) -> Scan:
     """The files under `root`, each read once. `check` may raise to stop. Raises `DataError`."""
     listing = ImageFolderReader(check).read(root)
     entries = sorted(listing.entries, key=lambda entry: entry.path)
-    scanned = list(ordered_map(partial(_scan_file, Path(listing.root)), entries, threads, check))
+    scanned = list(ordered_map(partial(_scan_file, as_path(listing.root)), entries, threads, check))
     unread = tuple(DataProblem(file.entry.path, file.problem) for file in scanned if not file.digest)
     return Scan(listing, tuple(file for file in scanned if file.digest), (*listing.problems, *unread))
 
@@ -111,13 +112,13 @@ def all_unreadable(root: str, problems: tuple[DataProblem, ...]) -> DataError:
 
 
 def _scan_file(root: Path, entry: Entry) -> ScannedFile:
-    digest = ""
+    digest, path = "", root / as_path(entry.path)
     try:
-        with (root / entry.path).open("rb") as file:
+        with path.open("rb") as file:
             digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=_DIGEST_BYTES)).hexdigest()
             file.seek(0)
             return ScannedFile(entry, digest, *image_size(file))
     except OSError as error:
-        return ScannedFile(entry, problem=lasting_cause(error, root / entry.path))
+        return ScannedFile(entry, problem=lasting_cause(error, path))
     except UnreadableImage as error:
         return ScannedFile(entry, digest, problem=str(error))
