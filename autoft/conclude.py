@@ -103,7 +103,9 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
     spec = backbone.input
     return Handoff(
         labels=info.classes,
-        preprocess=Preprocess(trial.image_size, spec.mean, spec.std, spec.interpolation, study.view),
+        preprocess=Preprocess(
+            trial.image_size, spec.mean, spec.std, spec.interpolation, study.view, value_range=info.value_range
+        ),
         backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
         metric=study.study.metric,

@@ -27,6 +27,7 @@ from autoft.store import RunFolder
 from autoft.study import RunnerName, Study, StudyRecord
 from autoft.summary import Summary
 from autoft.task import METRICS
+from autoft.types import DataProblem
 from autoft.view import choose_view, side_seen, what_a_crop_hides
 
 RUNNERS = ("auto", "inline", "ray")
@@ -211,12 +212,17 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
     info = dataset.info
     counts = " / ".join(f"{info.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
     screen.note(f"{info.root}: {sum(info.counts.values())} images, {len(info.classes)} classes, {counts}")
-    if info.problems:
-        screen.note(f"{len(info.problems)} files are not used:")
-    for problem in info.problems[:PROBLEMS_SHOWN]:
+    _report(info.problems, "files are not used", screen)
+    _report(info.contradictions, "images stand in two classes, and are used as both", screen)
+
+
+def _report(problems: Sequence[DataProblem], what: str, screen: Screen) -> None:
+    if problems:
+        screen.note(f"{len(problems)} {what}:")
+    for problem in problems[:PROBLEMS_SHOWN]:
         screen.note(f"  {problem.path}: {problem.reason}")
-    if len(info.problems) > PROBLEMS_SHOWN:
-        screen.note(f"  and {len(info.problems) - PROBLEMS_SHOWN} more; study.json names them all")
+    if len(problems) > PROBLEMS_SHOWN:
+        screen.note(f"  and {len(problems) - PROBLEMS_SHOWN} more; study.json names them all")
 
 
 def _through_the_gate(study: Study, summary: Summary) -> Summary:

@@ -46,7 +46,7 @@ def test_rows_are_the_preprocessed_images(tiny_images):
 
 def test_each_file_is_decoded_once_for_all_sizes(tiny_images, monkeypatch):
     decoded = []
-    monkeypatch.setattr(module, "decode", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(module, "decode", lambda path, values: decoded.append(path) or decode(path))
     files = files_of(tiny_images)
     build(caches(8, 16, 24), files, 2)
     build(caches(8, 24), files, 2)
@@ -93,7 +93,7 @@ def test_builders_at_the_same_time_do_no_harm(tiny_images, own_cache):
 
 
 def test_nothing_is_left_of_a_build_that_breaks_off(tiny_images, own_cache, monkeypatch):
-    def stop(_: Path):
+    def stop(*_: object):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "decode", stop)
@@ -150,7 +150,7 @@ def until(true):
 def slowly(started: Path, go: Path, counted: Path):
     """A `decode` that says when it starts, waits for `go`, and counts its calls."""
 
-    def decode_slowly(path: Path):
+    def decode_slowly(path: Path, _: object):
         started.touch()
         while not go.exists():
             time.sleep(0.01)

@@ -63,7 +63,7 @@ def test_a_data_set_survives_json_and_csv_and_its_files_are_found(odd_images, tm
 def test_a_study_and_a_prediction_of_such_a_folder_survive_json(odd_images):
     study = Study.parse({"data": str(odd_images), "out": odd_images.parent / os.fsdecode(b"\xe9")})
     assert decode(Study, encode(study)) == study and as_path(study.data) == odd_images
-    read = _read(odd_images / "blue" / os.fsdecode(b"caf\xe9.png"))
+    read = _read(None, odd_images / "blue" / os.fsdecode(b"caf\xe9.png"))
     assert read.error is None and read.image.endswith(r"caf\xe9.png")
 
 

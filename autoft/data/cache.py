@@ -25,7 +25,7 @@ from autoft.data.decode import DECODER, Pixels, decode, to_square
 from autoft.data.disk_cache import alone, cache_root, new_files, open_kept
 from autoft.data.parallel import Check, never_stop, ordered_map
 from autoft.errors import DataError, ReadFailed, UnreadableImage, UserError
-from autoft.types import Interpolation, View
+from autoft.types import Interpolation, ValueRange, View
 
 PixelMap = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -35,12 +35,16 @@ _PAUSES: Final = (0.1, 1.0)
 
 @dataclass(frozen=True)
 class PixelCache:
-    """One cache file: pixels `(rows, size, size, 3)` uint8 of the data with this fingerprint."""
+    """One cache file: pixels `(rows, size, size, 3)` uint8 of the data with this fingerprint.
+
+    `value_range` follows from the data, so it is not in the name.
+    """
 
     fingerprint: str
     size: int
     interpolation: Interpolation = "bicubic"
     view: View = "crop"
+    value_range: ValueRange | None = None
 
     @property
     def path(self) -> Path:
@@ -160,21 +164,21 @@ class _Decoded:
 
 def _squares(caches: tuple[PixelCache, ...], file: Path) -> _Decoded:
     try:
-        pixels = _read(file)
+        pixels = _read(file, caches[0].value_range)
     except UnreadableImage as error:
         return _Decoded(tuple(np.zeros((cache.size, cache.size, 3), np.uint8) for cache in caches), str(error))
     return _Decoded(tuple(to_square(pixels, cache.size, cache.interpolation, cache.view) for cache in caches))
 
 
-def _read(file: Path) -> Pixels:
+def _read(file: Path, value_range: ValueRange | None) -> Pixels:
     """The image. What is no fault of the file is tried again, and is never taken for one: it ends the build."""
     for pause in _PAUSES:
         try:
-            return decode(file)
+            return decode(file, value_range)
         except ReadFailed:
             time.sleep(pause)
     try:
-        return decode(file)
+        return decode(file, value_range)
     except ReadFailed as error:
         raise DataError(f"{file} cannot be read: {error}; mend that, and start again") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, get_args
@@ -19,7 +19,7 @@ from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, s
 from autoft.data.split import require_enough, split
 from autoft.errors import DataError, RunFolderError
 from autoft.files import as_path, write_atomic
-from autoft.types import DataProblem, DatasetInfo, Interpolation, Sample, SplitName, View
+from autoft.types import DataProblem, DatasetInfo, Entry, Interpolation, Sample, SplitName, View
 
 Square = tuple[int, Interpolation, View]
 """How an image becomes a square: size in pixels, interpolation, view."""
@@ -85,7 +85,7 @@ class Dataset:
             self._open(caches)
 
     def _cache(self, square: Square) -> PixelCache:
-        return PixelCache(self.info.fingerprint, *square)
+        return PixelCache(self.info.fingerprint, *square, value_range=self.info.value_range)
 
     def _open(self, caches: Collection[PixelCache]) -> None:
         self._maps.update({cache: cache.open() for cache in caches})
@@ -100,7 +100,7 @@ def open_dataset(
     no data set, `UserError` for the cache folder.
     """
     identity = found.fingerprint()
-    caches = [PixelCache(identity, *square) for square in sorted(set(squares))]
+    caches = [PixelCache(identity, *square, value_range=found.value_range) for square in sorted(set(squares))]
     unreadable = build(caches, found.paths, threads, check)
     usable = _usable(found, unreadable)
     samples = _split(found, usable.files, seed)
@@ -114,6 +114,8 @@ def open_dataset(
         short_side=found.short_side,
         aspect=found.aspect,
         problems=usable.problems,
+        value_range=found.value_range,
+        contradictions=tuple(_contradictions(found.listing.classes, usable.files)),
     )
     dataset = Dataset(info, samples)
     dataset.hold(squares, threads, check)
@@ -192,6 +194,16 @@ def _usable(found: Scan, unreadable: Mapping[int, str]) -> _Usable:
     )
     kept = tuple((row, file) for row, file in readable if row not in leaked)
     return _Usable(kept, (*found.problems, *broken, *leaks))
+
+
+def _contradictions(classes: Sequence[str], files: Sequence[tuple[int, ScannedFile]]) -> Iterator[DataProblem]:
+    """Images that stand in several classes of one split; they are used as all of them."""
+    first: dict[tuple[str, SplitName | None], Entry] = {}
+    for _, file in files:
+        one = first.setdefault((file.digest, file.entry.split), file.entry)
+        if one.label != file.entry.label:
+            where = f"{classes[one.label]!r} ({one.path})"
+            yield DataProblem(file.entry.path, f"the same image is in {where}; take one of the two away")
 
 
 def _split(found: Scan, files: tuple[tuple[int, ScannedFile], ...], seed: int) -> tuple[Sample, ...]:

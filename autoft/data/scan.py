@@ -10,12 +10,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
-from autoft.data.decode import image_size
+from autoft.data.decode import full_scale, measure
 from autoft.data.folder import ImageFolderReader, lasting_cause
 from autoft.data.parallel import Check, never_stop, ordered_map
-from autoft.errors import DataError, UnreadableImage
+from autoft.errors import DataError, ReadFailed, UnreadableImage
 from autoft.files import as_path
-from autoft.types import DataProblem, Entry, Listing
+from autoft.types import DataProblem, Entry, Listing, ValueRange
 
 _DIGEST_BYTES: Final = 16
 DIGEST_LENGTH: Final = 2 * _DIGEST_BYTES
@@ -26,7 +26,8 @@ DIGEST_LENGTH: Final = 2 * _DIGEST_BYTES
 class ScannedFile:
     """One file: its entry, the blake2b-128 hash of its bytes in hex, and its width and height in pixels.
 
-    The sides are those of the header, before the image is turned upright. `problem` says why the header cannot be read;
+    The sides are those of the header, before the image is turned upright. `values` are the least and the greatest of a
+    float or 32-bit image. `problem` says why the header cannot be read;
     `digest` is empty when not even the bytes can.
     """
 
@@ -34,6 +35,7 @@ class ScannedFile:
     digest: str = ""
     width: int = 0
     height: int = 0
+    values: ValueRange | None = None
     problem: str = ""
 
     @property
@@ -79,6 +81,12 @@ class Scan:
             raise all_unreadable(self.listing.root, (*unread, *self.problems))
         return measured
 
+    @property
+    def value_range(self) -> ValueRange | None:
+        """The one scale for all float and 32-bit integer images; None where there are none."""
+        spans = [file.values for file in self.files if file.values is not None]
+        return full_scale(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+
     def fingerprint(self) -> str:
         """Hash in hex of paths, class names and contents; any change to the data changes it."""
         total = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -117,8 +125,11 @@ def _scan_file(root: Path, entry: Entry) -> ScannedFile:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=_DIGEST_BYTES)).hexdigest()
             file.seek(0)
-            return ScannedFile(entry, digest, *image_size(file))
+            measured = measure(file)
+            return ScannedFile(entry, digest, measured.width, measured.height, measured.values)
     except OSError as error:
         return ScannedFile(entry, problem=lasting_cause(error, path))
+    except ReadFailed as error:
+        raise DataError(f"{path} cannot be read: {error}; mend that, and start again") from error
     except UnreadableImage as error:
         return ScannedFile(entry, digest, problem=str(error))
