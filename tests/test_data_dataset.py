@@ -205,3 +205,8 @@ def test_an_image_in_two_classes_is_named_and_used(tiny_images):
         ("red/again.png", "the same image is in 'blue' (blue/3.png); take one of the two away")
     ]
     assert not info.problems and sum(info.counts.values()) == 38
+
+
+def test_a_split_csv_that_cannot_be_written_is_one_line(tiny_images, tmp_path):
+    with pytest.raises(RunFolderError, match=r"split\.csv cannot be written: no such file.*--out"):
+        write_split_csv(opened(tiny_images), tmp_path / "gone" / "split.csv")

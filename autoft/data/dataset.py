@@ -131,13 +131,20 @@ def verify_unchanged(info: DatasetInfo, now: str) -> None:
 
 
 def write_split_csv(dataset: Dataset, path: Path) -> None:
-    """Write `path,label,split,row,digest`, one line a sample, atomically: all that `read_dataset` needs."""
+    """Write `path,label,split,row,digest`, one line a sample, atomically: all that `read_dataset` needs.
+
+    Raises `RunFolderError` on a full or read-only disk.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     names = dataset.info.classes
     writer.writerows((s.path, names[s.label], s.split, s.row, s.digest) for s in dataset.samples)
-    write_atomic(path, text.getvalue())
+    try:
+        write_atomic(path, text.getvalue())
+    except OSError as error:
+        hint = "make room, or choose another --out"
+        raise RunFolderError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}; {hint}") from error
 
 
 def read_dataset(split_csv: Path, info: DatasetInfo) -> Dataset:

@@ -5,6 +5,7 @@ The rules, in the order they apply:
 - Hidden names (leading dot), `__MACOSX`, `@eaDir`, `Thumbs.db` and `desktop.ini` do not exist.
 - With a train folder, and no image outside split folders, the folders below the split folders are the classes;
   otherwise the first level is. Folders below a class belong to the class.
+- Folders that look like splits but are not named so (seg_train, seg_test) are refused.
 - Classes stand in natural order: `1, 2, 10`, capitals like small letters.
 - A file is an image if Pillow decodes its extension; whether the content agrees shows when it is decoded.
 - A folder counts once however many links lead to it; real folders come before links.
@@ -49,6 +50,7 @@ _IGNORED: Final = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
 _PASSING: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV}
 )
+_WORDS: Final = re.compile(r"[^\W_]+")
 _DIGITS: Final = re.compile(r"(\d+)")
 
 NaturalKey = tuple[tuple[str | int, ...], str]
@@ -66,8 +68,18 @@ class ImageFolderReader(Reader):
     def read(self, root: Path) -> Listing:
         """The classes and image files under `root`. Raises `DataError` with one line on what is wrong."""
         walk = _Walk(_checked_root(root), self._check)
+        try:
+            return _in_text(self._read(walk))
+        except OSError as error:
+            path = Path(error.filename or walk.root)
+            raise DataError(f"{path} cannot be read: {_cause(error)}; mend that, and start again") from error
+
+    @staticmethod
+    def _read(walk: _Walk) -> Listing:
         top = walk.subfolders(_Folder("", 0))
         splits = _split_folders(top, walk)
+        if not splits:
+            _refuse_unclear_splits(top, walk.root)
         class_folders = {name: walk.subfolders(folder) for name, folder in splits.items()} if splits else {None: top}
         _refuse_lookalikes(folder.name for folders in class_folders.values() for folder in folders)
         claimed = [(name, folder) for name, folders in class_folders.items() for folder in walk.claim(folders)]
@@ -77,7 +89,7 @@ class ImageFolderReader(Reader):
         classes = _classes(found)
         entries = _entries(found, classes)
         _refuse_small(classes, entries, walk)
-        return _in_text(Listing(str(walk.root), classes, entries, walk.all_problems()))
+        return Listing(str(walk.root), classes, entries, walk.all_problems())
 
 
 def natural_key(name: str) -> NaturalKey:
@@ -161,11 +173,16 @@ class _Walk:
 
     def all_problems(self) -> tuple[DataProblem, ...]:
         """Every file that is not used: single ones by path, other file types and strays once with their count."""
-        several = [self._type_problem(suffix, paths) for suffix, paths in sorted(self._other_types.items())]
+        several = self.other_types()
         if self.stray:
             files = f"{len(self.stray)} image{'s' * (len(self.stray) > 1)}"
             several.append(DataProblem(self.stray[0], f"{files} outside any class folder, e.g. {self.stray[0]}"))
         return (*sorted(self.problems, key=lambda problem: problem.path), *several)
+
+    def other_types(self) -> list[DataProblem]:
+        """Files that are no images by their extensions, once for each with their count; the most frequent first."""
+        frequent = sorted(self._other_types.items(), key=lambda found: (-len(found[1]), found[0]))
+        return [self._type_problem(suffix, paths) for suffix, paths in frequent]
 
     @staticmethod
     def _type_problem(suffix: str, paths: list[str]) -> DataProblem:
@@ -255,10 +272,13 @@ def lasting_cause(error: OSError, path: Path) -> str:
 
     What is left out must be left out the next time too; and too many open files would empty a whole folder.
     """
-    cause = (error.strerror or str(error)).lower()
     if error.errno in _PASSING:
-        raise DataError(f"{path} cannot be read: {cause}; mend that, and start again") from error
-    return cause
+        raise DataError(f"{path} cannot be read: {_cause(error)}; mend that, and start again") from error
+    return _cause(error)
+
+
+def _cause(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 # ---------------------------------------------------------------- layout
@@ -294,6 +314,26 @@ def _split_folders(top: Sequence[_Folder], walk: _Walk) -> Mapping[SplitName | N
     return splits
 
 
+def _refuse_unclear_splits(top: Sequence[_Folder], root: Path) -> None:
+    """Raise `DataError` for folders that are splits by their names, but cannot be taken for them: seg_train, seg_test.
+
+    Only where they hold folders; a class may be called train.
+    """
+    kinds = {folder.name: _split_words(folder.name) for folder in top if any(_subfolder_names(root / folder.path))}
+    alike = [name for name, found in kinds.items() if found]
+    if {"train", "val"} <= set().union(*kinds.values()) or {"train", "test"} <= set().union(*kinds.values()):
+        beside = [folder.name for folder in top if not _split_words(folder.name)]
+        also = f", and {beside[0]!r} lies beside them" if beside else ""
+        hint = "give a folder that holds only train, val and test, each with the class folders"
+        raise DataError(
+            f"the folders {', '.join(map(repr, alike))} in {root} look like splits, not classes{also}; {hint}"
+        )
+
+
+def _split_words(name: str) -> set[SplitName]:
+    return {SPLIT_NAMES[word] for word in _WORDS.findall(name.casefold()) if word in SPLIT_NAMES}
+
+
 def _subfolder_names(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
@@ -322,6 +362,9 @@ def _refuse_empty(found: Sequence[_Found], walk: _Walk) -> None:
     if not any(images for _, _, images in found):
         beside = f"; {len(walk.stray)} lie beside the class folders" if walk.stray else ""
         hint = "put the images of each class into a folder of its own"
+        if others := walk.other_types():
+            beside = f": {others[0].reason}"
+            hint = "convert them to JPEG or PNG, or give them the extension of what they are"
         raise DataError(f"no images in class folders in {walk.root}{beside}; {hint}")
     for split_name, folder, images in found:
         if not images and split_name in (None, "train"):

@@ -12,7 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Check = Callable[[], None]
-"""Called every now and then by what takes long; it raises to stop it."""
+"""Called every now and then by what takes long; it raises to stop it, but no `OSError`: that would be a file's."""
 
 SECONDS_BETWEEN_CHECKS: Final = 0.1
 
