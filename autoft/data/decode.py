@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from autoft.errors import ReadFailed, UnreadableImage
 from autoft.types import Interpolation, Preprocess, ValueRange, View
@@ -223,7 +223,7 @@ def _silence_libraries() -> None:
     """What libtiff and Pillow print and log about damaged files, without a name, they also raise."""
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     with suppress(OSError, AttributeError):  # where libtiff is part of the extension module, it goes on printing
-        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _kind_of_tiff(file: BinaryIO) -> str:
