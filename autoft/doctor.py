@@ -141,7 +141,6 @@ def check_ray_folder() -> Check:
 def check_cache() -> Check:
     """Whether the cache folder can be written, and has room."""
     from autoft.data.disk_cache import cache_root
-    from autoft.errors import UserError
 
     fix = "set AUTOFT_CACHE_DIR to another folder"
     try:
