@@ -16,7 +16,7 @@ from autoft.bundle.sources import without_place
 from autoft.bundle.values import MODEL, Calibration, ParityReport
 from autoft.codec import encode
 from autoft.errors import RunFailed, StudyError
-from autoft.files import write_atomic
+from autoft.files import as_text, write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger, TrialRecord
 from autoft.machine import versions
@@ -103,7 +103,9 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
     spec = backbone.input
     return Handoff(
         labels=info.classes,
-        preprocess=Preprocess(trial.image_size, spec.mean, spec.std, spec.interpolation, study.view),
+        preprocess=Preprocess(
+            trial.image_size, spec.mean, spec.std, spec.interpolation, study.view, value_range=info.value_range
+        ),
         backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
         metric=study.study.metric,
@@ -123,7 +125,7 @@ def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwa
         trial, bundle = _export_best(run, host, worker, ledger, wanted, screen)
     states = [record.state for record in ledger.trials.values()]
     summary = Summary(
-        run=str(run.folder.path),
+        run=as_text(run.folder.path),
         metric=study.metric,
         best=Best(trial.id, trial.backbone, trial.freeze, trial.image_size, trial.params),
         validation=bundle.validation,

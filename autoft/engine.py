@@ -15,7 +15,7 @@ from autoft.codec import encode
 from autoft.data.dataset import Dataset, open_dataset, verify_unchanged, write_split_csv
 from autoft.data.scan import Scan, scan
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
-from autoft.files import write_atomic
+from autoft.files import as_path, as_text, write_atomic
 from autoft.host import Host
 from autoft.machine import WORKER_BYTES, Machine, choose_runner, cores, share_out, versions, worker_memory
 from autoft.run import Run
@@ -27,6 +27,7 @@ from autoft.store import RunFolder
 from autoft.study import RunnerName, Study, StudyRecord
 from autoft.summary import Summary
 from autoft.task import METRICS
+from autoft.types import DataProblem
 from autoft.view import choose_view, side_seen, what_a_crop_hides
 
 RUNNERS = ("auto", "inline", "ray")
@@ -43,7 +44,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         host = _host(study, objects, screen)
         out = _run_path(study)
     with watch.phase("data"):
-        found = scan(Path(study.data).resolve(), cores())
+        found = scan(as_path(study.data).resolve(), cores())
     with _runner(study, host, watch, screen) as runner:
         run = begin(study, host, runner, out, found, watch, screen)
         return _execute(run, host, runner, screen, watch, RunClock(began, study.time))
@@ -62,7 +63,7 @@ def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, be
     ):
         return _through_the_gate(run.record.study, finished)
     with watch.phase("data"):
-        verify_unchanged(run.record.data, scan(Path(run.record.data.root), cores()).fingerprint())
+        verify_unchanged(run.record.data, scan(as_path(run.record.data.root), cores()).fingerprint())
     host = run.host()
     for warning in host.warnings():
         screen.note(warning)
@@ -94,7 +95,7 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
     if scored is not None:
         screen.note(f"validation on {scored:,} of {dataset.info.counts['val']:,} images, for the time there is")
     record = StudyRecord(
-        study=replace(study, out=str(out)),
+        study=replace(study, out=as_text(out)),
         data=dataset.info,
         view=view,
         backbones=backbones,
@@ -179,13 +180,13 @@ def _runner_named(name: RunnerName) -> Runner:
 
 def _run_path(study: Study) -> Path:
     """Where the run goes; never inside the data, which is read and not written."""
-    data = Path(study.data).resolve()
+    data = as_path(study.data).resolve()
     if not data.is_dir():
         kind = "is a file" if data.exists() else "does not exist"
         raise DataError(f"{study.data} {kind}; give a folder that holds one folder of images for each class")
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     here = data.parent if Path.cwd().resolve().is_relative_to(data) else Path.cwd()
-    out = Path(study.out).resolve() if study.out else here / "runs" / f"{data.name}-{stamp}"
+    out = as_path(study.out).resolve() if study.out else here / "runs" / f"{data.name}-{stamp}"
     if out.resolve().is_relative_to(data):
         raise StudyError(f"the run folder {out} lies inside the data; choose another with --out")
     RunFolder.check_writable(out)
@@ -211,12 +212,17 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
     info = dataset.info
     counts = " / ".join(f"{info.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
     screen.note(f"{info.root}: {sum(info.counts.values())} images, {len(info.classes)} classes, {counts}")
-    if info.problems:
-        screen.note(f"{len(info.problems)} files are not used:")
-    for problem in info.problems[:PROBLEMS_SHOWN]:
+    _report(info.problems, "files are not used", screen)
+    _report(info.contradictions, "images stand in two classes, and are used as both", screen)
+
+
+def _report(problems: Sequence[DataProblem], what: str, screen: Screen) -> None:
+    if problems:
+        screen.note(f"{len(problems)} {what}:")
+    for problem in problems[:PROBLEMS_SHOWN]:
         screen.note(f"  {problem.path}: {problem.reason}")
-    if len(info.problems) > PROBLEMS_SHOWN:
-        screen.note(f"  and {len(info.problems) - PROBLEMS_SHOWN} more; study.json names them all")
+    if len(problems) > PROBLEMS_SHOWN:
+        screen.note(f"  and {len(problems) - PROBLEMS_SHOWN} more; study.json names them all")
 
 
 def _through_the_gate(study: Study, summary: Summary) -> Summary:

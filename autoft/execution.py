@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from autoft.asking import Search
@@ -15,6 +16,7 @@ from autoft.clock import RunClock
 from autoft.conclude import Exported, Wanted, chosen, conclude, export, finalists
 from autoft.ending import Ending
 from autoft.errors import Interrupted, RunFolderError, StudyError
+from autoft.files import as_path, as_text
 from autoft.host import Host
 from autoft.parts import Problem
 from autoft.run import Run
@@ -33,6 +35,11 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when the exported file misses parity.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
+        with watch.phase("data"):
+            dataset = run.dataset()  # open to the end, so that no other run evicts the pixels that the workers need
+            dataset.hold(
+                run.record.squares, run.record.workers * run.record.threads, partial(_raise_if_stopped, run, stopped)
+            )
         with watch.phase("search"), Journal(run.folder.journal) as journal:
             search = _search(run, host, screen, clock, journal, stopped)
             runner.run(search, _site(run, clock), stopped)
@@ -70,7 +77,7 @@ def export_trial(path: Path, number: int | None, out: Path | None, layout: Layou
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
     return Exported(
         trial=record.trial,
-        folder=str(folder),
+        folder=as_text(folder),
         model_bytes=bundle.model_bytes,
         parity=bundle.parity,
         calibration=bundle.calibration,
@@ -86,7 +93,7 @@ def _exporting_worker(run: Run, host: Host, stopped: StopFlag) -> Worker:
 def _export_path(run: Run, number: int, out: Path | None) -> Path:
     """Where a trial is exported to: neither into the data nor over the model that summary.json speaks of."""
     folder = run.folder.path / "exports" / str(number) if out is None else out
-    data, best = Path(run.record.data.root), run.folder.export
+    data, best = as_path(run.record.data.root), run.folder.export
     if folder.resolve().is_relative_to(data.resolve()):
         raise StudyError(f"{folder} lies inside the data; choose another --out")
     if folder.resolve().is_relative_to(best.resolve()):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from autoft.errors import DataError
+from autoft.files import as_path, as_text
 from autoft.onnx_runtime import PixelModel
 from autoft.predict import predictions
 from autoft.statistics import scores
@@ -32,9 +33,9 @@ def rescore(model: PixelModel, folder: Path) -> Rescored:
     truth: list[int] = []
     rows: list[np.ndarray] = []
     unreadable: list[str] = []
-    for one in predictions(model, [str(folder / label) for label in _labels(model, folder)]):
+    for one in predictions(model, [str(folder / as_path(label)) for label in _labels(model, folder)]):
         if one.error is None:
-            truth.append(index[Path(one.image).relative_to(folder).parts[0]])
+            truth.append(index[as_text(as_path(one.image).relative_to(folder).parts[0])])
             rows.append(np.array(list(one.probabilities.values()), np.float32))
         else:
             unreadable.append(f"{one.image}: {one.error}")
@@ -46,7 +47,7 @@ def _labels(model: PixelModel, folder: Path) -> list[str]:
     """Names of the class folders. Raises `DataError` when there are none, or others."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give one that holds one folder of images for each class")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = sorted(as_text(path.name) for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     unknown = [name for name in names if name not in model.labels]
     if unknown or not names:
         what = f"{unknown[0]!r} in {folder} is no label of the model" if names else f"{folder} holds no class folders"

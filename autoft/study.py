@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from autoft.errors import StudyError, unknown_name
+from autoft.files import as_text
 from autoft.plugins import PluginRef
-from autoft.types import Backbone, Candidate, DatasetInfo, View
+from autoft.types import Backbone, Candidate, DatasetInfo, Interpolation, View
 
 PERMISSIVE = (
     "apache-2.0",
@@ -131,6 +132,12 @@ class StudyRecord:
     validation: int | None = None
     schema: str = SCHEMA
 
+    @property
+    def squares(self) -> frozenset[tuple[int, Interpolation, View]]:
+        """What this run makes of its images: size in pixels, interpolation and view, as `Dataset.hold` takes them."""
+        interpolation = {backbone.name: backbone.input.interpolation for backbone in self.backbones}
+        return frozenset((one.image_size, interpolation[one.backbone], self.view) for one in self.candidates)
+
 
 def parse_duration(text: str | float) -> float:
     """Seconds in "90", "90s", "2m", "1h30m". Raises `StudyError`."""
@@ -173,4 +180,5 @@ def _plain(name: str, value: Any) -> Any:
         value = value.split(",") if isinstance(value, str) else value
         parts = tuple(part.strip() for part in value if part.strip())
         return tuple(part.lower() for part in parts) if name == "licenses" else parts
-    return str(value) if isinstance(value, Path) else value
+    is_place = isinstance(value, Path) or (name in ("data", "out") and isinstance(value, str))
+    return as_text(value) if is_place else value

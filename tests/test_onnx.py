@@ -104,6 +104,7 @@ def test_metadata_is_json(tiny: tuple[Path, Artifact]) -> None:
             "channels": "RGB",
             "alpha": "over_white",
             "orientation": "exif",
+            "value_range": None,
         },
         "autoft.backbone": {"name": "test/tiny", "license": "apache-2.0", "source": "weights.bin"},
         "autoft.trial": {"id": 3, "freeze": "probe", "params": {"ridge": 0.5, "head": "ridge"}, "seed": 7},

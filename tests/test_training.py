@@ -15,6 +15,7 @@ from autoft.data.scan import scan
 from autoft.engine import begin
 from autoft.host import Host
 from autoft.ledger import Kept
+from autoft.runners.inline import InlineRunner
 from autoft.screen import Silent
 from autoft.stopwatch import Stopwatch
 from autoft.store import Checkpoint
@@ -34,7 +35,7 @@ FOREVER = 1e12
 def run(tiny_images, tmp_path):
     study = Study(data=str(tiny_images), plugins=(ZOO,), backbones=("small/*",), image_size=64, runner="inline")
     host = Host.discover(study.plugins)
-    return begin(study, host, "inline", tmp_path / "run", scan(tiny_images, 1), Stopwatch(time.time()), Silent())
+    return begin(study, host, InlineRunner(), tmp_path / "run", scan(tiny_images, 1), Stopwatch(time.time()), Silent())
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_logits_that_are_not_finite_fail_the_trial(run, worker, freeze):
     worker._network(of.backbone).module.register_forward_hook(break_validation)
     report = execute(worker, of, 0.0, 1.0)
     assert (report.event, report.score) == ("failed", None)
-    assert "validation images are not finite" in report.error
+    assert "images are not finite" in report.error
 
 
 def test_training_that_needs_no_warm_up(run, worker):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from autoft.data.decode import decode, normalise
 from autoft.data.parallel import ordered_map
 from autoft.errors import DataError, UnreadableImage
 from autoft.onnx_runtime import Images, Logits, Pixels
-from autoft.types import Handoff, Sample, SplitName
+from autoft.types import Handoff, Sample, SplitName, ValueRange
 
 Reference = Callable[[Images], Logits]
 """torch: normalised images `(n, 3, size, size)` to logits `(n, classes)`."""
@@ -68,8 +68,11 @@ class Order:
 
     def decoded(self, samples: Sequence[Sample]) -> Iterator[Pixels]:
         """The images `(height, width, 3)` in full size, one by one. Raises `DataError` for one that is gone."""
-        root = Path(self.dataset.info.root)
-        return ordered_map(_decoded, [root / sample.path for sample in samples], _DECODERS)
+        return ordered_map(
+            partial(_decoded, self.dataset.info.value_range),
+            [self.dataset.file(sample) for sample in samples],
+            _DECODERS,
+        )
 
 
 def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:
@@ -77,9 +80,9 @@ def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:
     return [samples[row] for row in np.linspace(0, len(samples) - 1, min(len(samples), most)).astype(int)]
 
 
-def _decoded(path: Path) -> Pixels:
+def _decoded(value_range: ValueRange | None, path: Path) -> Pixels:
     try:
-        return decode(path)
+        return decode(path, value_range)
     except UnreadableImage as error:
         raise DataError(
             f"{path}: {error}; the exported file is checked on this image as it was, so restore it"

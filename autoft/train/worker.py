@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from autoft.data.cache import cache_root
 from autoft.data.dataset import Dataset
+from autoft.data.disk_cache import cache_root
 from autoft.host import Host
 from autoft.ledger import TrialRecord
 from autoft.machine import peak_memory
