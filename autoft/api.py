@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoft.screen import Screen, Silent
-from autoft.study import Study, budget_change
+from autoft.study import Change, Study, budget_change
 from autoft.summary import Summary
 
 OFFLINE = "HF_HUB_OFFLINE"
@@ -80,13 +80,19 @@ def search(
     return launch(study, screen or Silent(), began, objects)
 
 
-def resume(run: str | Path, time: str | float | None = None, screen: Screen | None = None) -> Summary:
+def resume(
+    run: str | Path,
+    time: str | float | None = None,
+    *,
+    data: str | Path | None = None,
+    screen: Screen | None = None,
+) -> Summary:
     """What `autoft resume RUN` comes to: the run goes on where it was, or with more time.
 
-    `time` is the budget of the whole run, in seconds or as "40m", or what it gets on top, as "+10m". Raises as `search`
-    does, and `RunFolderError` when there is no run.
+    `time` is the budget of the whole run, in seconds or as "40m", or what it gets on top, as "+10m". `data` is where
+    its images lie now, if they have moved. Raises as `search` does, and `RunFolderError` when there is no run.
     """
-    return go_on(Path(run), time, screen or Silent(), clock.time())
+    return go_on(Path(run), change_of(time, data), screen or Silent(), clock.time())
 
 
 def launch(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
@@ -98,16 +104,20 @@ def launch(study: Study, screen: Screen, began: float, objects: Sequence[object]
         return engine.search(study, screen, began, objects)
 
 
-def go_on(run: Path, time: str | float | None, screen: Screen, began: float) -> Summary:
+def change_of(time: str | float | None, data: str | Path | None) -> Change:
+    """What a resumed run gets anew, from options as people write them. Raises `StudyError`."""
+    return Change(None if time is None else budget_change(time), None if data is None else Path(data))
+
+
+def go_on(run: Path, change: Change, screen: Screen, began: float) -> Summary:
     """Resume a run; the time it gets now counts from `began`, a wall-clock time."""
     from autoft.run import Run
 
-    more = None if time is None else budget_change(time)
     _mind_the_network(Run.open(run).record.study)
     from autoft import engine
 
     with closing(screen):
-        return engine.resume(run.absolute(), more, screen, began)
+        return engine.resume(run.absolute(), change, screen, began)
 
 
 def _mind_the_network(study: Study) -> Study:

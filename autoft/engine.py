@@ -5,17 +5,16 @@ What is quick to find out comes first: names, folders, the listing of the images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from autoft.clock import RunClock
 from autoft.codec import encode
-from autoft.data.dataset import Dataset, open_dataset, verify_unchanged, write_split_csv
+from autoft.data.dataset import Dataset, open_dataset, write_split_csv
 from autoft.data.scan import Scan, scan
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
-from autoft.files import write_atomic
 from autoft.host import Host
 from autoft.machine import choose_runner, cores, share_out, versions
 from autoft.run import Run
@@ -24,7 +23,7 @@ from autoft.screen import Screen
 from autoft.shortlist import Workload, candidates, choose_size, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
-from autoft.study import RunnerName, Study, StudyRecord
+from autoft.study import Change, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
 from autoft.task import METRICS
 
@@ -51,23 +50,24 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         return _execute(run, host, runner, screen, watch, RunClock(began, study.time))
 
 
-def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, began: float) -> Summary:
-    """Go on with a run. `more` maps its time budget in seconds to a new one; without it a finished run is done."""
+def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
+    """Go on with a run, changed as asked; one that is finished and gets no more time is done.
+
+    study.json takes the change in only when the search can begin: a resume that fails leaves the run as it was.
+    """
     watch = Stopwatch(began)
-    run = Run.open(path)
-    ledger = run.ledger()
-    if (
-        more is None
-        and (finished := run.summary())
-        and finished.budget == run.record.study.time
-        and not ledger.in_flight
-    ):
-        return _through_the_gate(run.record.study, finished)
-    with watch.phase("data"):
-        verify_unchanged(run.record.data, scan(Path(run.record.data.root), cores()).fingerprint())
-    if more is not None:
-        run = _extended(run, more)
-    clock = RunClock(began - ledger.elapsed, run.record.study.time)
+    recorded = Run.open(path)
+    ledger, finished = recorded.ledger(), recorded.summary()
+    run = _changed(recorded, change, finished)
+    budget = run.record.study.time
+    done = finished if finished and finished.budget == budget and not ledger.in_flight else None
+    if done is None or change.data is not None:
+        with watch.phase("data"):
+            run.verify_images(cores())
+    if done is not None:
+        _keep_change(recorded, run)
+        return _through_the_gate(run.record.study, done)
+    clock = RunClock(began - ledger.elapsed, budget)
     host = run.host()
     for warning in host.warnings():
         screen.note(warning)
@@ -103,13 +103,24 @@ def begin(study: Study, host: Host, name: RunnerName, out: Path, found: Scan, wa
     return Run(folder, record)
 
 
-def _extended(run: Run, more: Callable[[float], float]) -> Run:
-    """The run with another time budget, in study.json too."""
-    study = replace(run.record.study, time=more(run.record.study.time))
-    extended = Run(run.folder, replace(run.record, study=study))
-    with run.folder.lock():
-        write_atomic(run.folder.study, encode(extended.record))
-    return extended
+def _changed(run: Run, change: Change, finished: Summary | None) -> Run:
+    """The run as the change wants it. Raises `StudyError` for less time than a finished run had: it is used."""
+    if change.data is not None:
+        run = run.moved(change.data)
+    if change.time is None:
+        return run
+    study = replace(run.record.study, time=change.time(run.record.study.time))
+    if finished and study.time < finished.budget:
+        had = f"the run is finished and had {finished.budget:g} s, so --time {study.time:g}s leaves nothing to do"
+        raise StudyError(f"{had}; give it more, such as --time +10m")
+    return replace(run, record=replace(run.record, study=study))
+
+
+def _keep_change(before: Run, after: Run) -> None:
+    """Save a change of a run that is not searched."""
+    if after != before:
+        with after.folder.lock():
+            after.save()
 
 
 def _execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:

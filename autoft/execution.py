@@ -35,6 +35,7 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     with run.folder.lock(), stop_on_signals() as stopped:
         with watch.phase("search"), Journal(run.folder.journal) as journal:
             search = _search(run, host, screen, clock, journal, stopped)
+            run.save()  # workers read it
             runner.run(search, _site(run, clock), stopped)
         screen.close()
         run.folder.write_leaderboard(search.ledger)
@@ -49,17 +50,17 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     return summary
 
 
-def export_trial(path: Path, number: int | None, out: Path | None, layout: Layout) -> Exported:
-    """Write the bundle of trial `number` of the run in `path`, or of its best one, as `out`, or RUN/exports/N.
+def export_trial(run: Run, number: int | None, out: Path | None, layout: Layout) -> Exported:
+    """Write the bundle of trial `number` of the run, or of its best one, as `out`, or RUN/exports/N.
 
     The gate compares in full, and the test split stays shut. Raises `StudyError` for a trial without a checkpoint,
-    `GateFailed` when files and torch differ.
+    `GateFailed` when files and torch differ, `DataError` when the run's images are not where it looks for them.
     """
-    run = Run.open(path)
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
         record = finalists(ledger)[0] if number is None else chosen(ledger, number)
         folder = _export_path(run, record.trial.id, out)
+        run.images()
         host = run.host()
         worker = _exporting_worker(run, host, stopped)
         try:
@@ -68,6 +69,7 @@ def export_trial(path: Path, number: int | None, out: Path | None, layout: Layou
             raise RunFolderError(f"{problem.args[0]}; see autoft leaderboard for the others") from None
         except Cancelled:
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
+        run.save()
     return Exported(
         trial=record.trial,
         folder=str(folder),

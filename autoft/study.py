@@ -119,6 +119,14 @@ class StudyRecord:
     schema: str = SCHEMA
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a resumed run gets anew: `time` maps its budget in seconds to another, `data` is where its images lie."""
+
+    time: Callable[[float], float] | None = None
+    data: Path | None = None
+
+
 def parse_duration(text: str | float) -> float:
     """Seconds in "90", "90s", "2m", "1h30m". Raises `StudyError`."""
     if isinstance(text, int | float):

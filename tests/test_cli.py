@@ -35,7 +35,7 @@ from autoft.predict import Prediction
 from autoft.screen import Screen, Silent
 from autoft.space import Space
 from autoft.store import Journal
-from autoft.study import Study, StudyRecord, budget_change
+from autoft.study import Change, Study, StudyRecord, budget_change
 from autoft.summary import Best, Scores, Summary
 from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Report, Slice, Started
 
@@ -429,8 +429,9 @@ def test_resume_hands_on_the_change_of_budget(
 ) -> None:
     given: list[float] = []
 
-    def resume(path: Path, more: Callable[[float], float], screen: Screen, began: float) -> Summary:
-        given.append(more(100.0))
+    def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
+        assert change.time is not None
+        given.append(change.time(100.0))
         return summary(path)
 
     monkeypatch.setattr(engine, "resume", resume)

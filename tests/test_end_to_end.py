@@ -195,14 +195,24 @@ def test_fail_under_is_a_gate(tiny_images, tmp_path):
     assert json.loads(done.stdout)["best"]["freeze"] == "probe"
 
 
-def test_changed_data_is_not_resumed(tiny_images, tmp_path):
-    run = tmp_path / "run"
+def test_data_that_moved_is_found_again_and_changed_data_is_not_taken(tiny_images, tmp_path):
+    run, moved = tmp_path / "run", tmp_path / "elsewhere"
     done = autoft("search", tiny_images, *SMALL, "--trials", 1, "--freeze", "probe", "--out", run, "--time", "60s")
     assert done.returncode == 0, done.stderr
-    (tiny_images / "red" / "0.png").unlink()
+    tiny_images.rename(moved)
+    lost = autoft("export", run)
+    assert lost.returncode == 2
+    assert str(tiny_images) in lost.stderr and "--data DIR" in lost.stderr
+    found = autoft("export", run, "--data", moved)
+    assert found.returncode == 0, found.stderr
+    assert json.loads((run / "study.json").read_text())["data"]["root"] == str(moved)
+    assert autoft("export", run).returncode == 0  # it remembers
+    before = (run / "study.json").read_bytes()
+    (moved / "red" / "0.png").unlink()
     refused = autoft("resume", run, "--time", "+10s")
     assert refused.returncode == 2
     assert "not those the run started with" in refused.stderr
+    assert (run / "study.json").read_bytes() == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

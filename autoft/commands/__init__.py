@@ -51,6 +51,7 @@ plugin_option = click.option(
     metavar="no:NAME|FILE.py",
     help="Switch a plugin off, or load one from a file; repeatable.",
 )
+moved_option = click.option("--data", metavar="DIR", help="Where the run's images lie now, if they have moved.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autoft.commands import Command, json_option, shown, talk_on_stderr, to_json
+from autoft.commands import Command, json_option, moved_option, shown, talk_on_stderr, to_json
 from autoft.errors import DataError, GateFailed
 
 if TYPE_CHECKING:
@@ -34,18 +34,26 @@ CSV_COLUMNS = ("image", "label", "probability", "error")
 @click.option("--trial", type=int, metavar="N", help="Which one; see autoft leaderboard.  [default: the best]")
 @click.option("--out", metavar="DIR", help="Where to.  [default: RUN/exports/N]")
 @click.option("--batched", is_flag=True, help="model.onnx takes a batch of equal-sized images.")
+@moved_option
 @json_option
-def export(run: str, trial: int | None, out: str | None, batched: bool, as_json: bool) -> None:
+def export(run: str, trial: int | None, out: str | None, batched: bool, data: str | None, as_json: bool) -> None:
     """Write the bundle of any trial that is still exportable.
 
     Its files are compared with torch in full, on validation images, and it comes with validation figures only: the
     test images are for the trial that the search chose.
     """
-    from autoft import conclude, execution
+    from autoft.machine import cores
+    from autoft.run import Run
+
+    opened = Run.open(Path(run))
+    if data is not None:
+        opened = opened.moved(Path(data))
+        opened.verify_images(cores())
+    from autoft import conclude, execution  # bring torch, which a mistake found above should not wait for
 
     with talk_on_stderr():
         layout = conclude.layout(batched)
-        exported = execution.export_trial(Path(run), trial, Path(out) if out else None, layout)
+        exported = execution.export_trial(opened, trial, Path(out) if out else None, layout)
     if as_json:
         click.echo(to_json(exported))
         return

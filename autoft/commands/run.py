@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoft.commands import Command, json_option, plugin_option, shown, split_list, talk_on_stderr, to_json
+from autoft.commands import (
+    Command,
+    json_option,
+    moved_option,
+    plugin_option,
+    shown,
+    split_list,
+    talk_on_stderr,
+    to_json,
+)
 from autoft.errors import GateFailed
 
 if TYPE_CHECKING:
@@ -79,12 +88,14 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
     examples=(
         "autoft resume runs/photos-20260102-030405",
         "autoft resume runs/photos-20260102-030405 --time +10m",
+        "autoft resume runs/photos-20260102-030405 --data /mnt/photos",
     ),
 )
 @click.argument("run")
 @click.option("--time", metavar="TIME", help="The budget of the whole run, such as 40m; +10m adds to what it had.")
+@moved_option
 @json_option
-def resume(run: str, time: str | None, as_json: bool) -> None:
+def resume(run: str, time: str | None, data: str | None, as_json: bool) -> None:
     """Go on with a run that was interrupted, or give one more time.
 
     Finished trials are not run again; paused ones go on from their checkpoints.
@@ -92,7 +103,8 @@ def resume(run: str, time: str | None, as_json: bool) -> None:
     from autoft import api, clock
     from autoft.terminal import open_screen
 
-    _finish(lambda: api.go_on(Path(run), time, open_screen(), clock.process_started()), run, as_json)
+    change = api.change_of(time, data)
+    _finish(lambda: api.go_on(Path(run), change, open_screen(), clock.process_started()), run, as_json)
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
