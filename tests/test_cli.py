@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -505,6 +506,41 @@ def test_predict_prints_results_to_stdout_and_trouble_to_stderr(autoft_: Callabl
 def test_predict_csv_has_a_header_and_a_line_an_image(autoft_: Callable[..., Outcome]) -> None:
     outcome = autoft_("predict", "m.onnx", "a.jpg", "b.jpg", "--csv")
     assert outcome.out.splitlines() == ["image,label,probability,error", "a.jpg,cat,0.75,", "b.jpg,,,truncated"]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_predict_writes_every_name_in_any_encoding(
+    form: list[str],
+    encoding: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["caf\xe9 \u2605.jpg", "not\udcfftext.jpg", "\U0001f600.jpg"]
+    predictions = [Prediction(name, "r\xf8d", 1.0, {"r\xf8d": 1.0}) for name in names]
+    monkeypatch.setattr("autoft.predict.predict", lambda model, inputs: iter(predictions))
+    monkeypatch.setattr(sys, "argv", ["autoft", "predict", "m.onnx", "x", *form])
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    assert _run() == 0
+    text = written.getvalue().decode(encoding)
+    assert "caf" in text and "not\\udcfftext.jpg" in text
+    if form == ["--json"]:
+        assert [json.loads(line)["image"] for line in text.splitlines()] == names
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+)
+def test_no_environment_makes_a_name_an_error(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "caf\xe9.py").write_text("import autoft\n\n@autoft.hookimpl\ndef autoft_zoos():\n    return []\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "autoft", "plugins", "--json", "-p", str(tmp_path / "caf\xe9.py")],
+        env={**os.environ, **environment},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [plugin["name"][:3] for plugin in json.loads(done.stdout)["plugins"]].count("caf") == 1
 
 
 def test_export_does_not_write_over_other_files(autoft_: Callable[..., Outcome], run_folder: Path) -> None:

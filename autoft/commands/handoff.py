@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autoft.commands import Command, json_option, moved_option, shown, talk_on_stderr, to_json
+from autoft.commands import Command, json_option, moved_option, say, shown, talk_on_stderr, to_json
 from autoft.errors import DataError, GateFailed
 
 if TYPE_CHECKING:
@@ -55,15 +55,15 @@ def export(run: str, trial: int | None, out: str | None, batched: bool, data: st
         layout = conclude.layout(batched)
         exported = execution.export_trial(opened, trial, Path(out) if out else None, layout)
     if as_json:
-        click.echo(to_json(exported))
+        say(to_json(exported))
         return
-    click.echo(f"trial       {exported.trial.id}: {exported.trial.backbone}, {exported.trial.freeze}")
-    click.echo(f"bundle      {shown(Path(exported.folder))}, model.onnx {exported.model_bytes / 1e6:.1f} MB")
-    click.echo(f"validation  {_figures(exported.validation)}")
+    say(f"trial       {exported.trial.id}: {exported.trial.backbone}, {exported.trial.freeze}")
+    say(f"bundle      {shown(Path(exported.folder))}, model.onnx {exported.model_bytes / 1e6:.1f} MB")
+    say(f"validation  {_figures(exported.validation)}")
     worst = max(parity.max_delta / parity.scale for parity in exported.parity.core)
     pixels = exported.parity.pixels
-    click.echo(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels probabilities")
-    click.echo(f"            within {pixels.max_delta:.1g}; {exported.parity.exporter}")
+    say(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels probabilities")
+    say(f"            within {pixels.max_delta:.1g}; {exported.parity.exporter}")
 
 
 def _figures(scores: Scores) -> str:
@@ -102,16 +102,16 @@ def verify(bundle: str, images: str | None, as_json: bool) -> None:
     """
     result = _verified(Path(bundle), Path(images) if images else None)
     if as_json:
-        click.echo(to_json(result))
+        say(to_json(result))
     elif result.passed:
-        click.echo(
+        say(
             f"PASS: {result.files} files, {result.vectors} test vectors, worst difference of a probability "
             f"{result.worst_difference:.2g}, {result.seconds:.1f} s"
         )
     if not result.passed:
         raise GateFailed(f"{bundle} is not as promised: {'; '.join(result.problems)}")
     if result.rescored is not None and not as_json:
-        click.echo(_figures(result.rescored.scores))
+        say(_figures(result.rescored.scores))
         for line in result.rescored.unreadable:
             click.echo(line, err=True)
 
@@ -171,7 +171,7 @@ def _table(predictions: Iterable[Prediction]) -> int:
             click.echo(f"{image.image}: {image.error}", err=True)
         else:
             width = max(map(len, image.probabilities))
-            click.echo(f"{image.probability:.4f}  {image.label:<{width}}  {image.image}")
+            say(f"{image.probability:.4f}  {image.label:<{width}}  {image.image}")
     return unreadable
 
 
@@ -179,7 +179,7 @@ def _json_lines(predictions: Iterable[Prediction]) -> int:
     unreadable = 0
     for image in predictions:
         unreadable += image.error is not None
-        click.echo(to_json(image))
+        say(to_json(image))
     return unreadable
 
 

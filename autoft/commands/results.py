@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autoft.commands import Command, aligned, document, json_option
+from autoft.commands import Command, aligned, document, json_option, say
 
 if TYPE_CHECKING:
     from autoft.store import LeaderboardRow
@@ -35,9 +35,9 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
 
     rows = leaderboard_rows(Run.open(Path(run)).ledger())[:top]
     if as_json:
-        click.echo(document("trials", rows))
+        say(document("trials", rows))
         return
-    click.echo(aligned(LEADERBOARD, [_cells(row) for row in rows]))
+    say(aligned(LEADERBOARD, [_cells(row) for row in rows]))
     for row in rows:
         if row.error:
             click.echo(f"trial {row.trial} failed: {row.error}", err=True)

@@ -15,6 +15,7 @@ from autoft.commands import (
     json_option,
     moved_option,
     plugin_option,
+    say,
     shown,
     split_list,
     talk_on_stderr,
@@ -137,7 +138,7 @@ def _resumable(out: str) -> Iterator[None]:
 
 
 def _print(summary: Summary, as_json: bool) -> None:
-    click.echo(to_json(summary) if as_json else "\n".join([*_lines(summary), "", *_next(summary)]))
+    say(to_json(summary) if as_json else "\n".join([*_lines(summary), "", *_next(summary)]))
 
 
 def _lines(summary: Summary) -> list[str]:
