@@ -128,9 +128,12 @@ def test_the_bundle_proves_itself_and_a_flipped_byte_shows(fashion_run, tmp_path
     assert alone.returncode == 0, alone.stderr
     rescored = autoft("verify", run / "export", FASHION, "--json")
     assert rescored.returncode == 0, rescored.stderr
-    scores = json.loads(rescored.stdout)["rescored"]["scores"]
-    assert scores["n"] == 1000
-    assert scores["metrics"]["accuracy"] > summary["test"]["metrics"]["accuracy"] - 0.1
+    found = json.loads(rescored.stdout)["rescored"]
+    assert found["known"] == {"train": 600, "val": 200, "test": 200}
+    assert found["left_out"] == 800
+    assert (found["scores"]["n"], found["scores"]["correct"]) == (200, summary["test"]["correct"])
+    everything = autoft("verify", run / "export", FASHION, "--all")
+    assert "80% of these images trained the model (600) or chose it (200)" in everything.stdout
     metrics = json.loads((run / "export" / "metrics.json").read_text())
     assert (metrics["split"], metrics["correct"]) == ("test", summary["test"]["correct"])
     copy = shutil.copytree(run / "export", tmp_path / "copy")

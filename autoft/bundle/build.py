@@ -15,6 +15,7 @@ import numpy as np
 
 from autoft.bundle.card import CardFacts, model_card
 from autoft.bundle.gate import Passed, Refused, first_that_passes, logits_of
+from autoft.bundle.known import known_images
 from autoft.bundle.licenses import write_licenses
 from autoft.bundle.manifest import write_manifest
 from autoft.bundle.metrics import metrics_report
@@ -23,6 +24,7 @@ from autoft.bundle.standalone.verify import verify
 from autoft.bundle.values import (
     CARD,
     CORE,
+    IMAGES,
     LABELS,
     LATENCY,
     METRICS,
@@ -111,6 +113,7 @@ def _write_facts(order: Order, passed: Passed, report: MetricsReport, vectors: V
     _write(folder / PARITY, passed.parity)
     _write(folder / METRICS, report)
     _write(folder / VECTORS_FILE, vectors)
+    _write(folder / IMAGES, known_images(order.dataset.samples))
     write_licenses(folder, order.handoff.backbone)
 
 

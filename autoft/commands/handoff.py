@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from autoft.predict import Prediction
     from autoft.rescore import Rescored
     from autoft.summary import Scores
+    from autoft.types import SplitName
 
+SPLITS: Final[tuple[SplitName, ...]] = ("train", "val", "test")
 CSV_COLUMNS = ("image", "label", "probability", "error")
 
 
@@ -89,18 +91,21 @@ class Verified:
     examples=(
         "autoft verify runs/photos-20260102-030405/export",
         "autoft verify deploy/ labelled/      and its score on labelled images",
+        "autoft verify deploy/ photos/ --all  even on those it was trained on",
     ),
 )
 @click.argument("bundle")
 @click.argument("images", required=False)
+@click.option("--all", "everything", is_flag=True, help="Score images that the model was trained or chosen on, too.")
 @json_option
-def verify(bundle: str, images: str | None, as_json: bool) -> None:
+def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> None:
     """Check a bundle: every file by its hash, both models on the test vectors.
 
-    BUNDLE is an exported folder, or a run folder with one. IMAGES, one folder of images a class, is scored as well.
-    Exit code 3 when something is not as promised. Needs no torch; nothing in the bundle is executed.
+    BUNDLE is an exported folder, or a run folder with one. IMAGES, one folder of images a class, is scored as well;
+    images that the model was trained or chosen on are recognised by their content and left out. Exit code 3 when
+    something is not as promised. Needs no torch; nothing in the bundle is executed.
     """
-    result = _verified(Path(bundle), Path(images) if images else None)
+    result = _verified(Path(bundle), Path(images) if images else None, everything)
     if as_json:
         say(to_json(result))
     elif result.passed:
@@ -112,20 +117,44 @@ def verify(bundle: str, images: str | None, as_json: bool) -> None:
         raise GateFailed(f"{bundle} is not as promised: {'; '.join(result.problems)}")
     if result.rescored is not None and not as_json:
         say(_figures(result.rescored.scores))
+        for line in _provenance(result.rescored):
+            say(line)
         for line in result.rescored.unreadable:
             click.echo(line, err=True)
 
 
-def _verified(bundle: Path, images: Path | None) -> Verified:
+def _provenance(rescored: Rescored) -> Iterator[str]:
+    """What the given images are to the model; nothing when it has never met one of them."""
+    trained, chose, tested = (rescored.known[split] for split in SPLITS)
+    scored = rescored.scores.n + len(rescored.unreadable)
+    if not trained + chose + tested:
+        return
+    if trained + chose and not rescored.left_out:
+        share = (trained + chose) / scored
+        yield f"optimistic  {share:.0%} of these images trained the model ({trained}) or chose it ({chose})"
+        return
+    counts = {"of the run's test split": tested, "new to the model": scored - tested}
+    yield f"scored      {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
+    if trained + chose:
+        yield f"left out    {trained} that trained the model, {chose} that chose it; --all scores them too"
+    if unsure := rescored.left_out - trained - chose:
+        yield f"left out    {unsure} of which the bundle cannot tell, as it lists a sample of the run's images"
+
+
+def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
     from autoft.bundle.standalone import verify as standalone
     from autoft.bundle.values import MODEL
     from autoft.onnx_runtime import PixelModel
     from autoft.predict import find_bundle
-    from autoft.rescore import rescore
+    from autoft.rescore import labelled_images, read_known, rescore
 
     folder = find_bundle(bundle)
     outcome = standalone.verify(folder)
-    rescored = rescore(PixelModel(folder / MODEL), images) if images and not outcome.problems else None
+    rescored = None
+    if images and not outcome.problems:
+        model = PixelModel(folder / MODEL)
+        labelled = labelled_images(model, images, read_known(folder))
+        rescored = rescore(model, labelled, labelled.everything if everything else labelled.fair)
     return Verified(
         passed=not outcome.problems,
         problems=tuple(outcome.problems),

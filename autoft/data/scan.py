@@ -8,7 +8,7 @@ import statistics
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from autoft.data.decode import image_size
 from autoft.data.folder import ImageFolderReader
@@ -83,6 +83,11 @@ def fingerprint(root: Path, threads: int) -> str:
     return scan(root, threads).fingerprint()
 
 
+def content_hash(file: BinaryIO) -> str:
+    """The blake2b-128 hash in hex of the rest of an open file."""
+    return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=_DIGEST_BYTES)).hexdigest()
+
+
 def all_unreadable(root: str, problems: tuple[DataProblem, ...]) -> DataError:
     """The error for data without a single readable image; it shows one of the causes."""
     first = problems[0]
@@ -93,7 +98,7 @@ def _scan_file(root: Path, entry: Entry) -> ScannedFile:
     digest = ""
     try:
         with (root / entry.path).open("rb") as file:
-            digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=_DIGEST_BYTES)).hexdigest()
+            digest = content_hash(file)
             file.seek(0)
             return ScannedFile(entry, digest, min(image_size(file)))
     except OSError as error:
