@@ -79,6 +79,7 @@ class Verified:
 
     passed: bool
     problems: tuple[str, ...]
+    unlisted: tuple[str, ...]
     files: int
     vectors: int
     worst_difference: float
@@ -105,6 +106,8 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
     images that the model was trained or chosen on are recognised by their content and left out. Exit code 3 when
     something is not as promised. Needs no torch; nothing in the bundle is executed.
     """
+    from autoft.bundle.standalone.verify import unlisted_line
+
     result = _verified(Path(bundle), Path(images) if images else None, everything)
     if as_json:
         say(to_json(result))
@@ -113,6 +116,8 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
             f"PASS: {result.files} files, {result.vectors} test vectors, worst difference of a probability "
             f"{result.worst_difference:.2g}, {result.seconds:.1f} s"
         )
+    if result.unlisted:
+        click.echo(unlisted_line(list(result.unlisted)), err=True)
     if not result.passed:
         raise GateFailed(f"{bundle} is not as promised: {'; '.join(result.problems)}")
     if result.rescored is not None and not as_json:
@@ -158,6 +163,7 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
     return Verified(
         passed=not outcome.problems,
         problems=tuple(outcome.problems),
+        unlisted=tuple(outcome.unlisted),
         files=outcome.files,
         vectors=outcome.vectors,
         worst_difference=outcome.worst_difference,
