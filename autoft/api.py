@@ -34,6 +34,7 @@ def search(
     offline: bool = False,
     licenses: str | Sequence[str] = "permissive",
     fail_under: float | None = None,
+    fail_above: float | None = None,
     keep: int = 5,
     batched: bool = False,
     full_parity: bool = False,
@@ -48,7 +49,7 @@ def search(
     path of a file), modules, or objects with `autoft.hookimpl` methods. Nothing is shown unless there is a `screen`.
 
     Raises the errors of `autoft.errors`: `UserError` for what cannot be done, `RunFailed` without a model, `GateFailed`
-    with the summary below `fail_under`, `Interrupted` on Ctrl-C.
+    with the summary below `fail_under` or above `fail_above`, `Interrupted` on Ctrl-C.
     """
     began = clock.time()
     selections = [str(plugin) for plugin in plugins if isinstance(plugin, str | Path)]
@@ -70,6 +71,7 @@ def search(
             "offline": offline,
             "licenses": licenses,
             "fail_under": fail_under,
+            "fail_above": fail_above,
             "keep": keep,
             "batched": batched,
             "full_parity": full_parity,

@@ -25,6 +25,7 @@ from autoft.screen import Screen
 from autoft.stopwatch import Stopwatch
 from autoft.study import StudyRecord
 from autoft.summary import Best, Scores, Summary
+from autoft.task import METRICS
 from autoft.train.worker import Worker
 from autoft.types import Handoff, Preprocess, SplitName, Trial
 
@@ -107,7 +108,7 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
         backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
         metric=study.study.metric,
-        validation_score=record.score or 0.0,
+        validation_score=METRICS[study.study.metric].shown(record.score or 0.0),
         data_fingerprint=info.fingerprint,
     )
 

@@ -5,6 +5,7 @@ What is quick to find out comes first: names, folders, the listing of the images
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -25,7 +26,6 @@ from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
 from autoft.study import Change, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
-from autoft.task import METRICS
 
 RUNNERS = ("auto", "inline", "ray")
 PROBLEMS_SHOWN = 10
@@ -106,7 +106,7 @@ def begin(study: Study, host: Host, name: RunnerName, out: Path, found: Scan, wa
 def _changed(run: Run, change: Change, finished: Summary | None) -> Run:
     """The run as the change wants it. Raises `StudyError` for less time than a finished run had: it is used."""
     if change.data is not None:
-        run = run.moved(change.data)
+        run = run.with_images(change.data)
     if change.time is None:
         return run
     study = replace(run.record.study, time=change.time(run.record.study.time))
@@ -161,8 +161,6 @@ def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
     host = Host.discover(study.plugins, objects)
     for warning in host.warnings():
         screen.note(warning)
-    if study.metric not in METRICS:
-        raise unknown_name("metric", study.metric, METRICS)
     if study.runner not in RUNNERS:
         raise unknown_name("runner", study.runner, RUNNERS)
     host.searcher(study.searcher)
@@ -184,8 +182,10 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
 
 
 def _through_the_gate(study: Study, summary: Summary) -> Summary:
-    """Raise `GateFailed` when the test score is below `--fail-under`."""
-    score = summary.test.metrics[study.metric] if summary.test else 0.0
-    if study.fail_under is not None and score < study.fail_under:
-        raise GateFailed(f"test {study.metric} {score:.4f} is below --fail-under {study.fail_under:g}", summary)
+    """Raise `GateFailed` when the test score is below `--fail-under`, or the test loss above `--fail-above`."""
+    figure = summary.test.metrics[study.metric] if summary.test else math.nan
+    if study.fail_under is not None and not figure >= study.fail_under:
+        raise GateFailed(f"test {study.metric} {figure:.4f} is below --fail-under {study.fail_under:g}", summary)
+    if study.fail_above is not None and not figure <= study.fail_above:
+        raise GateFailed(f"test {study.metric} {figure:.4f} is above --fail-above {study.fail_above:g}", summary)
     return summary

@@ -38,7 +38,7 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
             run.save()  # workers read it
             runner.run(search, _site(run, clock), stopped)
         screen.close()
-        run.folder.write_leaderboard(search.ledger)
+        run.folder.write_leaderboard(search.ledger, run.record.study.metric)
         _raise_if_stopped(run, stopped)
         worker = _exporting_worker(run, host, stopped)
         try:

@@ -34,12 +34,13 @@ class Run:
             raise RunFolderError(f"{folder.study} is damaged or of another version: {problem}") from None
 
     def save(self) -> None:
-        """Have study.json say what `record` says. Under the run's lock, and once nothing can fail any more."""
-        text = encode(self.record)
-        if self.folder.study.read_text(encoding="utf-8") != text:
-            write_atomic(self.folder.study, text)
+        """Have study.json say of study and data what `record` says. Under the run's lock, and once nothing can fail."""
+        before = Run.open(self.folder.path).record
+        after = replace(before, study=self.record.study, data=self.record.data)
+        if after != before:
+            write_atomic(self.folder.study, encode(after))
 
-    def moved(self, data: Path) -> Run:
+    def with_images(self, data: Path) -> Run:
         """The run with its images in `data` instead; nothing is read or written yet."""
         root = str(data.resolve())
         record = self.record

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from autoft.errors import StudyError, unknown_name
 from autoft.plugins import PluginRef
+from autoft.task import METRICS
 from autoft.types import Backbone, Candidate, DatasetInfo
 
 PERMISSIVE = (
@@ -35,7 +36,8 @@ class Study:
 
     `image_size` 0 means: chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`: SPDX identifiers of
     weights that may be used, "permissive" for the usual ones, "any" for all. `gpus_per_trial` below 1 shares a GPU.
-    `fail_under`: the test score below which the run ends with exit code 3. `keep`: checkpoints that stay.
+    `fail_under`: the test score below which the run ends with exit code 3, `fail_above`: the test loss above which it
+    does. `keep`: checkpoints that stay.
     `batched`: model.onnx takes `[batch, height, width, 3]`. `full_parity`: the gate compares more images, and without
     onnxruntime's optimisations too.
     """
@@ -55,6 +57,7 @@ class Study:
     offline: bool = False
     licenses: tuple[str, ...] = ("permissive",)
     fail_under: float | None = None
+    fail_above: float | None = None
     keep: int = 5
     batched: bool = False
     full_parity: bool = False
@@ -71,6 +74,17 @@ class Study:
         _require(
             self.gpus_per_trial > 0 and whole,
             f"--gpus-per-trial is a share of one GPU or a whole number of them, got {self.gpus_per_trial:g}",
+        )
+        if self.metric not in METRICS:
+            raise unknown_name("metric", self.metric, METRICS)
+        is_loss = METRICS[self.metric].is_loss
+        _require(
+            self.fail_under is None or not is_loss,
+            f"--fail-under is for scores; {self.metric} is a loss, of which less is better: use --fail-above",
+        )
+        _require(
+            self.fail_above is None or is_loss,
+            f"--fail-above is for losses; of {self.metric} more is better: use --fail-under",
         )
         valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
         _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")

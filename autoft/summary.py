@@ -21,7 +21,10 @@ class Best:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every metric on one split of `n` images; `correct` top-1 hits; `ci95` of the primary metric."""
+    """Every metric on one split of `n` images; `correct` top-1 hits; `ci95` of the primary metric.
+
+    A loss is positive here, as people know it: smaller is better.
+    """
 
     n: int
     correct: int

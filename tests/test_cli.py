@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -35,7 +36,7 @@ from autoft.errors import (
 from autoft.predict import Prediction
 from autoft.screen import Screen, Silent
 from autoft.space import Space
-from autoft.store import Journal
+from autoft.store import Journal, RunFolder
 from autoft.study import Change, Study, StudyRecord, budget_change
 from autoft.summary import Best, Scores, Summary
 from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Report, Slice, Started
@@ -440,6 +441,26 @@ def test_resume_hands_on_the_change_of_budget(
     assert given == [160.0]
 
 
+@pytest.mark.parametrize(
+    ("options", "failed"),
+    [
+        ({"fail_under": 0.9}, "test accuracy 0.8500 is below --fail-under 0.9"),
+        ({"fail_under": 0.8}, ""),
+        ({"metric": "log_loss", "fail_above": 0.1}, "test log_loss 0.1500 is above --fail-above 0.1"),
+        ({"metric": "log_loss", "fail_above": 0.5}, ""),
+    ],
+)
+def test_the_gate_of_a_loss_is_an_upper_one(options: dict[str, Any], failed: str, tmp_path: Path) -> None:
+    study, ended = Study("photos", **options), summary(tmp_path)
+    found = replace(ended, test=replace(SCORES, metrics={"accuracy": 0.85, "log_loss": 0.15}))
+    if not failed:
+        assert engine._through_the_gate(study, found) == found
+        return
+    with pytest.raises(GateFailed, match=failed) as caught:
+        engine._through_the_gate(study, found)
+    assert caught.value.summary == found
+
+
 # ---------------------------------------------------------------- results
 
 
@@ -450,6 +471,9 @@ def test_leaderboard_lists_every_trial_best_first(autoft_: Callable[..., Outcome
     assert [row.split()[1] for row in rows[:1]] == ["0"]
     assert len(rows) == 3
     assert outcome.err == "trial 1 failed: out of memory\n"
+    assert "stopped" in outcome.out and "running" not in outcome.out
+    with RunFolder(run_folder).lock():
+        assert "running" in autoft_("leaderboard", str(run_folder)).out
 
 
 def test_leaderboard_json(autoft_: Callable[..., Outcome], run_folder: Path) -> None:

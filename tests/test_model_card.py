@@ -150,12 +150,6 @@ def test_provenance_names_trial_parameters_and_versions() -> None:
         assert words in text
 
 
-def test_a_searched_log_loss_is_called_negated() -> None:
-    of = facts()
-    card = model_card(replace(of, handoff=replace(of.handoff, metric="log_loss", validation_score=-0.25)))
-    assert r"| Chosen by validation log\_loss, negated | -0.2500 |" in card
-
-
 def test_worst_classes_come_first_and_undefined_figures_are_named() -> None:
     of = facts(tuple(f"class{number}" for number in range(9)))
     reports = (

@@ -38,6 +38,9 @@ def test_no_durations(text):
         ({"image_size": "big"}, "image_size"),
         ({"tirals": 3}, "did you mean 'trials'"),
         ({"seed": "x"}, "seed"),
+        ({"metric": "acuracy"}, "did you mean 'accuracy'"),
+        ({"metric": "log_loss", "fail_under": 0.5}, "log_loss is a loss, of which less is better: use --fail-above"),
+        ({"metric": "macro_f1", "fail_above": 0.5}, "of macro_f1 more is better: use --fail-under"),
     ],
 )
 def test_each_wrong_option_is_one_line(options, message):

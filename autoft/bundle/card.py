@@ -37,7 +37,6 @@ _FED: Final[Mapping[Layout, tuple[str, str]]] = {
     "image": ("pixels", "one image a call, of shape (height, width, 3)"),
     "batch": ("pixels[None]", "images of one size a call, of shape (batch, height, width, 3)"),
 }
-_AS_SEARCHED: Final[Mapping[str, str]] = {"log_loss": "log_loss, negated"}
 
 
 @dataclass(frozen=True)
@@ -164,12 +163,11 @@ def _licences(backbone: Backbone) -> str:
 
 def _provenance(facts: CardFacts) -> str:
     handoff = facts.handoff
-    metric = plain(_AS_SEARCHED.get(handoff.metric, handoff.metric))
     rows = [
         ("Created", plain(facts.created)),
         ("Backbone", plain(handoff.backbone.name)),
         *_trial(handoff.trial),
-        (f"Chosen by validation {metric}", f"{handoff.validation_score:.4f}"),
+        (f"Chosen by validation {plain(handoff.metric)}", f"{handoff.validation_score:.4f}"),
         *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
     ]
     return f"## Provenance\n\n{table(('What', 'Value'), rows)}"

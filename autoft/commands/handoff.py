@@ -49,7 +49,7 @@ def export(run: str, trial: int | None, out: str | None, batched: bool, data: st
 
     opened = Run.open(Path(run))
     if data is not None:
-        opened = opened.moved(Path(data))
+        opened = opened.with_images(Path(data))
         opened.verify_images(cores())
     from autoft import conclude, execution  # bring torch, which a mistake found above should not wait for
 

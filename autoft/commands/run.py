@@ -54,8 +54,9 @@ class _Pixels(click.ParamType[int]):
 @click.option("--out", metavar="DIR", help="The run folder.  [default: runs/NAME-DATE]")
 @click.option("--config", metavar="FILE.toml", help="Read options from a file; flags win over it.")
 @click.option("--seed", type=int, metavar="N", help="Of the split and of every trial.  [default: 0]")
-@click.option("--metric", metavar="NAME", help="What to maximise.  [default: accuracy]")
+@click.option("--metric", metavar="NAME", help="What to be best in.  [default: accuracy]")
 @click.option("--fail-under", type=float, metavar="SCORE", help="Exit with code 3 when the test score is below this.")
+@click.option("--fail-above", type=float, metavar="LOSS", help="Exit with code 3 when the test loss is above this.")
 @click.option("--backbones", multiple=True, metavar="GLOB,...", help="Search these; see autoft backbones.")
 @click.option("--freeze", multiple=True, metavar="NAME,...", help="Search these freeze strategies.  [default: all]")
 @click.option("--image-size", type=_Pixels(), metavar="PIXELS", help="Input size, or auto.  [default: auto]")
@@ -81,7 +82,7 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
 
     options = Study.options_from(Path(config)) if config else {}
     study = Study.parse(options | _given(flags) | {"data": data})
-    _finish(lambda: api.launch(study, open_screen(), clock.process_started()), study.out, as_json)
+    _finish(lambda: api.launch(study, open_screen(study.metric), clock.process_started()), study.out, as_json)
 
 
 @click.command(
@@ -102,10 +103,11 @@ def resume(run: str, time: str | None, data: str | None, as_json: bool) -> None:
     Finished trials are not run again; paused ones go on from their checkpoints.
     """
     from autoft import api, clock
+    from autoft.run import Run
     from autoft.terminal import open_screen
 
-    change = api.change_of(time, data)
-    _finish(lambda: api.go_on(Path(run), change, open_screen(), clock.process_started()), run, as_json)
+    change, screen = api.change_of(time, data), open_screen(Run.open(Path(run)).record.study.metric)
+    _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
