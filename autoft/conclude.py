@@ -135,6 +135,9 @@ def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwa
         budget=study.time,
         test_openings=_openings(run) + 1,
         problems=len(run.record.data.problems),
+        candidates=len(run.record.candidates),
+        tried=len({(trial.backbone, trial.freeze) for trial in (record.trial for record in ledger.ranking())}),
+        missed=bundle.report.missed,
     )
     write_atomic(run.folder.summary, encode(summary))
     return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from autoft.conclude import Exported, Wanted, chosen, conclude, export, finalist
 from autoft.ending import Ending
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.host import Host
+from autoft.ledger import Ledger
 from autoft.parts import Problem
 from autoft.run import Run
 from autoft.runners.base import Runner, Site
@@ -39,12 +41,12 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
             runner.run(search, _site(run, clock), stopped)
         screen.close()
         run.folder.write_leaderboard(search.ledger, run.record.study.metric)
-        _raise_if_stopped(run, stopped)
+        _raise_if_stopped(run, search.ledger, stopped)
         worker = _exporting_worker(run, host, stopped)
         try:
             summary = conclude(run, host, worker, search.ledger, watch, screen)
         except Cancelled:
-            _raise_if_stopped(run, stopped)
+            _raise_if_stopped(run, search.ledger, stopped)
             raise
     host.notify_search_finished(summary)
     return summary
@@ -126,8 +128,11 @@ def _site(run: Run, clock: RunClock) -> Site:
     )
 
 
-def _raise_if_stopped(run: Run, stopped: StopFlag) -> None:
-    if stopped.signal is not None:
-        raise Interrupted(
-            f"stopped; the best so far is kept. Go on with: autoft resume {run.folder.path}", stopped.signal
-        )
+def _raise_if_stopped(run: Run, ledger: Ledger, stopped: StopFlag) -> None:
+    """Raise `Interrupted`, with the commands that make something of what there is, after a signal."""
+    if stopped.signal is None:
+        return
+    path = shlex.quote(str(run.folder.path))
+    kept = any(record.trial.id in ledger.with_checkpoint() for record in ledger.ranking())
+    best = f"; the best so far is kept, and autoft export {path} hands it over" if kept else ""
+    raise Interrupted(f"stopped{best}. Go on with: autoft resume {path}", stopped.signal)

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 class Metric:
     """One figure of a task. `score` gives it of logits `(n, classes)` and class indices `(n,)`.
 
-    Of scores greater is better, always: of a metric that `is_loss` it is the negative.
+    Of scores greater is better, always: of a metric that `is_loss` it is the negative. A metric that `weighs_classes`
+    alike gets worse when a rare class is never found.
     """
 
     score: Callable[[np.ndarray, np.ndarray], float]
     is_loss: bool = False
+    weighs_classes: bool = False
 
     def shown(self, score: float) -> float:
         """The figure that people and files get to see: of a loss the loss itself, positive, smaller is better."""
@@ -58,8 +60,8 @@ def _present(labels: np.ndarray) -> list[int]:
 
 METRICS: Final[Mapping[str, Metric]] = {
     "accuracy": Metric(_accuracy),
-    "balanced_accuracy": Metric(_balanced_accuracy),
-    "macro_f1": Metric(_macro_f1),
+    "balanced_accuracy": Metric(_balanced_accuracy, weighs_classes=True),
+    "macro_f1": Metric(_macro_f1, weighs_classes=True),
     "log_loss": Metric(_log_loss, is_loss=True),
 }
 

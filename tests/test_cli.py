@@ -353,6 +353,29 @@ def test_search_prints_its_result_and_what_to_do_next(
     assert "a library that prints" in outcome.err and "a note" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("metric", "hint"), [("accuracy", True), ("log_loss", True), ("balanced_accuracy", False), ("macro_f1", False)]
+)
+def test_the_end_says_what_was_not_tried_and_which_classes_are_never_found(
+    metric: str, hint: bool, autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scores = replace(SCORES, metrics={metric: 0.5})
+    missed = {"rare": 3, **{f"class {number}": 1 for number in range(20)}}
+    found = replace(
+        summary(tmp_path), metric=metric, validation=scores, test=scores, candidates=12, tried=2, missed=missed
+    )
+    monkeypatch.setattr(engine, "search", lambda *arguments: found)
+    out = autoft_("search", "photos").out
+    assert "2 of 12 pairs of backbone and freeze strategy; the others did not fit into the budget" in out
+    assert "not one test image was recognised of 'rare' (3), 'class 0' (1)" in out
+    assert "and 13 more classes" in out
+    assert ("--metric balanced_accuracy" in out) == hint
+    monkeypatch.setattr(engine, "search", lambda *arguments: replace(found, tried=12, missed={}))
+    out = autoft_("search", "photos").out
+    assert "12 of 12 pairs of backbone and freeze strategy\n" in out
+    assert "recognised" not in out
+
+
 def test_search_json_is_one_document_that_reads_back(autoft_: Callable[..., Outcome], searched: list[Study]) -> None:
     outcome = autoft_("search", "photos", "--json")
     document = json.loads(outcome.out)

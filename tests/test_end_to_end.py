@@ -183,7 +183,9 @@ def test_signals_keep_the_best_and_say_how_to_go_on(tiny_images, tmp_path, numbe
             break
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert f"autoft resume {run}" in err
+    assert f"autoft resume {run}" in err and f"autoft export {run}" in err
+    board = autoft("leaderboard", run).stdout
+    assert "running" not in board
     assert not out
     assert (run / "leaderboard.csv").exists()
     exported = autoft("export", run, "--json")

@@ -56,7 +56,8 @@ _LATENCY_TIMEOUT: Final = 120.0
 class Bundle:
     """A bundle that was written: bytes of model.onnx, and what was measured.
 
-    `scores` are those of the reported split, `validation` those of the validation split; equal when that is reported.
+    `report` is metrics.json. `scores` are those of the reported split, `validation` those of the validation split;
+    equal when that is reported.
     """
 
     model_bytes: int
@@ -64,6 +65,7 @@ class Bundle:
     calibration: Calibration
     validation: Scores
     scores: Scores
+    report: MetricsReport
 
 
 def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path) -> Bundle:
@@ -92,7 +94,7 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path) -> Bun
     _verified(folder)
     validation, reported = (_scores(order, logits[split], split, temperature) for split in ("val", order.reported))
     size = (folder / MODEL).stat().st_size
-    return Bundle(size, passed.parity, passed.calibration, validation, reported)
+    return Bundle(size, passed.parity, passed.calibration, validation, reported, report)
 
 
 def _logits(order: Order, folder: Path) -> Logits:

@@ -89,6 +89,11 @@ class MetricsReport:
     confusion: tuple[tuple[int, ...], ...]
     note: str = ""
 
+    @property
+    def missed(self) -> dict[str, int]:
+        """The classes of which not one image was recognised, with the number of their images."""
+        return {one.label: one.n for one in self.per_class if one.n and not one.recall}
+
 
 # ---------------------------------------------------------------- parity.json
 

@@ -26,6 +26,7 @@ from autoft.errors import GateFailed
 if TYPE_CHECKING:
     from autoft.summary import Scores, Summary
 
+NAMES_SHOWN = 8
 LISTS = ("backbones", "freeze", "licenses")
 
 
@@ -152,14 +153,33 @@ def _lines(summary: Summary) -> list[str]:
         _score("validation", summary.validation, metric) + "; optimistic, as it chose the trial",
         _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px"),
         _line("trials", f"{counts} in {summary.seconds.get('total', 0.0):.0f} s"),
+        *_tried(summary),
         _line("model", f"{shown(model)}, {_megabytes(model)}"),
         _line("run", shown(Path(summary.run))),
     ]
     if summary.test_openings > 1:
         lines.append(_line("note", f"the test images were scored {summary.test_openings} times in this run's life"))
+    if summary.missed:
+        lines.append(_line("note", _missed(summary)))
     if summary.problems:
         lines.append(_line("note", f"{summary.problems} files were not used; study.json in the run names them"))
     return lines
+
+
+def _tried(summary: Summary) -> Iterator[str]:
+    if summary.candidates:
+        rest = "; the others did not fit into the budget" if summary.tried < summary.candidates else ""
+        yield _line("tried", f"{summary.tried} of {summary.candidates} pairs of backbone and freeze strategy{rest}")
+
+
+def _missed(summary: Summary) -> str:
+    """The classes that were never found, and the metric that would have minded."""
+    from autoft.task import METRICS
+
+    named = [f"{label!r} ({n})" for label, n in summary.missed.items()]
+    more = f" and {len(named) - NAMES_SHOWN} more classes" if len(named) > NAMES_SHOWN else ""
+    hint = "" if METRICS[summary.metric].weighs_classes else "; --metric balanced_accuracy weighs all classes alike"
+    return f"not one test image was recognised of {', '.join(named[:NAMES_SHOWN])}{more}{hint}"
 
 
 def _score(name: str, scores: Scores, metric: str) -> str:
