@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time as clock
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from autoft.study import Change, Study, budget_change
 from autoft.summary import Summary
 
 OFFLINE = "HF_HUB_OFFLINE"
+SAME = "TRANSFORMERS_OFFLINE"  # which huggingface_hub reads where the other is not set
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as huggingface_hub reads its variables
 
 
@@ -99,10 +101,9 @@ def resume(
 
 def launch(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
     """Search with a study whose budget counts from `began`, a wall-clock time."""
-    study = _mind_the_network(study)
-    from autoft import engine
+    with closing(screen), _minding_the_network(study) as study:
+        from autoft import engine
 
-    with closing(screen):
         return engine.search(study, screen, began, objects)
 
 
@@ -115,19 +116,35 @@ def go_on(run: Path, change: Change, screen: Screen, began: float) -> Summary:
     """Resume a run; the time it gets now counts from `began`, a wall-clock time."""
     from autoft.run import Run
 
-    _mind_the_network(Run.open(run).record.study)
-    from autoft import engine
+    with closing(screen), _minding_the_network(Run.open(run).record.study):
+        from autoft import engine
 
-    with closing(screen):
         return engine.resume(run.absolute(), change, screen, began)
 
 
-def _mind_the_network(study: Study) -> Study:
-    """The study with `offline` as flag or environment say it; offline, every library that asks the hub is told so.
-
-    To be called before anything imports huggingface_hub, which reads the variable once.
-    """
-    offline = study.offline or os.environ.get(OFFLINE, "").upper() in TRUE
-    if offline:
+@contextmanager
+def _minding_the_network(study: Study) -> Iterator[Study]:
+    """The study with `offline` as flag or environment say it; while the block runs, what asks the hub is told so."""
+    before = os.environ.get(OFFLINE)
+    study = replace(study, offline=study.offline or _asked_offline())
+    if study.offline:
         os.environ[OFFLINE] = "1"
-    return replace(study, offline=offline)
+    _tell_hub(study.offline)
+    try:
+        yield study
+    finally:
+        if before is None:
+            os.environ.pop(OFFLINE, None)
+        else:
+            os.environ[OFFLINE] = before
+        _tell_hub(_asked_offline())
+
+
+def _asked_offline() -> bool:
+    return (os.environ.get(OFFLINE) or os.environ.get(SAME) or "").upper() in TRUE
+
+
+def _tell_hub(offline: bool) -> None:
+    """huggingface_hub reads the variable once, at its import, which may be over: then its constant has to know too."""
+    if constants := sys.modules.get("huggingface_hub.constants"):
+        constants.HF_HUB_OFFLINE = offline  # type: ignore[attr-defined]

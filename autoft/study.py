@@ -23,6 +23,8 @@ PERMISSIVE = (
     "cc0-1.0",
     "unlicense",
 )
+SEEDS = 2**63
+"""As many as torch and numpy tell apart, and as every reader of JSON can be expected to keep."""
 SCHEMA = "autoft.study/1"
 
 RunnerName = Literal["inline", "ray"]
@@ -67,7 +69,7 @@ class Study:
     def __post_init__(self) -> None:
         _require(self.time > 0, f"--time must be positive, got {self.time:g}s; try --time 10m")
         _require(self.trials is None or self.trials > 0, f"--trials must be at least 1, got {self.trials}")
-        _require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+        _require(0 <= self.seed < SEEDS, f"--seed is a whole number from 0 to 2**63 - 1, got {self.seed}")
         _require(self.workers >= 0, f"--workers must not be negative, got {self.workers}")
         _require(self.keep >= 1, f"--keep must be at least 1, got {self.keep}")
         whole = self.gpus_per_trial <= 1 or self.gpus_per_trial == int(self.gpus_per_trial)
@@ -108,7 +110,7 @@ class Study:
         """The options in a TOML file, each named like its flag. Raises `StudyError`."""
         try:
             options = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        except (OSError, ValueError) as problem:  # of more digits than Python reads too
             raise StudyError(f"cannot read the configuration {path}: {problem}") from None
         return {name.replace("-", "_"): value for name, value in options.items()}
 

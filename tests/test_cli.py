@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 import pytest
+from huggingface_hub import constants
 
 import autoft
 from autoft import api, engine
@@ -424,18 +425,44 @@ def test_an_unknown_key_in_the_file_is_named(autoft_: Callable[..., Outcome], tm
     ("environment", "arguments", "offline"),
     [("0", [], False), ("0", ["--offline"], True), ("1", [], True), ("yes", [], True)],
 )
-def test_offline_by_flag_or_environment_is_known_to_study_and_hub(
+def test_offline_by_flag_or_environment_is_known_to_study_and_hub_while_it_lasts(
     environment: str,
     arguments: list[str],
     offline: bool,
     autoft_: Callable[..., Outcome],
-    searched: list[Study],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    told: list[tuple[bool, str, bool]] = []
+
+    def search(study: Study, *others: object) -> Summary:
+        told.append((study.offline, os.environ["HF_HUB_OFFLINE"], constants.is_offline_mode()))
+        return summary(tmp_path)
+
+    monkeypatch.setattr(engine, "search", search)
     monkeypatch.setenv("HF_HUB_OFFLINE", environment)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", environment != "0")
     autoft_("search", "photos", *arguments)
-    assert [study.offline for study in searched] == [offline]
-    assert os.environ["HF_HUB_OFFLINE"] == ("1" if offline else environment)
+    assert told == [(offline, "1" if offline else environment, offline)]
+    assert (os.environ["HF_HUB_OFFLINE"], constants.is_offline_mode()) == (environment, environment != "0")
+
+
+def test_an_online_search_after_an_offline_one_is_online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[tuple[str | None, bool]] = []
+
+    def search(study: Study, *others: object) -> Summary:
+        told.append((os.environ.get("HF_HUB_OFFLINE"), constants.is_offline_mode()))
+        if len(told) == 1:
+            raise DataError("no images")
+        return summary(tmp_path)
+
+    monkeypatch.setattr(engine, "search", search)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(DataError):
+        api.search("photos", offline=True)
+    api.search("photos")
+    assert told == [("1", True), (None, False)]
 
 
 @pytest.mark.parametrize(("text", "budget"), [("+5m", 900.0), ("10m", 600.0), (60, 60.0), ("+0.5h", 2400.0)])
