@@ -195,6 +195,7 @@ def test_the_defaults_that_help_names_are_those_of_a_study(autoft_: Callable[...
         (["search", "x", "--time", "banana"], "--time 'banana' is no duration"),
         (["search", "x", "--time", "0"], "--time must be positive"),
         (["search", "x", "--time", "-5m"], "--time '-5m' is no duration"),
+        (["search", "x", "--image-size", "big"], "'big' is neither a number of pixels nor auto"),
         (["search", "x", "--image-size", "8"], "--image-size is auto or 16 to 1024"),
         (["search", "x", "--fail-under", "nan"], "fail_under"),
         (["search", "x", "--config", "missing.toml"], "cannot read the configuration missing.toml"),

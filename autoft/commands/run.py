@@ -30,14 +30,14 @@ NAMES_SHOWN = 8
 LISTS = ("backbones", "freeze", "licenses")
 
 
-class _Pixels(click.ParamType[int]):
+def _pixels(text: str) -> int | str:
     """A number of pixels, or "auto"."""
-
-    name = "pixels"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """`"auto"` as it is, everything else as a number."""
-        return value if value == "auto" else click.INT.convert(value, param, ctx)
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number of pixels nor auto") from None
 
 
 @click.command(
@@ -60,7 +60,7 @@ class _Pixels(click.ParamType[int]):
 @click.option("--fail-above", type=float, metavar="LOSS", help="Exit with code 3 when the test loss is above this.")
 @click.option("--backbones", multiple=True, metavar="GLOB,...", help="Search these; see autoft backbones.")
 @click.option("--freeze", multiple=True, metavar="NAME,...", help="Search these freeze strategies.  [default: all]")
-@click.option("--image-size", type=_Pixels(), metavar="PIXELS", help="Input size, or auto.  [default: auto]")
+@click.option("--image-size", type=_pixels, metavar="PIXELS", help="Input size, or auto.  [default: auto]")
 @click.option("--searcher", metavar="NAME", help="What decides which trial trains next.  [default: halving]")
 @click.option("--offline", is_flag=True, default=None, help="Use only weights on this machine, never the network.")
 @click.option("--licenses", multiple=True, metavar="SPDX,...", help="Of weights; or any.  [default: permissive]")
