@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from autoft.errors import AutoftError, Interrupted
+from autoft.process import prepare
 
 SUGGESTION = "this is a bug in autoft or in a plugin; `autoft plugins` lists them, -p no:NAME switches one off"
 
@@ -32,6 +33,7 @@ def _run() -> int:
         from autoft.cli import cli
 
         _escape_what_cannot_be_written()
+        prepare()
         code = cli.main(prog_name="autoft", standalone_mode=False)
         sys.stdout.flush()  # a full disk or a closed pipe shows here, not in the interpreter's last breath
         return code if isinstance(code, int) else 0

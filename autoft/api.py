@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from autoft.process import prepare
 from autoft.screen import Screen, Silent
 from autoft.study import Change, Study, budget_change
 from autoft.summary import Summary
@@ -33,6 +34,7 @@ def search(
     searcher: str = "halving",
     metric: str = "accuracy",
     image_size: int | str = "auto",
+    view: str = "auto",
     offline: bool = False,
     licenses: str | Sequence[str] = "permissive",
     fail_under: float | None = None,
@@ -70,6 +72,7 @@ def search(
             "searcher": searcher,
             "metric": metric,
             "image_size": image_size,
+            "view": view,
             "offline": offline,
             "licenses": licenses,
             "fail_under": fail_under,
@@ -101,6 +104,7 @@ def resume(
 
 def launch(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
     """Search with a study whose budget counts from `began`, a wall-clock time."""
+    prepare()
     with closing(screen), _minding_the_network(study) as study:
         from autoft import engine
 
@@ -114,6 +118,7 @@ def change_of(time: str | float | None, data: str | Path | None) -> Change:
 
 def go_on(run: Path, change: Change, screen: Screen, began: float) -> Summary:
     """Resume a run; the time it gets now counts from `began`, a wall-clock time."""
+    prepare()
     from autoft.run import Run
 
     with closing(screen), _minding_the_network(Run.open(run).record.study):

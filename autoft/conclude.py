@@ -104,7 +104,7 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
     spec = backbone.input
     return Handoff(
         labels=info.classes,
-        preprocess=Preprocess(trial.image_size, spec.mean, spec.std, spec.interpolation),
+        preprocess=Preprocess(trial.image_size, spec.mean, spec.std, spec.interpolation, study.view),
         backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
         metric=study.study.metric,

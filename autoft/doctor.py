@@ -9,17 +9,26 @@ import platform
 import shutil
 import sys
 import tempfile
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Literal
+
+from autoft import machine
+from autoft.errors import UserError
+from autoft.runners.obstacles import ray_folder, ray_obstacle
 
 OLDEST_PYTHON = (3, 11)
 MIB, GIB = 2**20, 2**30
 LEAST_DISK = 5 * GIB  # weights, pixel caches and checkpoints of a small run
 LEAST_MEMORY = 2 * GIB  # a driver and a worker
 LEAST_SHARED_MEMORY = 256 * MIB  # ray's object store and its plasma
+HUB_SECONDS = 4.0
 SAME_INDEX = "pip install --force-reinstall torch torchvision, both from the same index"
 
 
@@ -94,21 +103,20 @@ def check_gpus() -> Check:
 
 def check_cores() -> Check:
     """How many cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Check("cores", "ok", str(cores))
+    usable, there = machine.cores(), os.cpu_count() or 1
+    return Check("cores", "ok", str(usable) if usable == there else f"{usable} of {there} by affinity or quota")
 
 
 def check_memory() -> Check:
-    """How much memory there is, for the machine or for this container."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return Check("memory", "warn", "this system does not say")
-    limit = _container_limit()
-    amount = min(total, limit) if limit else total
-    if amount < LEAST_MEMORY:
-        return Check("memory", "warn", _size(amount), "use --workers 1 and --backbones with few parameters")
-    return Check("memory", "ok", _size(amount))
+    """How much memory is free, on the machine or in this container, and for how many workers that is enough."""
+    free = machine.memory()
+    workers = max(0, free - machine.WORKER_BYTES) // machine.WORKER_BYTES
+    detail = f"{_size(free)} free, enough for {workers} workers of {_size(machine.WORKER_BYTES)}"
+    if free < LEAST_MEMORY:
+        return Check("memory", "warn", detail, "use --workers 1 and --backbones with few parameters")
+    if workers < machine.cores():
+        return Check("memory", "warn", detail, f"a search takes {max(1, workers)} workers; free memory for more")
+    return Check("memory", "ok", detail)
 
 
 def check_shared_memory() -> Check:
@@ -118,16 +126,28 @@ def check_shared_memory() -> Check:
         return Check("shared memory", "ok", "no /dev/shm on this system")
     free = shutil.disk_usage(shared).free
     if free < LEAST_SHARED_MEMORY:
-        fix = "start the container with --shm-size=1g, or search with --runner inline"
+        fix = "start the container with --shm-size=1g; Ray uses its folder instead, which is slower"
         return Check("shared memory", "warn", f"{_size(free)} free in /dev/shm", fix)
     return Check("shared memory", "ok", f"{_size(free)} free")
+
+
+def check_ray_folder() -> Check:
+    """Whether Ray can keep its sockets and logs where it wants to."""
+    if obstacle := ray_obstacle():
+        return Check("ray's folder", "warn", *obstacle.rsplit("; ", 1))
+    return Check("ray's folder", "ok", str(ray_folder()))
 
 
 def check_cache() -> Check:
     """Whether the cache folder can be written, and has room."""
     from autoft.data.cache import cache_root
 
-    return _folder("cache folder", cache_root(), "set AUTOFT_CACHE_DIR to another folder")
+    fix = "set AUTOFT_CACHE_DIR to another folder"
+    try:
+        folder = cache_root()
+    except (RuntimeError, UserError) as error:  # no HOME, and no entry in the table of users
+        return Check("cache folder", "fail", str(error), fix)
+    return _folder("cache folder", folder, fix)
 
 
 def check_here() -> Check:
@@ -148,10 +168,32 @@ def check_home() -> Check:
 def check_hub() -> Check:
     """What of the Hugging Face hub can be used."""
     offline = os.environ.get("HF_HUB_OFFLINE", "")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or _user_cache(), "hub")).expanduser()
+    try:
+        named = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or _user_cache(), "hub")
+        cache = Path(named).expanduser()
+    except RuntimeError as error:
+        return Check("hub", "warn", str(error), "set HF_HOME to a folder that can be written")
     models = len(list(cache.glob("models--*"))) if os.access(cache, os.R_OK) else 0
     network = f"offline (HF_HUB_OFFLINE={offline})" if offline else "online unless --offline"
     return Check("hub", "ok", f"{network}, {models} models in {cache}")
+
+
+def check_hub_answers() -> Check:
+    """Whether the hub answers within `HUB_SECONDS`, where it may be asked; the answer may be anything but silence."""
+    name, hub = "hub answers", os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return Check(name, "ok", "not asked: offline")
+    heard: SimpleQueue[str] = SimpleQueue()
+    # Looking up a name has no time-out of its own, hence the thread.
+    threading.Thread(target=lambda: heard.put(_what_is_wrong(hub)), daemon=True).start()
+    try:
+        wrong = heard.get(timeout=HUB_SECONDS)
+    except Empty:
+        wrong = f"no answer in {HUB_SECONDS:.0f} s"
+    if wrong:
+        fix = "search with --offline, set HF_ENDPOINT to a mirror, or HTTPS_PROXY to a proxy that reaches it"
+        return Check(name, "warn", f"{hub}: {wrong}", fix)
+    return Check(name, "ok", hub)
 
 
 def check_plugins() -> Check:
@@ -177,13 +219,14 @@ QUICK: tuple[Callable[[], Check], ...] = (
     check_cores,
     check_memory,
     check_shared_memory,
+    check_ray_folder,
     check_cache,
     check_here,
     check_home,
     check_hub,
     check_plugins,
 )
-FULL = (*QUICK, check_torch, check_gpus, check_timm, check_onnx, check_ray)
+FULL = (*QUICK, check_hub_answers, check_torch, check_gpus, check_timm, check_onnx, check_ray)
 
 
 def _imported(name: str, module: str, distribution: str = "", fix: str = "") -> Check:
@@ -209,12 +252,15 @@ def _folder(name: str, folder: Path, fix: str) -> Check:
     return Check(name, "ok", f"{folder}, {_size(free)} free")
 
 
-def _container_limit() -> int | None:
-    """The memory limit of this container in bytes, where there is one (cgroup 2)."""
+def _what_is_wrong(url: str) -> str:
+    """Why there is no answer from `url`; nothing when there is one, of whatever kind."""
     try:
-        return int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_SECONDS).close()
+    except urllib.error.HTTPError:
+        return ""
+    except Exception as error:  # names, sockets, certificates, proxies: each its own
+        return _cause(error)
+    return ""
 
 
 def _user_cache() -> Path:

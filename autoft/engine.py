@@ -17,15 +17,16 @@ from autoft.data.dataset import Dataset, open_dataset, write_split_csv
 from autoft.data.scan import Scan, scan
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.host import Host
-from autoft.machine import choose_runner, cores, share_out, versions
+from autoft.machine import WORKER_BYTES, Machine, choose_runner, cores, share_out, versions, worker_memory
 from autoft.run import Run
 from autoft.runners.base import Runner
 from autoft.screen import Screen
-from autoft.shortlist import Workload, candidates, choose_size, shortlist
+from autoft.shortlist import Workload, candidates, choose_size, scored_images, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
 from autoft.study import Change, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
+from autoft.view import choose_view, side_seen, what_a_crop_hides
 
 RUNNERS = ("auto", "inline", "ray")
 PROBLEMS_SHOWN = 10
@@ -40,13 +41,10 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     with watch.phase("plugins"):
         host = _host(study, objects, screen)
         out = _run_path(study)
-        name = choose_runner(study, host.inline_only, screen)
     with watch.phase("data"):
         found = scan(Path(study.data).resolve(), cores())
-    with _runner(name) as runner:
-        with watch.phase("start"):
-            runner.warm_up(max(cores(), study.workers))
-        run = begin(study, host, name, out, found, watch, screen)
+    with _runner(study, host, watch, screen) as runner:
+        run = begin(study, host, runner, out, found, watch, screen)
         return _execute(run, host, runner, screen, watch, RunClock(began, study.time))
 
 
@@ -67,37 +65,48 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     if done is not None:
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, done)
-    clock = RunClock(began - ledger.elapsed, budget)
     host = run.host()
     for warning in host.warnings():
         screen.note(warning)
-    with _runner(run.record.runner) as runner:
-        with watch.phase("start"):
-            runner.warm_up(max(cores(), run.record.workers * run.record.threads))
-        return _execute(run, host, runner, screen, watch, clock)
+    with _runner(run.record.study, host, watch, screen) as runner:
+        machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
+        run = _moved(run, runner.name, machine, screen)
+        return _execute(run, host, runner, screen, watch, RunClock(began - ledger.elapsed, budget))
 
 
-def begin(study: Study, host: Host, name: RunnerName, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
+def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
     """Resolve the study and create its run folder."""
-    machine = share_out(study, name)
+    machine = share_out(study, runner.name, runner.nodes(), WORKER_BYTES, screen)
+    view = choose_view(study.view, found.aspect)
+    side = side_seen(view, found.short_side, found.aspect)
     with watch.phase("shortlist"):
-        backbones = shortlist(study, host, machine, Workload(len(found.files), found.short_side), screen)
+        backbones = shortlist(study, host, machine, Workload(len(found.files), side), screen)
     with watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
-        views = {(choose_size(study, spec, found.short_side), spec.interpolation) for spec in specs}
-        dataset = open_dataset(found, study.seed, views, machine.cores)
+        squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
+        dataset = open_dataset(found, study.seed, squares, machine.cores)
         _report_data(dataset, screen)
+        if hidden := what_a_crop_hides(study.view, view, found.aspect):
+            screen.note(hidden)
+    searched = candidates(study, host.freeze_strategies(), backbones, side)
+    scored = scored_images(study, machine, searched, dataset.info.counts["val"])
+    if scored is not None:
+        screen.note(f"validation on {scored:,} of {dataset.info.counts['val']:,} images, for the time there is")
     record = StudyRecord(
         study=replace(study, out=str(out)),
         data=dataset.info,
+        view=view,
         backbones=backbones,
-        candidates=candidates(study, host.freeze_strategies(), backbones, found.short_side),
+        candidates=searched,
         plugins=host.refs,
         versions=versions(),
-        runner=name,
+        runner=runner.name,
         workers=machine.workers,
         threads=machine.threads,
         device=machine.device,
+        cpus=machine.cpus,
+        gpus=machine.gpus,
+        validation=scored,
     )
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
     return Run(folder, record)
@@ -123,6 +132,27 @@ def _keep_change(before: Run, after: Run) -> None:
             after.save()
 
 
+def _moved(run: Run, runner: RunnerName, machine: Machine, screen: Screen) -> Run:
+    """The run on this machine, which may be another than the one it began on; study.json keeps to the first."""
+    before = run.record
+    now = replace(
+        before,
+        runner=runner,
+        workers=machine.workers,
+        threads=machine.threads,
+        device=machine.device,
+        cpus=machine.cpus,
+        gpus=machine.gpus,
+    )
+    if (was := _placement(before)) != _placement(now):
+        screen.note(f"going on with {_placement(now)}; this run began with {was}")
+    return replace(run, record=now)
+
+
+def _placement(record: StudyRecord) -> str:
+    return f"{record.workers} workers of {record.threads} threads on {record.device} by {record.runner}"
+
+
 def _execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
     from autoft.execution import execute  # brings torch, which a mistake found above should not wait for
 
@@ -130,7 +160,23 @@ def _execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwa
     return _through_the_gate(run.record.study, summary)
 
 
-def _runner(name: RunnerName) -> Runner:
+def _runner(study: Study, host: Host, watch: Stopwatch, screen: Screen) -> Runner:
+    """The runner that the study gets, warmed up: the inline one where nobody asked for another that does not start."""
+    name = choose_runner(study, host.inline_only, screen)
+    with watch.phase("start"):
+        runner = _runner_named(name)
+        try:
+            runner.warm_up(cores())
+        except StudyError as problem:
+            if study.runner != "auto":
+                raise
+            screen.note(f"one trial at a time in this process: {problem}")
+            runner = _runner_named("inline")
+            runner.warm_up(cores())
+    return runner
+
+
+def _runner_named(name: RunnerName) -> Runner:
     """The runner of that name; each brings its own imports."""
     if name == "inline":
         from autoft.runners.inline import InlineRunner

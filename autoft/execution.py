@@ -123,7 +123,8 @@ def _site(run: Run, clock: RunClock) -> Site:
         workers=record.workers,
         threads=record.threads,
         device=record.device,
-        gpus=record.study.gpus_per_trial,
+        cpus=record.cpus,
+        gpus=record.gpus,
         origin=clock.origin,
     )
 

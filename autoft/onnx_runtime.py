@@ -121,6 +121,7 @@ def _open(path: Path, threads: int, optimisations: Optimisations) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL_ONLY  # what goes wrong is raised
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # half the time on a busy machine
     if optimisations == "none":
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

@@ -69,8 +69,9 @@ class Run:
         return Host.from_refs(self.record.plugins)
 
     def dataset(self) -> Dataset:
-        """The images, as split when the run began."""
-        return read_dataset(self.folder.split_csv, self.record.data)
+        """The images, as split when the run began, less validation images that nobody has time to score."""
+        every, scored = read_dataset(self.folder.split_csv, self.record.data), self.record.validation
+        return every if scored is None else every.limited("val", scored)
 
     def ledger(self) -> Ledger:
         """Everything that happened so far."""

@@ -26,6 +26,9 @@ ENLARGE = 2.0
 WORK_PER_PARAMETER = 130.0
 WORK_PER_SECOND: Mapping[str, float] = {"cpu": 3e10, "cuda": 1e13}
 PROBE_SHARE = 0.25
+# Of the time, for scoring all validation images once, by the backbone for which that takes longest.
+SCORING_SHARE = 0.04
+FEWEST_SCORED = 200
 
 
 def forward_work(cost: float) -> float:
@@ -33,8 +36,8 @@ def forward_work(cost: float) -> float:
     return cost * 1e12 * WORK_PER_PARAMETER / 224**2
 
 
-def choose_size(study: Study, spec: InputSpec, short_side: int) -> int:
-    """The input size in pixels for images with this median short side.
+def choose_size(study: Study, spec: InputSpec, side: int) -> int:
+    """The input size in pixels for images whose view has the resolution of a square of this `side` (`side_seen`).
 
     A backbone of fixed size keeps it; `--image-size` is obeyed; otherwise images are enlarged at most `ENLARGE` times
     and never beyond what the backbone was trained on.
@@ -43,16 +46,16 @@ def choose_size(study: Study, spec: InputSpec, short_side: int) -> int:
         return spec.size
     if study.image_size:
         return study.image_size
-    wanted = SIZE_STEP * math.ceil(short_side * ENLARGE / SIZE_STEP)
+    wanted = SIZE_STEP * math.ceil(side * ENLARGE / SIZE_STEP)
     return max(min(wanted, spec.size // SIZE_STEP * SIZE_STEP), min(SMALLEST_SIZE, spec.size))
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How many images there are, and their median short side in pixels."""
+    """How many images there are, and the side in pixels of what is seen of a median one (`side_seen`)."""
 
     images: int
-    short_side: int
+    side: int
 
 
 def shortlist(study: Study, host: Host, machine: Machine, workload: Workload, screen: Screen) -> tuple[Backbone, ...]:
@@ -80,8 +83,15 @@ def shortlist(study: Study, host: Host, machine: Machine, workload: Workload, sc
     return tuple(available)
 
 
+def scored_images(study: Study, machine: Machine, candidates: Iterable[Candidate], images: int) -> int | None:
+    """How many of so many validation images a search can score again and again; None for all of them."""
+    an_image = forward_work(max(candidate.cost for candidate in candidates)) / WORK_PER_SECOND[machine.device]
+    affordable = max(FEWEST_SCORED, int(SCORING_SHARE * study.time / an_image))
+    return affordable if affordable < images else None
+
+
 def candidates(
-    study: Study, strategies: Mapping[str, FreezeStrategy], backbones: Iterable[Backbone], short_side: int
+    study: Study, strategies: Mapping[str, FreezeStrategy], backbones: Iterable[Backbone], side: int
 ) -> tuple[Candidate, ...]:
     """Backbone x freeze strategy, each with its space."""
     named = study.freeze or tuple(strategies)
@@ -89,7 +99,7 @@ def candidates(
         if name not in strategies:
             raise unknown_name("freeze strategy", name, strategies)
     return tuple(
-        _candidate(backbone, strategies[name], choose_size(study, backbone.input, short_side))
+        _candidate(backbone, strategies[name], choose_size(study, backbone.input, side))
         for backbone in backbones
         for name in strategies
         if name in named
@@ -141,7 +151,7 @@ def _affordable(study: Study, backbones: list[Backbone], machine: Machine, workl
     budget = study.time * PROBE_SHARE * WORK_PER_SECOND[machine.device] * machine.workers
     chosen: list[Backbone] = []
     for backbone in sorted(backbones, key=lambda backbone: (backbone.weights != "local", -(backbone.prior or 0.0))):
-        size = choose_size(study, backbone.input, workload.short_side)
+        size = choose_size(study, backbone.input, workload.side)
         work = forward_work(_cost(backbone, size)) * workload.images
         if work <= budget and len(chosen) < MOST_BACKBONES:
             chosen.append(backbone)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class StopFlag:
@@ -40,5 +41,11 @@ def stop_on_signals() -> Iterator[StopFlag]:
     try:
         yield flag
     finally:
-        for number, handler in before.items():
+        put_back(before)
+
+
+def put_back(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Give signals the handlers they had; one that was not installed from Python cannot be put back."""
+    for number, handler in handlers.items():
+        if handler is not None:
             signal.signal(number, handler)

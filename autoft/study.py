@@ -7,12 +7,12 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from autoft.errors import StudyError, unknown_name
 from autoft.plugins import PluginRef
 from autoft.task import METRICS
-from autoft.types import Backbone, Candidate, DatasetInfo
+from autoft.types import Backbone, Candidate, DatasetInfo, View
 
 PERMISSIVE = (
     "apache-2.0",
@@ -27,6 +27,8 @@ SEEDS = 2**63
 """As many as torch and numpy tell apart, and as every reader of JSON can be expected to keep."""
 SCHEMA = "autoft.study/1"
 
+VIEWS = ("auto", *get_args(View))
+
 RunnerName = Literal["inline", "ray"]
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
@@ -36,8 +38,9 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\
 class Study:
     """What the user asked, one field a flag. Durations in seconds, sizes in pixels.
 
-    `image_size` 0 means: chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`: SPDX identifiers of
-    weights that may be used, "permissive" for the usual ones, "any" for all. `gpus_per_trial` below 1 shares a GPU.
+    `image_size` 0 and `view` "auto" mean: chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`:
+    SPDX identifiers of weights that may be used, "permissive" for the usual ones, "any" for all. `gpus_per_trial` below
+    1 shares a GPU.
     `fail_under`: the test score below which the run ends with exit code 3, `fail_above`: the test loss above which it
     does. `keep`: checkpoints that stay.
     `batched`: model.onnx takes `[batch, height, width, 3]`. `full_parity`: the gate compares more images, and without
@@ -56,6 +59,7 @@ class Study:
     searcher: str = "halving"
     metric: str = "accuracy"
     image_size: int = 0
+    view: str = "auto"
     offline: bool = False
     licenses: tuple[str, ...] = ("permissive",)
     fail_under: float | None = None
@@ -90,6 +94,8 @@ class Study:
         )
         valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
         _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")
+        if self.view not in VIEWS:
+            raise unknown_name("view", self.view, VIEWS)
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Study:
@@ -119,11 +125,15 @@ class Study:
 class StudyRecord:
     """study.json: the study resolved, everything that resuming and the workers need besides journal and checkpoints.
 
-    `versions` of autoft, torch and the like; `device` "cpu" or "cuda".
+    `view` is how images become squares. `versions` of autoft, torch and the like. `runner`, `workers`, `threads`,
+    `device`, `cpus` and `gpus` (a worker's shares): how the machine was shared out, which a resumed run decides anew.
+    `validation` is how many images of the validation split are scored, None for all: where scoring them all would take
+    too much of the time.
     """
 
     study: Study
     data: DatasetInfo
+    view: View
     backbones: tuple[Backbone, ...]
     candidates: tuple[Candidate, ...]
     plugins: tuple[PluginRef, ...]
@@ -132,6 +142,9 @@ class StudyRecord:
     workers: int
     threads: int
     device: Literal["cpu", "cuda"]
+    cpus: float = 1.0
+    gpus: float = 0.0
+    validation: int | None = None
     schema: str = SCHEMA
 
 

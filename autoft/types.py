@@ -14,6 +14,7 @@ from autoft.space import Params, Scalar, Space
 
 SplitName = Literal["train", "val", "test"]
 Interpolation = Literal["bicubic", "bilinear"]
+View = Literal["crop", "squash", "pad"]
 WeightsPlace = Literal["local", "download"]
 Fit = Literal["closed_form", "gradient"]
 
@@ -322,13 +323,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set: class names, images per split, fingerprint, median short side in pixels."""
+    """What is known of a data set: class names, images per split, fingerprint, median short side in pixels.
+
+    `aspect` is the median of long side / short side, at least 1.
+    """
 
     root: str
     classes: tuple[str, ...]
     counts: Mapping[str, int]
     fingerprint: str
     short_side: int
+    aspect: float
     problems: tuple[DataProblem, ...] = ()
 
 
@@ -336,16 +341,25 @@ class DatasetInfo:
 class Preprocess:
     """The recipe from an upright RGB image to the network's input, enough to write it again elsewhere.
 
-    1. centre square: side = min(width, height), left = (width - side) // 2, top = (height - side) // 2
-    2. Pillow resize of that square to (size, size) with `interpolation` (antialiased), rounded to uint8
+    1. what is seen, by `view`:
+       "crop": the centre square: side = min(width, height), left = (width - side) // 2, top = (height - side) // 2
+       "squash" and "pad": the whole image
+    2. Pillow resize of that with `interpolation` (antialiased), first the width, then the height, rounded to uint8 both
+       times. "crop" and "squash": each side to `size`
+       "pad": each side to max(1, (2 * side * size + long) // (2 * long)), where long = max(width, height); then pasted
+       on (size, size) pixels of `pad_colour`, (size - width) // 2 from the left and (size - height) // 2 from the top
     3. divide by 255, subtract `mean`, divide by `std`, per channel; layout `(batch, 3, size, size)` float32
+
+    `pad_colour` is ImageNet's mean in whole numbers, so that it is near zero in the network's input. As it is one
+    colour for all backbones, they share their pixels.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Interpolation = "bicubic"
-    crop: Literal["centre_square"] = "centre_square"
+    view: View = "crop"
+    pad_colour: tuple[Literal[124], Literal[116], Literal[104]] = (124, 116, 104)
     channels: Literal["RGB"] = "RGB"
     alpha: Literal["over_white"] = "over_white"
     orientation: Literal["exif"] = "exif"

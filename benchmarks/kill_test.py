@@ -1,11 +1,12 @@
 """Searches killed at random moments, each followed by `autoft resume`: all must finish, no finished trial runs twice.
 
-    python benchmarks/kill_test.py                      # 25 kills of 20 s inline searches, 5 of 60 s Ray searches
-    python benchmarks/kill_test.py --inline 2 --ray 1   # fewer
+    python benchmarks/kill_test.py                                 # 25 inline of 20 s, 5 on Ray of 60 s, 20 at the end
+    python benchmarks/kill_test.py --inline 2 --ray 1 --ending 0   # fewer
 
-SIGKILL goes to the whole process group and to whatever left it, at a moment drawn evenly from the search's time budget.
-Caches start empty, so early kills hit decoding. A kill before `study.json` exists leaves nothing to resume: then one
-clear line and exit code 2 are right. The journal is read as plain JSON lines, not by autoft's own reader.
+SIGKILL goes to the whole process group and to whatever left it, at a moment drawn evenly from the search's time budget;
+at the end: in the first seconds after leaderboard.csv says that the search is over, and the winner must stay. Caches
+start empty, so early kills hit decoding. A kill before `study.json` exists leaves nothing to resume: then one line and
+exit code 2 are right. The journal is read as plain JSON lines, not by autoft's own reader.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,10 +24,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import common
-from common import AUTOFT, Check, Finished, Workplace
+from common import AUTOFT, Check, Finished, Process
 
 Outcome = Literal["finished", "nothing to resume", "broken"]
 SEARCH_SECONDS: Mapping[str, float] = {"inline": 20.0, "ray": 60.0}
+ENDING_SECONDS = 6.0  # an end takes about that long
 NOTHING_TO_RESUME = 2
 
 
@@ -43,6 +46,8 @@ class Kill:
     resume_seconds: float
     twice: tuple[int, ...]
     said: str
+    winner: tuple[int, int] | None = None
+    """Of a kill at the end: the best trial before and the exported one."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +84,25 @@ def open_slices(lines: Iterable[Mapping[str, Any]]) -> int:
     return list(last.values()).count("started")
 
 
-def kill_and_resume(runner: str, seconds: float, seed: int) -> Kill:
+def kill_and_resume(runner: str, seconds: float, seed: int, at_end: bool = False) -> Kill:
     """One search, one kill, one resume."""
-    moment = random.Random(seed).uniform(0.0, seconds)
+    moment = random.Random(seed).uniform(0.0, ENDING_SECONDS if at_end else seconds)
     with common.workplace() as place:
         run = place.path / "run"
         options = ("--time", f"{seconds:g}s", "--runner", runner, "--seed", str(seed))
-        hit = _kill_after(place, common.search_command(run, *options), moment)
+        process = place.start(common.search_command(run, *options))
+        while at_end and process.running() and not (run / "leaderboard.csv").exists():
+            time.sleep(0.05)
+        hit = _kill_after(process, moment)
         before, had_study = journal(run), (run / "study.json").exists()
+        best = common.RunFiles(run).ledger.ranking()[0].trial.id if at_end else None
         resumed = place.run([*AUTOFT, "resume", run])
         after = journal(run)
         outcome = _outcome(run, resumed, had_study)
+        winner = (best, common.RunFiles(run).summary.best.trial) if best is not None and outcome == "finished" else None
     lines = resumed.stderr.strip().splitlines()
     return Kill(
-        runner=runner,
+        runner=f"{runner}, at the end" if at_end else runner,
         moment=round(moment, 2),
         hit=hit,
         journal_lines=len(before),
@@ -102,12 +112,12 @@ def kill_and_resume(runner: str, seconds: float, seed: int) -> Kill:
         resume_seconds=round(resumed.seconds, 1),
         twice=run_twice(after),
         said="" if outcome == "finished" else "\n".join(lines[-5:]),
+        winner=winner,
     )
 
 
-def _kill_after(place: Workplace, command: list[str | Path], moment: float) -> bool:
+def _kill_after(process: Process, moment: float) -> bool:
     """Whether the search was still running when its moment came."""
-    process = place.start(command)
     try:
         process.wait(timeout=moment)
     except subprocess.TimeoutExpired:
@@ -126,19 +136,19 @@ def _outcome(run: Path, resumed: Finished, had_study: bool) -> Outcome:
     return "finished" if (run / model).exists() else "broken"
 
 
-def measure(counts: Mapping[str, int], seed: int) -> Result:
+def measure(counts: Mapping[str, int], ending: int, seed: int) -> Result:
     """All kills, printed as they come."""
     kills = []
-    for runner, count in counts.items():
-        for number in range(count):
-            kill = kill_and_resume(runner, SEARCH_SECONDS[runner], seed + 1000 * number + len(runner))
-            twice = f", RUN TWICE: {kill.twice}" if kill.twice else ""
-            print(
-                f"{runner} {number + 1}/{count}: killed at {kill.moment:.1f} s with {kill.left_open} slices open, "
-                f"resumed in {kill.resume_seconds:.0f} s: {kill.outcome}{twice}",
-                flush=True,
-            )
-            kills.append(kill)
+    planned = [(runner, number, False) for runner, count in counts.items() for number in range(count)]
+    for runner, number, at_end in [*planned, *(("inline", number, True) for number in range(ending))]:
+        kill = kill_and_resume(runner, SEARCH_SECONDS[runner], seed + 1000 * number + len(runner), at_end)
+        twice = f", RUN TWICE: {kill.twice}" if kill.twice else ""
+        print(
+            f"{kill.runner} {number + 1}: killed at {kill.moment:.1f} s with {kill.left_open} slices open, "
+            f"resumed in {kill.resume_seconds:.0f} s: {kill.outcome}{twice} {kill.winner or ''}",
+            flush=True,
+        )
+        kills.append(kill)
     return Result(tuple(kills))
 
 
@@ -148,7 +158,9 @@ def checks(result: Result) -> list[Check]:
     fine = wanted - outcomes["broken"]
     told = f"{fine} ({outcomes['nothing to resume']} before study.json)"
     twice = sum(len(kill.twice) for kill in result.kills)
+    changed = sum(kill.winner[0] != kill.winner[1] for kill in result.kills if kill.winner)
     return [
+        Check("winners that changed by a kill at the end", str(changed), "0", changed == 0),
         Check("kills that end well", told, f"{wanted} of {wanted}", fine == wanted),
         Check("finished trials run again", str(twice), "0", twice == 0),
     ]
@@ -159,9 +171,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--inline", type=int, default=25, help="kills of inline searches")
     parser.add_argument("--ray", type=int, default=5, help="kills of Ray searches")
+    parser.add_argument("--ending", type=int, default=20, help="kills of inline searches while they export")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    result = measure({"inline": options.inline, "ray": options.ray}, options.seed)
+    result = measure({"inline": options.inline, "ray": options.ray}, options.ending, options.seed)
     return common.publish("kill_test", result, checks(result))
 
 

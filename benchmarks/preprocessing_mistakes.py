@@ -52,7 +52,7 @@ IMAGES = 1000
 CHUNK = 32
 GREY = 114
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-SEARCH = ("--backbones", "lite/efficientnet_lite0", "--image-size", "160")
+SEARCH = ("--backbones", "lite/efficientnet_lite0", "--image-size", "160", "--view", "crop")
 
 # ---------------------------------------------------------------- values
 
@@ -337,6 +337,8 @@ def measure(run: RunFiles, most: int, threads: int) -> Result:
     dataset = Run.open(run.path).dataset()
     samples = chosen(dataset, most)
     runtimes = Runtimes.of(run, threads)
+    if (view := runtimes.core.preprocess.view) != "crop":
+        raise SystemExit(f"the mistakes are those of somebody who crops; this run has --view {view}")
     answers = ask(runtimes, Path(dataset.info.root), samples)
     reference = answers.ways[RIGHT]
     through = {MODEL: answers.model, "the same in torch": answers.torch, **answers.ways}

@@ -1,12 +1,13 @@
 """model.onnx against Pillow: whether the resize inside gives Pillow's pixels, and what it costs.
 
     python benchmarks/raw_pixels.py
+    python benchmarks/raw_pixels.py --view squash    # or pad; writes raw_pixels_squash.json
 
 Exactness: every photo in scikit-image's package and 200 of the Debian package openclipart-png, resized by model.onnx
 around a network that does nothing, and by Pillow. Target: nowhere more than one step of 255.
 
 Cost: EfficientNet-Lite0 with ten classes, one thread, from pixels that are decoded already: model.onnx in turn with
-numpy's crop, Pillow's resize, numpy's normalisation, model.core.onnx and softmax. Medians. Target: at 1024x1024 at most
+Pillow's crop and resize, numpy's normalisation, model.core.onnx and softmax. Medians. Target: at 1024x1024 at most
 twice the CPU time. Where model.onnx spends it is onnxruntime's own profile.
 """
 
@@ -24,7 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import common
 import numpy as np
@@ -46,7 +47,7 @@ from autoft.errors import UnreadableImage
 from autoft.onnx_runtime import CoreModel, PixelModel, Pixels, softmax
 from autoft.task import SingleLabel
 from autoft.train.classifier import Classifier
-from autoft.types import Interpolation
+from autoft.types import Interpolation, View
 
 CLIPART = Path("/usr/share/openclipart/png")
 HOW_TO_GET_CLIPART = "Debian's openclipart-png has it: apt-get install openclipart-png, or unpack it and give --clipart"
@@ -119,8 +120,9 @@ class Profile:
 
 @dataclass(frozen=True)
 class Result:
-    """All rows; `sources` counts the images of each source, `unreadable` names those that autoft does not decode."""
+    """All rows of a view; `sources` counts the images of each source, `unreadable` names those that are not decoded."""
 
+    view: View
     sources: Mapping[str, int]
     unreadable: tuple[str, ...]
     missing: str
@@ -160,26 +162,25 @@ PASS_THROUGH = """
 class Resizer:
     """A model.onnx whose logits are the pixels that reach the network, from 0 to 255."""
 
-    size: int
-    interpolation: Interpolation
+    recipe: Preprocess
     session: Any
 
     @classmethod
-    def make(cls, size: int, interpolation: Interpolation, threads: int) -> Resizer:
+    def make(cls, size: int, interpolation: Interpolation, view: View, threads: int) -> Resizer:
         """Build it, as the product builds the front of any model.onnx."""
-        recipe = Preprocess(size, (0.0,) * 3, (1 / 255,) * 3, interpolation)
+        recipe = Preprocess(size, (0.0,) * 3, (1 / 255,) * 3, interpolation, view)
         with tempfile.TemporaryDirectory() as folder:
             core, model = Path(folder, CORE), Path(folder, MODEL)
             onnx.save(onnx.parser.parse_model(PASS_THROUGH.format(size=size, values=3 * size * size)), core)
             write_raw_pixel_model(core, model, recipe, SingleLabel.outputs, 1.0, "image")
-            return cls(size, interpolation, session(model, threads))
+            return cls(recipe, session(model, threads))
 
     def off_by(self, image: Pixels) -> np.ndarray:
         """Steps of 1/255 between its pixels and Pillow's, `(3, size, size)`, whole numbers."""
         (logits,) = self.session.run(["logits"], {"image": image})
-        found = np.rint(logits).reshape(3, self.size, self.size)  # scaled down and up again, so not quite whole
-        expected = preprocess(image, Preprocess(self.size, (0.0,) * 3, (1.0,) * 3, self.interpolation))
-        return np.nan_to_num(np.abs(found - expected.transpose(2, 0, 1)), nan=255).astype(int)
+        expected = preprocess(image, self.recipe).transpose(2, 0, 1)
+        found = np.rint(logits).reshape(expected.shape)  # scaled down and up again, so not quite whole
+        return np.nan_to_num(np.abs(found - expected), nan=255).astype(int)
 
 
 @dataclass
@@ -229,7 +230,8 @@ def compare(
 
 def _exactness(source: str, resizer: Resizer, tally: Tally) -> Exactness:
     differing = round(tally.differing / max(1, tally.values), 7)
-    return Exactness(source, resizer.size, resizer.interpolation, tally.images, tally.steps, tally.worst, differing)
+    recipe = resizer.recipe
+    return Exactness(source, recipe.size, recipe.interpolation, tally.images, tally.steps, tally.worst, differing)
 
 
 # ---------------------------------------------------------------- cost
@@ -250,12 +252,12 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(size: int) -> Iterator[Pair]:
+def pair(size: int, view: View) -> Iterator[Pair]:
     """EfficientNet-Lite0 with a head of random weights, exported as autoft does."""
     zoo = LiteZoo()
     backbone = next(backbone for backbone in zoo.backbones() if backbone.name == BACKBONE)
     spec = backbone.input
-    recipe = Preprocess(size, spec.mean, spec.std, spec.interpolation)
+    recipe = Preprocess(size, spec.mean, spec.std, spec.interpolation, view)
     trial = Trial(0, backbone.name, "probe", size, {}, seed=0)
     labels = tuple(f"class {number}" for number in range(CLASSES))
     torch.manual_seed(0)
@@ -362,15 +364,16 @@ def measure(arguments: argparse.Namespace) -> Result:
     missing = "" if arguments.clipart.is_dir() else f"there is no {arguments.clipart}; {HOW_TO_GET_CLIPART}"
     if not missing:
         sources["openclipart"] = clipart(arguments.clipart, arguments.images, seed=0)
-    resizers = [Resizer.make(size, how, arguments.threads) for size in arguments.sizes for how in INTERPOLATIONS]
+    view = arguments.view
+    resizers = [Resizer.make(size, how, view, arguments.threads) for size in arguments.sizes for how in INTERPOLATIONS]
     exactness, unreadable = compare(sources, resizers)
     costs, profiles = [], []
     for size in arguments.network_sizes:
-        with pair(size) as both:
+        with pair(size, view) as both:
             costs += [cost(both, *pixels, arguments.rounds) for pixels in IMAGE_SIZES]
             profiles.append(profile(both, *ONE_MEGAPIXEL))
     counts = {source: len(paths) for source, paths in sources.items()}
-    return Result(counts, unreadable, missing, tuple(exactness), tuple(costs), tuple(profiles))
+    return Result(view, counts, unreadable, missing, tuple(exactness), tuple(costs), tuple(profiles))
 
 
 def show(result: Result) -> None:
@@ -429,6 +432,7 @@ def checks(result: Result) -> list[Check]:
 def main() -> int:
     """Measure, print, write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--view", choices=get_args(View), default="crop", help="default crop")
     parser.add_argument("--clipart", type=Path, default=CLIPART, help=f"default {CLIPART}")
     parser.add_argument("--images", type=int, default=200, help="of the clipart (default 200)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="pixels, for exactness")
@@ -437,7 +441,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="for exactness (default 1)")
     result = measure(parser.parse_args())
     show(result)
-    return common.publish("raw_pixels", result, checks(result))
+    name = "raw_pixels" if result.view == "crop" else f"raw_pixels_{result.view}"
+    return common.publish(name, result, checks(result))
 
 
 if __name__ == "__main__":

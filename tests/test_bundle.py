@@ -16,6 +16,7 @@ from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.build import Bundle, write_bundle
 from autoft.bundle.order import Order
 from autoft.bundle.parity import FULL, QUICK
+from autoft.bundle.raw_pixels import Layout
 from autoft.bundle.standalone.verify import verify
 from autoft.bundle.values import Latency, Manifest, MetricsReport, ParityReport, Vectors
 from autoft.codec import decode
@@ -25,7 +26,7 @@ from autoft.data.scan import scan
 from autoft.ledger import TrialRecord
 from autoft.onnx_runtime import PixelModel
 from autoft.study import Study, StudyRecord
-from autoft.types import Preprocess, SplitName
+from autoft.types import Preprocess, SplitName, View
 
 FILES = {
     "model.onnx",
@@ -48,7 +49,7 @@ FILES = {
 
 @pytest.fixture
 def dataset(tiny_images: Path) -> Dataset:
-    return open_dataset(scan(tiny_images, 1), 0, {(SIZE, "bicubic")}, 1)
+    return open_dataset(scan(tiny_images, 1), 0, {(SIZE, "bicubic", "crop")}, 1)
 
 
 @pytest.fixture
@@ -77,10 +78,12 @@ def spoilt(order: Order, folder: Path) -> Iterator[Artifact]:
     yield dataclasses.replace(next(exports(order, folder)), exporter="way 1")
 
 
-@pytest.mark.parametrize("layout", ["image", "batch"])
-def test_a_bundle_is_whole_and_verifies_itself(order: Order, tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize(("layout", "view"), [("image", "crop"), ("batch", "squash"), ("image", "pad")])
+def test_a_bundle_is_whole_and_verifies_itself(order: Order, tmp_path: Path, layout: Layout, view: View) -> None:
     folder = tmp_path / "bundle"
-    bundle = written(dataclasses.replace(order, layout=layout), folder)
+    recipe = dataclasses.replace(order.handoff.preprocess, view=view)
+    of_view = dataclasses.replace(order, layout=layout, handoff=dataclasses.replace(order.handoff, preprocess=recipe))
+    bundle = written(of_view, folder)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names >= FILES
     manifest = decode(Manifest, (folder / "manifest.json").read_text())
@@ -225,6 +228,7 @@ def test_what_goes_with_a_model_names_no_place_on_this_machine(dataset: Dataset)
     study = StudyRecord(
         study=Study(data=dataset.info.root),
         data=dataset.info,
+        view="pad",
         backbones=(Backbone("zoo/net", 15, InputSpec(64), "mit", source="/home/me/weights/net.pth"),),
         candidates=(candidate,),
         plugins=(),
@@ -237,4 +241,5 @@ def test_what_goes_with_a_model_names_no_place_on_this_machine(dataset: Dataset)
     report = Report(0, "finished", 1.0, 0.75, 2.0)
     made = handoff_of(study, TrialRecord(candidate.trial(0, {}, 0), (), (report,)))
     assert made.backbone.source == "net.pth"
-    assert (made.preprocess.size, made.validation_score, made.labels) == (SIZE, 0.75, dataset.info.classes)
+    assert (made.preprocess.size, made.preprocess.view) == (SIZE, "pad")
+    assert (made.validation_score, made.labels) == (0.75, dataset.info.classes)

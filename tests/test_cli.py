@@ -78,7 +78,8 @@ def run_folder(tmp_path: Path) -> Path:
     candidate = Candidate("zoo/net", "probe", 64, Space({}))
     record = StudyRecord(
         study=Study(data=str(tmp_path / "data"), out=str(folder)),
-        data=DatasetInfo(str(tmp_path / "data"), ("a", "b"), {"train": 6, "val": 2, "test": 2}, "f" * 8, 64),
+        data=DatasetInfo(str(tmp_path / "data"), ("a", "b"), {"train": 6, "val": 2, "test": 2}, "f" * 8, 64, 1.5),
+        view="crop",
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(candidate,),
         plugins=(),

@@ -20,7 +20,7 @@ from autoft.types import Preprocess
 
 
 def opened(root: Path, seed: int = 0, sizes: tuple[int, ...] = (16,)):
-    return open_dataset(scan(root, 2), seed, [(size, "bicubic") for size in sizes], threads=2)
+    return open_dataset(scan(root, 2), seed, [(size, "bicubic", "crop") for size in sizes], threads=2)
 
 
 def reasons(dataset) -> dict[str, str]:
@@ -165,3 +165,11 @@ def test_the_fingerprint_changes_with_names_labels_and_bytes_only(tiny_images, t
 
 def test_the_seed_decides_the_split(tiny_images):
     assert opened(tiny_images).samples == opened(tiny_images).samples != opened(tiny_images, seed=1).samples
+
+
+def test_a_split_can_be_limited_evenly(tiny_images):
+    dataset = opened(tiny_images)
+    few = dataset.limited("train", 6)
+    assert Counter(few.labels("train").tolist()) == {0: 2, 1: 2, 2: 2}
+    assert set(few.rows("train")) <= set(dataset.rows("train"))
+    assert few.limited("val", 1000).rows("val").tolist() == dataset.rows("val").tolist()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from autoft.bundle.standalone import verify
 from autoft.data import decode as module
 from autoft.data.decode import decode, image_size, normalise, preprocess, readable_extensions
 from autoft.errors import UnreadableImage
@@ -253,15 +257,45 @@ def test_extensions():
     assert not {".pdf", ".eps", ".mpg", ".h5", ".txt"} & readable_extensions()
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 16), st.sampled_from(["bicubic", "bilinear"]))
-def test_preprocess_is_the_recipe(height, width, size, interpolation):
+def cropped(image: Image.Image, size: int, how: Image.Resampling) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize((size, size), how)
+
+
+def squashed(image: Image.Image, size: int, how: Image.Resampling) -> Image.Image:
+    return image.resize((size, image.height), how).resize((size, size), how)
+
+
+def padded(image: Image.Image, size: int, how: Image.Resampling) -> Image.Image:
+    width, height = (max(1, math.floor(Fraction(side * size, max(image.size)) + Fraction(1, 2))) for side in image.size)
+    page = Image.new("RGB", (size, size), (124, 116, 104))
+    small = image.resize((width, image.height), how).resize((width, height), how)
+    page.paste(small, ((size - width) // 2, (size - height) // 2))
+    return page
+
+
+VIEWS = {"crop": cropped, "squash": squashed, "pad": padded}
+SIDES = st.integers(1, 60)
+
+
+@given(SIDES, SIDES, st.integers(1, 16), st.sampled_from(["bicubic", "bilinear"]), st.sampled_from(list(VIEWS)))
+def test_preprocess_is_the_recipe_here_and_in_the_bundles_own_script(height, width, size, interpolation, view):
     rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    resampling = Image.Resampling[interpolation.upper()]
-    square = Image.fromarray(rgb).crop((left, top, left + side, top + side)).resize((size, size), resampling)
-    recipe = Preprocess(size, RECIPE.mean, RECIPE.std, interpolation)
-    np.testing.assert_array_equal(preprocess(rgb, recipe), np.asarray(square))
+    expected = VIEWS[view](Image.fromarray(rgb), size, Image.Resampling[interpolation.upper()])
+    recipe = Preprocess(size, RECIPE.mean, RECIPE.std, interpolation, view)
+    np.testing.assert_array_equal(preprocess(rgb, recipe), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(verify.square(rgb, asdict(recipe))), np.asarray(expected))
+
+
+def test_squash_and_pad_show_the_ends_of_a_strip_and_the_centre_square_does_not():
+    strip = np.full((20, 80, 3), 100, np.uint8)
+    strip[:, :20], strip[:, 60:] = (200, 0, 0), (0, 200, 0)
+    crop, squash, pad = (preprocess(strip, replace(RECIPE, interpolation="bilinear", view=view)) for view in VIEWS)
+    assert (crop == 100).all()
+    assert squash[4, 0].tolist() == [200, 0, 0] and squash[4, 7].tolist() == [0, 200, 0]
+    assert pad[4, 0].tolist() == [200, 0, 0] and pad[4, 7].tolist() == [0, 200, 0]
+    assert (pad[[0, 1, 2, 5, 6, 7]] == RECIPE.pad_colour).all() and (pad[3:5] != RECIPE.pad_colour).any(axis=2).all()
 
 
 def test_normalise_is_the_recipe():

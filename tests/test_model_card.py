@@ -31,9 +31,9 @@ from autoft.bundle.values import (
     Timing,
 )
 from autoft.task import SingleLabel
-from autoft.types import Backbone, DataProblem, DatasetInfo, Handoff, InputSpec, Preprocess, Trial
+from autoft.types import Backbone, DataProblem, DatasetInfo, Handoff, InputSpec, Preprocess, Trial, View
 
-RECIPE = Preprocess(48, (0.11, 0.12, 0.13), (0.21, 0.22, 0.23), "bilinear")
+RECIPE = Preprocess(48, (0.11, 0.12, 0.13), (0.21, 0.22, 0.23), "bilinear", "pad")
 TRICKY = (
     "a|b",
     "`tick`",
@@ -59,7 +59,13 @@ def facts(labels: tuple[str, ...] = ("cat", "dog", "owl")) -> CardFacts:
     return CardFacts(
         handoff=Handoff(labels, RECIPE, backbone, trial, "accuracy", 0.8765, "f1n6e7"),
         data=DatasetInfo(
-            "/home/me/pets", labels, {"train": 601, "val": 202, "test": 203}, "f1n6e7", 321, (DataProblem("x", "bad"),)
+            root="/home/me/pets",
+            classes=labels,
+            counts={"train": 601, "val": 202, "test": 203},
+            fingerprint="f1n6e7",
+            short_side=321,
+            aspect=1.6,
+            problems=(DataProblem("x", "bad"),),
         ),
         metrics=MetricsReport(
             split="test",
@@ -142,6 +148,22 @@ def test_preprocessing_states_every_number_of_the_recipe() -> None:
     text = section(model_card(facts()), "Preprocessing")
     for words in ("0.11, 0.12, 0.13", "0.21, 0.22, 0.23", "48 x 48", "bilinear", "255", "EXIF", "white"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [
+        ("crop", ("centre square", "outside of it is not seen")),
+        ("squash", ("whole image", "to 48 x 48, whatever its shape")),
+        ("pad", ("whole image", "(2 * side * 48 + long) // (2 * long)", "(124, 116, 104)")),
+    ],
+)
+def test_preprocessing_tells_the_view(view: View, words: tuple[str, ...]) -> None:
+    of = facts()
+    text = section(
+        model_card(replace(of, handoff=replace(of.handoff, preprocess=replace(RECIPE, view=view)))), "Preprocessing"
+    )
+    assert all(word in text for word in words)
 
 
 def test_provenance_names_trial_parameters_and_versions() -> None:

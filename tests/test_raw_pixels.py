@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from autoft.bundle.raw_pixels import Layout, write_raw_pixel_model
 from autoft.data.decode import normalise, preprocess
 from autoft.onnx_runtime import CoreModel, PixelModel, softmax
 from autoft.task import SingleLabel
-from autoft.types import Interpolation
+from autoft.types import Interpolation, View
 
 TEMPERATURE = 1.7
 PASS_THROUGH = """
@@ -29,26 +30,35 @@ PASS_THROUGH = """
     {{ logits = Reshape (images, flat) }}"""
 
 
-def resizer(folder: Path, size: int, interpolation: Interpolation) -> onnxruntime.InferenceSession:
+def resizer(folder: Path, recipe: Preprocess) -> onnxruntime.InferenceSession:
     """A model.onnx whose logits are the pixels that reach the network, from 0 to 255."""
-    core = onnx.parser.parse_model(PASS_THROUGH.format(size=size, n=3 * size * size))
+    core = onnx.parser.parse_model(PASS_THROUGH.format(size=recipe.size, n=3 * recipe.size**2))
     onnx.save(core, folder / "core.onnx")
-    recipe = Preprocess(size, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255), interpolation)
     write_raw_pixel_model(folder / "core.onnx", folder / "m.onnx", recipe, SingleLabel.outputs, 1.0, "image")
     return onnxruntime.InferenceSession(folder / "m.onnx", providers=["CPUExecutionProvider"])
 
 
-def off_by(session: onnxruntime.InferenceSession, image: np.ndarray, size: int, how: Interpolation) -> np.ndarray:
+def off_by(session: onnxruntime.InferenceSession, image: np.ndarray, recipe: Preprocess) -> np.ndarray:
     (logits,) = session.run(["logits"], {"image": image})
-    expected = preprocess(image, Preprocess(size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), how))
-    return np.abs(logits.reshape(3, size, size) - expected.transpose(2, 0, 1))
+    expected = preprocess(image, recipe).transpose(2, 0, 1)
+    return np.abs(logits.reshape(expected.shape) - expected)
+
+
+def plain_recipe(size: int, how: Interpolation, view: View) -> Preprocess:
+    return Preprocess(size, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255), how, view)
+
+
+@pytest.fixture(scope="module", params=get_args(View))
+def view(request: pytest.FixtureRequest) -> View:
+    return request.param
 
 
 @pytest.fixture(scope="module", params=[("bicubic", 64), ("bilinear", 64), ("bicubic", 37), ("bilinear", 224)])
-def resize(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+def resize(request: pytest.FixtureRequest, view: View, tmp_path_factory: pytest.TempPathFactory):
     how, size = request.param
-    session = resizer(tmp_path_factory.mktemp("resize"), size, how)
-    return lambda image: off_by(session, image, size, how)
+    recipe = plain_recipe(size, how, view)
+    session = resizer(tmp_path_factory.mktemp("resize"), recipe)
+    return lambda image: off_by(session, image, recipe)
 
 
 @pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea", "rocket"])
@@ -64,7 +74,10 @@ def test_noise_of_any_size_is_resized_as_pillow_does(resize, height: int, width:
     assert resize(image).max() <= 1.001
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 2), (1633, 1225), (64, 64), (65, 63)])
+ODD = [(1, 1), (1, 3000), (3000, 2), (1633, 1225), (64, 64), (65, 63), (397, 41), (41, 397), (300, 200)]
+
+
+@pytest.mark.parametrize("shape", ODD)
 def test_odd_shapes_are_resized_as_pillow_does(resize, shape: tuple[int, int]) -> None:
     image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     assert resize(image).max() <= 1.001
@@ -75,19 +88,21 @@ def test_flat_colours_stay_what_they_are(resize, colour: int) -> None:
     assert resize(np.full((90, 120, 3), colour, np.uint8)).max() < 1e-3
 
 
-def test_an_image_of_the_right_size_passes_untouched(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_passes_untouched(tmp_path: Path, view: View) -> None:
     image = np.random.default_rng(2).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    assert off_by(resizer(tmp_path, 48, "bicubic"), image, 48, "bicubic").max() < 1e-3
+    session = resizer(tmp_path, recipe := plain_recipe(48, "bicubic", view))
+    assert off_by(session, image, recipe).max() < 1e-3
+    np.testing.assert_array_equal(preprocess(image, recipe), image)
 
 
 # ---------------------------------------------------------------- the whole file
 
 
 @pytest.fixture(scope="module", params=["bicubic", "bilinear"])
-def core(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def core(request: pytest.FixtureRequest, view: View, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("core")
     tiny = handoff()
-    recipe = dataclasses.replace(tiny.preprocess, interpolation=request.param)
+    recipe = dataclasses.replace(tiny.preprocess, interpolation=request.param, view=view)
     next(OnnxExporter().export(Tiny().eval(), dataclasses.replace(tiny, preprocess=recipe), folder))
     return folder / "model.core.onnx"
 

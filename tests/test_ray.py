@@ -75,7 +75,7 @@ from autoft import engine, execution, machine
 from autoft.screen import Silent
 from autoft.study import Study
 site = execution._site
-execution._site = lambda run, clock: dataclasses.replace(site(run, clock), device="cuda")
+execution._site = lambda run, clock: dataclasses.replace(site(run, clock), gpus=1.0)
 study = Study(data={str(tiny_images)!r}, out={str(tmp_path / "run")!r}, plugins=({ZOO!r},), time=120.0, trials=4,
               backbones=("small/test_resnet",), searcher="random", freeze=("full",), workers=2, runner="ray")
 engine.search(study, Silent(), time.time())
@@ -85,6 +85,63 @@ engine.search(study, Silent(), time.time())
     assert done.returncode == 0, done.stderr
     seen = sorted(file.read_text() for file in log.iterdir())
     assert [gpu for gpu in seen if gpu in ("0", "1")] == ["0", "1"], seen
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory):
+    """What came of each fault in `parts/ray_faults.py`, all on one small cluster."""
+    command = [sys.executable, str(Path(__file__).parent / "parts" / "ray_faults.py"), tmp_path_factory.mktemp("runs")]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "ray" not in done.stderr.lower(), done.stderr  # a report says it, and says it better
+    assert len(done.stdout.splitlines()) == 1, done.stdout
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("segv", "the worker process crashed inside a library (SIGSEGV)"),
+        ("exit", "the worker process ended itself with exit code 4"),
+        ("kill", "the worker process was killed from outside, or a library ended it without a word"),
+        ("raise", "ValueError('the slice')"),
+    ],
+)
+def test_a_lost_worker_is_a_failed_slice_with_its_cause(faults, fault, cause):
+    assert faults["deaths"][fault] == ["failed", cause]
+
+
+@pytest.mark.slow
+def test_an_error_in_the_driver_ends_the_search_while_a_slice_runs(faults):
+    assert faults["error"]["raised"] == "the driver's own"
+    assert faults["error"]["seconds"] < 8  # the slice would have run for a minute
+    assert faults["error"]["told"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker", ["heeding", "deaf"])
+def test_a_request_to_stop_reaches_a_worker_in_its_slice(faults, worker):
+    assert faults[worker]["seconds"] < 8
+    assert faults[worker]["told"] == []
+
+
+@pytest.mark.slow
+def test_a_slice_that_no_worker_takes_is_given_back_at_the_deadline(faults):
+    (report,) = faults["busy"]["told"]
+    assert report[:2] == ["paused", "no worker was free in time"]
+    assert 2 <= faults["busy"]["seconds"] < 12
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_up_offers_what_it_has(faults):
+    assert faults["free"] == [[2, 0]]  # and not the seven cores that this machine might have
+    assert faults["free when busy"] == [[1, 0]]  # one to wait for
+
+
+@pytest.mark.slow
+def test_whoever_had_a_signal_handler_keeps_it(faults):
+    assert faults["handlers"]
 
 
 def test_ray_client_is_refused(monkeypatch):

@@ -33,9 +33,10 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
     counts = {"train": 22, "val": 7, "test": 7}
     record = StudyRecord(
         study=Study(data=str(tiny_images), out=str(folder), time=60.0),
-        data=DatasetInfo(str(tiny_images), found.listing.classes, counts, found.fingerprint(), 32),
+        data=DatasetInfo(str(tiny_images), found.listing.classes, counts, found.fingerprint(), 32, 1.0),
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(candidate,),
+        view="crop",
         plugins=(PluginRef("searchers", "builtin", "autoft.builtin.searchers"),),
         versions={},
         runner="inline",

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from autoft.errors import BackboneUnavailable, StudyError
 from autoft.machine import Machine
-from autoft.shortlist import Workload, choose_size, shortlist
+from autoft.shortlist import FEWEST_SCORED, Workload, choose_size, scored_images, shortlist
+from autoft.space import Space
 from autoft.study import Study
-from autoft.types import Backbone, InputSpec
+from autoft.types import Backbone, Candidate, InputSpec
 
 
 class Notes:
@@ -45,7 +46,7 @@ def backbone(name, **facts):
     return Backbone(name, **{"parameters": 4_000_000, "input": InputSpec(224), "license": "mit", "prior": 0.7, **facts})
 
 
-PHOTOS = Workload(images=1000, short_side=500)
+PHOTOS = Workload(images=1000, side=500)
 
 
 def chosen(host, notes=None, workload=PHOTOS, **study):
@@ -54,19 +55,17 @@ def chosen(host, notes=None, workload=PHOTOS, **study):
 
 
 @given(st.integers(1, 5000), st.integers(32, 600), st.booleans())
-def test_size_is_usable_and_never_beyond_the_backbones_own(short_side, own, fixed):
-    size = choose_size(Study("data"), InputSpec(own, fixed_size=fixed), short_side)
+def test_size_is_usable_and_never_beyond_the_backbones_own(side, own, fixed):
+    size = choose_size(Study("data"), InputSpec(own, fixed_size=fixed), side)
     assert 32 <= size <= own
     assert size == own or size % 32 == 0
     if fixed:
         assert size == own
 
 
-@pytest.mark.parametrize(
-    ("short_side", "own", "size"), [(28, 260, 64), (100, 260, 224), (2000, 260, 256), (28, 48, 48)]
-)
-def test_small_images_are_enlarged_and_large_ones_get_what_the_backbone_knows(short_side, own, size):
-    assert choose_size(Study("data"), InputSpec(own), short_side) == size
+@pytest.mark.parametrize(("side", "own", "size"), [(28, 260, 64), (100, 260, 224), (2000, 260, 256), (28, 48, 48)])
+def test_small_images_are_enlarged_and_large_ones_get_what_the_backbone_knows(side, own, size):
+    assert choose_size(Study("data"), InputSpec(own), side) == size
 
 
 def test_asked_for_size_is_obeyed_but_for_fixed_ones():
@@ -130,3 +129,14 @@ def test_readme_default_is_found_without_naming_it():
     lite = [b for b in Host.discover(("no:timm",)).backbones() if Path(b.name).parts[0] == "lite"]
     assert {"lite/efficientnet_lite0", "lite/efficientnet_lite1", "lite/efficientnet_lite2"} <= {b.name for b in lite}
     assert all(b.weights == "local" and b.prior for b in lite if "lite/efficientnet" in b.name)
+
+
+@given(st.floats(1, 1e5), st.integers(1, 100_000), st.floats(1e-3, 10))
+def test_scoring_has_its_share_of_the_time(seconds, images, cost):
+    candidate = Candidate("z/a", "full", 64, Space({}), cost=cost)
+    scored = scored_images(Study("data", time=seconds), Machine("cpu", 1, 1, 1), [candidate], images)
+    if scored is None:
+        return
+    assert FEWEST_SCORED <= scored < images
+    longer = scored_images(Study("data", time=2 * seconds), Machine("cpu", 1, 1, 1), [candidate], images)
+    assert longer is None or longer >= scored

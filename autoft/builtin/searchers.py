@@ -31,7 +31,7 @@ RUNGS = (1.0, 3.0, 9.0, 27.0)
 # A rung-1 order is noisy (a high learning rate ranks last after one pass and first after three), so half of it goes on.
 KEEP = (0.5, 1 / 3, 1 / 3)
 RACED_BACKBONES = 3
-# Of the time left when a probe starts, for all the probes that wait; one that takes longer ends on a part of the images.
+# Of the time left when a probe starts, for all that wait; one that takes longer ends on a part of the images.
 PROBE_SHARE = 0.5
 # Share of the time after the probes in which new trials may start; the rest belongs to the best ones.
 RACE_SHARE = 0.4

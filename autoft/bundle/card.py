@@ -23,7 +23,7 @@ from autoft.bundle.values import (
     MetricsReport,
     ParityReport,
 )
-from autoft.types import Backbone, DatasetInfo, Handoff, Preprocess, SplitName, Trial
+from autoft.types import Backbone, DatasetInfo, Handoff, Preprocess, SplitName, Trial, View
 
 MOST_CLASSES: Final = 30
 
@@ -36,6 +36,19 @@ _TRUST: Final[Mapping[SplitName, str]] = {
 _FED: Final[Mapping[Layout, tuple[str, str]]] = {
     "image": ("pixels", "one image a call, of shape (height, width, 3)"),
     "batch": ("pixels[None]", "images of one size a call, of shape (batch, height, width, 3)"),
+}
+_SEEN: Final[Mapping[View, str]] = {
+    "crop": "Cut out the centre square: side = min(width, height), left = (width - side) // 2, top =\n"
+    "   (height - side) // 2. What is outside of it is not seen.",
+    "squash": "Take the whole image.",
+    "pad": "Take the whole image.",
+}
+_RESIZED: Final[Mapping[View, str]] = {
+    "crop": "to {size} x {size}.",
+    "squash": "to {size} x {size}, whatever its shape.",
+    "pad": "with long = max(width, height), each side to\n"
+    "   max(1, (2 * side * {size} + long) // (2 * long)). Paste it on a square of {size} x {size} of the RGB colour\n"
+    "   {colour}, ({size} - width) // 2 pixels from the left and ({size} - height) // 2 from the top.",
 }
 
 
@@ -126,8 +139,8 @@ def _data(data: DatasetInfo, metrics: MetricsReport, vectors: int) -> str:
     below = f"\n\n...{more} classes; `{METRICS}` has all." if (more := _more(len(metrics.per_class))) else ""
     return f"""## Data
 
-Images: {counts}; median short side {data.short_side} pixels. Files that were not used: {len(data.problems):,}.
-Fingerprint: {plain(data.fingerprint)}.
+Images: {counts}; median short side {data.short_side} pixels, median ratio of the long side to it {data.aspect:.2f}.
+Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.
 
 **Privacy.** `{VECTORS}/` holds {vectors} images that are, or were made of, images from the validation split, and
 `{PARITY}` names some files of the data. Whoever gets this folder can see both. Remove `{VECTORS}/` and
@@ -144,8 +157,9 @@ def _preprocessing(recipe: Preprocess) -> str:
 Decode to 8-bit RGB, upright by the EXIF orientation, transparency over white, 16-bit grey divided by 257. `{MODEL}`
 does the rest itself; what `{CORE}` takes is made so:
 
-1. Cut out the centre square: side = min(width, height), left = (width - side) // 2, top = (height - side) // 2.
-2. Resize it to {size} x {size} as Pillow does, {recipe.interpolation}, with antialiasing, rounded to whole numbers.
+1. {_SEEN[recipe.view]}
+2. Resize it as Pillow does, {recipe.interpolation}, with antialiasing, first the width, then the height, rounded to
+   whole numbers each time: {_RESIZED[recipe.view].format(size=size, colour=recipe.pad_colour)}
 3. Divide by 255, subtract the mean ({mean}) and divide by the standard deviation ({std}) of red, green
    and blue; float32, (batch, 3, {size}, {size})."""
 

@@ -57,7 +57,7 @@ class Order:
     def inputs(self, rows: np.ndarray) -> Images:
         """The network's input `(n, 3, size, size)` for rows of the pixel cache."""
         recipe = self.handoff.preprocess
-        return normalise(self.dataset.pixels(recipe.size, recipe.interpolation)[rows], recipe)
+        return normalise(self.dataset.pixels(recipe.size, recipe.interpolation, recipe.view)[rows], recipe)
 
     @cached_property
     def compared(self) -> Compared:

@@ -1,8 +1,8 @@
 """model.onnx: the core network with everything around it inside, from raw pixels to probabilities.
 
-The resize is Pillow's (`src/libImaging/Resample.c`: two passes, horizontal first, antialiased, weights in 22-bit fixed
-point, rounded to 8 bits after each pass) written with standard operators. `Resize` of ONNX is no substitute: with
-`antialias` it is up to 13/255 off.
+The resize is Pillow's (`src/libImaging/Resample.c`: a pass along the rows and one along the columns, antialiased,
+weights in 22-bit fixed point, rounded to 8 bits after each) written with standard operators. `Resize` of ONNX is no
+substitute: with `antialias` it is up to 13/255 off.
 
 Both passes are one matrix product. A dense one would multiply mostly by zeros, as an output pixel depends on a few
 input pixels only; so output pixels go in blocks of `BLOCK`, and each block sees the stretch of input it depends on.
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from autoft.types import Interpolation, Output, Preprocess
+from autoft.types import Interpolation, Output, Preprocess, View
 
 if TYPE_CHECKING:
     import onnx
@@ -45,10 +45,11 @@ def write_raw_pixel_model(
     `ValueError` when the core has another interface than `images` and `logits`.
     """
     import onnx
+    import onnx.inliner
 
     network = onnx.compose.add_prefix(_plain(onnx.load(core)), "core/")
     classes = _classes(network)
-    front = onnx.parser.parse_model(_model(_front(recipe, layout)))
+    front = onnx.inliner.inline_local_functions(onnx.parser.parse_model(_model(_front(recipe, layout))))
     back = onnx.parser.parse_model(_model(_back(outputs, classes, temperature, layout)))
     model = onnx.compose.merge_models(front, network, [("images", "core/images")], prefix1="pixels/")
     model = onnx.compose.merge_models(model, back, [("core/logits", "scores")], prefix2="answer/")
@@ -66,6 +67,7 @@ def write_raw_pixel_model(
 
 
 def _front(recipe: Preprocess, layout: Layout) -> str:
+    """A graph and the functions it is made of, to be inlined, as not every runtime knows functions."""
     size = recipe.size
     return f"""
     front (uint8{_SHAPES[layout]} image) => (float[batch, 3, {size}, {size}] images)
@@ -74,76 +76,178 @@ def _front(recipe: Preprocess, layout: Layout) -> str:
         {_TO_BATCH[layout]}
         shape = Shape (pixels)
         height_width = Slice (shape, one, three)
-        side = ReduceMin <keepdims = 1> (height_width)
-        margin = Sub (height_width, side)
-        start = Div (margin, two)
-        stop = Add (start, side)
-        square = Slice (pixels, start, stop, image_axes)
-        {_WEIGHTS.format(kernel=_KERNELS[recipe.interpolation])}
-        lines = Reshape (square, line_shape)
+        {_VIEWS[recipe.view]}
+        lines = Reshape (region, line_shape)
         turned = Transpose <perm = [0, 2, 1]> (lines)
-        whole_shape = Concat <axis = 0> (zero, side, rest)
-        columns = Reshape (turned, whole_shape)
-        {_resample("columns", "narrow")}
-        narrow_columns = Reshape (narrow, column_shape)
+        by_column = Concat <axis = 0> (zero, width, rest)
+        columns = Reshape (turned, by_column)
+        narrow = local.resample (columns, x_target, x_taken, x_upper, x_lower)
+        x_values = Mul (x_target, three)
+        by_value = Concat <axis = 0> (zero, x_values, rest)
+        narrow_columns = Reshape (narrow, by_value)
         rows = Transpose <perm = [0, 2, 1]> (narrow_columns)
-        {_resample("rows", "small")}
-        small_pixels = Reshape (small, pixel_shape)
-        channels_first = Transpose <perm = [0, 2, 1]> (small_pixels)
+        small = local.resample (rows, y_target, y_taken, y_upper, y_lower)
+        {_ON_SQUARE[recipe.view]}
+        channels_first = Transpose <perm = [0, 2, 1]> (square)
         planes = Reshape (channels_first, plane_shape)
         fractions = Div (planes, white)
         centred = Sub (fractions, mean)
         images = Div (centred, std)
+    }}
+    {_functions(recipe)}"""
+
+
+def _functions(recipe: Preprocess) -> str:
+    return f"""
+    {_FUNCTION} pass_weights (side, target) => (taken, weights_upper, weights_lower)
+    {{
+        {_constant("int64[1]", zero=0, one=1, two=2, rest=-1, block=BLOCK, almost=BLOCK - 1)}
+        {_constant("int64", first=0, step=1)}
+        {_constant("double", half=0.5, unit=1, steps=BLOCK - 1, support=_SUPPORT[recipe.interpolation])}
+        {_constant("double", coarse=2**11, fixed=2**22)}
+        block_shape = Constant <value = int64[3] {{-1, {BLOCK}, 1}}> ()
+        {_PASS_WEIGHTS}
+    }}
+    {_FUNCTION} kernel (x) => (weight)
+    {{
+        {_KERNELS[recipe.interpolation]}
+    }}
+    {_FUNCTION} resample (source, target, taken, weights_upper, weights_lower) => (result)
+    {{
+        {_constant("int64[1]", zero=0, one=1, rest=-1, block=BLOCK)}
+        {_constant("double", half=0.5, coarse=2**11, fixed=2**22)}
+        {_constant("float", black=0, white=255)}
+        {_RESAMPLE}
+    }}
+    {_FUNCTION} placed (places, start, target) => (kept, inside)
+    {{
+        {_constant("int64[1]", zero=0, one=1)}
+        {_PLACED}
     }}"""
 
 
 def _constants(recipe: Preprocess) -> str:
     """The constants of the front, by name."""
-    size, blocks = recipe.size, -(-recipe.size // BLOCK)
-    numbers = ", ".join(map(str, range(blocks * BLOCK)))
-    channel = "float[1, 3, 1, 1]"
+    size, channel = recipe.size, "float[1, 3, 1, 1]"
     return f"""
         int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
-        int64[1] rest = {{-1}}, int64[1] size = {{{size}}}, int64[2] image_axes = {{1, 2}},
-        int64[3] block_shape = {{{blocks}, {BLOCK}, 1}}, int64[3] line_shape = {{0, 0, -1}},
-        int64[3] joined_shape = {{0, {blocks * BLOCK}, -1}}, int64[3] column_shape = {{0, {3 * size}, -1}},
-        int64[3] pixel_shape = {{0, {size * size}, 3}}, int64[4] plane_shape = {{0, 3, {size}, {size}}},
-        int64 first = {{0}}, int64 step = {{1}}, int64[{blocks * BLOCK}] numbers = {{{numbers}}},
-        double half = {{0.5}}, double nothing = {{0}}, double unit = {{1}}, double size_d = {{{size}}},
-        double support = {{{_SUPPORT[recipe.interpolation]}}}, double steps = {{{BLOCK - 1}}},
-        double fixed = {{{2**22}}},
-        double coarse = {{{2**11}}}, float black = {{0}}, float white = {{255}},
+        int64[1] rest = {{-1}}, int64[1] size = {{{size}}}, int64[1] twice_size = {{{2 * size}}},
+        int64[2] image_axes = {{1, 2}}, int64[3] upright = {{-1, 1, 1}}, int64[2] level = {{-1, 1}},
+        int64[3] line_shape = {{0, 0, -1}}, int64[3] pixel_shape = {{0, {size * size}, 3}},
+        int64[4] plane_shape = {{0, 3, {size}, {size}}},
+        int64[{size}] places = {{{", ".join(map(str, range(size)))}}},
+        float[3] background = {{{_numbers(recipe.pad_colour)}}}, float white = {{255}},
         {channel} mean = {{{_numbers(recipe.mean)}}}, {channel} std = {{{_numbers(recipe.std)}}}"""
 
 
-def _resample(source: str, result: str) -> str:
-    """Lines that give `result` `[batch, size, n]` of `source` `[batch, side, n]`, in whole numbers from 0 to 255."""
-    return f"""
-        {result}_parts = Gather <axis = 1> ({source}, taken)
-        {result}_floats = Cast <to = 1> ({result}_parts)
-        {result}_upper = MatMul (weights_upper, {result}_floats)
-        {result}_lower = MatMul (weights_lower, {result}_floats)
-        {result}_upper_d = Cast <to = 11> ({result}_upper)
-        {result}_lower_d = Cast <to = 11> ({result}_lower)
-        {result}_scaled = Mul ({result}_upper_d, coarse)
-        {result}_sums = Add ({result}_scaled, {result}_lower_d)
-        {result}_fixed = Div ({result}_sums, fixed)
-        {result}_raised = Add ({result}_fixed, half)
-        {result}_floor = Floor ({result}_raised)
-        {result}_whole = Cast <to = 1> ({result}_floor)
-        {result}_joined = Reshape ({result}_whole, joined_shape)
-        {result}_cut = Slice ({result}_joined, zero, size, one)
-        {result} = Clip ({result}_cut, black, white)"""
+def _constant(kind: str, **values: float) -> str:
+    """Lines of a function that name constants: in functions they are nodes."""
+    return "\n".join(f"{name} = Constant <value = {kind} {{{value}}}> ()" for name, value in values.items())
 
 
-# Gives weights `[blocks, BLOCK, taps]` and `taken` `[blocks, taps]`, the input pixels they are for. Computed in double
-# precision, then whole numbers of 2^-22, as Pillow has them; in two parts, since a product of 22 and 8 bits does not
-# fit a float32 and one of 11 and 8 bits does. `centre` is an output pixel's place on the input, in pixels.
-_WEIGHTS: Final = """
+_FUNCTION: Final = f'<domain: "local", opset_import: ["" : {OPSET}, "local" : 1]>'
+
+# Steps 1 and 2 of `Preprocess`: what of the image is seen (`region`, of `width` columns), and for each pass, `x_` along
+# a row and `y_` along a column, how many pixels it gives (`target`) and their weights.
+_VIEWS: Final[Mapping[View, str]] = {
+    "crop": """
+        width = ReduceMin <keepdims = 1> (height_width)
+        margin = Sub (height_width, width)
+        start = Div (margin, two)
+        stop = Add (start, width)
+        region = Slice (pixels, start, stop, image_axes)
+        x_target = Identity (size)
+        y_target = Identity (size)
+        x_taken, x_upper, x_lower = local.pass_weights (width, size)
+        y_taken = Identity (x_taken)
+        y_upper = Identity (x_upper)
+        y_lower = Identity (x_lower)""",
+    "squash": """
+        region = Identity (pixels)
+        height, width = Split <num_outputs = 2> (height_width)
+        x_target = Identity (size)
+        y_target = Identity (size)
+        x_taken, x_upper, x_lower = local.pass_weights (width, size)
+        y_taken, y_upper, y_lower = local.pass_weights (height, size)""",
+    "pad": """
+        region = Identity (pixels)
+        height, width = Split <num_outputs = 2> (height_width)
+        long = ReduceMax <keepdims = 1> (height_width)
+        scaled = Mul (height_width, twice_size)
+        raised = Add (scaled, long)
+        twice_long = Add (long, long)
+        rounded = Div (raised, twice_long)
+        targets = Max (rounded, one)
+        y_target, x_target = Split <num_outputs = 2> (targets)
+        x_taken, x_upper, x_lower = local.pass_weights (width, x_target)
+        y_taken, y_upper, y_lower = local.pass_weights (height, y_target)""",
+}
+# Gives `square` `[batch, size * size, 3]` of `small` `[batch, y_target, x_target * 3]`.
+_ON_SQUARE: Final[Mapping[View, str]] = {
+    "crop": "square = Reshape (small, pixel_shape)",
+    "squash": "square = Reshape (small, pixel_shape)",
+    "pad": """
+        by_pixel = Concat <axis = 0> (zero, y_target, x_target, rest)
+        small_pixels = Reshape (small, by_pixel)
+        margins = Sub (size, targets)
+        starts = Div (margins, two)
+        y_start, x_start = Split <num_outputs = 2> (starts)
+        x_kept, x_inside = local.placed (places, x_start, x_target)
+        y_kept, y_inside = local.placed (places, y_start, y_target)
+        wide = Gather <axis = 2> (small_pixels, x_kept)
+        filled = Gather <axis = 1> (wide, y_kept)
+        inside_row = Reshape (x_inside, level)
+        inside_column = Reshape (y_inside, upright)
+        inside = And (inside_row, inside_column)
+        padded = Where (inside, filled, background)
+        square = Reshape (padded, pixel_shape)""",
+}
+
+# Which of the `target` pixels of an image that begins at `start` stands at each of the square's `places`, and whether
+# one does (`inside`); beside the image it is the nearest.
+_PLACED: Final = """
+        moved = Sub (places, start)
+        not_before = Max (moved, zero)
+        last = Sub (target, one)
+        kept = Min (not_before, last)
+        inside = Equal (kept, moved)"""
+
+# Gives `result` `[batch, target, n]` of `source` `[batch, side, n]`, in whole numbers from 0 to 255.
+_RESAMPLE: Final = """
+        parts = Gather <axis = 1> (source, taken)
+        floats = Cast <to = 1> (parts)
+        upper = MatMul (weights_upper, floats)
+        lower = MatMul (weights_lower, floats)
+        upper_d = Cast <to = 11> (upper)
+        lower_d = Cast <to = 11> (lower)
+        scaled = Mul (upper_d, coarse)
+        sums = Add (scaled, lower_d)
+        divided = Div (sums, fixed)
+        raised = Add (divided, half)
+        floor = Floor (raised)
+        whole = Cast <to = 1> (floor)
+        blocks = Shape <end = 1> (taken)
+        pixels = Mul (blocks, block)
+        joined_shape = Concat <axis = 0> (zero, pixels, rest)
+        joined = Reshape (whole, joined_shape)
+        cut = Slice (joined, zero, target, one)
+        result = Clip (cut, black, white)"""
+
+# Of an image of `target` pixels in this direction, made of `side`: weights `[blocks, BLOCK, taps]` and `taken`
+# `[blocks, taps]`, the input pixels they are for. Computed in double precision, then whole numbers of 2^-22, as Pillow
+# has them; in two parts, since a product of 22 and 8 bits does not fit a float32 and one of 11 and 8 bits does.
+# `centre` is an output pixel's place on the input, in pixels.
+_PASS_WEIGHTS: Final = """
         side_d = Cast <to = 11> (side)
-        scale = Div (side_d, size_d)
+        target_d = Cast <to = 11> (target)
+        scale = Div (side_d, target_d)
         stretch = Max (scale, unit)
         reach = Mul (support, stretch)
+        target_up = Add (target, almost)
+        blocks = Div (target_up, block)
+        pixels = Mul (blocks, block)
+        end = Squeeze (pixels)
+        numbers = Range (first, end, step)
         numbers_d = Cast <to = 11> (numbers)
         middles = Add (numbers_d, half)
         places = Mul (middles, scale)
@@ -160,8 +264,8 @@ _WEIGHTS: Final = """
         block_floor = Floor (block_start)
         block_first = Cast <to = 7> (block_floor)
         last = Sub (side, taps)
-        inside = Max (block_first, zero)
-        begin = Min (inside, last)
+        not_before = Max (block_first, zero)
+        begin = Min (not_before, last)
         count = Squeeze (taps)
         offsets = Range (first, count, step)
         begin_flat = Squeeze (begin, two)
@@ -173,9 +277,9 @@ _WEIGHTS: Final = """
         position = Add (to_middle, offsets_d)
         relative = Div (position, stretch)
         x = Abs (relative)
-        {kernel}
-        total = ReduceSum <keepdims = 1> (kernel, rest)
-        normal = Div (kernel, total)
+        weight = local.kernel (x)
+        total = ReduceSum <keepdims = 1> (weight, rest)
+        normal = Div (weight, total)
         scaled = Mul (normal, fixed)
         rounded = Round (scaled)
         shifted = Div (rounded, coarse)
@@ -186,17 +290,13 @@ _WEIGHTS: Final = """
         weights_lower = Cast <to = 1> (lower)"""
 # Weights by distance x in units of the (stretched) input pixel. Without branches: beyond its stretch each part is 0.
 _KERNELS: Final[Mapping[Interpolation, str]] = {
-    "bilinear": """
+    "bilinear": f"""
+        {_constant("double", unit=1, nothing=0)}
         tent = Sub (unit, x)
-        kernel = Max (tent, nothing)""",
+        weight = Max (tent, nothing)""",
     # a = -0.5: 1.5 x^3 - 2.5 x^2 + 1 up to 1, and -0.5 (x^3 - 5 x^2 + 8 x - 4) from 1 to 2.
-    "bicubic": """
-        cubic_two = Constant <value = double {2}> ()
-        c15 = Constant <value = double {1.5}> ()
-        c25 = Constant <value = double {2.5}> ()
-        c5 = Constant <value = double {5}> ()
-        c8 = Constant <value = double {8}> ()
-        c4 = Constant <value = double {4}> ()
+    "bicubic": f"""
+        {_constant("double", unit=1, half=0.5, two=2, c15=1.5, c25=2.5, c5=5, c8=8, c4=4)}
         near = Min (x, unit)
         near_squared = Mul (near, near)
         near_steep = Mul (near, c15)
@@ -204,14 +304,14 @@ _KERNELS: Final[Mapping[Interpolation, str]] = {
         near_bend = Mul (near_slope, near_squared)
         near_part = Add (near_bend, unit)
         from_one = Max (x, unit)
-        far = Min (from_one, cubic_two)
+        far = Min (from_one, two)
         far_5 = Sub (far, c5)
         far_quadratic = Mul (far_5, far)
         far_8 = Add (far_quadratic, c8)
         far_cubic = Mul (far_8, far)
         far_4 = Sub (far_cubic, c4)
         far_part = Mul (far_4, half)
-        kernel = Sub (near_part, far_part)""",
+        weight = Sub (near_part, far_part)""",
 }
 _SUPPORT: Final[Mapping[Interpolation, float]] = {"bilinear": 1.0, "bicubic": 2.0}
 _SHAPES: Final[Mapping[Layout, str]] = {"image": "[height, width, 3]", "batch": "[batch, height, width, 3]"}
@@ -256,7 +356,7 @@ _ANSWERS: Final = {
 
 
 def _model(graph: str) -> str:
-    return f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>{graph}'
+    return f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}, "local" : 1]>{graph}'
 
 
 def _numbers(values: tuple[float, ...]) -> str:

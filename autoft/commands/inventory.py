@@ -133,7 +133,7 @@ def _joined(adds: Sequence[str]) -> str:
         "autoft doctor --json",
     ),
 )
-@click.option("--quick", is_flag=True, help="Leave out what needs torch, timm, ray or onnx imported.")
+@click.option("--quick", is_flag=True, help="Leave out the network, and what needs torch, timm, ray or onnx imported.")
 @json_option
 def doctor(quick: bool, as_json: bool) -> None:
     """Check this machine and say how to mend what is wrong.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -38,7 +38,7 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     from autoft.store import leaderboard_rows
 
     opened = Run.open(Path(run))
-    in_flight = "running" if opened.folder.in_use() else "stopped"
+    in_flight: Literal["running", "stopped"] = "running" if opened.folder.in_use() else "stopped"
     rows = leaderboard_rows(opened.ledger(), opened.record.study.metric, in_flight)[:top]
     if as_json:
         say(document("trials", rows))

@@ -1,7 +1,7 @@
 """The pixel caches: every image decoded once, as uint8 squares in `.npy` files that all workers map into memory.
 
-A cache file is named after its content: fingerprint of the data, size, interpolation, decoder. It appears whole or not
-at all, so builders that run at the same time do no harm, and the folder can be deleted at any time.
+A cache file is named after its content: fingerprint of the data, size, interpolation, view, decoder. It appears whole
+or not at all, so builders that run at the same time do no harm, and the folder can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.data.decode import DECODER, Pixels, centre_square, decode, resize
+from autoft.data.decode import DECODER, Pixels, decode, to_square
 from autoft.data.parallel import ordered_map
 from autoft.errors import UnreadableImage, UserError
 from autoft.files import move_durably, write_atomic
-from autoft.types import Interpolation
+from autoft.types import Interpolation, View
 
 DEFAULT_LIMIT_GIB: Final = 20.0
 _ABANDONED_SECONDS: Final = 3600.0  # a live builder writes every few seconds
@@ -57,11 +57,12 @@ class PixelCache:
     fingerprint: str
     size: int
     interpolation: Interpolation = "bicubic"
+    view: View = "crop"
 
     @property
     def path(self) -> Path:
         """The `.npy` file."""
-        return _folder() / f"{self.fingerprint}-{self.size}-{self.interpolation}-{DECODER}.npy"
+        return _folder() / f"{self.fingerprint}-{self.size}-{self.interpolation}-{self.view}-{DECODER}.npy"
 
     @property
     def notes(self) -> Path:
@@ -160,10 +161,10 @@ class _Decoded:
 
 def _squares(caches: tuple[PixelCache, ...], file: Path) -> _Decoded:
     try:
-        square = centre_square(decode(file))
+        pixels = decode(file)
     except UnreadableImage as error:
         return _Decoded(tuple(np.zeros((cache.size, cache.size, 3), np.uint8) for cache in caches), str(error))
-    return _Decoded(tuple(resize(square, cache.size, cache.interpolation) for cache in caches))
+    return _Decoded(tuple(to_square(pixels, cache.size, cache.interpolation, cache.view) for cache in caches))
 
 
 # ---------------------------------------------------------------- the folder and its bound

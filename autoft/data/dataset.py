@@ -18,7 +18,7 @@ from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, s
 from autoft.data.split import require_enough, split
 from autoft.errors import DataError, RunFolderError
 from autoft.files import write_atomic_bytes
-from autoft.types import DataProblem, DatasetInfo, Interpolation, Sample, SplitName
+from autoft.types import DataProblem, DatasetInfo, Interpolation, Sample, SplitName, View
 
 COLUMNS: Final = ("path", "label", "split", "row", "digest")
 _HELD_OUT: Final[Mapping[SplitName | None, int]] = {None: 0, "train": 0, "val": 1, "test": 2}
@@ -39,15 +39,21 @@ class Dataset:
         """Class indices `(n,)` of a split, in the order of `rows`."""
         return np.array([sample.label for sample in self.samples if sample.split == split], np.int64)
 
+    def limited(self, split: SplitName, most: int) -> Dataset:
+        """With at most so many images of a split, evenly over the classes, as samples stand in the order of paths."""
+        own = [sample for sample in self.samples if sample.split == split]
+        kept = {own[n].row for n in np.linspace(0, len(own) - 1, min(len(own), most)).astype(int)}
+        return Dataset(self.info, tuple(s for s in self.samples if s.split != split or s.row in kept))
+
     def pixels(
-        self, size: int, interpolation: Interpolation = "bicubic", threads: int = 1
+        self, size: int, interpolation: Interpolation = "bicubic", view: View = "crop", threads: int = 1
     ) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
         """Pixels `(rows, size, size, 3)` uint8, mapped read-only; index them with `rows`.
 
         A cache that is missing, because somebody deleted it, is built again. Raises `DataError` when that needs
         images that have changed since, `UserError` when the cache folder cannot be written.
         """
-        cache = PixelCache(self.info.fingerprint, size, interpolation)
+        cache = PixelCache(self.info.fingerprint, size, interpolation, view)
         try:
             return cache.open()
         except FileNotFoundError:
@@ -57,20 +63,28 @@ class Dataset:
             return cache.open()
 
 
-def open_dataset(found: Scan, seed: int, views: Collection[tuple[int, Interpolation]], threads: int) -> Dataset:
-    """The data set that a scan found, split, and decoded into the caches for every view: size in pixels, interpolation.
+def open_dataset(found: Scan, seed: int, squares: Collection[tuple[int, Interpolation, View]], threads: int) -> Dataset:
+    """The data set that a scan found, split, and decoded into a cache for each of the `squares`, by size in pixels.
 
     Files that cannot be used are in `info.problems`. Raises `DataError` when what is left is no data set, `UserError`
     for the cache folder.
     """
     identity = found.fingerprint()
-    caches = [PixelCache(identity, size, interpolation) for size, interpolation in sorted(set(views))]
+    caches = [PixelCache(identity, *square) for square in sorted(set(squares))]
     unreadable = build(caches, found.paths, threads)
     usable = _usable(found, unreadable)
     samples = _split(found, usable.files, seed)
     counts = Counter(sample.split for sample in samples)
     images = {name: counts[name] for name in get_args(SplitName)}
-    info = DatasetInfo(found.listing.root, found.listing.classes, images, identity, found.short_side, usable.problems)
+    info = DatasetInfo(
+        root=found.listing.root,
+        classes=found.listing.classes,
+        counts=images,
+        fingerprint=identity,
+        short_side=found.short_side,
+        aspect=found.aspect,
+        problems=usable.problems,
+    )
     return Dataset(info, samples)
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from autoft.errors import UnreadableImage
-from autoft.types import Interpolation, Preprocess
+from autoft.types import Interpolation, Preprocess, View
 
 Pixels = NDArray[np.uint8]
 
@@ -52,6 +52,7 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+PAD_COLOUR: Final = (124, 116, 104)
 _RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _LARGE: Final = 40_000_000
 _large_images = threading.Lock()
@@ -107,22 +108,37 @@ def image_size(file: BinaryIO) -> tuple[int, int]:
         return image.size
 
 
+def preprocess(rgb: Pixels, recipe: Preprocess) -> Pixels:
+    """Pixels `(size, size, 3)` uint8 of `(height, width, 3)`: steps 1 and 2 of `recipe`."""
+    return to_square(rgb, recipe.size, recipe.interpolation, recipe.view)
+
+
+def to_square(rgb: Pixels, size: int, interpolation: Interpolation, view: View) -> Pixels:
+    """Pixels `(size, size, 3)` of an image `(height, width, 3)`, by Pillow: steps 1 and 2 of `Preprocess`."""
+    seen = Image.fromarray(centre_square(rgb) if view == "crop" else rgb)
+    width, height = padded_size(*seen.size, size) if view == "pad" else (size, size)
+    # Pillow's own order of the two depends on the shape, and on its version since it does (its pull request 9549).
+    narrow = seen.resize((width, seen.height), _RESAMPLING[interpolation])
+    small = narrow.resize((width, height), _RESAMPLING[interpolation])
+    if view == "pad":
+        page = Image.new("RGB", (size, size), PAD_COLOUR)
+        page.paste(small, ((size - width) // 2, (size - height) // 2))
+        return np.array(page)
+    return np.array(small)
+
+
 def centre_square(rgb: Pixels) -> Pixels:
-    """The largest centred square `(side, side, 3)` of `(height, width, 3)`; step 1 of `Preprocess`."""
+    """The largest centred square `(side, side, 3)` of `(height, width, 3)`."""
     height, width = rgb.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return rgb[top : top + side, left : left + side]
 
 
-def resize(square: Pixels, size: int, interpolation: Interpolation) -> Pixels:
-    """Pixels `(size, size, 3)` of a square image, by Pillow, antialiased; step 2 of `Preprocess`."""
-    return np.array(Image.fromarray(square).resize((size, size), _RESAMPLING[interpolation]))
-
-
-def preprocess(rgb: Pixels, recipe: Preprocess) -> Pixels:
-    """Pixels `(size, size, 3)` uint8 of `(height, width, 3)`: steps 1 and 2 of `recipe`."""
-    return resize(centre_square(rgb), recipe.size, recipe.interpolation)
+def padded_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height of an image whose long side becomes `size`, rounded half up, at least 1."""
+    long = max(width, height)
+    return max(1, (2 * width * size + long) // (2 * long)), max(1, (2 * height * size + long) // (2 * long))
 
 
 def normalise(pixels: Pixels, recipe: Preprocess) -> NDArray[np.float32]:

@@ -7,8 +7,9 @@ import json
 import statistics
 from dataclasses import dataclass
 from functools import cached_property, partial
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from autoft.data.decode import image_size
 from autoft.data.folder import ImageFolderReader
@@ -23,15 +24,27 @@ DIGEST_LENGTH: Final = 2 * _DIGEST_BYTES
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """One file: its entry, the blake2b-128 hash of its bytes in hex, and its short side in pixels.
+    """One file: its entry, the blake2b-128 hash of its bytes in hex, and its width and height in pixels.
 
-    `problem` says why the header cannot be read; `digest` is empty when not even the bytes can.
+    The sides are those of the header, before the image is turned upright. `problem` says why the header cannot be read;
+    `digest` is empty when not even the bytes can.
     """
 
     entry: Entry
     digest: str = ""
-    short_side: int = 0
+    width: int = 0
+    height: int = 0
     problem: str = ""
+
+    @property
+    def short_side(self) -> int:
+        """The smaller of its sides."""
+        return min(self.width, self.height)
+
+    @property
+    def aspect(self) -> float:
+        """Long side / short side, at least 1."""
+        return max(self.width, self.height) / max(1, self.short_side)
 
 
 @dataclass(frozen=True)
@@ -51,11 +64,20 @@ class Scan:
     @cached_property
     def short_side(self) -> int:
         """Median short side in pixels of the images whose header can be read. Raises `DataError` if there is none."""
-        sides = [file.short_side for file in self.files if not file.problem]
-        if not sides:
+        return statistics.median_low(file.short_side for file in self._measured)
+
+    @cached_property
+    def aspect(self) -> float:
+        """Median of long side / short side of the same images. Raises `DataError` if there is none."""
+        return statistics.median(file.aspect for file in self._measured)
+
+    @property
+    def _measured(self) -> list[ScannedFile]:
+        measured = [file for file in self.files if not file.problem]
+        if not measured:
             unread = [DataProblem(file.entry.path, file.problem) for file in self.files]
             raise all_unreadable(self.listing.root, (*unread, *self.problems))
-        return statistics.median_low(sides)
+        return measured
 
     def fingerprint(self) -> str:
         """Hash in hex of paths, class names and contents; any change to the data changes it."""
@@ -83,7 +105,7 @@ def fingerprint(root: Path, threads: int) -> str:
     return scan(root, threads).fingerprint()
 
 
-def content_hash(file: BinaryIO) -> str:
+def content_hash(file: BufferedReader) -> str:
     """The blake2b-128 hash in hex of the rest of an open file."""
     return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=_DIGEST_BYTES)).hexdigest()
 
@@ -100,7 +122,7 @@ def _scan_file(root: Path, entry: Entry) -> ScannedFile:
         with (root / entry.path).open("rb") as file:
             digest = content_hash(file)
             file.seek(0)
-            return ScannedFile(entry, digest, min(image_size(file)))
+            return ScannedFile(entry, digest, *image_size(file))
     except OSError as error:
         return ScannedFile(entry, problem=(error.strerror or str(error)).lower())
     except UnreadableImage as error:

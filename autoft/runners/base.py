@@ -6,19 +6,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from autoft.asking import Search
+from autoft.machine import Resources
+from autoft.study import RunnerName
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where and how slices run. `origin` is the wall-clock time of run time 0; `gpus` a worker's share of them."""
+    """Where and how slices run. `origin` is the wall-clock time of run time 0.
+
+    `cpus` and `gpus` are a worker's share of the cores and GPUs of its machine.
+    """
 
     run: Path
     workers: int
     threads: int
     device: Literal["cpu", "cuda"]
+    cpus: float
     gpus: float
     origin: float
 
@@ -26,9 +32,18 @@ class Site:
 class Runner(ABC):
     """Executes what a search asks for until it is done or stopped. A context: leaving it frees what it held."""
 
+    name: ClassVar[RunnerName]
+
     @abstractmethod
     def warm_up(self, cores: int) -> None:
-        """Begin, without waiting for it, whatever takes long before the first slice; `cores` is the most ever used."""
+        """Begin whatever takes long before the first slice, for workers that use `cores` cores of this machine.
+
+        Raises `StudyError`, with a reason and a remedy, where this runner does not work.
+        """
+
+    @abstractmethod
+    def nodes(self) -> tuple[Resources, ...]:
+        """What each machine that it runs workers on has free; to be asked after `warm_up`."""
 
     @abstractmethod
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:

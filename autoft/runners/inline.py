@@ -8,6 +8,7 @@ import torch
 
 from autoft.asking import Search
 from autoft.errors import PluginError
+from autoft.machine import Resources
 from autoft.run import Run
 from autoft.runners.base import Runner, Site
 from autoft.train.worker import Cancelled, Job, Worker
@@ -17,8 +18,18 @@ from autoft.types import Slice
 class InlineRunner(Runner):
     """Runs slices in this process, with the plugins the search has, importable or not."""
 
+    name = "inline"
+
+    def __init__(self) -> None:
+        self._cores = 1
+
     def warm_up(self, cores: int) -> None:
         """Nothing: all that takes long is needed by this process anyway."""
+        self._cores = cores
+
+    def nodes(self) -> tuple[Resources, ...]:
+        """This machine."""
+        return (Resources.here(self._cores),)
 
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
         """Ask, execute, tell."""

@@ -10,19 +10,27 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import secrets
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from autoft.asking import Search
 from autoft.codec import decode, encode
 from autoft.errors import StudyError
+from autoft.machine import Resources
 from autoft.runners.base import Runner, Site
+from autoft.runners.deaths import cause_of_death, oom_kills
+from autoft.runners.obstacles import OBJECT_STORE_BYTES, home_for_token, ray_obstacle
+from autoft.runners.stop_file import StopFile
+from autoft.signals import put_back
 from autoft.types import Done, Report, Slice
 
 # Ray and Tune read these when they are imported. Whoever set one before knows why.
@@ -31,6 +39,8 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # a failed report says more
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
@@ -41,62 +51,141 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-OBJECT_STORE_BYTES = 100 * 2**20  # slices and reports are small; pixels and features are files that workers map
+# How long a slice may wait for its worker past the deadline, while there is no model yet that could be exported.
+LATE_START_SECONDS = 30.0
+SHUTDOWN_SECONDS = 5.0
 
 
 class RayRunner(Runner):
     """Runs `site.workers` slices at a time, each in an actor with its own cores or its share of the GPUs."""
 
+    name = "ray"
+
     def __init__(self) -> None:
-        self._own_cluster = False
+        self._own_cluster = self._connected = False
+        self._leaving = threading.Thread(target=ray.shutdown, daemon=True)
+        self._cores = 1
+        self._logs: Path | None = None
 
     def warm_up(self, cores: int) -> None:
-        """Use the cluster that is up, or start a quiet local one.
+        """Use the cluster that RAY_ADDRESS names or this process is connected to, or start a quiet local one.
 
-        The import of torch here runs beside Ray's start, which mostly waits. Raises `StudyError` under Ray Client,
-        which would move driver and journal to another machine.
+        The import of torch here runs beside Ray's start, which mostly waits. Raises `StudyError` where Ray does not
+        start, and under Ray Client, which would move driver and journal to another machine.
         """
-        if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
+        self._cores, address = cores, os.environ.get("RAY_ADDRESS", "")
+        if address.startswith("ray://"):
             raise StudyError("Ray Client (RAY_ADDRESS=ray://...) would keep the journal elsewhere; run on the cluster")
         if ray.is_initialized():
             return
+        self._own_cluster = not address
+        if self._own_cluster and (obstacle := ray_obstacle()):
+            raise StudyError(f"Ray cannot start: {obstacle}")
         importing = threading.Thread(target=_import_worker, daemon=True)
         importing.start()
-        self._own_cluster = True
         with _signals_left_alone():
-            if "RAY_ADDRESS" in os.environ:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR)
-            else:
-                ray.init(
-                    num_cpus=cores,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                )
+            self._connect(address)
         importing.join()
+
+    def _connect(self, address: str) -> None:
+        if not home_for_token():  # a container's user may have none
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        local: dict[str, Any] = {
+            "num_cpus": self._cores,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+        options = {"address": "local", **local} if self._own_cluster else {}
+        try:
+            context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        except Exception as error:  # whatever fails in it: Ray has no class of its own for this
+            where = "cannot start" if self._own_cluster else f"cannot be reached at RAY_ADDRESS={address}"
+            ray.shutdown()  # whatever part of it has started
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise StudyError(f"Ray {where} ({said}); autoft doctor checks it, --runner inline goes without") from error
+        self._connected, self._logs = True, Path(context.address_info["session_dir"], "logs")
+
+    def nodes(self) -> tuple[Resources, ...]:
+        """This machine, or what a cluster that others use too has free."""
+        return (Resources.here(self._cores),) if self._own_cluster else _free_nodes()
 
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
         """Drive the search by Tune."""
-        adapter = _Adapter(search, site)
-        with tempfile.TemporaryDirectory(prefix="autoft-ray-") as storage:
-            _tuner(adapter, site, stopped, storage).fit()
+        stop_file = StopFile(site.run)
+        stop_file.remove()
+        adapter = _Adapter(search, site, self._logs)
+
+        def over() -> bool:
+            ends = stopped() or adapter.error is not None or adapter.given_up()
+            if ends:
+                stop_file.write()
+            return ends
+
+        try:
+            with tempfile.TemporaryDirectory(prefix="autoft-ray-") as storage, _signals_left_alone(), _quiet():
+                _tuner(adapter, site, over, storage).fit()
+        finally:
+            stop_file.remove()
+            self._leave()
         if adapter.error is not None:
             raise adapter.error
 
     def close(self) -> None:
-        """End the cluster if it is our own."""
-        if self._own_cluster:
-            ray.shutdown()
+        """Leave the cluster, which ends it if it is our own."""
+        self._leave()
+        if self._leaving.ident is not None:
+            self._leaving.join(SHUTDOWN_SECONDS)
+
+    def _leave(self) -> None:
+        """Begin to free memory and cores for the export; a second or two that nothing waits for."""
+        if self._connected:
+            self._connected = False
+            self._leaving.start()
 
 
 @contextmanager
 def _signals_left_alone() -> Iterator[None]:
-    """`ray.init` makes SIGTERM end the process with code 15; whoever had a handler before keeps it."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    """`ray.init` makes SIGTERM end the process with code 15, Tune takes SIGUSR1; whoever had a handler keeps it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        put_back(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Tune's log says at the end that trials failed, which reports have said, with the cause."""
+    logger = logging.getLogger("ray.tune")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _free_nodes() -> tuple[Resources, ...]:
+    """What the machines of a cluster have free now; one core of the first when all are busy, to wait for.
+
+    GPUs count where this process has one too: the network must have been tried on what it is going to run on.
+    """
+    import torch
+
+    cluster: Any = ray  # these of its functions have no types
+    free = int(cluster.available_resources().get("CPU", 0))
+    found = []
+    for node in (node["Resources"] for node in cluster.nodes() if node["Alive"]):
+        cores = min(int(node.get("CPU", 0)), free)
+        free -= cores
+        gpus = int(node.get("GPU", 0)) if torch.cuda.is_available() else 0
+        found.append(Resources(cores, gpus, int(node.get("memory", 0))))
+    if not any(node.cores for node in found) and cluster.cluster_resources().get("CPU", 0) >= 1:
+        return (Resources(1, *(found[0].gpus, found[0].memory)),)
+    return tuple(found)
 
 
 def _import_worker() -> None:
@@ -104,15 +193,16 @@ def _import_worker() -> None:
     importlib.import_module("autoft.train.worker")
 
 
-def _tuner(adapter: _Adapter, site: Site, stopped: Callable[[], bool], storage: str) -> Any:
-    resources = {"cpu": float(site.threads), "gpu": site.gpus if site.device == "cuda" else 0.0}
+def _tuner(adapter: _Adapter, site: Site, over: Callable[[], bool], storage: str) -> Any:
+    resources = {"cpu": site.cpus, "gpu": site.gpus}
     return tune.Tuner(
         tune.with_resources(_SliceTrainable, resources),
         tune_config=tune.TuneConfig(search_alg=adapter, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             name="slices",
             storage_path=storage,
-            stop=_OnRequest(stopped),
+            stop=_OnRequest(over),
+            callbacks=[_Witness(adapter)],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -122,10 +212,11 @@ def _tuner(adapter: _Adapter, site: Site, stopped: Callable[[], bool], storage: 
 
 @dataclass(frozen=True)
 class _Errand:
-    """What travels to an actor, as one string of JSON: which run, with how many threads, and the slice."""
+    """What travels to an actor, as one string of JSON: which run, with how many threads on what, and the slice."""
 
     run: str
     threads: int
+    device: Literal["cpu", "cuda"]
     origin: float
     slice: Slice
 
@@ -133,11 +224,13 @@ class _Errand:
 class _Adapter(Searcher):
     """A Tune searcher over `search`. It suggests while a worker is free: otherwise Tune would always ask one ahead."""
 
-    def __init__(self, search: Search, site: Site) -> None:
+    def __init__(self, search: Search, site: Site, logs: Path | None) -> None:
         super().__init__(metric=None, mode=None)
         self.error: Exception | None = None
-        self._search, self._site = search, site
+        self._search, self._site, self._logs = search, site, logs
         self._running: dict[str, Slice] = {}
+        self._begun: set[str] = set()
+        self._oom_kills = oom_kills()
 
     def suggest(self, trial_id: str) -> Any:
         """The next slice as a Tune configuration, None to be asked again, or FINISHED."""
@@ -146,22 +239,40 @@ class _Adapter(Searcher):
         answer = self._guarded(self._search.ask)
         if isinstance(answer, Slice):
             self._running[trial_id] = answer
-            errand = _Errand(str(self._site.run), self._site.threads, self._site.origin, answer)
+            site = self._site
+            errand = _Errand(str(site.run), site.threads, site.device, site.origin, answer)
             return {"errand": encode(errand)}
         return Searcher.FINISHED if isinstance(answer, Done) else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Tell the search; a Tune trial that ended without a report was stopped on request or lost its process."""
-        sent = self._running.pop(trial_id, None)
-        if sent is None:
-            return
-        if result and "report" in result:
+        """Tell the search. A Tune trial without a report was stopped on request, or `died` says what happened."""
+        if result and "report" in result and self._running.pop(trial_id, None):
             self._guarded(lambda: self._search.tell(decode(Report, result["report"])))
-        elif error:
-            cause = "the worker process died (out of memory? the system log may know)"
-            self._guarded(
-                lambda: self._search.tell(Report(sent.trial.id, "failed", sent.start, None, 0.0, error=cause))
-            )
+
+    def began(self, trial_id: str) -> None:
+        """A worker has taken the slice."""
+        self._begun.add(trial_id)
+
+    def died(self, trial_id: str, said: str) -> None:
+        """The process of a slice is gone; `said` is what Ray knows about it."""
+        if sent := self._running.pop(trial_id, None):
+            cause = cause_of_death(said, self._logs, self._oom_kills)
+            self._oom_kills = oom_kills()
+            report = Report(sent.trial.id, "failed", sent.start, None, 0.0, error=cause)
+            self._guarded(partial(self._search.tell, report))
+
+    def given_up(self) -> bool:
+        """Whether the time is over and no worker has begun what is left; those trials then stand where they stood."""
+        waiting = [sent for trial_id, sent in self._running.items() if trial_id not in self._begun]
+        grace = 0.0 if self._search.ledger.ranking() else LATE_START_SECONDS
+        now = time.time() - self._site.origin
+        if not waiting or len(waiting) < len(self._running) or any(now < sent.deadline + grace for sent in waiting):
+            return False
+        self._running.clear()
+        for sent in waiting:
+            given_back = Report(sent.trial.id, "paused", sent.start, None, 0.0, error="no worker was free in time")
+            self._guarded(partial(self._search.tell, given_back))
+        return True
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         """Tune wraps a searcher's exception in its own; keep ours and end the search."""
@@ -188,6 +299,7 @@ class _SliceTrainable(tune.Trainable):
         """Remember the first slice."""
         self._errand = config["errand"]
         self._worker: Any = None
+        self._stopped = StopFile(Path(decode(_Errand, self._errand).run)).watch()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next slice into the same process."""
@@ -195,11 +307,16 @@ class _SliceTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Execute the slice. Every failure is a report: Tune's own error states carry no cause."""
+        """Execute the slice. Every failure is a report: Tune's own error states carry no cause.
+
+        One that is being stopped has none; it stays open in the journal.
+        """
         errand = decode(_Errand, self._errand)
         try:
             report = self._execute(errand)
         except Exception as error:
+            if self._stopped():
+                return {"done": True}
             report = Report(errand.slice.trial.id, "failed", errand.slice.start, None, 0.0, error=repr(error))
         return {"report": encode(report), "done": True}
 
@@ -207,24 +324,43 @@ class _SliceTrainable(tune.Trainable):
         from autoft.train.worker import Job, Worker
 
         if self._worker is None:
-            self._worker = Worker.open(Path(errand.run), errand.threads)
+            self._worker = Worker.open(Path(errand.run), errand.threads, errand.device, self._stopped)
         report: Report = self._worker.run(Job(errand.slice, errand.origin))
         return report
 
 
-class _OnRequest(tune.Stopper):
-    """Ends all Tune trials once `stopped()`."""
+class _Witness(tune.Callback):
+    """Tells the adapter what Tune tells no searcher: when a worker begins, and what a worker died of."""
 
-    def __init__(self, stopped: Callable[[], bool]) -> None:
-        self._stopped = stopped
+    def __init__(self, adapter: _Adapter) -> None:
+        self._adapter = adapter
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A worker has it."""
+        self._adapter.began(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Its worker is gone; Tune has written what Ray said into a file."""
+        said = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        self._adapter.died(trial.trial_id, said)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _OnRequest(tune.Stopper):
+    """Ends all Tune trials once `over()`."""
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self._over = over
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never a single trial."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether a signal came."""
-        return self._stopped()
+        """Whether a signal or an error came, or the time is over."""
+        return self._over()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

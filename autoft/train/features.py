@@ -15,14 +15,19 @@ from torch import Tensor
 from autoft.files import write_atomic_bytes
 from autoft.network import Network
 from autoft.train.images import Images
+from autoft.types import View
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureCache:
-    """Features `(rows, dim)` float32 under `folder`, addressed by weights, pixels and rows."""
+    """Features `(rows, dim)` float32 under `folder`, addressed by weights, pixels and rows.
+
+    The pixels are known by the data's `fingerprint`, the `view`, their size and the backbone's interpolation.
+    """
 
     folder: Path
     fingerprint: str
+    view: View
 
     def features(
         self, network: Network, images: Images, rows: np.ndarray, check: Callable[[], None] = lambda: None
@@ -44,7 +49,9 @@ class FeatureCache:
 
     def _key(self, network: Network, images: Images, rows: np.ndarray) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{self.fingerprint} {images.pixels.shape} {images.spec} {images.device.type}".encode())
+        digest.update(
+            f"{self.fingerprint} {self.view} {images.pixels.shape} {images.spec} {images.device.type}".encode()
+        )
         digest.update(rows.tobytes())
         for name, tensor in network.module.state_dict().items():
             digest.update(name.encode())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from autoft.data.cache import cache_root
 from autoft.data.dataset import Dataset
 from autoft.host import Host
 from autoft.ledger import TrialRecord
+from autoft.machine import peak_memory
 from autoft.network import Network
 from autoft.run import Run
 from autoft.space import Scalar
@@ -93,17 +94,20 @@ class Worker:
         self._cancelled = cancelled
         self._task = SingleLabel()
         self._device = torch.device(record.device)
-        self._features = FeatureCache(cache_root() / "features", record.data.fingerprint)
+        self._features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
         self._image_seconds: dict[tuple[str, int], float] = {}
 
     @classmethod
-    def open(cls, run: Path, threads: int, cancelled: Callable[[], bool] = lambda: False) -> Worker:
-        """A worker over a run folder, in a process of its own."""
+    def open(
+        cls, run: Path, threads: int, device: Literal["cpu", "cuda"], cancelled: Callable[[], bool] = lambda: False
+    ) -> Worker:
+        """A worker over a run folder, in a process of its own; `device` is this machine's, not the one recorded."""
         torch.set_num_threads(threads)
         opened = Run.open(run)
-        return cls(opened.record, opened.host(), opened.dataset(), opened.checkpoints, cancelled)
+        record = replace(opened.record, device=device)
+        return cls(record, opened.host(), opened.dataset(), opened.checkpoints, cancelled)
 
     def run(self, job: Job) -> Report:
         """Execute one slice. A failure is a report that names the cause, never an exception.
@@ -139,7 +143,8 @@ class Worker:
     def images(self, trial: Trial) -> Images:
         """The pixels as the trial's backbone sees them."""
         spec = self._backbones[trial.backbone].input
-        return Images(self._dataset.pixels(trial.image_size, spec.interpolation), spec, self._device)
+        pixels = self._dataset.pixels(trial.image_size, spec.interpolation, self._record.view)
+        return Images(pixels, spec, self._device)
 
     def logits(self, classifier: Classifier, images: Images, rows: np.ndarray) -> np.ndarray:
         """Logits `(len(rows), classes)`, without augmentation, float32."""
@@ -227,7 +232,7 @@ class Worker:
         """What scoring and saving will take, as measured before on this backbone, or guessed from the pace."""
         guess = pace.expected * FORWARD_SHARE / run.stream.batch_size
         an_image = self._image_seconds.get(bench.view, guess)
-        return an_image * self._record.data.counts["val"] + saver.seconds
+        return an_image * len(self._dataset.rows("val")) + saver.seconds
 
     def _score(self, logits: np.ndarray) -> float:
         """The validation score. Raises `FloatingPointError` for logits that would take broken images for class 0."""
@@ -272,7 +277,7 @@ class Worker:
     def _ridge(self, bench: _Bench) -> RidgeHead:
         features = self._feature_rows(bench, "train")
         labels = torch.from_numpy(self._dataset.labels("train"))
-        return fit_ridge(features, labels, self._outputs)
+        return fit_ridge(features, labels, self._outputs, self._check)
 
     def _feature_rows(self, bench: _Bench, split: SplitName) -> torch.Tensor:
         network = bench.network
@@ -335,8 +340,8 @@ def _sound(report: Report) -> Report:
 
 
 def _memory() -> dict[str, Scalar]:
-    """Peak resident memory of this process in MiB (`ru_maxrss` counts KiB), and of the GPU when there is one."""
-    facts: dict[str, Scalar] = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    """Peak resident memory of this process in MiB, and of the GPU when there is one."""
+    facts: dict[str, Scalar] = {"peak_rss_mib": peak_memory() // 2**20}
     if torch.cuda.is_available():
         facts["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // 2**20
     return facts

@@ -222,18 +222,36 @@ class _Core:
 
     def __call__(self, pixels: Pixels) -> Answer:
         import numpy as np
-        from PIL import Image
 
-        recipe, image = self._recipe, Image.fromarray(pixels)
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        square = square.resize((recipe["size"],) * 2, Image.Resampling[recipe["interpolation"].upper()])
-        planes = (np.asarray(square) / 255 - recipe["mean"]) / recipe["std"]
+        recipe = self._recipe
+        planes = (np.asarray(square(pixels, recipe)) / 255 - recipe["mean"]) / recipe["std"]
         images = planes.transpose(2, 0, 1)[None].astype(np.float32)
         logits = self._session.run(["logits"], {"images": images})[0][0].astype(float) / self._temperature
         powers = np.exp(logits - logits.max())
         return powers / powers.sum(), int(logits.argmax())
+
+
+def square(pixels: Pixels, recipe: Any) -> Any:
+    """Steps 1 and 2 of the recipe: the view of an image as a square of the network's size, by Pillow."""
+    from PIL import Image
+
+    image, size = Image.fromarray(pixels), recipe["size"]
+    width = height = size
+    if recipe["view"] == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    elif recipe["view"] == "pad":
+        long = max(image.size)
+        width, height = (max(1, (2 * side * size + long) // (2 * long)) for side in image.size)
+    elif recipe["view"] != "squash":
+        raise Broken(f"{PREPROCESS} has a view {recipe['view']!r}; this verify.py knows crop, squash and pad")
+    # Two calls: in one, newer versions of Pillow may do the height first, which gives slightly other pixels.
+    resampling = Image.Resampling[recipe["interpolation"].upper()]
+    resized = image.resize((width, image.height), resampling).resize((width, height), resampling)
+    page = Image.new("RGB", (size, size), tuple(recipe["pad_colour"]))
+    page.paste(resized, ((size - width) // 2, (size - height) // 2))
+    return page
 
 
 def _open(path: Path, threads: int = 0) -> Any:

@@ -1,0 +1,50 @@
+"""Why a worker process died, as far as anybody on this machine knows: Ray's own text names every possible cause."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+FEWER = "use fewer --workers or a smaller --image-size"
+_EXIT_CODE = re.compile(r"exit(?:s|ed)? with an exit code (-?\d+)")
+_CRASH = re.compile(rb"\*\*\* (SIG[A-Z]+) received")  # Ray's handler writes it to the worker's stderr
+_PID = re.compile(r"\bpid: (\d+)")
+_LOW_MEMORY = re.compile(r"low on memory|OutOfMemory|memory pressure")
+_TAIL_BYTES = 64 * 1024
+
+
+def oom_kills() -> int:
+    """Processes that the kernel of this machine has killed for memory since it started; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def cause_of_death(said: str, logs: Path | None, oom_kills_before: int) -> str:
+    """One line. `said` is Ray's text, `logs` its log folder where that is on this machine.
+
+    `oom_kills_before` is what `oom_kills` gave before the worker died.
+    """
+    if _LOW_MEMORY.search(said):
+        return f"Ray ended the worker process because memory ran low; {FEWER}"
+    if code := _EXIT_CODE.search(said):
+        return f"the worker process ended itself with exit code {code[1]}"
+    if (pid := _PID.search(said)) and logs and (signal := _crash(logs, pid[1])):
+        return f"the worker process crashed inside a library ({signal})"
+    if oom_kills() > oom_kills_before:
+        return f"the system killed the worker process because memory ran out; {FEWER}"
+    if "worker process has died" in said:
+        return "the worker process was killed from outside, or a library ended it without a word"
+    return "the worker was lost: " + " ".join(said.split())[-300:]
+
+
+def _crash(logs: Path, pid: str) -> str | None:
+    """The signal that a worker's standard error speaks of."""
+    for log in logs.glob(f"worker-*-{pid}.err"):
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            if found := _CRASH.search(file.read()):
+                return found[1].decode()
+    return None

@@ -1,0 +1,129 @@
+"""Faults of the Ray runner, one after another on a cluster of two logical cores; prints what came of each as JSON.
+
+The search and the worker are stand-ins; runner, Tune and processes are real.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from autoft import DONE, WAIT, AutoftError, Ledger, Report, Slice, Trial
+from autoft.runners import ray as subject
+from autoft.runners.base import Site
+
+
+class Worker(subject._SliceTrainable):
+    """Does what the name of the freeze strategy says."""
+
+    def _execute(self, errand):
+        until = time.monotonic() + 60
+        match errand.slice.trial.freeze:
+            case "segv":
+                ctypes.string_at(0)
+            case "exit":
+                sys.exit(4)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "raise":
+                raise ValueError("the slice")
+            case "heeding":
+                while time.monotonic() < until:
+                    if self._stopped():
+                        raise RuntimeError("cancelled")
+                    time.sleep(0.05)
+            case "deaf":
+                time.sleep(60)
+        return Report(errand.slice.trial.id, "finished", 1.0, 0.5, 0.0)
+
+
+class Search:
+    """Hands out one slice after another."""
+
+    def __init__(self, *faults, deadline=1e6, failing=False):
+        self.ledger, self.told = Ledger(), []
+        self._slices = [
+            Slice(Trial(number, "b", fault, 64, {}, 0), 0.0, 1.0, deadline) for number, fault in enumerate(faults)
+        ]
+        self._out, self._failing = 0, failing
+
+    def ask(self):
+        if self._slices and not self._out:
+            self._out += 1
+            return self._slices.pop(0)
+        if self._failing and self._soon():
+            raise AutoftError("the driver's own")
+        return WAIT if self._out else DONE
+
+    def _soon(self):
+        """Some seconds after the first question: the slice has begun by then."""
+        self._asked = getattr(self, "_asked", time.monotonic())
+        return time.monotonic() > self._asked + 3
+
+    def tell(self, report):
+        self._out -= 1
+        self.told.append([report.event, report.error])
+
+
+def run(search: Search, stopped=lambda: False, workers: int = 2) -> dict:
+    began, raised = time.monotonic(), None
+    runner = subject.RayRunner()
+    runner._logs = LOGS
+    site = Site(RUN, workers, 1, "cpu", 1.0, 0.0, time.time())
+    try:
+        runner.run(search, site, stopped)
+    except AutoftError as error:
+        raised = str(error)
+    return {"seconds": time.monotonic() - began, "told": search.told, "raised": raised}
+
+
+def mine(number, frame):
+    raise AssertionError
+
+
+RUN = Path(sys.argv[1])
+subject._SliceTrainable = Worker
+subject._import_worker = lambda: None
+signal.signal(signal.SIGTERM, mine)
+signal.signal(signal.SIGUSR1, mine)
+runner = subject.RayRunner()
+runner.warm_up(2)
+LOGS = runner._logs
+
+results = {}
+faults = ("segv", "exit", "kill", "raise")
+results["deaths"] = dict(zip(faults, run(Search(*faults))["told"], strict=True))
+results["error"] = run(Search("heeding", failing=True))
+for worker in ("heeding", "deaf"):
+    soon = time.monotonic() + 3
+    results[worker] = run(Search(worker), lambda soon=soon: time.monotonic() > soon)
+
+
+@subject.ray.remote(num_cpus=2)
+class Neighbour:
+    """Takes all there is."""
+
+    def here(self):
+        return True
+
+
+guest = subject.RayRunner()
+guest.warm_up(7)
+results["free"] = [[node.cores, node.gpus] for node in guest.nodes()]
+neighbour = Neighbour.remote()
+subject.ray.get(neighbour.here.remote())
+patience = time.monotonic() + 5
+while subject.ray.available_resources().get("CPU", 0) and time.monotonic() < patience:
+    time.sleep(0.1)  # the head of a cluster hears of it a moment later
+results["free when busy"] = [[node.cores, node.gpus] for node in guest.nodes()]
+subject.LATE_START_SECONDS = 1.0
+results["busy"] = run(Search("raise", deadline=1.0))
+results["handlers"] = signal.getsignal(signal.SIGTERM) is mine and signal.getsignal(signal.SIGUSR1) is mine
+sys.stdout.write(json.dumps(results))
+sys.stdout.flush()
+os._exit(0)

@@ -1,0 +1,97 @@
+"""A run that goes on where the machine is another, and a runner that does not start."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autoft import StudyError, engine, machine
+from autoft.codec import decode
+from autoft.data.scan import scan
+from autoft.host import Host
+from autoft.machine import GIB, Resources
+from autoft.runners.inline import InlineRunner
+from autoft.screen import Silent
+from autoft.stopwatch import Stopwatch
+from autoft.study import Study, StudyRecord
+
+ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+class EightCores(InlineRunner):
+    """Stands for Ray on another machine."""
+
+    name = "ray"
+
+    def nodes(self):
+        return (Resources(8, 0, 100 * GIB),)
+
+
+@pytest.fixture
+def run(tiny_images, tmp_path):
+    """A run that has begun on eight cores, by Ray, and got no further."""
+    study = Study(str(tiny_images), plugins=(ZOO,), backbones=("small/test_resnet",), time=60.0)
+    host, now = Host.discover(study.plugins, ()), time.time()
+    found = scan(tiny_images, 1)
+    return engine.begin(study, host, EightCores(), tmp_path / "run", found, Stopwatch(now), Silent())
+
+
+def resumed(run, monkeypatch, **changes):
+    """What a resume of it, on this machine without Ray, would execute, and what was said."""
+    record = replace(run.record, **changes)
+    run.folder.study.write_text(engine.encode(record), encoding="utf-8")
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "_execute", lambda run, *rest: run)
+    notes = Notes()
+    return engine.resume(run.folder.path, None, notes, time.time()).record, notes.lines
+
+
+def test_a_run_goes_on_with_what_this_machine_has(run, monkeypatch):
+    assert (run.record.runner, run.record.workers) == ("ray", 8)
+    found, said = resumed(run, monkeypatch, device="cuda", gpus=0.5)
+    assert (found.runner, found.workers, found.threads) == ("inline", 1, machine.cores())
+    assert (found.device, found.gpus) == ("cpu", 0.0)
+    assert "going on with 1 workers" in said[-1]
+    assert "this run began with 8 workers of 1 threads on cuda by ray" in said[-1]
+    kept = decode(StudyRecord, run.folder.study.read_text(encoding="utf-8"))
+    assert (kept.device, kept.workers) == ("cuda", 8)
+
+
+def test_nothing_is_said_where_nothing_changed(run, monkeypatch):
+    _, said = resumed(run, monkeypatch, runner="inline", workers=1, threads=machine.cores())
+    assert not [line for line in said if "going on" in line]
+
+
+def test_a_budget_is_changed_only_when_all_else_is_there(run, monkeypatch):
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    Path(run.folder.study).write_text(engine.encode(replace(run.record, study=replace(run.record.study, runner="ray"))))
+    before = run.folder.study.read_bytes()
+    with pytest.raises(StudyError, match="ray is not installed"):
+        engine.resume(run.folder.path, lambda budget: budget + 60, Silent(), time.time())
+    assert run.folder.study.read_bytes() == before
+    assert json.loads(before)["study"]["time"] == 60.0
+
+
+def test_auto_falls_back_to_inline_with_the_reason(tiny_images, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/no/such")
+    notes, host = Notes(), Host.discover((), ())
+    with engine._runner(Study("data"), host, Stopwatch(time.time()), notes) as runner:
+        assert isinstance(runner, InlineRunner)
+    (line,) = notes.lines
+    assert line.startswith("one trial at a time in this process: Ray cannot start: RAY_TMPDIR")
+    with pytest.raises(StudyError, match="Ray cannot start"):
+        engine._runner(Study("data", runner="ray"), host, Stopwatch(time.time()), notes)
