@@ -88,7 +88,7 @@ class RayRunner(Runner):
         importing.join()
 
     def _connect(self, address: str) -> None:
-        if not home_for_token():  # a container's user may have none
+        if self._own_cluster and not home_for_token():  # a container's user may have none
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         local: dict[str, Any] = {
             "num_cpus": self._cores,
@@ -99,10 +99,12 @@ class RayRunner(Runner):
         try:
             context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # whatever fails in it: Ray has no class of its own for this
-            where = "cannot start" if self._own_cluster else f"cannot be reached at RAY_ADDRESS={address}"
+            where, remedy = ("cannot start", "autoft doctor checks why")
+            if not self._own_cluster:
+                where, remedy = f"cannot be reached at RAY_ADDRESS={address}", "RAY_AUTH_MODE=token if it has a token"
             ray.shutdown()  # whatever part of it has started
             said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise StudyError(f"Ray {where} ({said}); autoft doctor checks it, --runner inline goes without") from error
+            raise StudyError(f"Ray {where} ({said}); {remedy}, or --runner inline goes without") from error
         self._connected, self._logs = True, Path(context.address_info["session_dir"], "logs")
 
     def nodes(self) -> tuple[Resources, ...]:

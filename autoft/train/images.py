@@ -39,18 +39,19 @@ class Images:
     pixels: np.memmap[tuple[int, ...], np.dtype[np.uint8]]
     spec: InputSpec
     device: torch.device
+    layout: torch.memory_format = torch.channels_last
 
     def raw(self, rows: np.ndarray) -> Tensor:
         """uint8 images `(batch, 3, size, size)` on the CPU."""
         return torch.from_numpy(take(self.pixels, rows)).permute(0, 3, 1, 2)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 images `(batch, 3, size, size)` as the network wants them, float32, channels last, on the device."""
+        """uint8 images `(batch, 3, size, size)` as the network wants them, float32, in `layout`, on the device."""
         images = images.to(self.device, non_blocking=True)
         mean = torch.tensor(self.spec.mean, device=self.device).view(3, 1, 1)
         deviation = torch.tensor(self.spec.std, device=self.device).view(3, 1, 1)
         scaled = (images.float() / 255.0 - mean) / deviation
-        return scaled.contiguous(memory_format=torch.channels_last)
+        return scaled.contiguous(memory_format=self.layout)
 
     @property
     def at_once(self) -> int:

@@ -142,9 +142,9 @@ class Worker:
 
     def images(self, trial: Trial) -> Images:
         """The pixels as the trial's backbone sees them."""
-        spec = self._backbones[trial.backbone].input
+        spec, layout = self._backbones[trial.backbone].input, self._network(trial.backbone).layout(self._device)
         pixels = self._dataset.pixels(trial.image_size, spec.interpolation, self._record.view)
-        return Images(pixels, spec, self._device)
+        return Images(pixels, spec, self._device, layout)
 
     def logits(self, classifier: Classifier, images: Images, rows: np.ndarray) -> np.ndarray:
         """Logits `(len(rows), classes)`, without augmentation, float32."""
@@ -287,7 +287,7 @@ class Worker:
     def _network(self, name: str) -> Network:
         if name not in self._networks:
             network = self._host.build(self._backbones[name])
-            network.module.eval().to(memory_format=torch.channels_last)
+            network.module.eval().to(memory_format=network.layout(self._device))
             assert network.fingerprint  # of the weights as they came
             self._networks[name] = network
             while len(self._networks) > NETWORKS_IN_MEMORY:
