@@ -31,9 +31,10 @@ def main() -> NoReturn:
 
 def _run() -> int:
     """The exit code."""
-    from autoft.cli import cli
-
     try:
+        from autoft.cli import cli
+
+        _escape_what_cannot_be_written()
         prepare()
         code = cli.main(prog_name="autoft", standalone_mode=False)
         sys.stdout.flush()  # a full disk or a closed pipe shows here, not in the interpreter's last breath
@@ -58,6 +59,12 @@ def _run() -> int:
 
         traceback.print_exc()
         return _say(SUGGESTION, 1)
+
+
+def _escape_what_cannot_be_written() -> None:
+    """Names come from anywhere: what stdout's encoding lacks is written as an escape, `\\xe9`, and is no error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _say(text: str, code: int) -> int:

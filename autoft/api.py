@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 import time as clock
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from autoft.process import prepare
 from autoft.screen import Screen, Silent
-from autoft.study import Study, budget_change
+from autoft.study import Change, Study, budget_change
 from autoft.summary import Summary
 
 OFFLINE = "HF_HUB_OFFLINE"
+SAME = "TRANSFORMERS_OFFLINE"  # which huggingface_hub reads where the other is not set
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as huggingface_hub reads its variables
 
 
@@ -36,6 +38,7 @@ def search(
     offline: bool = False,
     licenses: str | Sequence[str] = "permissive",
     fail_under: float | None = None,
+    fail_above: float | None = None,
     keep: int = 5,
     batched: bool = False,
     full_parity: bool = False,
@@ -50,7 +53,7 @@ def search(
     path of a file), modules, or objects with `autoft.hookimpl` methods. Nothing is shown unless there is a `screen`.
 
     Raises the errors of `autoft.errors`: `UserError` for what cannot be done, `RunFailed` without a model, `GateFailed`
-    with the summary below `fail_under`, `Interrupted` on Ctrl-C.
+    with the summary below `fail_under` or above `fail_above`, `Interrupted` on Ctrl-C.
     """
     began = clock.time()
     selections = [str(plugin) for plugin in plugins if isinstance(plugin, str | Path)]
@@ -73,6 +76,7 @@ def search(
             "offline": offline,
             "licenses": licenses,
             "fail_under": fail_under,
+            "fail_above": fail_above,
             "keep": keep,
             "batched": batched,
             "full_parity": full_parity,
@@ -83,44 +87,69 @@ def search(
     return launch(study, screen or Silent(), began, objects)
 
 
-def resume(run: str | Path, time: str | float | None = None, screen: Screen | None = None) -> Summary:
+def resume(
+    run: str | Path,
+    time: str | float | None = None,
+    *,
+    data: str | Path | None = None,
+    screen: Screen | None = None,
+) -> Summary:
     """What `autoft resume RUN` comes to: the run goes on where it was, or with more time.
 
-    `time` is the budget of the whole run, in seconds or as "40m", or what it gets on top, as "+10m". Raises as `search`
-    does, and `RunFolderError` when there is no run.
+    `time` is the budget of the whole run, in seconds or as "40m", or what it gets on top, as "+10m". `data` is where
+    its images lie now, if they have moved. Raises as `search` does, and `RunFolderError` when there is no run.
     """
-    return go_on(Path(run), time, screen or Silent(), clock.time())
+    return go_on(Path(run), change_of(time, data), screen or Silent(), clock.time())
 
 
 def launch(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
     """Search with a study whose budget counts from `began`, a wall-clock time."""
     prepare()
-    study = _mind_the_network(study)
-    from autoft import engine
+    with closing(screen), _minding_the_network(study) as study:
+        from autoft import engine
 
-    with closing(screen):
         return engine.search(study, screen, began, objects)
 
 
-def go_on(run: Path, time: str | float | None, screen: Screen, began: float) -> Summary:
+def change_of(time: str | float | None, data: str | Path | None) -> Change:
+    """What a resumed run gets anew, from options as people write them. Raises `StudyError`."""
+    return Change(None if time is None else budget_change(time), None if data is None else Path(data))
+
+
+def go_on(run: Path, change: Change, screen: Screen, began: float) -> Summary:
     """Resume a run; the time it gets now counts from `began`, a wall-clock time."""
     prepare()
     from autoft.run import Run
 
-    more = None if time is None else budget_change(time)
-    _mind_the_network(Run.open(run).record.study)
-    from autoft import engine
+    with closing(screen), _minding_the_network(Run.open(run).record.study):
+        from autoft import engine
 
-    with closing(screen):
-        return engine.resume(run.absolute(), more, screen, began)
+        return engine.resume(run.absolute(), change, screen, began)
 
 
-def _mind_the_network(study: Study) -> Study:
-    """The study with `offline` as flag or environment say it; offline, every library that asks the hub is told so.
-
-    To be called before anything imports huggingface_hub, which reads the variable once.
-    """
-    offline = study.offline or os.environ.get(OFFLINE, "").upper() in TRUE
-    if offline:
+@contextmanager
+def _minding_the_network(study: Study) -> Iterator[Study]:
+    """The study with `offline` as flag or environment say it; while the block runs, what asks the hub is told so."""
+    before = os.environ.get(OFFLINE)
+    study = replace(study, offline=study.offline or _asked_offline())
+    if study.offline:
         os.environ[OFFLINE] = "1"
-    return replace(study, offline=offline)
+    _tell_hub(study.offline)
+    try:
+        yield study
+    finally:
+        if before is None:
+            os.environ.pop(OFFLINE, None)
+        else:
+            os.environ[OFFLINE] = before
+        _tell_hub(_asked_offline())
+
+
+def _asked_offline() -> bool:
+    return (os.environ.get(OFFLINE) or os.environ.get(SAME) or "").upper() in TRUE
+
+
+def _tell_hub(offline: bool) -> None:
+    """huggingface_hub reads the variable once, at its import, which may be over: then its constant has to know too."""
+    if constants := sys.modules.get("huggingface_hub.constants"):
+        constants.HF_HUB_OFFLINE = offline  # type: ignore[attr-defined]

@@ -25,6 +25,7 @@ from autoft.screen import Screen
 from autoft.stopwatch import Stopwatch
 from autoft.study import StudyRecord
 from autoft.summary import Best, Scores, Summary
+from autoft.task import METRICS
 from autoft.train.worker import Worker
 from autoft.types import Handoff, Preprocess, SplitName, Trial
 
@@ -109,7 +110,7 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
         backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
         metric=study.study.metric,
-        validation_score=record.score or 0.0,
+        validation_score=METRICS[study.study.metric].shown(record.score or 0.0),
         data_fingerprint=info.fingerprint,
     )
 
@@ -136,6 +137,9 @@ def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwa
         budget=study.time,
         test_openings=_openings(run) + 1,
         problems=len(run.record.data.problems),
+        candidates=len(run.record.candidates),
+        tried=len({(trial.backbone, trial.freeze) for trial in (record.trial for record in ledger.ranking())}),
+        missed=bundle.report.missed,
     )
     write_atomic(run.folder.summary, encode(summary))
     return summary

@@ -5,17 +5,18 @@ What is quick to find out comes first: names, folders, the listing of the images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from autoft.clock import RunClock
 from autoft.codec import encode
-from autoft.data.dataset import Dataset, open_dataset, verify_unchanged, write_split_csv
+from autoft.data.dataset import Dataset, open_dataset, write_split_csv
 from autoft.data.scan import Scan, scan
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
-from autoft.files import as_path, as_text, write_atomic
+from autoft.files import as_path, as_text
 from autoft.host import Host
 from autoft.machine import WORKER_BYTES, Machine, choose_runner, cores, share_out, versions, worker_memory
 from autoft.run import Run
@@ -24,9 +25,8 @@ from autoft.screen import Screen
 from autoft.shortlist import Workload, candidates, choose_size, scored_images, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
-from autoft.study import RunnerName, Study, StudyRecord
+from autoft.study import Change, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
-from autoft.task import METRICS
 from autoft.types import DataProblem
 from autoft.view import choose_view, side_seen, what_a_crop_hides
 
@@ -50,30 +50,30 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         return _execute(run, host, runner, screen, watch, RunClock(began, study.time))
 
 
-def resume(path: Path, more: Callable[[float], float] | None, screen: Screen, began: float) -> Summary:
-    """Go on with a run. `more` maps its time budget in seconds to a new one; without it a finished run is done."""
+def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
+    """Go on with a run, changed as asked; one that is finished and gets no more time is done.
+
+    study.json takes the change in only when the search can begin: a resume that fails leaves the run as it was.
+    """
     watch = Stopwatch(began)
-    run = Run.open(path)
-    ledger = run.ledger()
-    if (
-        more is None
-        and (finished := run.summary())
-        and finished.budget == run.record.study.time
-        and not ledger.in_flight
-    ):
-        return _through_the_gate(run.record.study, finished)
-    with watch.phase("data"):
-        verify_unchanged(run.record.data, scan(as_path(run.record.data.root), cores()).fingerprint())
+    recorded = Run.open(path)
+    ledger, finished = recorded.ledger(), recorded.summary()
+    run = _changed(recorded, change, finished)
+    budget = run.record.study.time
+    done = finished if finished and finished.budget == budget and not ledger.in_flight else None
+    if done is None or change.data is not None:
+        with watch.phase("data"):
+            run.verify_images(cores())
+    if done is not None:
+        _keep_change(recorded, run)
+        return _through_the_gate(run.record.study, done)
     host = run.host()
     for warning in host.warnings():
         screen.note(warning)
     with _runner(run.record.study, host, watch, screen) as runner:
         machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
-        if more is not None:
-            run = _extended(run, more)  # now that nothing is known to be in its way
         run = _moved(run, runner.name, machine, screen)
-        clock = RunClock(began - ledger.elapsed, run.record.study.time)
-        return _execute(run, host, runner, screen, watch, clock)
+        return _execute(run, host, runner, screen, watch, RunClock(began - ledger.elapsed, budget))
 
 
 def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
@@ -114,6 +114,26 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
     return Run(folder, record)
 
 
+def _changed(run: Run, change: Change, finished: Summary | None) -> Run:
+    """The run as the change wants it. Raises `StudyError` for less time than a finished run had: it is used."""
+    if change.data is not None:
+        run = run.with_images(change.data)
+    if change.time is None:
+        return run
+    study = replace(run.record.study, time=change.time(run.record.study.time))
+    if finished and study.time < finished.budget:
+        had = f"the run is finished and had {finished.budget:g} s, so --time {study.time:g}s leaves nothing to do"
+        raise StudyError(f"{had}; give it more, such as --time +10m")
+    return replace(run, record=replace(run.record, study=study))
+
+
+def _keep_change(before: Run, after: Run) -> None:
+    """Save a change of a run that is not searched."""
+    if after != before:
+        with after.folder.lock():
+            after.save()
+
+
 def _moved(run: Run, runner: RunnerName, machine: Machine, screen: Screen) -> Run:
     """The run on this machine, which may be another than the one it began on; study.json keeps to the first."""
     before = run.record
@@ -133,15 +153,6 @@ def _moved(run: Run, runner: RunnerName, machine: Machine, screen: Screen) -> Ru
 
 def _placement(record: StudyRecord) -> str:
     return f"{record.workers} workers of {record.threads} threads on {record.device} by {record.runner}"
-
-
-def _extended(run: Run, more: Callable[[float], float]) -> Run:
-    """The run with another time budget, in study.json too."""
-    study = replace(run.record.study, time=more(run.record.study.time))
-    extended = Run(run.folder, replace(run.record, study=study))
-    with run.folder.lock():
-        write_atomic(run.folder.study, encode(extended.record))
-    return extended
 
 
 def _execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
@@ -198,8 +209,6 @@ def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
     host = Host.discover(study.plugins, objects)
     for warning in host.warnings():
         screen.note(warning)
-    if study.metric not in METRICS:
-        raise unknown_name("metric", study.metric, METRICS)
     if study.runner not in RUNNERS:
         raise unknown_name("runner", study.runner, RUNNERS)
     host.searcher(study.searcher)
@@ -226,8 +235,10 @@ def _report(problems: Sequence[DataProblem], what: str, screen: Screen) -> None:
 
 
 def _through_the_gate(study: Study, summary: Summary) -> Summary:
-    """Raise `GateFailed` when the test score is below `--fail-under`."""
-    score = summary.test.metrics[study.metric] if summary.test else 0.0
-    if study.fail_under is not None and score < study.fail_under:
-        raise GateFailed(f"test {study.metric} {score:.4f} is below --fail-under {study.fail_under:g}", summary)
+    """Raise `GateFailed` when the test score is below `--fail-under`, or the test loss above `--fail-above`."""
+    figure = summary.test.metrics[study.metric] if summary.test else math.nan
+    if study.fail_under is not None and not figure >= study.fail_under:
+        raise GateFailed(f"test {study.metric} {figure:.4f} is below --fail-under {study.fail_under:g}", summary)
+    if study.fail_above is not None and not figure <= study.fail_above:
+        raise GateFailed(f"test {study.metric} {figure:.4f} is above --fail-above {study.fail_above:g}", summary)
     return summary

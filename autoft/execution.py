@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from autoft.ending import Ending
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.files import as_path, as_text
 from autoft.host import Host
+from autoft.ledger import Ledger
 from autoft.parts import Problem
 from autoft.run import Run
 from autoft.runners.base import Runner, Site
@@ -37,36 +39,36 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     with run.folder.lock(), stop_on_signals() as stopped:
         with watch.phase("data"):
             dataset = run.dataset()  # open to the end, so that no other run evicts the pixels that the workers need
-            dataset.hold(
-                run.record.squares, run.record.workers * run.record.threads, partial(_raise_if_stopped, run, stopped)
-            )
+            interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
+            dataset.hold(run.record.squares, run.record.workers * run.record.threads, interrupt)
         with watch.phase("search"), Journal(run.folder.journal) as journal:
             search = _search(run, host, screen, clock, journal, stopped)
+            run.save()  # workers read it
             runner.run(search, _site(run, clock), stopped)
         screen.close()
-        run.folder.write_leaderboard(search.ledger)
-        _raise_if_stopped(run, stopped)
+        run.folder.write_leaderboard(search.ledger, run.record.study.metric)
+        _raise_if_stopped(run, search.ledger, stopped)
         worker = _exporting_worker(run, host, stopped)
         try:
             summary = conclude(run, host, worker, search.ledger, watch, screen)
         except Cancelled:
-            _raise_if_stopped(run, stopped)
+            _raise_if_stopped(run, search.ledger, stopped)
             raise
     host.notify_search_finished(summary)
     return summary
 
 
-def export_trial(path: Path, number: int | None, out: Path | None, layout: Layout) -> Exported:
-    """Write the bundle of trial `number` of the run in `path`, or of its best one, as `out`, or RUN/exports/N.
+def export_trial(run: Run, number: int | None, out: Path | None, layout: Layout) -> Exported:
+    """Write the bundle of trial `number` of the run, or of its best one, as `out`, or RUN/exports/N.
 
     The gate compares in full, and the test split stays shut. Raises `StudyError` for a trial without a checkpoint,
-    `GateFailed` when files and torch differ.
+    `GateFailed` when files and torch differ, `DataError` when the run's images are not where it looks for them.
     """
-    run = Run.open(path)
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
         record = finalists(ledger)[0] if number is None else chosen(ledger, number)
         folder = _export_path(run, record.trial.id, out)
+        run.images()
         host = run.host()
         worker = _exporting_worker(run, host, stopped)
         try:
@@ -75,6 +77,7 @@ def export_trial(path: Path, number: int | None, out: Path | None, layout: Layou
             raise RunFolderError(f"{problem.args[0]}; see autoft leaderboard for the others") from None
         except Cancelled:
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
+        run.save()
     return Exported(
         trial=record.trial,
         folder=as_text(folder),
@@ -132,8 +135,11 @@ def _site(run: Run, clock: RunClock) -> Site:
     )
 
 
-def _raise_if_stopped(run: Run, stopped: StopFlag) -> None:
-    if stopped.signal is not None:
-        raise Interrupted(
-            f"stopped; the best so far is kept. Go on with: autoft resume {run.folder.path}", stopped.signal
-        )
+def _raise_if_stopped(run: Run, ledger: Ledger, stopped: StopFlag) -> None:
+    """Raise `Interrupted`, with the commands that make something of what there is, after a signal."""
+    if stopped.signal is None:
+        return
+    path = shlex.quote(str(run.folder.path))
+    kept = any(record.trial.id in ledger.with_checkpoint() for record in ledger.ranking())
+    best = f"; the best so far is kept, and autoft export {path} hands it over" if kept else ""
+    raise Interrupted(f"stopped{best}. Go on with: autoft resume {path}", stopped.signal)

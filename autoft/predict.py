@@ -113,7 +113,7 @@ def predictions(model: PixelModel, inputs: Sequence[str]) -> Iterator[Prediction
     """One prediction an image, as `predict` gives them. Raises `DataError` at the end when none could be read."""
     first: _Read | None = None
     readable = 0
-    for read in ordered_map(partial(_read, model.preprocess.value_range), _files(inputs), _DECODERS):
+    for read in ordered_map(partial(_read, model.preprocess.value_range), image_files(inputs), _DECODERS):
         first = first or read
         readable += read.pixels is not None
         yield _prediction(model, read)
@@ -138,8 +138,8 @@ def _read(value_range: ValueRange | None, path: Path) -> _Read:
         return _Read(as_text(path), error=str(error))
 
 
-def _files(inputs: Sequence[str]) -> Iterator[Path]:
-    """Every file that is asked for; a path that leads nowhere stays, so that it is reported."""
+def image_files(inputs: Sequence[str]) -> Iterator[Path]:
+    """Every file that files, folders and patterns come to; a path that leads nowhere stays, so that it is reported."""
     for text in inputs:
         path = Path(text)
         found = [path] if path.exists() else [Path(name) for name in _matches(text)] or [path]

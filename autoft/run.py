@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoft.codec import decode
-from autoft.data.dataset import Dataset, read_dataset
-from autoft.errors import RunFolderError
+from autoft.codec import decode, encode
+from autoft.data.dataset import Dataset, read_dataset, verify_unchanged
+from autoft.data.scan import fingerprint
+from autoft.errors import DataError, RunFolderError
+from autoft.files import as_path, as_text, write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger
 from autoft.store import CheckpointStore, Journal, RunFolder
@@ -30,6 +32,32 @@ class Run:
             return cls(folder, decode(StudyRecord, folder.study.read_text(encoding="utf-8")))
         except ValueError as problem:
             raise RunFolderError(f"{folder.study} is damaged or of another version: {problem}") from None
+
+    def save(self) -> None:
+        """Have study.json say of study and data what `record` says. Under the run's lock, and once nothing can fail."""
+        before = Run.open(self.folder.path).record
+        after = replace(before, study=self.record.study, data=self.record.data)
+        if after != before:
+            write_atomic(self.folder.study, encode(after))
+
+    def with_images(self, data: Path) -> Run:
+        """The run with its images in `data` instead; nothing is read or written yet."""
+        root = as_text(data.resolve())
+        record = self.record
+        return replace(
+            self, record=replace(record, data=replace(record.data, root=root), study=replace(record.study, data=root))
+        )
+
+    def images(self) -> Path:
+        """The folder with the run's images. Raises `DataError` when it is not there."""
+        root = as_path(self.record.data.root)
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root} with the run's images; if they have moved, add --data DIR")
+        return root
+
+    def verify_images(self, threads: int) -> None:
+        """Read every image; raise `DataError` unless they are those the run began with."""
+        verify_unchanged(self.record.data, fingerprint(self.images(), threads))
 
     @property
     def checkpoints(self) -> CheckpointStore:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from autoft.summary import Scores
-from autoft.task import SingleLabel
+from autoft.task import METRICS, SingleLabel
 
 RESAMPLES = 1000
 
@@ -17,7 +17,9 @@ def scores(task: SingleLabel, primary: str, logits: np.ndarray, labels: np.ndarr
     metrics = {name: task.score(name, logits, labels) for name in task.metrics}
     correct = int((logits.argmax(axis=1) == labels).sum())
     interval = _INTERVALS.get(primary, _bootstrap)(lambda rows: task.score(primary, logits[rows], labels[rows]), labels)
-    return Scores(n=len(labels), correct=correct, metrics=metrics, ci95=interval)
+    figures = {name: METRICS[name].shown(score) for name, score in metrics.items()}
+    low, high = sorted(map(METRICS[primary].shown, interval))
+    return Scores(n=len(labels), correct=correct, metrics=figures, ci95=(low, high))
 
 
 def _wilson(score: Callable[[np.ndarray], float], labels: np.ndarray) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from autoft.errors import StudyError, unknown_name
 from autoft.files import as_text
 from autoft.plugins import PluginRef
+from autoft.task import METRICS
 from autoft.types import Backbone, Candidate, DatasetInfo, Interpolation, View
 
 PERMISSIVE = (
@@ -23,6 +24,8 @@ PERMISSIVE = (
     "cc0-1.0",
     "unlicense",
 )
+SEEDS = 2**63
+"""As many as torch and numpy tell apart, and as every reader of JSON can be expected to keep."""
 SCHEMA = "autoft.study/1"
 
 VIEWS = ("auto", *get_args(View))
@@ -39,7 +42,8 @@ class Study:
     `image_size` 0 and `view` "auto" mean: chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`:
     SPDX identifiers of weights that may be used, "permissive" for the usual ones, "any" for all. `gpus_per_trial` below
     1 shares a GPU.
-    `fail_under`: the test score below which the run ends with exit code 3. `keep`: checkpoints that stay.
+    `fail_under`: the test score below which the run ends with exit code 3, `fail_above`: the test loss above which it
+    does. `keep`: checkpoints that stay.
     `batched`: model.onnx takes `[batch, height, width, 3]`. `full_parity`: the gate compares more images, and without
     onnxruntime's optimisations too.
     """
@@ -60,6 +64,7 @@ class Study:
     offline: bool = False
     licenses: tuple[str, ...] = ("permissive",)
     fail_under: float | None = None
+    fail_above: float | None = None
     keep: int = 5
     batched: bool = False
     full_parity: bool = False
@@ -69,13 +74,24 @@ class Study:
     def __post_init__(self) -> None:
         _require(self.time > 0, f"--time must be positive, got {self.time:g}s; try --time 10m")
         _require(self.trials is None or self.trials > 0, f"--trials must be at least 1, got {self.trials}")
-        _require(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+        _require(0 <= self.seed < SEEDS, f"--seed is a whole number from 0 to 2**63 - 1, got {self.seed}")
         _require(self.workers >= 0, f"--workers must not be negative, got {self.workers}")
         _require(self.keep >= 1, f"--keep must be at least 1, got {self.keep}")
         whole = self.gpus_per_trial <= 1 or self.gpus_per_trial == int(self.gpus_per_trial)
         _require(
             self.gpus_per_trial > 0 and whole,
             f"--gpus-per-trial is a share of one GPU or a whole number of them, got {self.gpus_per_trial:g}",
+        )
+        if self.metric not in METRICS:
+            raise unknown_name("metric", self.metric, METRICS)
+        is_loss = METRICS[self.metric].is_loss
+        _require(
+            self.fail_under is None or not is_loss,
+            f"--fail-under is for scores; {self.metric} is a loss, of which less is better: use --fail-above",
+        )
+        _require(
+            self.fail_above is None or is_loss,
+            f"--fail-above is for losses; of {self.metric} more is better: use --fail-under",
         )
         valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
         _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")
@@ -101,7 +117,7 @@ class Study:
         """The options in a TOML file, each named like its flag. Raises `StudyError`."""
         try:
             options = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        except (OSError, ValueError) as problem:  # of more digits than Python reads too
             raise StudyError(f"cannot read the configuration {path}: {problem}") from None
         return {name.replace("-", "_"): value for name, value in options.items()}
 
@@ -137,6 +153,14 @@ class StudyRecord:
         """What this run makes of its images: size in pixels, interpolation and view, as `Dataset.hold` takes them."""
         interpolation = {backbone.name: backbone.input.interpolation for backbone in self.backbones}
         return frozenset((one.image_size, interpolation[one.backbone], self.view) for one in self.candidates)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a resumed run gets anew: `time` maps its budget in seconds to another, `data` is where its images lie."""
+
+    time: Callable[[float], float] | None = None
+    data: Path | None = None
 
 
 def parse_duration(text: str | float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autoft.space import Params
 
@@ -21,7 +21,10 @@ class Best:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every metric on one split of `n` images; `correct` top-1 hits; `ci95` of the primary metric."""
+    """Every metric on one split of `n` images; `correct` top-1 hits; `ci95` of the primary metric.
+
+    A loss is positive here, as people know it: smaller is better.
+    """
 
     n: int
     correct: int
@@ -37,7 +40,8 @@ class Summary:
     `seconds` holds "total" and one entry a phase. `model` is the path of the ONNX file relative to `run`.
     `budget` is the time budget it came of, in seconds.
     `test_openings` counts how often the test split was scored: more than once only when a finished run was extended.
-    `problems` counts the files that were not used.
+    `problems` counts the files that were not used. Of `candidates`, pairs of backbone and freeze strategy, `tried` got
+    a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
     """
 
     run: str
@@ -51,3 +55,6 @@ class Summary:
     budget: float
     test_openings: int = 1
     problems: int = 0
+    candidates: int = 0
+    tried: int = 0
+    missed: Mapping[str, int] = field(default_factory=dict)

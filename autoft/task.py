@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from autoft.parts import Task
 from autoft.types import Output
@@ -11,29 +13,22 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a task. `score` gives it of logits `(n, classes)` and class indices `(n,)`.
 
-class SingleLabel(Task):
-    """One class an image. `log_loss` is negated, so that greater is better for every metric."""
+    Of scores greater is better, always: of a metric that `is_loss` it is the negative. A metric that `weighs_classes`
+    alike gets worse when a rare class is never found.
+    """
 
-    name = "single_label"
-    metrics = METRICS
-    outputs = (Output("probabilities", "softmax"), Output("logits", "logits"), Output("top_k", "ranking"))
+    score: Callable[[np.ndarray, np.ndarray], float]
+    is_loss: bool = False
+    weighs_classes: bool = False
 
-    def head_size(self, classes: int) -> int:
-        """One output a class."""
-        return classes
-
-    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits, labels, label_smoothing=label_smoothing)
-
-    def score(self, metric: str, logits: np.ndarray, labels: np.ndarray) -> float:
-        """The metric over logits `(n, classes)` and class indices `(n,)`; greater is better."""
-        return _SCORERS[metric](logits, labels)
+    def shown(self, score: float) -> float:
+        """The figure that people and files get to see: of a loss the loss itself, positive, smaller is better."""
+        return 0.0 - score if self.is_loss else score
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -63,9 +58,31 @@ def _present(labels: np.ndarray) -> list[int]:
     return sorted(set(labels.tolist()))
 
 
-_SCORERS = {
-    "accuracy": _accuracy,
-    "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": _macro_f1,
-    "log_loss": _log_loss,
+METRICS: Final[Mapping[str, Metric]] = {
+    "accuracy": Metric(_accuracy),
+    "balanced_accuracy": Metric(_balanced_accuracy, weighs_classes=True),
+    "macro_f1": Metric(_macro_f1, weighs_classes=True),
+    "log_loss": Metric(_log_loss, is_loss=True),
 }
+
+
+class SingleLabel(Task):
+    """One class an image."""
+
+    name = "single_label"
+    metrics = tuple(METRICS)
+    outputs = (Output("probabilities", "softmax"), Output("logits", "logits"), Output("top_k", "ranking"))
+
+    def head_size(self, classes: int) -> int:
+        """One output a class."""
+        return classes
+
+    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+        """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+    def score(self, metric: str, logits: np.ndarray, labels: np.ndarray) -> float:
+        """The metric over logits `(n, classes)` and class indices `(n,)`; greater is better."""
+        return METRICS[metric].score(logits, labels)

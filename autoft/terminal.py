@@ -13,6 +13,8 @@ import click
 from autoft.clock import RunClock
 from autoft.ledger import Ledger, TrialRecord
 from autoft.screen import Screen
+from autoft.task import METRICS, Metric
+from autoft.types import Report
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -33,10 +35,10 @@ COLUMNS: Mapping[str, Literal["left", "right"]] = {
 }
 
 
-def open_screen() -> Screen:
-    """A live table when stderr is a terminal that can redraw, else plain lines."""
+def open_screen(metric: str) -> Screen:
+    """A live table when stderr is a terminal that can redraw, else plain lines; scores are of `metric`."""
     can_redraw = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
-    return LiveScreen() if can_redraw else LineScreen()
+    return LiveScreen(METRICS[metric]) if can_redraw else LineScreen(METRICS[metric])
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class View:
     clock: RunClock
 
     @classmethod
-    def of(cls, ledger: Ledger, clock: RunClock) -> View:
+    def of(cls, ledger: Ledger, clock: RunClock, metric: Metric) -> View:
         """The top of the ranking, and what is running below it."""
         ranking, records = list(ledger.ranking()), list(ledger.trials.values())
         top = ranking[:TOP]
@@ -60,8 +62,8 @@ class View:
         states = [record.state for record in records]
         counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
         if ranking:
-            counts.append(f"best {ranking[0].score:.4f} by trial {best}")
-        rows = tuple(_row(record, record.trial.id == best) for record in top + running[:MOST_RUNNING])
+            counts.append(f"best {_figure(metric, ranking[0].score)} by trial {best}")
+        rows = tuple(_row(record, metric, record.trial.id == best) for record in top + running[:MOST_RUNNING])
         return cls(rows, ", ".join(counts), clock)
 
     def last_line(self) -> str:
@@ -73,10 +75,11 @@ class View:
 class LiveScreen(Screen):
     """A table on stderr that is redrawn in place; notes appear above it."""
 
-    def __init__(self) -> None:
+    def __init__(self, metric: Metric) -> None:
         from rich.console import Console
         from rich.live import Live
 
+        self._metric = metric
         self._view: View | None = None
         console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self._console = console
@@ -88,7 +91,7 @@ class LiveScreen(Screen):
 
     def show(self, ledger: Ledger, clock: RunClock) -> None:
         """Take a new picture; it is drawn within a second, or at once when it is the first."""
-        self._view = View.of(ledger, clock)
+        self._view = View.of(ledger, clock, self._metric)
         if not self._live.is_started:
             self._live.start(refresh=True)
             self._console.show_cursor(True)  # Live hides it, and a killed process could not bring it back
@@ -115,7 +118,8 @@ class LiveScreen(Screen):
 class LineScreen(Screen):
     """One plain line an event on stderr: for logs, pipes and terminals that cannot redraw."""
 
-    def __init__(self) -> None:
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
         self._seen: dict[int, TrialRecord] | None = None
         self._best = float("-inf")
 
@@ -129,7 +133,7 @@ class LineScreen(Screen):
             self._say(clock, f"going on after {len(ledger.trials)} trials")
         else:
             for record in ledger.trials.values():
-                for line in _news((self._seen or {}).get(record.trial.id), record):
+                for line in _news((self._seen or {}).get(record.trial.id), record, self._metric):
                     self._say(clock, line)
         self._seen = dict(ledger.trials)
         self._report_best(ledger, clock)
@@ -141,13 +145,13 @@ class LineScreen(Screen):
         for record in ledger.ranking()[:1]:
             if record.score is not None and record.score > self._best:
                 self._best = record.score
-                self._say(clock, f"best so far: {record.score:.4f} by trial {record.trial.id}")
+                self._say(clock, f"best so far: {_figure(self._metric, record.score)} by trial {record.trial.id}")
 
     def _say(self, clock: RunClock, text: str) -> None:
         self.note(f"{_minutes(clock.now()):>6}  {text}")
 
 
-def _news(before: TrialRecord | None, now: TrialRecord) -> Iterable[str]:
+def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Iterable[str]:
     """What happened to a trial, one line each."""
     trial = now.trial
     slices, reports = (len(before.slices), len(before.reports)) if before else (0, 0)
@@ -155,21 +159,38 @@ def _news(before: TrialRecord | None, now: TrialRecord) -> Iterable[str]:
         begins = "goes on" if number else f"started: {trial.backbone}, {trial.freeze}, {trial.image_size} px,"
         yield f"trial {trial.id} {begins} to {_passes(piece.until)}"
     for report in now.reports[reports:]:
-        result = (
-            f"at {_passes(report.step)}" if report.score is None else f"{report.score:.4f} at {_passes(report.step)}"
-        )
         cause = f": {report.error}" if report.error else ""
-        yield f"trial {trial.id} {report.event}, {result}, {report.seconds:.1f} s{cause}"
+        yield f"trial {trial.id} {report.event}, {_result(now, report, metric)}, {report.seconds:.1f} s{cause}"
 
 
-def _row(record: TrialRecord, is_best: bool) -> tuple[str, ...]:
+def _result(record: TrialRecord, report: Report, metric: Metric) -> str:
+    """The score a slice came to; beside it the trial's best, when that was earlier."""
+    if report.score is None:
+        return f"at {_passes(report.step)}"
+    figure = _figure(metric, report.score)
+    if record.best_step >= report.step:
+        return f"{figure} at {_passes(report.step)}"
+    return f"best {_figure(metric, record.score)} at {_passes(record.best_step)}, now {figure} at {report.step:.3g}"
+
+
+def _standing(record: TrialRecord, metric: Metric) -> str:
+    """The best score of a trial, and the latest when it is another."""
+    best, latest = _figure(metric, record.score), _figure(metric, record.latest_score)
+    return best if best == latest else f"{best} at {record.best_step:.3g}, now {latest}"
+
+
+def _figure(metric: Metric, score: float | None) -> str:
+    return "" if score is None else f"{metric.shown(score):.4f}"
+
+
+def _row(record: TrialRecord, metric: Metric, is_best: bool) -> tuple[str, ...]:
     trial = record.trial
     return (
         str(trial.id),
         trial.backbone,
         trial.freeze,
         f"{record.step:.3g}",
-        "" if record.score is None else f"{record.score:.4f}",
+        _standing(record, metric),
         f"{record.seconds:.1f}",
         record.state,
         "★ best" if is_best else "",

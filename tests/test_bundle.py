@@ -32,6 +32,7 @@ FILES = {
     "model.onnx",
     "model.core.onnx",
     "labels.json",
+    "images.json",
     "preprocess.json",
     "parity.json",
     "metrics.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from huggingface_hub import constants
 
 import autoft
 from autoft import api, engine
@@ -34,8 +37,8 @@ from autoft.errors import (
 from autoft.predict import Prediction
 from autoft.screen import Screen, Silent
 from autoft.space import Space
-from autoft.store import Journal
-from autoft.study import Study, StudyRecord, budget_change
+from autoft.store import Journal, RunFolder
+from autoft.study import Change, Study, StudyRecord, budget_change
 from autoft.summary import Best, Scores, Summary
 from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Report, Slice, Started
 
@@ -193,6 +196,7 @@ def test_the_defaults_that_help_names_are_those_of_a_study(autoft_: Callable[...
         (["search", "x", "--time", "banana"], "--time 'banana' is no duration"),
         (["search", "x", "--time", "0"], "--time must be positive"),
         (["search", "x", "--time", "-5m"], "--time '-5m' is no duration"),
+        (["search", "x", "--image-size", "big"], "'big' is neither a number of pixels nor auto"),
         (["search", "x", "--image-size", "8"], "--image-size is auto or 16 to 1024"),
         (["search", "x", "--fail-under", "nan"], "fail_under"),
         (["search", "x", "--config", "missing.toml"], "cannot read the configuration missing.toml"),
@@ -352,6 +356,29 @@ def test_search_prints_its_result_and_what_to_do_next(
     assert "a library that prints" in outcome.err and "a note" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("metric", "hint"), [("accuracy", True), ("log_loss", True), ("balanced_accuracy", False), ("macro_f1", False)]
+)
+def test_the_end_says_what_was_not_tried_and_which_classes_are_never_found(
+    metric: str, hint: bool, autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scores = replace(SCORES, metrics={metric: 0.5})
+    missed = {"rare": 3, **{f"class {number}": 1 for number in range(20)}}
+    found = replace(
+        summary(tmp_path), metric=metric, validation=scores, test=scores, candidates=12, tried=2, missed=missed
+    )
+    monkeypatch.setattr(engine, "search", lambda *arguments: found)
+    out = autoft_("search", "photos").out
+    assert "2 of 12 pairs of backbone and freeze strategy; the others did not fit into the budget" in out
+    assert "not one test image was recognised of 'rare' (3), 'class 0' (1)" in out
+    assert "and 13 more classes" in out
+    assert ("--metric balanced_accuracy" in out) == hint
+    monkeypatch.setattr(engine, "search", lambda *arguments: replace(found, tried=12, missed={}))
+    out = autoft_("search", "photos").out
+    assert "12 of 12 pairs of backbone and freeze strategy\n" in out
+    assert "recognised" not in out
+
+
 def test_search_json_is_one_document_that_reads_back(autoft_: Callable[..., Outcome], searched: list[Study]) -> None:
     outcome = autoft_("search", "photos", "--json")
     document = json.loads(outcome.out)
@@ -400,18 +427,44 @@ def test_an_unknown_key_in_the_file_is_named(autoft_: Callable[..., Outcome], tm
     ("environment", "arguments", "offline"),
     [("0", [], False), ("0", ["--offline"], True), ("1", [], True), ("yes", [], True)],
 )
-def test_offline_by_flag_or_environment_is_known_to_study_and_hub(
+def test_offline_by_flag_or_environment_is_known_to_study_and_hub_while_it_lasts(
     environment: str,
     arguments: list[str],
     offline: bool,
     autoft_: Callable[..., Outcome],
-    searched: list[Study],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    told: list[tuple[bool, str, bool]] = []
+
+    def search(study: Study, *others: object) -> Summary:
+        told.append((study.offline, os.environ["HF_HUB_OFFLINE"], constants.is_offline_mode()))
+        return summary(tmp_path)
+
+    monkeypatch.setattr(engine, "search", search)
     monkeypatch.setenv("HF_HUB_OFFLINE", environment)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", environment != "0")
     autoft_("search", "photos", *arguments)
-    assert [study.offline for study in searched] == [offline]
-    assert os.environ["HF_HUB_OFFLINE"] == ("1" if offline else environment)
+    assert told == [(offline, "1" if offline else environment, offline)]
+    assert (os.environ["HF_HUB_OFFLINE"], constants.is_offline_mode()) == (environment, environment != "0")
+
+
+def test_an_online_search_after_an_offline_one_is_online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[tuple[str | None, bool]] = []
+
+    def search(study: Study, *others: object) -> Summary:
+        told.append((os.environ.get("HF_HUB_OFFLINE"), constants.is_offline_mode()))
+        if len(told) == 1:
+            raise DataError("no images")
+        return summary(tmp_path)
+
+    monkeypatch.setattr(engine, "search", search)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(DataError):
+        api.search("photos", offline=True)
+    api.search("photos")
+    assert told == [("1", True), (None, False)]
 
 
 @pytest.mark.parametrize(("text", "budget"), [("+5m", 900.0), ("10m", 600.0), (60, 60.0), ("+0.5h", 2400.0)])
@@ -430,13 +483,34 @@ def test_resume_hands_on_the_change_of_budget(
 ) -> None:
     given: list[float] = []
 
-    def resume(path: Path, more: Callable[[float], float], screen: Screen, began: float) -> Summary:
-        given.append(more(100.0))
+    def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
+        assert change.time is not None
+        given.append(change.time(100.0))
         return summary(path)
 
     monkeypatch.setattr(engine, "resume", resume)
     assert autoft_("resume", str(run_folder), "--time", "+1m", "--json").code == 0
     assert given == [160.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "failed"),
+    [
+        ({"fail_under": 0.9}, "test accuracy 0.8500 is below --fail-under 0.9"),
+        ({"fail_under": 0.8}, ""),
+        ({"metric": "log_loss", "fail_above": 0.1}, "test log_loss 0.1500 is above --fail-above 0.1"),
+        ({"metric": "log_loss", "fail_above": 0.5}, ""),
+    ],
+)
+def test_the_gate_of_a_loss_is_an_upper_one(options: dict[str, Any], failed: str, tmp_path: Path) -> None:
+    study, ended = Study("photos", **options), summary(tmp_path)
+    found = replace(ended, test=replace(SCORES, metrics={"accuracy": 0.85, "log_loss": 0.15}))
+    if not failed:
+        assert engine._through_the_gate(study, found) == found
+        return
+    with pytest.raises(GateFailed, match=failed) as caught:
+        engine._through_the_gate(study, found)
+    assert caught.value.summary == found
 
 
 # ---------------------------------------------------------------- results
@@ -449,6 +523,9 @@ def test_leaderboard_lists_every_trial_best_first(autoft_: Callable[..., Outcome
     assert [row.split()[1] for row in rows[:1]] == ["0"]
     assert len(rows) == 3
     assert outcome.err == "trial 1 failed: out of memory\n"
+    assert "stopped" in outcome.out and "running" not in outcome.out
+    with RunFolder(run_folder).lock():
+        assert "running" in autoft_("leaderboard", str(run_folder)).out
 
 
 def test_leaderboard_json(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
@@ -505,6 +582,41 @@ def test_predict_prints_results_to_stdout_and_trouble_to_stderr(autoft_: Callabl
 def test_predict_csv_has_a_header_and_a_line_an_image(autoft_: Callable[..., Outcome]) -> None:
     outcome = autoft_("predict", "m.onnx", "a.jpg", "b.jpg", "--csv")
     assert outcome.out.splitlines() == ["image,label,probability,error", "a.jpg,cat,0.75,", "b.jpg,,,truncated"]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_predict_writes_every_name_in_any_encoding(
+    form: list[str],
+    encoding: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["caf\xe9 \u2605.jpg", "not\udcfftext.jpg", "\U0001f600.jpg"]
+    predictions = [Prediction(name, "r\xf8d", 1.0, {"r\xf8d": 1.0}) for name in names]
+    monkeypatch.setattr("autoft.predict.predict", lambda model, inputs: iter(predictions))
+    monkeypatch.setattr(sys, "argv", ["autoft", "predict", "m.onnx", "x", *form])
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    assert _run() == 0
+    text = written.getvalue().decode(encoding)
+    assert "caf" in text and "not\\udcfftext.jpg" in text
+    if form == ["--json"]:
+        assert [json.loads(line)["image"] for line in text.splitlines()] == names
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+)
+def test_no_environment_makes_a_name_an_error(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "caf\xe9.py").write_text("import autoft\n\n@autoft.hookimpl\ndef autoft_zoos():\n    return []\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "autoft", "plugins", "--json", "-p", str(tmp_path / "caf\xe9.py")],
+        env={**os.environ, **environment},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [plugin["name"][:3] for plugin in json.loads(done.stdout)["plugins"]].count("caf") == 1
 
 
 def test_export_does_not_write_over_other_files(autoft_: Callable[..., Outcome], run_folder: Path) -> None:

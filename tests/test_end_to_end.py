@@ -128,9 +128,12 @@ def test_the_bundle_proves_itself_and_a_flipped_byte_shows(fashion_run, tmp_path
     assert alone.returncode == 0, alone.stderr
     rescored = autoft("verify", run / "export", FASHION, "--json")
     assert rescored.returncode == 0, rescored.stderr
-    scores = json.loads(rescored.stdout)["rescored"]["scores"]
-    assert scores["n"] == 1000
-    assert scores["metrics"]["accuracy"] > summary["test"]["metrics"]["accuracy"] - 0.1
+    found = json.loads(rescored.stdout)["rescored"]
+    assert found["known"] == {"train": 600, "val": 200, "test": 200}
+    assert found["left_out"] == 800
+    assert (found["scores"]["n"], found["scores"]["correct"]) == (200, summary["test"]["correct"])
+    everything = autoft("verify", run / "export", FASHION, "--all")
+    assert "80% of these images trained the model (600) or chose it (200)" in everything.stdout
     metrics = json.loads((run / "export" / "metrics.json").read_text())
     assert (metrics["split"], metrics["correct"]) == ("test", summary["test"]["correct"])
     copy = shutil.copytree(run / "export", tmp_path / "copy")
@@ -180,7 +183,9 @@ def test_signals_keep_the_best_and_say_how_to_go_on(tiny_images, tmp_path, numbe
             break
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert f"autoft resume {run}" in err
+    assert f"autoft resume {run}" in err and f"autoft export {run}" in err
+    board = autoft("leaderboard", run).stdout
+    assert "running" not in board
     assert not out
     assert (run / "leaderboard.csv").exists()
     exported = autoft("export", run, "--json")
@@ -195,14 +200,24 @@ def test_fail_under_is_a_gate(tiny_images, tmp_path):
     assert json.loads(done.stdout)["best"]["freeze"] == "probe"
 
 
-def test_changed_data_is_not_resumed(tiny_images, tmp_path):
-    run = tmp_path / "run"
+def test_data_that_moved_is_found_again_and_changed_data_is_not_taken(tiny_images, tmp_path):
+    run, moved = tmp_path / "run", tmp_path / "elsewhere"
     done = autoft("search", tiny_images, *SMALL, "--trials", 1, "--freeze", "probe", "--out", run, "--time", "60s")
     assert done.returncode == 0, done.stderr
-    (tiny_images / "red" / "0.png").unlink()
+    tiny_images.rename(moved)
+    lost = autoft("export", run)
+    assert lost.returncode == 2
+    assert str(tiny_images) in lost.stderr and "--data DIR" in lost.stderr
+    found = autoft("export", run, "--data", moved)
+    assert found.returncode == 0, found.stderr
+    assert json.loads((run / "study.json").read_text())["data"]["root"] == str(moved)
+    assert autoft("export", run).returncode == 0  # it remembers
+    before = (run / "study.json").read_bytes()
+    (moved / "red" / "0.png").unlink()
     refused = autoft("resume", run, "--time", "+10s")
     assert refused.returncode == 2
     assert "not those the run started with" in refused.stderr
+    assert (run / "study.json").read_bytes() == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

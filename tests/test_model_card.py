@@ -172,10 +172,14 @@ def test_provenance_names_trial_parameters_and_versions() -> None:
         assert words in text
 
 
-def test_a_searched_log_loss_is_called_negated() -> None:
+def test_a_class_that_is_never_found_is_said_at_once() -> None:
     of = facts()
-    card = model_card(replace(of, handoff=replace(of.handoff, metric="log_loss", validation_score=-0.25)))
-    assert r"| Chosen by validation log\_loss, negated | -0.2500 |" in card
+    rare = replace(of.metrics.per_class[0], label="rare_one", n=1200, recall=0.0)
+    never = replace(of.metrics.per_class[0], label="not in this split", n=0, recall=None)
+    metrics = replace(of.metrics, per_class=(rare, never, *of.metrics.per_class[1:]))
+    text = section(model_card(replace(of, metrics=metrics)), "Score")
+    assert r"**Not one image of these classes was recognised:** rare\_one (1,200)." in text
+    assert "Not one image" not in model_card(of)
 
 
 def test_worst_classes_come_first_and_undefined_figures_are_named() -> None:

@@ -16,9 +16,7 @@ from autoft.bundle.values import FileRecord, Manifest
 from autoft.codec import encode
 from autoft.errors import DataError, RunFolderError
 from autoft.files import sha256
-from autoft.onnx_runtime import PixelModel
 from autoft.predict import Prediction, find_model, predict
-from autoft.rescore import rescore
 from autoft.summary import Best, Scores, Summary
 from autoft.task import SingleLabel
 
@@ -128,24 +126,6 @@ def test_an_image_of_too_many_megapixels_is_named(bundle: Path, tmp_path: Path) 
     Image.new("1", (16_001, 16_000)).save(tmp_path / "huge.png")
     with pytest.raises(DataError, match=r"huge\.png: more than 256 megapixels"):
         list(predict(bundle, [str(tmp_path / "huge.png")]))
-
-
-def test_rescoring_takes_folders_named_as_labels(bundle: Path, tmp_path: Path) -> None:
-    colour(tmp_path / LABELS[0] / "a.png", (255, 0, 0))
-    colour(tmp_path / LABELS[0] / "b.png", (0, 255, 0))
-    colour(tmp_path / LABELS[1] / "c.png", (0, 255, 0))
-    (tmp_path / LABELS[1] / "d.png").write_text("no image")
-    model = PixelModel(bundle / "model.onnx")
-    found = rescore(model, tmp_path)
-    assert (found.scores.n, found.scores.correct) == (3, 2)
-    assert found.unreadable == (f"{tmp_path / LABELS[1] / 'd.png'}: not an image: text",)
-    (tmp_path / LABELS[3]).mkdir()  # a class without images
-    assert rescore(model, tmp_path).scores.n == 3
-    (tmp_path / "zebra").mkdir()
-    with pytest.raises(DataError, match=r"'zebra' in .* is no label of the model"):
-        rescore(model, tmp_path)
-    with pytest.raises(DataError, match="holds no class folders"):
-        rescore(model, tmp_path / "zebra")
 
 
 def test_predict_runs_without_torch_and_talks_to_nobody(bundle: Path, tmp_path: Path) -> None:

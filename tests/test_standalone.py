@@ -171,6 +171,21 @@ def test_files_that_the_manifest_does_not_list_are_ignored(bundle: Path) -> None
     assert not standalone.verify(bundle).problems
 
 
+def test_what_the_manifest_does_not_list_is_named(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (bundle / "numpy.py").write_text("raise SystemExit")
+    (bundle / "examples" / "mine.py").touch()
+    (bundle / "node_modules" / "deep").mkdir(parents=True)
+    (bundle / "node_modules" / "deep" / "index.js").touch()
+    found = standalone.verify(bundle)
+    assert (found.problems, sorted(found.unlisted)) == ([], ["examples/mine.py", "node_modules/", "numpy.py"])
+    for number in range(20):
+        (bundle / f"note {number:02}\n").touch()
+    assert standalone.main([str(bundle)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("not checked, as manifest.json does not list it: node_modules/, note 00 , note 01 ")
+    assert line.endswith(" and 13 more")
+
+
 def test_a_verdict_as_json_is_one_document(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert standalone.main([str(bundle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
@@ -515,11 +530,21 @@ def infer(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_python_example_runs_the_vectors(any_bundle: Path) -> None:
     done = infer(any_bundle)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "PASS: 4 vectors\n", "")
+    assert (done.returncode, done.stdout) == (0, "PASS: 4 vectors\n")
+    assert done.stderr == "usage: python examples/infer.py PHOTO ...\n"
     expect_something_else(any_bundle)
     done = infer(any_bundle)
     assert done.returncode == 1
     assert done.stderr.startswith("FAIL: smooth gives ")
+
+
+def test_the_python_example_says_how_it_is_used(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("hello")
+    for photo in (tmp_path / "text.jpg", tmp_path / "nowhere.jpg"):
+        done = infer(bundle, photo)
+        assert (done.returncode, done.stdout) == (1, "")
+        cannot, usage = done.stderr.splitlines()
+        assert cannot.startswith(f"{photo} cannot be read: ") and usage.startswith("usage: python")
 
 
 def test_the_python_example_refuses_what_pillow_would_cut_off(bundle: Path, tmp_path: Path) -> None:
@@ -567,10 +592,15 @@ def node(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_node_example_runs_the_vectors_and_classifies(layout: str, node_place: Path) -> None:
     folder = make_bundle(node_place / layout, layout)
     done = node(folder)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "PASS: 4 vectors\n", "")
+    assert (done.returncode, done.stdout) == (0, "PASS: 4 vectors\n")
+    assert done.stderr.startswith("usage: node examples/infer.mjs PHOTO.rgb WIDTH HEIGHT")
     raw = folder / "test_vectors/tall.rgb"
     probability = answer(pictures()["tall"])[1].max()
     assert node(folder, raw, 5, 31).stdout == f"{raw}: {LABELS[1]} {probability:.4f}\n"
+    for wrong in (["nowhere.rgb", 5, 31], [raw], [raw, 5, 30], [raw, "wide", "high"]):
+        done = node(folder, *wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{wrong[0]} " in done.stderr and "usage: node" in done.stderr and "at " not in done.stderr.split()
     expect_something_else(folder)
     done = node(folder)
     assert done.returncode == 1

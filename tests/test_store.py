@@ -652,7 +652,7 @@ def ledger() -> Ledger:
 
 
 def test_leaderboard_has_every_trial_best_first_then_open_then_failed(ledger: Ledger) -> None:
-    rows = leaderboard_rows(ledger)
+    rows = leaderboard_rows(ledger, "accuracy", "running")
     assert [(row.rank, row.trial, row.state) for row in rows] == [
         (1, 2, "finished"),  # for its best, although it got worse
         (2, 4, "paused"),
@@ -667,16 +667,39 @@ def test_leaderboard_has_every_trial_best_first_then_open_then_failed(ledger: Le
 
 def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
     path = tmp_path / "leaderboard.csv"
-    write_leaderboard(path, ledger)
+    write_leaderboard(path, ledger, "accuracy")
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        *("rank", "trial", "state", "score", "step", "seconds", "backbone", "freeze", "image_size"),
-        *("params", "exportable", "error"),
+        *("rank", "trial", "state", "score", "best_step", "latest_score", "step", "seconds"),
+        *("backbone", "freeze", "image_size", "params", "exportable", "error"),
     ]
     assert [row["trial"] for row in rows] == ["2", "4", "0", "5", "3", "1"]
     assert [row["exportable"] for row in rows] == ["yes", "yes", "no", "no", "no", "no"]
     assert json.loads(rows[0]["params"]) == PARAMS
-    assert float(rows[0]["score"]) == 0.9
+    first = tuple(float(rows[0][column]) for column in ("score", "best_step", "latest_score", "step"))
+    assert first == (0.9, 3.0, 0.8, 9.0)
+    assert rows[4]["state"] == "stopped"  # nobody runs it once this file is written
     assert (rows[-1]["rank"], rows[-1]["score"]) == ("", "")
     assert rows[-1]["error"] == 'OSError: "disk full",\nno space'
+
+
+def test_losses_are_positive_on_the_leaderboard_and_the_smallest_leads() -> None:
+    events = [started(0), report(0, score=-0.5), started(1), report(1, score=-0.25), started(2)]
+    rows = leaderboard_rows(Ledger(events), "log_loss", "stopped")
+    assert [(row.trial, row.score, row.latest_score) for row in rows] == [
+        (1, 0.25, 0.25),
+        (0, 0.5, 0.5),
+        (2, None, None),
+    ]
+
+
+def test_a_folder_is_in_use_while_somebody_holds_its_lock(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", "{}")
+    assert not run.in_use()
+    with run.lock():
+        assert run.in_use()
+    assert not run.in_use()
+    (run.path / ".lock").unlink()
+    assert not run.in_use()
+    assert not (run.path / ".lock").exists()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autoft.codec import decode, encode
+from autoft.data.split import split
 from autoft.errors import StudyError
 from autoft.study import Study, licence_allowed, parse_duration
+from autoft.train.images import Images, TrainingStream
+from autoft.types import InputSpec, Recipe
 
 
 @given(st.integers(0, 99), st.integers(0, 59), st.integers(0, 59))
@@ -38,6 +43,12 @@ def test_no_durations(text):
         ({"image_size": "big"}, "image_size"),
         ({"tirals": 3}, "did you mean 'trials'"),
         ({"seed": "x"}, "seed"),
+        ({"seed": -1}, "--seed is a whole number from 0"),
+        ({"seed": 2**63}, "--seed is a whole number from 0"),
+        ({"seed": 10**400}, "--seed is a whole number from 0"),
+        ({"metric": "acuracy"}, "did you mean 'accuracy'"),
+        ({"metric": "log_loss", "fail_under": 0.5}, "log_loss is a loss, of which less is better: use --fail-above"),
+        ({"metric": "macro_f1", "fail_above": 0.5}, "of macro_f1 more is better: use --fail-under"),
     ],
 )
 def test_each_wrong_option_is_one_line(options, message):
@@ -51,6 +62,22 @@ def test_flags_and_toml_and_python_agree(tmp_path):
     from_file = Study.parse({"data": "x", **Study.options_from(tmp_path / "study.toml")})
     assert from_file == Study.parse({"data": "x", "time": 120, "backbones": "lite/*", "image_size": 0})
     assert decode(Study, encode(from_file)) == from_file
+
+
+@given(st.integers(0, 2**63 - 1))
+@example(2**63 - 1)
+def test_every_seed_makes_a_study_a_split_and_batches(seed):
+    study = decode(Study, encode(Study.parse({"data": "x", "seed": seed})))
+    assert study.seed == seed
+    digests = [f"{number:032x}" for number in range(10)]
+    chosen = split(digests, [0, 1] * 5, [None] * 10, study.seed)
+    assert {"train", "val", "test"} == set(chosen)
+    rows, labels = np.arange(6), np.zeros(6, np.int64)
+    pixels = Images(np.zeros((6, 8, 8, 3), np.uint8), InputSpec(8), torch.device("cpu"))
+    stream = TrainingStream(pixels, rows, labels, Recipe(batch_size=2, augment="crop_flip"), seed + 1000)
+    images, _ = stream.batch(7)
+    assert len(images) == 2
+    torch.manual_seed(seed + 1000)  # as a plugin may
 
 
 def test_broken_toml_is_one_line(tmp_path):

@@ -11,9 +11,11 @@ from rich.console import Console
 
 from autoft.clock import RunClock
 from autoft.ledger import Ledger
+from autoft.task import METRICS
 from autoft.terminal import MOST_RUNNING, TOP, LineScreen, LiveScreen, View, open_screen
 from autoft.types import Clock, Event, Report, Slice, Started, Trial
 
+ACCURACY = METRICS["accuracy"]
 CAUSE = "out of\nmemory \x1b[31mnow"
 
 
@@ -39,7 +41,7 @@ def clock() -> RunClock:
 
 
 def test_lines_tell_every_event_once(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
-    screen, ledger = LineScreen(), Ledger()
+    screen, ledger = LineScreen(ACCURACY), Ledger()
     for event in events():
         ledger.record(event)
         screen.show(ledger, clock)
@@ -64,7 +66,7 @@ def test_lines_tell_every_event_once(clock: RunClock, capsys: pytest.CaptureFixt
 
 
 def test_a_resumed_run_is_not_told_again(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
-    screen, ledger = LineScreen(), Ledger(events())
+    screen, ledger = LineScreen(ACCURACY), Ledger(events())
     screen.show(ledger, clock)
     ledger.record(Report(2, "finished", 1.0, 0.25, 1.0))
     screen.show(ledger, clock)
@@ -83,7 +85,7 @@ def test_a_view_has_the_top_then_what_runs_and_counts_the_rest(clock: RunClock) 
         ledger.record(Report(number, "paused", 1.0, number / 20, 1.0))
     for number in range(20, 40):
         ledger.record(started(number))
-    view = View.of(ledger, clock)
+    view = View.of(ledger, clock, ACCURACY)
     assert [int(row[0]) for row in view.rows] == [19, 18, 17, 16, 15, *range(20, 20 + MOST_RUNNING)]
     assert len(view.rows) == TOP + MOST_RUNNING
     assert [row[-1] for row in view.rows].count("★ best") == 1
@@ -91,8 +93,36 @@ def test_a_view_has_the_top_then_what_runs_and_counts_the_rest(clock: RunClock) 
     assert view.last_line() == "1:05 elapsed, 8:54 left; 20 running, 20 paused, best 0.9500 by trial 19"
 
 
+def test_a_trial_that_got_worse_shows_its_best_and_its_latest(
+    clock: RunClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen, ledger = LineScreen(ACCURACY), Ledger()
+    for start, until, score in ((0.0, 9.0, 0.89), (9.0, 27.0, 0.88)):
+        ledger.record(started(0, start, until))
+        ledger.record(Report(0, "paused", until, score, 2.0))
+        screen.show(ledger, clock)
+    lines = [line.strip().partition("  ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines[-1] == "trial 0 paused, best 0.8900 at 9 passes, now 0.8800 at 27, 2.0 s"
+    (row,) = View.of(ledger, clock, ACCURACY).rows
+    assert row[3:5] == ("27", "0.8900 at 9, now 0.8800")
+
+
+def test_a_loss_is_shown_positive_and_the_smallest_is_best(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
+    screen, ledger = LineScreen(METRICS["log_loss"]), Ledger()
+    for number, score in ((0, -0.5), (1, -0.25)):
+        ledger.record(started(number))
+        ledger.record(Report(number, "finished", 1.0, score, 2.0))
+        screen.show(ledger, clock)
+    lines = [line.strip().partition("  ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert "trial 1 finished, 0.2500 at 1 pass, 2.0 s" in lines
+    assert lines[-1] == "best so far: 0.2500 by trial 1"
+    view = View.of(ledger, clock, METRICS["log_loss"])
+    assert [row[4] for row in view.rows] == ["0.2500", "0.5000"]
+    assert view.counts.endswith("best 0.2500 by trial 1")
+
+
 def test_time_left_is_never_negative() -> None:
-    view = View.of(Ledger(), RunClock(time.time() - 7300, 60.0))
+    view = View.of(Ledger(), RunClock(time.time() - 7300, 60.0), ACCURACY)
     assert view.last_line().startswith("2:01:40 elapsed, 0:00 left")
 
 
@@ -100,7 +130,7 @@ def test_the_live_table_shows_trials_and_notes_stand_above_it(clock: RunClock, m
     shown = io.StringIO()
     monkeypatch.setattr("sys.stderr", shown)
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
-    screen = LiveScreen()
+    screen = LiveScreen(ACCURACY)
     screen.note("[bold]a note[/bold]")
     screen.show(Ledger(events()), clock)
     screen.note("another")
@@ -114,7 +144,7 @@ def test_the_live_table_shows_trials_and_notes_stand_above_it(clock: RunClock, m
 
 
 def test_a_screen_that_never_ran_closes_without_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = LiveScreen()
+    screen = LiveScreen(ACCURACY)
     screen.close()
     assert capsys.readouterr().err == ""
 
@@ -128,7 +158,7 @@ def test_the_screen_suits_the_terminal(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     monkeypatch.setenv("TERM", term)
-    assert isinstance(open_screen(), kind)
+    assert isinstance(open_screen("accuracy"), kind)
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:

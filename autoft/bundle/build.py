@@ -15,6 +15,7 @@ import numpy as np
 
 from autoft.bundle.card import CardFacts, model_card
 from autoft.bundle.gate import Passed, Refused, first_that_passes, logits_of
+from autoft.bundle.known import known_images
 from autoft.bundle.licenses import write_licenses
 from autoft.bundle.manifest import write_manifest
 from autoft.bundle.metrics import metrics_report
@@ -23,6 +24,7 @@ from autoft.bundle.standalone.verify import verify
 from autoft.bundle.values import (
     CARD,
     CORE,
+    IMAGES,
     LABELS,
     LATENCY,
     METRICS,
@@ -54,7 +56,8 @@ _LATENCY_TIMEOUT: Final = 120.0
 class Bundle:
     """A bundle that was written: bytes of model.onnx, and what was measured.
 
-    `scores` are those of the reported split, `validation` those of the validation split; equal when that is reported.
+    `report` is metrics.json. `scores` are those of the reported split, `validation` those of the validation split;
+    equal when that is reported.
     """
 
     model_bytes: int
@@ -62,6 +65,7 @@ class Bundle:
     calibration: Calibration
     validation: Scores
     scores: Scores
+    report: MetricsReport
 
 
 def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path) -> Bundle:
@@ -90,7 +94,7 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path) -> Bun
     _verified(folder)
     validation, reported = (_scores(order, logits[split], split, temperature) for split in ("val", order.reported))
     size = (folder / MODEL).stat().st_size
-    return Bundle(size, passed.parity, passed.calibration, validation, reported)
+    return Bundle(size, passed.parity, passed.calibration, validation, reported, report)
 
 
 def _logits(order: Order, folder: Path) -> Logits:
@@ -111,6 +115,7 @@ def _write_facts(order: Order, passed: Passed, report: MetricsReport, vectors: V
     _write(folder / PARITY, passed.parity)
     _write(folder / METRICS, report)
     _write(folder / VECTORS_FILE, vectors)
+    _write(folder / IMAGES, known_images(order.dataset.samples))
     write_licenses(folder, order.handoff.backbone)
 
 

@@ -50,7 +50,6 @@ _RESIZED: Final[Mapping[View, str]] = {
     "   max(1, (2 * side * {size} + long) // (2 * long)). Paste it on a square of {size} x {size} of the RGB colour\n"
     "   {colour}, ({size} - width) // 2 pixels from the left and ({size} - height) // 2 from the top.",
 }
-_AS_SEARCHED: Final[Mapping[str, str]] = {"log_loss": "log_loss, negated"}
 
 
 @dataclass(frozen=True)
@@ -178,12 +177,11 @@ def _licences(backbone: Backbone) -> str:
 
 def _provenance(facts: CardFacts) -> str:
     handoff = facts.handoff
-    metric = plain(_AS_SEARCHED.get(handoff.metric, handoff.metric))
     rows = [
         ("Created", plain(facts.created)),
         ("Backbone", plain(handoff.backbone.name)),
         *_trial(handoff.trial),
-        (f"Chosen by validation {metric}", f"{handoff.validation_score:.4f}"),
+        (f"Chosen by validation {plain(handoff.metric)}", f"{handoff.validation_score:.4f}"),
         *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
     ]
     return f"## Provenance\n\n{table(('What', 'Value'), rows)}"

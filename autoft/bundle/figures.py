@@ -50,12 +50,17 @@ def score(metrics: MetricsReport) -> str:
     return f"""## Score
 
 Of {metrics.n:,} images of the {split_name(metrics.split)} split `{CORE}` got {metrics.correct:,} right.{note}
-
-{table(("Metric", "Value", "95 % interval", ""), rows)}
+{_missed(metrics)}{table(("Metric", "Value", "95 % interval", ""), rows)}
 
 The classes of the smallest recall; `{METRICS}` has all:
 
 {table(("Class", "Images", "Recall", "Precision", "F1"), worst)}"""
+
+
+def _missed(metrics: MetricsReport) -> str:
+    shown = ", ".join(f"{plain(label)} ({n:,})" for label, n in list(metrics.missed.items())[:WORST_CLASSES])
+    more = ", and more" if len(metrics.missed) > WORST_CLASSES else ""
+    return f"\n**Not one image of these classes was recognised:** {shown}{more}.\n\n" if shown else "\n"
 
 
 def calibration(metrics: MetricsReport) -> str:

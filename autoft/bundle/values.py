@@ -18,6 +18,7 @@ METRICS: Final = "metrics.json"
 LATENCY: Final = "latency.json"
 CARD: Final = "MODEL_CARD.md"
 MANIFEST: Final = "manifest.json"
+IMAGES: Final = "images.json"
 LICENSES: Final = "LICENSES"
 VECTORS: Final = "test_vectors"
 VECTORS_FILE: Final = f"{VECTORS}/vectors.json"
@@ -87,6 +88,11 @@ class MetricsReport:
     per_class: tuple[ClassReport, ...]
     confusion: tuple[tuple[int, ...], ...]
     note: str = ""
+
+    @property
+    def missed(self) -> dict[str, int]:
+        """The classes of which not one image was recognised, with the number of their images."""
+        return {one.label: one.n for one in self.per_class if one.n and not one.recall}
 
 
 # ---------------------------------------------------------------- parity.json

@@ -51,6 +51,7 @@ plugin_option = click.option(
     metavar="no:NAME|FILE.py",
     help="Switch a plugin off, or load one from a file; repeatable.",
 )
+moved_option = click.option("--data", metavar="DIR", help="Where the run's images lie now, if they have moved.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 
@@ -61,18 +62,28 @@ def split_list(values: Sequence[str]) -> tuple[str, ...]:
 
 def to_json(value: DataclassInstance) -> str:
     """One line of JSON of a frozen value. Unlike `codec.encode` it needs no pydantic, and does not read back."""
-    import json
-    from dataclasses import asdict
-
-    return json.dumps(asdict(value), ensure_ascii=False, allow_nan=False)
+    return _json(value)
 
 
 def document(name: str, values: Sequence[DataclassInstance]) -> str:
     """A JSON document that holds a list of frozen values under one name."""
+    return _json({name: list(values)})
+
+
+def _json(data: object) -> str:
+    """JSON that stdout can hold; a file name that is no text has its strange bytes as JSON escapes."""
+    import codecs
     import json
     from dataclasses import asdict
 
-    return json.dumps({name: [asdict(value) for value in values]}, ensure_ascii=False, allow_nan=False)
+    unicode = codecs.lookup(sys.stdout.encoding or "ascii").name.startswith("utf")
+    text = json.dumps(data, default=asdict, ensure_ascii=not unicode, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def say(text: str) -> None:
+    """The text on stdout, in its own encoding: click would write UTF-8 where that is ASCII."""
+    click.echo(text, file=sys.stdout)
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from autoft.commands import Command, json_option, shown, talk_on_stderr, to_json
+from autoft.commands import Command, json_option, moved_option, say, shown, talk_on_stderr, to_json
 from autoft.errors import DataError, GateFailed
 
 if TYPE_CHECKING:
     from autoft.predict import Prediction
     from autoft.rescore import Rescored
     from autoft.summary import Scores
+    from autoft.types import SplitName
 
+SPLITS: Final[tuple[SplitName, ...]] = ("train", "val", "test")
 CSV_COLUMNS = ("image", "label", "probability", "error")
 
 
@@ -34,28 +36,36 @@ CSV_COLUMNS = ("image", "label", "probability", "error")
 @click.option("--trial", type=int, metavar="N", help="Which one; see autoft leaderboard.  [default: the best]")
 @click.option("--out", metavar="DIR", help="Where to.  [default: RUN/exports/N]")
 @click.option("--batched", is_flag=True, help="model.onnx takes a batch of equal-sized images.")
+@moved_option
 @json_option
-def export(run: str, trial: int | None, out: str | None, batched: bool, as_json: bool) -> None:
+def export(run: str, trial: int | None, out: str | None, batched: bool, data: str | None, as_json: bool) -> None:
     """Write the bundle of any trial that is still exportable.
 
     Its files are compared with torch in full, on validation images, and it comes with validation figures only: the
     test images are for the trial that the search chose.
     """
-    from autoft import conclude, execution
+    from autoft.machine import cores
+    from autoft.run import Run
+
+    opened = Run.open(Path(run))
+    if data is not None:
+        opened = opened.with_images(Path(data))
+        opened.verify_images(cores())
+    from autoft import conclude, execution  # bring torch, which a mistake found above should not wait for
 
     with talk_on_stderr():
         layout = conclude.layout(batched)
-        exported = execution.export_trial(Path(run), trial, Path(out) if out else None, layout)
+        exported = execution.export_trial(opened, trial, Path(out) if out else None, layout)
     if as_json:
-        click.echo(to_json(exported))
+        say(to_json(exported))
         return
-    click.echo(f"trial       {exported.trial.id}: {exported.trial.backbone}, {exported.trial.freeze}")
-    click.echo(f"bundle      {shown(Path(exported.folder))}, model.onnx {exported.model_bytes / 1e6:.1f} MB")
-    click.echo(f"validation  {_figures(exported.validation)}")
+    say(f"trial       {exported.trial.id}: {exported.trial.backbone}, {exported.trial.freeze}")
+    say(f"bundle      {shown(Path(exported.folder))}, model.onnx {exported.model_bytes / 1e6:.1f} MB")
+    say(f"validation  {_figures(exported.validation)}")
     worst = max(parity.max_delta / parity.scale for parity in exported.parity.core)
     pixels = exported.parity.pixels
-    click.echo(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels probabilities")
-    click.echo(f"            within {pixels.max_delta:.1g}; {exported.parity.exporter}")
+    say(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels probabilities")
+    say(f"            within {pixels.max_delta:.1g}; {exported.parity.exporter}")
 
 
 def _figures(scores: Scores) -> str:
@@ -69,6 +79,7 @@ class Verified:
 
     passed: bool
     problems: tuple[str, ...]
+    unlisted: tuple[str, ...]
     files: int
     vectors: int
     worst_difference: float
@@ -81,46 +92,78 @@ class Verified:
     examples=(
         "autoft verify runs/photos-20260102-030405/export",
         "autoft verify deploy/ labelled/      and its score on labelled images",
+        "autoft verify deploy/ photos/ --all  even on those it was trained on",
     ),
 )
 @click.argument("bundle")
 @click.argument("images", required=False)
+@click.option("--all", "everything", is_flag=True, help="Score images that the model was trained or chosen on, too.")
 @json_option
-def verify(bundle: str, images: str | None, as_json: bool) -> None:
+def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> None:
     """Check a bundle: every file by its hash, both models on the test vectors.
 
-    BUNDLE is an exported folder, or a run folder with one. IMAGES, one folder of images a class, is scored as well.
-    Exit code 3 when something is not as promised. Needs no torch; nothing in the bundle is executed.
+    BUNDLE is an exported folder, or a run folder with one. IMAGES, one folder of images a class, is scored as well;
+    images that the model was trained or chosen on are recognised by their content and left out. Exit code 3 when
+    something is not as promised. Needs no torch; nothing in the bundle is executed.
     """
-    result = _verified(Path(bundle), Path(images) if images else None)
+    from autoft.bundle.standalone.verify import unlisted_line
+
+    result = _verified(Path(bundle), Path(images) if images else None, everything)
     if as_json:
-        click.echo(to_json(result))
+        say(to_json(result))
     elif result.passed:
-        click.echo(
+        say(
             f"PASS: {result.files} files, {result.vectors} test vectors, worst difference of a probability "
             f"{result.worst_difference:.2g}, {result.seconds:.1f} s"
         )
+    if result.unlisted:
+        click.echo(unlisted_line(list(result.unlisted)), err=True)
     if not result.passed:
         raise GateFailed(f"{bundle} is not as promised: {'; '.join(result.problems)}")
     if result.rescored is not None and not as_json:
-        click.echo(_figures(result.rescored.scores))
+        say(_figures(result.rescored.scores))
+        for line in _provenance(result.rescored):
+            say(line)
         for line in result.rescored.unreadable:
             click.echo(line, err=True)
 
 
-def _verified(bundle: Path, images: Path | None) -> Verified:
+def _provenance(rescored: Rescored) -> Iterator[str]:
+    """What the given images are to the model; nothing when it has never met one of them."""
+    trained, chose, tested = (rescored.known[split] for split in SPLITS)
+    scored = rescored.scores.n + len(rescored.unreadable)
+    if not trained + chose + tested:
+        return
+    if trained + chose and not rescored.left_out:
+        share = (trained + chose) / scored
+        yield f"optimistic  {share:.0%} of these images trained the model ({trained}) or chose it ({chose})"
+        return
+    counts = {"of the run's test split": tested, "new to the model": scored - tested}
+    yield f"scored      {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
+    if trained + chose:
+        yield f"left out    {trained} that trained the model, {chose} that chose it; --all scores them too"
+    if unsure := rescored.left_out - trained - chose:
+        yield f"left out    {unsure} of which the bundle cannot tell, as it lists a sample of the run's images"
+
+
+def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
     from autoft.bundle.standalone import verify as standalone
     from autoft.bundle.values import MODEL
     from autoft.onnx_runtime import PixelModel
     from autoft.predict import find_bundle
-    from autoft.rescore import rescore
+    from autoft.rescore import labelled_images, read_known, rescore
 
     folder = find_bundle(bundle)
     outcome = standalone.verify(folder)
-    rescored = rescore(PixelModel(folder / MODEL), images) if images and not outcome.problems else None
+    rescored = None
+    if images and not outcome.problems:
+        model = PixelModel(folder / MODEL)
+        labelled = labelled_images(model, images, read_known(folder))
+        rescored = rescore(model, labelled, labelled.everything if everything else labelled.fair)
     return Verified(
         passed=not outcome.problems,
         problems=tuple(outcome.problems),
+        unlisted=tuple(outcome.unlisted),
         files=outcome.files,
         vectors=outcome.vectors,
         worst_difference=outcome.worst_difference,
@@ -163,7 +206,7 @@ def _table(predictions: Iterable[Prediction]) -> int:
             click.echo(f"{image.image}: {image.error}", err=True)
         else:
             width = max(map(len, image.probabilities))
-            click.echo(f"{image.probability:.4f}  {image.label:<{width}}  {image.image}")
+            say(f"{image.probability:.4f}  {image.label:<{width}}  {image.image}")
     return unreadable
 
 
@@ -171,7 +214,7 @@ def _json_lines(predictions: Iterable[Prediction]) -> int:
     unreadable = 0
     for image in predictions:
         unreadable += image.error is not None
-        click.echo(to_json(image))
+        say(to_json(image))
     return unreadable
 
 

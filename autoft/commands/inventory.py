@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autoft.commands import Command, aligned, document, json_option, plugin_option, split_list, talk_on_stderr
+from autoft.commands import Command, aligned, document, json_option, plugin_option, say, split_list, talk_on_stderr
 from autoft.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def backbones(
     ]
     selected.sort(key=lambda backbone: -(backbone.prior or 0.0))
     if as_json:
-        click.echo(document("backbones", selected))
+        say(document("backbones", selected))
         return
     header = ("name", "parameters", "px", "licence", "weights", "prior")
-    click.echo(aligned(header, [_cells(backbone) for backbone in selected]))
+    say(aligned(header, [_cells(backbone) for backbone in selected]))
     click.echo(f"{len(selected)} of {len(known)} backbones", err=True)
 
 
@@ -102,7 +102,7 @@ def plugins(plugins: tuple[str, ...], as_json: bool) -> None:
     host = Host.discover(plugins)
     table = host.table()
     if as_json:
-        click.echo(document("plugins", table))
+        say(document("plugins", table))
     else:
         rows = [
             (
@@ -114,7 +114,7 @@ def plugins(plugins: tuple[str, ...], as_json: bool) -> None:
             )
             for line in table
         ]
-        click.echo(aligned(("name", "version", "from", "status", "adds"), rows))
+        say(aligned(("name", "version", "from", "status", "adds"), rows))
     shown = [line.cause for line in table if line.cause]
     for warning in host.warnings():
         if not any(cause in warning for cause in shown):
@@ -145,11 +145,9 @@ def doctor(quick: bool, as_json: bool) -> None:
     with talk_on_stderr():
         checks = [check() for check in (QUICK if quick else FULL)]
     if as_json:
-        click.echo(document("checks", checks))
+        say(document("checks", checks))
     else:
-        click.echo(
-            aligned(("check", "status", "detail"), [(check.name, check.status, check.detail) for check in checks])
-        )
+        say(aligned(("check", "status", "detail"), [(check.name, check.status, check.detail) for check in checks]))
         for check in checks:
             if check.fix:
                 click.echo(f"{check.name}: {check.fix}", err=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from autoft.commands import Command, aligned, document, json_option
+from autoft.commands import Command, aligned, document, json_option, say
 
 if TYPE_CHECKING:
     from autoft.store import LeaderboardRow
 
-LEADERBOARD = ("rank", "trial", "state", "score", "passes", "seconds", "backbone", "freeze", "px", "exportable")
+LEADERBOARD = (
+    *("rank", "trial", "state", "score", "at", "latest", "passes", "seconds"),
+    *("backbone", "freeze", "px", "exportable"),
+)
 
 
 @click.command(
@@ -28,16 +31,19 @@ LEADERBOARD = ("rank", "trial", "state", "score", "passes", "seconds", "backbone
 def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     """Show every trial of a run, best first.
 
-    Scores are validation scores. The run may still be going on.
+    The score is the best on validation images, which ranks and is exported, and "at" the passes after which it was
+    reached; "latest" is the score after all its passes. The run may still be going on.
     """
     from autoft.run import Run
     from autoft.store import leaderboard_rows
 
-    rows = leaderboard_rows(Run.open(Path(run)).ledger())[:top]
+    opened = Run.open(Path(run))
+    in_flight: Literal["running", "stopped"] = "running" if opened.folder.in_use() else "stopped"
+    rows = leaderboard_rows(opened.ledger(), opened.record.study.metric, in_flight)[:top]
     if as_json:
-        click.echo(document("trials", rows))
+        say(document("trials", rows))
         return
-    click.echo(aligned(LEADERBOARD, [_cells(row) for row in rows]))
+    say(aligned(LEADERBOARD, [_cells(row) for row in rows]))
     for row in rows:
         if row.error:
             click.echo(f"trial {row.trial} failed: {row.error}", err=True)
@@ -49,7 +55,9 @@ def _cells(row: LeaderboardRow) -> tuple[str, ...]:
         str(row.trial),
         row.state,
         "" if row.score is None else f"{row.score:.4f}",
-        f"{row.step:g}",
+        "" if row.best_step is None else f"{row.best_step:.3g}",
+        "" if row.latest_score is None else f"{row.latest_score:.4f}",
+        f"{row.step:.3g}",
         f"{row.seconds:.1f}",
         row.backbone,
         row.freeze,

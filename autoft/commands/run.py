@@ -10,23 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoft.commands import Command, json_option, plugin_option, shown, split_list, talk_on_stderr, to_json
+from autoft.commands import (
+    Command,
+    json_option,
+    moved_option,
+    plugin_option,
+    say,
+    shown,
+    split_list,
+    talk_on_stderr,
+    to_json,
+)
 from autoft.errors import GateFailed
 
 if TYPE_CHECKING:
     from autoft.summary import Scores, Summary
 
+NAMES_SHOWN = 8
 LISTS = ("backbones", "freeze", "licenses")
 
 
-class _Pixels(click.ParamType[int]):
+def _pixels(text: str) -> int | str:
     """A number of pixels, or "auto"."""
-
-    name = "pixels"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """`"auto"` as it is, everything else as a number."""
-        return value if value == "auto" else click.INT.convert(value, param, ctx)
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number of pixels nor auto") from None
 
 
 @click.command(
@@ -44,11 +55,12 @@ class _Pixels(click.ParamType[int]):
 @click.option("--out", metavar="DIR", help="The run folder.  [default: runs/NAME-DATE]")
 @click.option("--config", metavar="FILE.toml", help="Read options from a file; flags win over it.")
 @click.option("--seed", type=int, metavar="N", help="Of the split and of every trial.  [default: 0]")
-@click.option("--metric", metavar="NAME", help="What to maximise.  [default: accuracy]")
+@click.option("--metric", metavar="NAME", help="What to be best in.  [default: accuracy]")
 @click.option("--fail-under", type=float, metavar="SCORE", help="Exit with code 3 when the test score is below this.")
+@click.option("--fail-above", type=float, metavar="LOSS", help="Exit with code 3 when the test loss is above this.")
 @click.option("--backbones", multiple=True, metavar="GLOB,...", help="Search these; see autoft backbones.")
 @click.option("--freeze", multiple=True, metavar="NAME,...", help="Search these freeze strategies.  [default: all]")
-@click.option("--image-size", type=_Pixels(), metavar="PIXELS", help="Input size, or auto.  [default: auto]")
+@click.option("--image-size", type=_pixels, metavar="PIXELS", help="Input size, or auto.  [default: auto]")
 @click.option("--view", metavar="NAME", help="Centre square or whole image: auto, crop, squash, pad.  [default: auto]")
 @click.option("--searcher", metavar="NAME", help="What decides which trial trains next.  [default: halving]")
 @click.option("--offline", is_flag=True, default=None, help="Use only weights on this machine, never the network.")
@@ -72,7 +84,7 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
 
     options = Study.options_from(Path(config)) if config else {}
     study = Study.parse(options | _given(flags) | {"data": data})
-    _finish(lambda: api.launch(study, open_screen(), clock.process_started()), study.out, as_json)
+    _finish(lambda: api.launch(study, open_screen(study.metric), clock.process_started()), study.out, as_json)
 
 
 @click.command(
@@ -80,20 +92,24 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
     examples=(
         "autoft resume runs/photos-20260102-030405",
         "autoft resume runs/photos-20260102-030405 --time +10m",
+        "autoft resume runs/photos-20260102-030405 --data /mnt/photos",
     ),
 )
 @click.argument("run")
 @click.option("--time", metavar="TIME", help="The budget of the whole run, such as 40m; +10m adds to what it had.")
+@moved_option
 @json_option
-def resume(run: str, time: str | None, as_json: bool) -> None:
+def resume(run: str, time: str | None, data: str | None, as_json: bool) -> None:
     """Go on with a run that was interrupted, or give one more time.
 
     Finished trials are not run again; paused ones go on from their checkpoints.
     """
     from autoft import api, clock
+    from autoft.run import Run
     from autoft.terminal import open_screen
 
-    _finish(lambda: api.go_on(Path(run), time, open_screen(), clock.process_started()), run, as_json)
+    change, screen = api.change_of(time, data), open_screen(Run.open(Path(run)).record.study.metric)
+    _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +142,7 @@ def _resumable(out: str) -> Iterator[None]:
 
 
 def _print(summary: Summary, as_json: bool) -> None:
-    click.echo(to_json(summary) if as_json else "\n".join([*_lines(summary), "", *_next(summary)]))
+    say(to_json(summary) if as_json else "\n".join([*_lines(summary), "", *_next(summary)]))
 
 
 def _lines(summary: Summary) -> list[str]:
@@ -138,14 +154,33 @@ def _lines(summary: Summary) -> list[str]:
         _score("validation", summary.validation, metric) + "; optimistic, as it chose the trial",
         _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px"),
         _line("trials", f"{counts} in {summary.seconds.get('total', 0.0):.0f} s"),
+        *_tried(summary),
         _line("model", f"{shown(model)}, {_megabytes(model)}"),
         _line("run", shown(Path(summary.run))),
     ]
     if summary.test_openings > 1:
         lines.append(_line("note", f"the test images were scored {summary.test_openings} times in this run's life"))
+    if summary.missed:
+        lines.append(_line("note", _missed(summary)))
     if summary.problems:
         lines.append(_line("note", f"{summary.problems} files were not used; study.json in the run names them"))
     return lines
+
+
+def _tried(summary: Summary) -> Iterator[str]:
+    if summary.candidates:
+        rest = "; the others did not fit into the budget" if summary.tried < summary.candidates else ""
+        yield _line("tried", f"{summary.tried} of {summary.candidates} pairs of backbone and freeze strategy{rest}")
+
+
+def _missed(summary: Summary) -> str:
+    """The classes that were never found, and the metric that would have minded."""
+    from autoft.task import METRICS
+
+    named = [f"{label!r} ({n})" for label, n in summary.missed.items()]
+    more = f" and {len(named) - NAMES_SHOWN} more classes" if len(named) > NAMES_SHOWN else ""
+    hint = "" if METRICS[summary.metric].weighs_classes else "; --metric balanced_accuracy weighs all classes alike"
+    return f"not one test image was recognised of {', '.join(named[:NAMES_SHOWN])}{more}{hint}"
 
 
 def _score(name: str, scores: Scores, metric: str) -> str:

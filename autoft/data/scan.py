@@ -7,6 +7,7 @@ import json
 import statistics
 from dataclasses import dataclass
 from functools import cached_property, partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -113,6 +114,11 @@ def fingerprint(root: Path, threads: int, check: Check = never_stop) -> str:
     return scan(root, threads, check).fingerprint()
 
 
+def content_hash(file: BufferedReader) -> str:
+    """The blake2b-128 hash in hex of the rest of an open file."""
+    return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=_DIGEST_BYTES)).hexdigest()
+
+
 def all_unreadable(root: str, problems: tuple[DataProblem, ...]) -> DataError:
     """The error for data without a single readable image; it shows one of the causes."""
     first = problems[0]
@@ -123,7 +129,7 @@ def _scan_file(root: Path, entry: Entry) -> ScannedFile:
     digest, path = "", root / as_path(entry.path)
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=_DIGEST_BYTES)).hexdigest()
+            digest = content_hash(file)
             file.seek(0)
             measured = measure(file)
             return ScannedFile(entry, digest, measured.width, measured.height, measured.values)

@@ -85,9 +85,25 @@ class RunFolder:
             # The file stays: removing it would let two processes lock two files of one name.
             os.close(descriptor)
 
-    def write_leaderboard(self, ledger: Ledger) -> None:
-        """Write leaderboard.csv anew. Raises `OSError`."""
-        write_leaderboard(self.leaderboard, ledger)
+    def in_use(self) -> bool:
+        """Whether somebody works in it now. Nothing is written."""
+        try:
+            descriptor = os.open(self._lock_file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return False
+
+    def write_leaderboard(self, ledger: Ledger, metric: str) -> None:
+        """Write leaderboard.csv anew, when the search has ended. Raises `OSError`."""
+        write_leaderboard(self.leaderboard, ledger, metric)
 
     @property
     def study(self) -> Path:

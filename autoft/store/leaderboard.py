@@ -7,24 +7,31 @@ import io
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from autoft.files import write_atomic
 from autoft.ledger import Ledger, State, TrialRecord
 from autoft.space import Params
+from autoft.task import METRICS, Metric
 
 
 @dataclass(frozen=True)
 class LeaderboardRow:
     """One trial as people see it; the fields are the columns of leaderboard.csv.
 
-    `rank` counts from 1; None without a score. `step` in passes, `seconds` over all slices. `exportable`: it has a
-    score, and its checkpoint is kept. `error` is the cause of a failure, else empty.
+    `rank` counts from 1; None without a score. `state` is that of the ledger, but for a trial whose slice was cut short
+    with the search: it is "stopped". `score` is the best validation score so far, which ranks and is exported, reached
+    after `best_step` passes; `latest_score` the one measured last. Of a loss they are the loss. `step` in passes,
+    `seconds` over all slices. `exportable`: it has a score, and its checkpoint is kept. `error` is the cause of a
+    failure, else empty.
     """
 
     rank: int | None
     trial: int
-    state: State
+    state: State | Literal["stopped"]
     score: float | None
+    best_step: float | None
+    latest_score: float | None
     step: float
     seconds: float
     backbone: str
@@ -35,41 +42,56 @@ class LeaderboardRow:
     error: str
 
 
-def leaderboard_rows(ledger: Ledger) -> list[LeaderboardRow]:
-    """Every trial: those with a score, best first, then those without one yet, then the failed."""
+def leaderboard_rows(ledger: Ledger, metric: str, in_flight: Literal["running", "stopped"]) -> list[LeaderboardRow]:
+    """Every trial: those with a score, best first, then those without one yet, then the failed.
+
+    `in_flight` is the state of a trial whose slice has not ended: it runs, or nobody runs it any more.
+    """
+    board = _Board(METRICS[metric], in_flight, ledger.with_checkpoint())
     ranking = ledger.ranking()
     unscored = [record for record in ledger.trials.values() if record.score is None]
     unscored.sort(key=lambda record: (record.state == "failed", record.trial.id))
-    kept = ledger.with_checkpoint() & {record.trial.id for record in ranking}
-    ranked = [_row(record, rank, kept) for rank, record in enumerate(ranking, start=1)]
-    return ranked + [_row(record, None, kept) for record in unscored]
+    ranked = [board.row(record, rank) for rank, record in enumerate(ranking, start=1)]
+    return ranked + [board.row(record, None) for record in unscored]
 
 
-def write_leaderboard(path: Path, ledger: Ledger) -> None:
-    """Write leaderboard.csv, whole or not at all; see `LeaderboardRow` for the columns. Raises `OSError`."""
+def write_leaderboard(path: Path, ledger: Ledger, metric: str) -> None:
+    """Write leaderboard.csv of a search that has ended; see `LeaderboardRow` for the columns. Raises `OSError`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(field.name for field in fields(LeaderboardRow))
-    writer.writerows(_cells(row) for row in leaderboard_rows(ledger))
+    writer.writerows(_cells(row) for row in leaderboard_rows(ledger, metric, "stopped"))
     write_atomic(path, text.getvalue())
 
 
-def _row(record: TrialRecord, rank: int | None, kept: frozenset[int]) -> LeaderboardRow:
-    trial = record.trial
-    return LeaderboardRow(
-        rank=rank,
-        trial=trial.id,
-        state=record.state,
-        score=record.score,
-        step=record.step,
-        seconds=record.seconds,
-        backbone=trial.backbone,
-        freeze=trial.freeze,
-        image_size=trial.image_size,
-        params=trial.params,
-        exportable=trial.id in kept,
-        error=(record.reports[-1].error or "") if record.reports else "",
-    )
+@dataclass(frozen=True)
+class _Board:
+    metric: Metric
+    in_flight: Literal["running", "stopped"]
+    kept: frozenset[int]
+
+    def row(self, record: TrialRecord, rank: int | None) -> LeaderboardRow:
+        trial = record.trial
+        scored = record.score is not None
+        return LeaderboardRow(
+            rank=rank,
+            trial=trial.id,
+            state=self.in_flight if record.state == "running" else record.state,
+            score=self._shown(record.score),
+            best_step=record.best_step if scored else None,
+            latest_score=self._shown(record.latest_score),
+            step=record.step,
+            seconds=record.seconds,
+            backbone=trial.backbone,
+            freeze=trial.freeze,
+            image_size=trial.image_size,
+            params=trial.params,
+            exportable=scored and trial.id in self.kept,
+            error=(record.reports[-1].error or "") if record.reports else "",
+        )
+
+    def _shown(self, score: float | None) -> float | None:
+        return None if score is None else self.metric.shown(score)
 
 
 def _cells(row: LeaderboardRow) -> list[object]:
@@ -79,6 +101,8 @@ def _cells(row: LeaderboardRow) -> list[object]:
         row.trial,
         row.state,
         row.score,
+        None if row.best_step is None else round(row.best_step, 6),
+        row.latest_score,
         round(row.step, 6),
         round(row.seconds, 3),
         row.backbone,

@@ -7,10 +7,12 @@
 //     .toColourspace("srgb").raw().toBuffer({ resolveWithObject: true });
 //   await probabilities(data, info.width, info.height);
 
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import ort from "onnxruntime-node";
+
+const usage = "usage: node examples/infer.mjs PHOTO.rgb WIDTH HEIGHT, raw RGB bytes, 3 a pixel, row by row";
 
 const bundle = join(dirname(fileURLToPath(import.meta.url)), "..");
 const json = (name) => JSON.parse(readFileSync(join(bundle, name), "utf8"));
@@ -25,6 +27,11 @@ async function probabilities(rgb, width, height) {
 
 const [photo, width, height] = process.argv.slice(2);
 if (photo) {
+  const found = existsSync(photo) ? `has ${statSync(photo).size} bytes` : "does not exist";
+  if (found !== `has ${width * height * 3} bytes`) {
+    console.error(`${photo} ${found}, expected ${width ?? "WIDTH"} * ${height ?? "HEIGHT"} * 3\n${usage}`);
+    process.exit(2);
+  }
   const answer = await probabilities(readFileSync(photo), Number(width), Number(height));
   const best = Math.max(...answer);
   console.log(`${photo}: ${json("labels.json")[answer.indexOf(best)]} ${best.toFixed(4)}`);
@@ -38,4 +45,5 @@ if (photo) {
     }
   }
   console.log(`PASS: ${vectors.length} vectors`);
+  console.error(usage);
 }

@@ -15,13 +15,17 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+USAGE = "usage: python examples/infer.py PHOTO ..."
 BUNDLE = Path(__file__).resolve().parent.parent
 
 
 def read(photo: Path) -> Any:
     """Pixels `[height, width, 3]` uint8 as a person sees them: upright, transparency over white, RGB."""
-    with Image.open(photo) as image:
-        upright = ImageOps.exif_transpose(image)
+    try:
+        with Image.open(photo) as image:
+            upright = ImageOps.exif_transpose(image)
+    except OSError as error:
+        sys.exit(f"{photo} cannot be read: {error}\n{USAGE}")
     if upright.mode.startswith(("I", "F")):  # 16 bits or more; Pillow would cut them off at 255
         sys.exit(f"{photo} is no 8-bit image ({upright.mode}); scale it to 0 to 255 first")
     upright = upright.convert("RGBA")
@@ -49,6 +53,7 @@ def main(photos: list[str]) -> None:
             if not np.allclose(answer, vector["probabilities"], rtol=0, atol=test["tolerance"]):
                 sys.exit(f"FAIL: {vector['name']} gives {answer}, expected {vector['probabilities']}")
         print(f"PASS: {len(test['vectors'])} vectors")
+        print(USAGE, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST, MODEL, CORE = "manifest.json", "model.onnx", "model.core.onnx"
 LABELS, PREPROCESS, VECTORS = "labels.json", "preprocess.json", "test_vectors/vectors.json"
+_NAMES_SHOWN = 10
 _EXTERNAL = b"\n\x08location\x12"  # how ONNX writes that a tensor lies in another file (onnx.proto, external_data)
 
 
@@ -49,9 +50,11 @@ class Outcome:
     """What `verify` found: no `problems`, one line each, if the bundle is as promised.
 
     `files` were compared with the manifest, `vectors` were run, `worst_difference` is that of any probability.
+    `unlisted` names files and folders that lie there and are no part of the bundle: nothing is said of them.
     """
 
     problems: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
     files: int = 0
     vectors: int = 0
     worst_difference: float = 0.0
@@ -71,6 +74,7 @@ def verify(folder: Path) -> Outcome:
         with _blaming(f"{MANIFEST} is damaged"):
             outcome.problems += [*_too_old(manifest), *_changed(folder, manifest["files"])]
             outcome.files = len(manifest["files"])
+            outcome.unlisted += _unlisted(folder, {MANIFEST, *manifest["files"]})
         if not outcome.problems:
             _run_vectors(folder, set(manifest["files"]), outcome)
     except Broken as error:
@@ -133,6 +137,17 @@ def _changed(folder: Path, files: Any) -> Iterator[str]:
             problem = _misplaced(folder, name) or _unlike(folder / name, record["sha256"], record["size"])
         if problem:
             yield f"{name} {problem}"
+
+
+def _unlisted(folder: Path, listed: set[str]) -> Iterator[str]:
+    """Files that are not listed, and folders, with a slash at the end, in which nothing is."""
+    parents = {str(parent) for name in listed for parent in PurePosixPath(name).parents}
+    for here, folders, names in os.walk(folder):
+        place = Path(here).relative_to(folder)
+        inner = {name: (place / name).as_posix() for name in sorted(folders)}
+        yield from (f"{path}/" for path in inner.values() if path not in parents | listed)
+        folders[:] = [name for name, path in inner.items() if path in parents]
+        yield from sorted({(place / name).as_posix() for name in names} - listed)
 
 
 def _misplaced(folder: Path, name: str) -> str:
@@ -383,12 +398,20 @@ def main(argv: list[str]) -> int:
         return 2 if isinstance(error, CannotRun) else 1
     for problem in found.problems:
         print(problem, file=sys.stderr)
+    if found.unlisted:
+        print(unlisted_line(found.unlisted), file=sys.stderr)
     if asked.json:
         print(json.dumps({"passed": not found.problems, **dataclasses.asdict(found)}))
     elif not found.problems:
         worst = f"worst difference of a probability {found.worst_difference:.4f}"
         print(f"PASS: {found.files} files, {found.vectors} vectors, {worst}, {found.seconds:.1f} s")
     return 1 if found.problems else 0
+
+
+def unlisted_line(names: list[str]) -> str:
+    """One line for what is no part of the bundle."""
+    shown = ", ".join(names[:_NAMES_SHOWN]) + (f" and {len(names) - _NAMES_SHOWN} more" * (len(names) > _NAMES_SHOWN))
+    return _one_line(f"not checked, as {MANIFEST} does not list it: {shown}")
 
 
 def _table(measured: Any) -> str:

@@ -1,0 +1,137 @@
+"""Scoring a bundle on labelled images: which of them are a fair test, and the score on those."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from parts.exported import LABELS, Tiny, handoff
+from PIL import Image
+
+from autoft.builtin.onnx_exporter import OnnxExporter
+from autoft.bundle.known import DIGITS, KnownImages, known_images
+from autoft.bundle.raw_pixels import write_raw_pixel_model
+from autoft.codec import decode, encode
+from autoft.commands.handoff import _provenance
+from autoft.errors import DataError, UserError
+from autoft.onnx_runtime import PixelModel
+from autoft.rescore import Rescored, labelled_images, read_known, rescore
+from autoft.task import SingleLabel
+from autoft.types import Sample, SplitName
+
+HEX = st.text("0123456789abcdef", min_size=32, max_size=32)
+SPLITS = st.sampled_from(["train", "val", "test"])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> PixelModel:
+    """A model that tells red, green and blue images apart."""
+    folder = tmp_path_factory.mktemp("model")
+    next(OnnxExporter().export(Tiny().eval(), handoff(), folder))
+    path = folder / "model.onnx"
+    write_raw_pixel_model(folder / "model.core.onnx", path, handoff().preprocess, SingleLabel.outputs, 1.0, "image")
+    return PixelModel(path)
+
+
+def colour(path: Path, rgb: tuple[int, int, int]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), rgb).save(path)
+    return path
+
+
+def sample(path: Path, split: SplitName) -> Sample:
+    return Sample(0, path.name, 0, split, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> dict[str, Path]:
+    """Four red images of different content, all of the first class; the model is wrong on one that is green."""
+    folder = tmp_path / "photos" / LABELS[0]
+    colours = {"a": (255, 0, 0), "b": (254, 0, 0), "c": (253, 0, 0), "wrong": (0, 255, 0)}
+    return {name: colour(folder / f"{name}.png", rgb) for name, rgb in colours.items()}
+
+
+def scored(model: PixelModel, folder: Path, known: KnownImages, everything: bool = False) -> Rescored:
+    labelled = labelled_images(model, folder, known)
+    return rescore(model, labelled, labelled.everything if everything else labelled.fair)
+
+
+def test_images_of_training_and_validation_are_left_out(model: PixelModel, photos: dict[str, Path]) -> None:
+    known = known_images([sample(photos["a"], "train"), sample(photos["b"], "val"), sample(photos["wrong"], "test")])
+    renamed = photos["a"].rename(photos["a"].with_name("other name.png"))
+    folder = renamed.parents[1]
+    fair = scored(model, folder, known)
+    assert (fair.scores.n, fair.scores.correct, fair.left_out) == (2, 1, 2)
+    assert fair.known == {"train": 1, "val": 1, "test": 1}
+    assert list(_provenance(fair)) == [
+        "scored      1 of the run's test split, 1 new to the model",
+        "left out    1 that trained the model, 1 that chose it; --all scores them too",
+    ]
+    everything = scored(model, folder, known, everything=True)
+    assert (everything.scores.n, everything.left_out) == (4, 0)
+    assert list(_provenance(everything)) == ["optimistic  50% of these images trained the model (1) or chose it (1)"]
+
+
+def test_with_nothing_but_training_images_all_are_scored_and_it_is_said(
+    model: PixelModel, photos: dict[str, Path]
+) -> None:
+    found = scored(model, photos["a"].parents[1], known_images(sample(path, "train") for path in photos.values()))
+    assert (found.scores.n, found.left_out) == (4, 0)
+    assert list(_provenance(found)) == ["optimistic  100% of these images trained the model (4) or chose it (0)"]
+
+
+def test_of_images_it_never_met_there_is_nothing_to_say(model: PixelModel, photos: dict[str, Path]) -> None:
+    found = scored(model, photos["a"].parents[1], known_images([]))
+    assert (found.scores.n, list(_provenance(found))) == (4, [])
+
+
+def test_where_only_a_sample_is_listed_images_that_cannot_be_told_are_left_out(
+    model: PixelModel, photos: dict[str, Path]
+) -> None:
+    first, *others = sorted((sample(path, "train") for path in photos.values()), key=lambda one: one.digest)
+    found = scored(model, photos["a"].parents[1], known_images([replace(first, split="test"), *others], most=2))
+    assert found.known == {"train": 1, "val": 0, "test": 1}
+    assert (found.scores.n, found.left_out) == (1, 3)
+    assert list(_provenance(found))[-1].startswith("left out    2 of which the bundle cannot tell")
+
+
+@given(st.dictionaries(HEX, SPLITS), st.integers(0, 5))
+def test_every_listed_image_is_known_and_the_list_is_bounded(splits: dict[str, SplitName], most: int) -> None:
+    samples = [Sample(row, "x", 0, split, digest) for row, (digest, split) in enumerate(splits.items())]
+    known = decode(KnownImages, encode(known_images(samples, most)))
+    assert sum(map(len, known.splits.values())) <= most * DIGITS
+    for one in samples:
+        assert known.split_of(one.digest) == (one.split if known.may_list(one.digest) else None)
+
+
+def test_folders_are_named_as_labels(model: PixelModel, photos: dict[str, Path]) -> None:
+    folder = photos["a"].parents[1]
+    (folder / LABELS[1]).mkdir()
+    (folder / LABELS[1] / "d.png").write_text("no image")
+    (folder / LABELS[3]).mkdir()  # a class without images
+    found = scored(model, folder, known_images([]))
+    assert (found.scores.n, found.scores.correct) == (4, 3)
+    assert found.unreadable == (f"{folder / LABELS[1] / 'd.png'}: not an image: text",)
+    (folder / "zebra").mkdir()
+    with pytest.raises(DataError, match=r"'zebra' in .* is no label of the model"):
+        scored(model, folder, known_images([]))
+    with pytest.raises(DataError, match="holds no class folders"):
+        scored(model, folder / "zebra", known_images([]))
+    shutil.rmtree(folder)
+    (folder / LABELS[0]).mkdir(parents=True)
+    with pytest.raises(DataError, match="no images in"):
+        scored(model, folder, known_images([]))
+
+
+def test_a_bundle_that_does_not_know_its_images_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"images\.json cannot be read"):
+        read_known(tmp_path)
+    (tmp_path / "images.json").write_text(json.dumps({"splits": {"train": 3}}))
+    with pytest.raises(UserError, match=r"images\.json cannot be read"):
+        read_known(tmp_path)

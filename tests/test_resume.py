@@ -1,0 +1,175 @@
+"""Resuming: what is checked before a run folder changes, and that a resume that fails changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autoft import api, engine
+from autoft.codec import encode
+from autoft.data.scan import scan
+from autoft.errors import AutoftError, DataError, PluginError, RunFolderError, StudyError
+from autoft.plugins import PluginRef
+from autoft.run import Run
+from autoft.space import Space
+from autoft.store import Journal, RunFolder
+from autoft.study import Study, StudyRecord
+from autoft.summary import Best, Scores, Summary
+from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Report, Slice, Started
+
+SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
+
+
+@pytest.fixture
+def run(tiny_images: Path, tmp_path: Path) -> Run:
+    """A finished run of one trial with a budget of a minute on `tiny_images`."""
+    folder, found = tmp_path / "run", scan(tiny_images, 1)
+    candidate = Candidate("zoo/net", "probe", 64, Space({}))
+    counts = {"train": 22, "val": 7, "test": 7}
+    record = StudyRecord(
+        study=Study(data=str(tiny_images), out=str(folder), time=60.0),
+        data=DatasetInfo(str(tiny_images), found.listing.classes, counts, found.fingerprint(), 32, 1.0),
+        backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
+        candidates=(candidate,),
+        view="crop",
+        plugins=(PluginRef("searchers", "builtin", "autoft.builtin.searchers"),),
+        versions={},
+        runner="inline",
+        workers=1,
+        threads=1,
+        device="cpu",
+    )
+    opened = Run(RunFolder.create(folder, encode(record)), record)
+    with Journal(opened.folder.journal) as journal:
+        journal.append(Started(0, Slice(candidate.trial(0, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
+        journal.append(Report(0, "finished", 1.0, 0.75, 2.0, elapsed=3.0))
+    best = Best(0, "zoo/net", "probe", 64, {})
+    ended = Summary(str(folder), "accuracy", best, SCORES, SCORES, {"finished": 1}, {"total": 9.0}, "m", budget=60.0)
+    opened.folder.summary.write_text(encode(ended))
+    return opened
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """What would have been searched, instead of a search."""
+    runs: list[Run] = []
+
+    def execute(run: Run, *others: object) -> Summary:
+        runs.append(run)
+        ended = run.summary()
+        assert ended is not None
+        return ended
+
+    monkeypatch.setattr(engine, "_execute", execute)
+    return runs
+
+
+def rewrite(run: Run, record: StudyRecord) -> None:
+    run.folder.study.write_text(encode(record))
+
+
+def without_plugin(run: Run) -> Iterator[None]:
+    rewrite(run, replace(run.record, plugins=(PluginRef("gone", "file", str(run.folder.path / "gone.py")),)))
+    yield
+
+
+def with_other_images(run: Run) -> Iterator[None]:
+    (run.images() / "red" / "0.png").unlink()
+    yield
+
+
+def without_images(run: Run) -> Iterator[None]:
+    run.images().rename(run.images().with_name("elsewhere"))
+    yield
+
+
+def in_use(run: Run) -> Iterator[None]:
+    with run.folder.lock():
+        yield
+
+
+def without_its_searcher(run: Run) -> Iterator[None]:
+    rewrite(run, replace(run.record, study=replace(run.record.study, searcher="gone")))
+    yield
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        (without_plugin, PluginError),
+        (with_other_images, DataError),
+        (without_images, DataError),
+        (in_use, RunFolderError),
+        (without_its_searcher, StudyError),
+    ],
+)
+def test_a_resume_that_fails_leaves_the_run_as_it_was(
+    trouble: Callable[[Run], Iterator[None]], error: type[AutoftError], run: Run
+) -> None:
+    circumstances = trouble(run)
+    next(circumstances)
+    before = state(run)
+    with pytest.raises(error):
+        api.resume(run.folder.path, "+10s")
+    assert state(run) == before
+    list(circumstances)
+
+
+def state(run: Run) -> dict[str, bytes]:
+    files = (path for path in run.folder.path.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("time", ["59s", "2s"])
+def test_less_time_than_a_finished_run_had_is_refused(time: str, run: Run, executed: list[Run]) -> None:
+    before = state(run)
+    with pytest.raises(StudyError, match=r"is finished and had 60 s.* --time \+10m"):
+        api.resume(run.folder.path, time)
+    assert (state(run), executed) == (before, [])
+
+
+@pytest.mark.parametrize("time", [None, "1m"])
+def test_a_finished_run_with_the_time_it_had_is_done(time: str | None, run: Run, executed: list[Run]) -> None:
+    before = state(run)
+    assert api.resume(run.folder.path, time) == run.summary()
+    assert (state(run), executed) == (before, [])
+
+
+def test_more_time_is_searched_with_and_written_only_by_the_search(run: Run, executed: list[Run]) -> None:
+    before = state(run)
+    api.resume(run.folder.path, "+10s")
+    assert [one.record.study.time for one in executed] == [70.0]
+    assert state(run) == before
+    executed[0].save()
+    assert Run.open(run.folder.path).record.study.time == 70.0
+
+
+def test_images_that_moved_are_searched_where_they_are(run: Run, executed: list[Run]) -> None:
+    moved = run.images().rename(run.images().with_name("elsewhere"))
+    with pytest.raises(DataError, match=r"there is no folder .*tiny_images.* --data DIR"):
+        api.resume(run.folder.path, "+10s")
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
+        api.resume(run.folder.path, "+10s", data=moved.with_name("nowhere"))
+    api.resume(run.folder.path, "+10s", data=os.path.relpath(moved))
+    assert [(one.record.data.root, one.record.study.data) for one in executed] == [(str(moved), str(moved))]
+
+
+def test_a_finished_run_remembers_where_its_images_went(run: Run, executed: list[Run]) -> None:
+    moved = run.images().rename(run.images().with_name("elsewhere"))
+    assert api.resume(run.folder.path, data=moved) == run.summary()
+    assert executed == []
+    assert json.loads(run.folder.study.read_text())["data"]["root"] == str(moved)
+
+
+def test_other_images_are_not_taken_for_those_that_moved(run: Run, executed: list[Run]) -> None:
+    moved = run.images().rename(run.images().with_name("elsewhere"))
+    (moved / "red" / "0.png").unlink()
+    before = state(run)
+    with pytest.raises(DataError, match="not those the run started with"):
+        api.resume(run.folder.path, data=moved)
+    assert (state(run), executed) == (before, [])
