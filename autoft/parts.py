@@ -121,7 +121,7 @@ class Exporter(Part):
         is asked for, written in another way to the same path. Raises `RunFailed` when no way of exporting works.
         """
 
-    def prepare(self, classifier: nn.Module, image_size: int, folder: Path) -> None:  # noqa: B027  optional
+    def prepare(self, classifier: nn.Module, image_size: int, folder: Path) -> None:
         """Leave in `folder`, which is empty, what makes `export_prepared` quick; by default nothing.
 
         Called during the search, in a process of its own, with a classifier of the backbone whose weights are not yet
