@@ -1,4 +1,4 @@
-"""Preparing the end of a run while it still searches: the graph of a backbone, in a process of its own.
+"""Preparing the end of a run while it still searches: what has to be imported, and the graph of a backbone.
 
 Following a network is most of what exporting costs, and the graph does not depend on the weights. `Preparation` has it
 done at low priority for the backbone that leads; `conclude` then only puts the weights in. torch's exporter holds the
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 import secrets
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from autoft.codec import encode
@@ -23,6 +25,15 @@ from autoft.run import Run
 from autoft.types import Backbone
 
 NICENESS = 10
+
+
+_IMPORTED_AT_THE_END = (
+    "onnxruntime",
+    "onnxscript.optimizer",
+    "scipy.stats",
+    "sklearn.model_selection",
+    "sklearn.metrics",
+)
 
 
 def prepared_folder(run: Run, exporter: str, backbone: str, image_size: int) -> Path:
@@ -45,12 +56,15 @@ class Preparation:
         self._run = run
         self._process: subprocess.Popen[bytes] | None = None
         self._begun: set[tuple[str, int]] = set()
+        self._imports = threading.Thread(target=_import_ahead, name="imports", daemon=True)
 
     def begin(self, backbone: str, image_size: int) -> None:
         """Begin with this backbone, once; while another one is being prepared, nothing: so call it again and again."""
         busy = self._process is not None and self._process.poll() is None
         if busy or (backbone, image_size) in self._begun:
             return
+        if not self._begun:
+            self._imports.start()
         self._begun.add((backbone, image_size))
         command = [sys.executable, "-m", "autoft.prepare", str(self._run), backbone, str(image_size)]
         # One thread, no GPU, and no signals that are meant for the search.
@@ -67,6 +81,8 @@ class Preparation:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self._begun:
+            self._imports.join()  # one that is still importing when Python ends crashes it
 
 
 def prepare(run: Run, backbone: Backbone, image_size: int) -> None:
@@ -92,6 +108,12 @@ def prepare(run: Run, backbone: Backbone, image_size: int) -> None:
                 fresh.rename(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _import_ahead() -> None:
+    for name in _IMPORTED_AT_THE_END:
+        with contextlib.suppress(Exception):  # who needs it will say so
+            importlib.import_module(name)
 
 
 def main(arguments: list[str]) -> None:

@@ -42,10 +42,11 @@ def export(run: str, trial: int | None, out: str | None, batched: bool, as_json:
     test images are for the trial that the search chose.
     """
     from autoft import conclude, execution
+    from autoft.terminal import open_screen
 
     with talk_on_stderr():
         layout = conclude.layout(batched)
-        exported = execution.export_trial(Path(run), trial, Path(out) if out else None, layout)
+        exported = execution.export_trial(Path(run), trial, Path(out) if out else None, layout, open_screen())
     if as_json:
         click.echo(to_json(exported))
         return
