@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,12 +15,12 @@ from autoft.bundle.parity import FULL
 from autoft.bundle.place import require_free
 from autoft.bundle.raw_pixels import Layout
 from autoft.clock import RunClock
-from autoft.conclude import Exported, Wanted, chosen, conclude, export, finalists
+from autoft.conclude import Exported, NoWeights, Wanted, chosen, conclude, export, export_best, finalists
 from autoft.ending import Ending
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.files import as_path, as_text
 from autoft.host import Host
-from autoft.ledger import Ledger
+from autoft.ledger import Ledger, TrialRecord
 from autoft.parts import Problem
 from autoft.run import Run
 from autoft.runners.base import Runner, Site
@@ -58,34 +59,36 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     return summary
 
 
-def export_trial(run: Run, number: int | None, out: Path | None, layout: Layout) -> Exported:
-    """Write the bundle of trial `number` of the run, or of its best one, as `out`, or RUN/exports/N.
+def export_trial(run: Run, number: int | None, out: Path | None, layout: Layout, screen: Screen) -> Exported:
+    """Write the bundle of trial `number` of the run, or of its best that can be, as `out`, or RUN/exports/N.
 
     The gate compares in full, and the test split stays shut. Raises `StudyError` for a trial without a checkpoint,
-    `GateFailed` when files and torch differ, `DataError` when the run's images are not where it looks for them.
+    `GateFailed` when files and torch differ, or no trial can be exported, `DataError` when the run's images are not
+    where it looks for them.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
-        record = finalists(ledger)[0] if number is None else chosen(ledger, number)
-        folder = _export_path(run, record.trial.id, out)
         run.images()
+        records = finalists(ledger) if number is None else [chosen(ledger, number)]
         host = run.host()
         worker = _exporting_worker(run, host, stopped)
+        wanted, watch = Wanted(FULL, layout, "val"), Stopwatch(time.time())
+
+        def exported(record: TrialRecord) -> Exported:
+            folder = _export_path(run, record.trial.id, out)
+            bundle = export(run, host, worker, record, folder, wanted, watch)
+            return Exported(
+                record.trial, as_text(folder), bundle.model_bytes, bundle.parity, bundle.calibration, bundle.validation
+            )
+
         try:
-            bundle = export(run, host, worker, record, folder, Wanted(FULL, layout, "val"))
-        except LookupError as problem:
-            raise RunFolderError(f"{problem.args[0]}; see autoft leaderboard for the others") from None
+            found = exported(records[0]) if number is not None else export_best(records, exported, screen)[1]
+        except NoWeights as problem:
+            raise RunFolderError(f"trial {records[0].trial.id}: {problem}; see autoft leaderboard for others") from None
         except Cancelled:
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
         run.save()
-    return Exported(
-        trial=record.trial,
-        folder=as_text(folder),
-        model_bytes=bundle.model_bytes,
-        parity=bundle.parity,
-        calibration=bundle.calibration,
-        validation=bundle.validation,
-    )
+        return found
 
 
 def _exporting_worker(run: Run, host: Host, stopped: StopFlag) -> Worker:

@@ -121,6 +121,23 @@ class Exporter(Part):
         is asked for, written in another way to the same path. Raises `RunFailed` when no way of exporting works.
         """
 
+    def prepare(self, classifier: nn.Module, image_size: int, folder: Path) -> None:
+        """Leave in `folder`, which is empty, what makes `export_prepared` quick; by default nothing.
+
+        Called during the search, in a process of its own, with a classifier of the backbone whose weights are not yet
+        those to export. Whatever it raises means that nothing is prepared.
+        """
+
+    def export_prepared(
+        self, classifier: nn.Module, handoff: Handoff, prepared: Path, folder: Path
+    ) -> Iterator[Artifact]:
+        """Like `export`, from what `prepare` left in the folder `prepared` for this backbone, size and class count.
+
+        By default nothing, as when `prepared` is of no use or not there; what it yields passes the same gate, and
+        `export` comes after it.
+        """
+        return iter(())
+
 
 class Reader(Part):
     """A data set format (internal until there is a second one)."""

@@ -120,8 +120,9 @@ def _core(settings: Sequence[CoreParity]) -> str:
     return (
         f"`{CORE}` against torch on {worst.n} validation images, in batches of {batches}, onnxruntime's optimisations\n"
         f"{optimised}: logits differ by at most {worst.max_delta:.3g} (allowed: {worst.limit:.3g}, which is "
-        f"{worst.limit / worst.scale:.2g} of the logit\nscale), and {sum(one.flips for one in settings)} clear answers "
-        "change."
+        f"{worst.limit / worst.scale:.2g} of the logit\nscale), probabilities by at most "
+        f"{worst.probability_delta:.3g} ({worst.probability_limit:.3g} is what nobody feels), and\n"
+        f"{sum(one.flips for one in settings)} clear answers change."
     )
 
 

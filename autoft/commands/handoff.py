@@ -46,6 +46,7 @@ def export(run: str, trial: int | None, out: str | None, batched: bool, data: st
     """
     from autoft.machine import cores
     from autoft.run import Run
+    from autoft.terminal import open_screen
 
     opened = Run.open(Path(run))
     if data is not None:
@@ -55,7 +56,9 @@ def export(run: str, trial: int | None, out: str | None, batched: bool, data: st
 
     with talk_on_stderr():
         layout = conclude.layout(batched)
-        exported = execution.export_trial(opened, trial, Path(out) if out else None, layout)
+        exported = execution.export_trial(
+            opened, trial, Path(out) if out else None, layout, open_screen(opened.record.study.metric)
+        )
     if as_json:
         say(to_json(exported))
         return
