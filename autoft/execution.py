@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,18 +58,21 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     return summary
 
 
-def export_trial(run: Run, number: int | None, out: Path | None, layout: Layout) -> Exported:
+def export_trial(
+    run: Run, number: int | None, out: Path | None, layout: Layout, plugins: Sequence[str] = ()
+) -> Exported:
     """Write the bundle of trial `number` of the run, or of its best one, as `out`, or RUN/exports/N.
 
-    The gate compares in full, and the test split stays shut. Raises `StudyError` for a trial without a checkpoint,
-    `GateFailed` when files and torch differ, `DataError` when the run's images are not where it looks for them.
+    `plugins` change those the run recorded, as `Host.recorded` says. The gate compares in full, and the test split
+    stays shut. Raises `StudyError` for a trial without a checkpoint, `GateFailed` when files and torch differ,
+    `DataError` when the run's images are not where it looks for them.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
         record = finalists(ledger)[0] if number is None else chosen(ledger, number)
         folder = _export_path(run, record.trial.id, out)
         run.images()
-        host = run.host()
+        host = run.host(plugins)
         worker = _exporting_worker(run, host, stopped)
         try:
             bundle = export(run, host, worker, record, folder, Wanted(FULL, layout, "val"))

@@ -43,6 +43,7 @@ def backbones(
 
     with talk_on_stderr():
         host = Host.discover(plugins)
+        host.check()
         known = host.backbones()
     for warning in host.warnings():
         click.echo(warning, err=True)
@@ -95,7 +96,7 @@ def _cells(backbone: Backbone) -> tuple[str, ...]:
 def plugins(plugins: tuple[str, ...], as_json: bool) -> None:
     """List the plugins, and what each adds.
 
-    AUTOFT_DISABLE_PLUGINS=a,b switches some off for good.
+    Exit code 2 when a search would refuse to begin with them. AUTOFT_DISABLE_PLUGINS=a,b switches some off for good.
     """
     from autoft.host import Host
 
@@ -119,6 +120,7 @@ def plugins(plugins: tuple[str, ...], as_json: bool) -> None:
     for warning in host.warnings():
         if not any(cause in warning for cause in shown):
             click.echo(warning, err=True)
+    host.check()
 
 
 def _joined(adds: Sequence[str]) -> str:
