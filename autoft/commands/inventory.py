@@ -36,7 +36,7 @@ def backbones(
     """List the backbones that can be searched.
 
     GLOB selects by name. Best first, by what is known of them before any search (prior); those without a prior are
-    searched only when named.
+    searched only when they or, with -p FILE, their plugin are named.
     """
     from autoft.host import Host
     from autoft.study import licence_allowed
