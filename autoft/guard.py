@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from autoft.ledger import Ledger
 from autoft.network import Network
 from autoft.parts import Exporter, FreezeStrategy, Problem, Searcher, Zoo
+from autoft.plugins import PluginRef, switch_off
 from autoft.space import Params, Space
 from autoft.types import (
     Artifact,
@@ -23,7 +24,9 @@ from autoft.types import (
     Clock,
     ClosedFormHead,
     Done,
+    GradientHead,
     Handoff,
+    ParameterGroup,
     Plan,
     Slice,
     Stage,
@@ -40,11 +43,11 @@ Blame = Callable[[str], AbstractContextManager[None]]
 
 
 class GuardedZoo(Zoo):
-    """A zoo; its networks note on what their forward raises whose they are, which is `owner`."""
+    """A zoo; its networks note on what their forward raises whose they are."""
 
-    def __init__(self, zoo: Zoo, blame: Blame, owner: str) -> None:
+    def __init__(self, zoo: Zoo, blame: Blame, ref: PluginRef) -> None:
         self.name, self.summary = zoo.name, zoo.summary
-        self._zoo, self._blame, self._owner = zoo, blame, owner
+        self._zoo, self._blame, self._ref = zoo, blame, ref
 
     def backbones(self) -> list[Backbone]:
         """As the zoo lists them."""
@@ -55,7 +58,7 @@ class GuardedZoo(Zoo):
         """As the zoo builds it."""
         with self._blame(f"build() of {backbone.name!r}"):
             network = _checked(self._zoo.build(backbone), Network)
-            note = f"in the network of {backbone.name!r}, {self._owner}"
+            note = f"in the network of {backbone.name!r}, {self._ref}; {switch_off(self._ref)}"
             network.module.register_forward_hook(functools.partial(_note, note), always_call=True)
         return network
 
@@ -63,7 +66,7 @@ class GuardedZoo(Zoo):
 class GuardedFreezeStrategy(FreezeStrategy):
     """A freeze strategy whose plans can be carried out."""
 
-    def __init__(self, strategy: FreezeStrategy, blame: Blame, owner: str) -> None:
+    def __init__(self, strategy: FreezeStrategy, blame: Blame, ref: PluginRef) -> None:
         self.name, self.summary, self.fit = strategy.name, strategy.summary, strategy.fit
         self._strategy, self._blame = strategy, blame
 
@@ -87,9 +90,12 @@ class GuardedFreezeStrategy(FreezeStrategy):
 class GuardedSearcher(Searcher):
     """A searcher."""
 
-    def __init__(self, searcher: Searcher, blame: Blame, owner: str) -> None:
+    def __init__(self, searcher: Searcher, blame: Blame, ref: PluginRef) -> None:
         self.name, self.summary = searcher.name, searcher.summary
-        self._searcher, self._blame = searcher, blame
+        self._searcher, self._blame, self._ref = searcher, blame, ref
+
+    def __str__(self) -> str:
+        return f"{self.name!r} of {self._ref}"
 
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
         """As the searcher answers."""
@@ -103,7 +109,7 @@ class GuardedSearcher(Searcher):
 class GuardedExporter(Exporter):
     """An exporter."""
 
-    def __init__(self, exporter: Exporter, blame: Blame, owner: str) -> None:
+    def __init__(self, exporter: Exporter, blame: Blame, ref: PluginRef) -> None:
         self.name, self.summary = exporter.name, exporter.summary
         self._exporter, self._blame = exporter, blame
 
@@ -119,6 +125,7 @@ def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
     named = [name for group in plan.groups for name in group.names]
     lost = sorted(set(named) - {parameter.name for stage in stages for parameter in stage.parameters})
     closed, recipe = isinstance(plan.head, ClosedFormHead), plan.recipe
+    rated: tuple[ParameterGroup | GradientHead, ...]
     rated = plan.groups if isinstance(plan.head, ClosedFormHead) else (*plan.groups, plan.head)
     rules = {
         f"no such parameters: {lost[:3]}": not lost,

@@ -78,7 +78,7 @@ class _Kind(Generic[P]):
     noun: str
     hook: str
     part: type[P]
-    guard: Callable[[P, Blame, str], P]
+    guard: Callable[[P, Blame, PluginRef], P]
 
 
 @dataclass(frozen=True)
@@ -340,7 +340,7 @@ class Host:
             for part in parts:
                 if not isinstance(part, kind.part) or not _is_name(getattr(part, "name", None)):
                     what = f"a list of {kind.part.__name__}, each with a `name` of one word"
-                    raise PluginError(f"{ref}: {kind.hook} must return {what}; got {part!r}; {_off(ref)}")
+                    raise PluginError(f"{ref}: {kind.hook} must return {what}; got {part!r}; {plugins.switch_off(ref)}")
             self._offers[key] = [_Offer(self._guarded(kind, part, ref), ref) for part in parts]
         return self._offers[key]
 
@@ -360,7 +360,7 @@ class Host:
             return self._blaming(ref, f"{doing} of {of}")
 
         with blame("the attributes"):
-            return kind.guard(part, blame, f"{ref}; {_off(ref)}")
+            return kind.guard(part, blame, ref)
 
     @contextmanager
     def _blaming(self, ref: PluginRef, doing: str) -> Iterator[None]:
@@ -370,7 +370,7 @@ class Host:
         except PASSED_ON:
             raise
         except (Exception, SystemExit) as error:
-            raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {_off(ref)}") from error
+            raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {plugins.switch_off(ref)}") from error
 
     def _tell(self, hook: str, facts: Mapping[str, object]) -> None:
         for impl in self._impls(hook):
@@ -421,7 +421,3 @@ def _as_parts(returned: Any) -> list[Any]:
 
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and bool(name) and not set(name) & set("/ \t\n,*?[]:")
-
-
-def _off(ref: PluginRef) -> str:
-    return f"switch it off with -p no:{ref.name}"

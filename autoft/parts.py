@@ -42,6 +42,10 @@ class Part(ABC):
     name: str
     summary: str = ""
 
+    def __str__(self) -> str:
+        """How messages call the part; one that comes from a `Host` says whose it is."""
+        return repr(self.name)
+
 
 class Zoo(Part):
     """Which backbones there are, and how to build one. A backbone's address is `zoo/model`."""

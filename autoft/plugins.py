@@ -100,6 +100,11 @@ def found(ref: PluginRef) -> PluginRef:
         raise PluginError(f"the run uses {ref}, which is not installed here; {wanted}") from None
 
 
+def switch_off(ref: PluginRef) -> str:
+    """What to do about a plugin that is at fault."""
+    return f"switch it off with -p no:{ref.name}"
+
+
 def without(ref: PluginRef) -> str:
     """What to do when a plugin of a run is no longer wanted."""
     return f"go on without it: -p no:{ref.name}"
