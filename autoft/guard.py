@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from autoft.codec import encode
 from autoft.ledger import Ledger
 from autoft.network import Network
 from autoft.parts import Exporter, FreezeStrategy, Problem, Searcher, Zoo
@@ -52,7 +53,7 @@ class GuardedZoo(Zoo):
     def backbones(self) -> list[Backbone]:
         """As the zoo lists them."""
         with self._blame("backbones()"):
-            return [_checked(backbone, Backbone) for backbone in self._zoo.backbones()]
+            return [_stored(backbone, Backbone) for backbone in self._zoo.backbones()]
 
     def build(self, backbone: Backbone) -> Network:
         """As the zoo builds it."""
@@ -73,15 +74,12 @@ class GuardedFreezeStrategy(FreezeStrategy):
     def space(self) -> Space:
         """As the strategy gives it."""
         with self._blame("space()"):
-            return _checked(self._strategy.space(), Space)
+            return _stored(self._strategy.space(), Space)
 
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         """As the strategy gives it."""
-        from autoft.codec import decode, encode  # brings pydantic, for which a listing of plugins should not wait
-
-        with self._blame(f"plan() with {dict(params)}"):
-            plan = _checked(self._strategy.plan(stages, params), Plan)
-            decode(Plan, encode(plan))  # finds a word or a type that no plan has
+        with self._blame("plan()"):
+            plan = _stored(self._strategy.plan(stages, params), Plan)
             if problem := plan_problem(plan, stages):
                 raise ValueError(problem)
         return plan
@@ -116,8 +114,11 @@ class GuardedExporter(Exporter):
     def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
         """As the exporter yields them."""
         with self._blame("export()"):
+            artifact = None
             for artifact in self._exporter.export(classifier, handoff, folder):
                 yield _checked(artifact, Artifact)
+            if artifact is None:
+                raise TypeError("it yielded no autoft.Artifact")
 
 
 def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
@@ -145,6 +146,13 @@ def _checked(value: object, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"it gave {value!r}, not an autoft.{kind.__name__}")
     return value
+
+
+def _stored(value: object, kind: type[T]) -> T:
+    """The value, once it is of its kind and holds nothing, in any field, that JSON would not give back."""
+    checked = _checked(value, kind)
+    encode(checked)
+    return checked
 
 
 def _note(text: str, module: nn.Module, inputs: Any, output: Any) -> None:

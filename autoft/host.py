@@ -380,7 +380,7 @@ class Host:
                 if (hook, impl.plugin_name) not in self._complained:
                     self._complained.add((hook, impl.plugin_name))
                     ref = self._loaded[impl.plugin_name]
-                    log.warning("%s failed in %s: %s; the run goes on", ref, hook, faults.cause(error))
+                    log.warning("%s failed in %s: %s; the run goes on", ref, hook, self.describe(error))
 
     def _status(self, ref: PluginRef, taken: dict[tuple[str, str], PluginRef]) -> PluginStatus:
         """The plugin's line; `taken` holds who offers what so far, and learns what this one adds."""

@@ -127,6 +127,18 @@ def test_what_a_part_may_raise_goes_through(tmp_path: Path, method: str, error: 
     assert not (tmp_path / "errors").exists()
 
 
+def test_what_could_not_be_stored_is_blamed_at_once(tmp_path: Path) -> None:
+    backbone = autoft.Backbone("odd/net", 1e6, SPEC)  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match=r"backbones\(\) of zoo 'odd'.*Backbone: parameters: .*integer"):
+        odd(lambda: [backbone], tmp_path).backbones()
+
+
+def test_every_method_of_a_part_is_guarded() -> None:
+    for kind in host_module._KINDS:
+        methods = {name for name, value in vars(kind.part).items() if callable(value) and not name.startswith("_")}
+        assert methods <= set(vars(kind.guard)), f"{kind.noun}: {methods - set(vars(kind.guard))}"
+
+
 def plan(names: tuple[str, ...] = ("stem.weight",), rate: float = 1e-3, **recipe: Any) -> autoft.Plan:
     group = autoft.ParameterGroup(names, rate)
     return autoft.Plan((group,), autoft.GradientHead(1e-3), recipe=autoft.Recipe(**recipe))

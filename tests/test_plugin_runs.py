@@ -92,7 +92,7 @@ def report(run, host, worker=None):
     [
         ({"forward": "raise KeyError('lost')"}, "in the network of 'mine/net', plugin 'mine'"),
         ({"build": "raise KeyError('lost')"}, "plugin 'mine' .* failed in build.. of 'mine/net' of zoo 'mine'"),
-        ({"plan": "raise KeyError('lost')"}, "plugin 'mine' .* failed in plan.. with {} of freeze strategy 'wild'"),
+        ({"plan": "raise KeyError('lost')"}, "plugin 'mine' .* failed in plan.. of freeze strategy 'wild'"),
     ],
 )
 def test_a_failed_trial_names_the_plugin_and_keeps_the_traceback(run, tmp_path, broken, where):
