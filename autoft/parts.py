@@ -121,8 +121,9 @@ class Exporter(Part):
 
         `classifier` is in eval mode on the CPU and maps `(batch, 3, size, size)` float32 to logits `(batch, classes)`;
         so does the file, from `images` to `logits`, in plain ONNX opset 18, IR 8, with `autoft.schema` 1 and the
-        handoff's `autoft.labels` and `autoft.preprocess` in its metadata, as JSON. When the file is refused because it differs from torch, the next one
-        is asked for, written in another way to the same path. Raises `RunFailed` when no way of exporting works.
+        handoff's `autoft.labels` and `autoft.preprocess` in its metadata, as JSON. When the file is refused because it
+        differs from torch, the next one is asked for, written in another way to the same path. Raises `RunFailed` when
+        no way of exporting works.
         """
 
 
