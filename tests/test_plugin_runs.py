@@ -15,6 +15,7 @@ from autoft.data.scan import scan
 from autoft.engine import begin
 from autoft.errors import PluginError, StudyError
 from autoft.host import Host
+from autoft.runners.inline import InlineRunner
 from autoft.screen import Silent
 from autoft.stopwatch import Stopwatch
 from autoft.study import Study
@@ -75,7 +76,7 @@ def run(tiny_images, tmp_path):
     def begun(plugin: str):
         study = Study(str(tiny_images), plugins=(plugin,), backbones=("mine/*",), freeze=("wild",), runner="inline")
         host, watch = Host.discover(study.plugins), Stopwatch(time.time())
-        return begin(study, host, "inline", tmp_path / "run", scan(tiny_images, 1), watch, Silent())
+        return begin(study, host, InlineRunner(), tmp_path / "run", scan(tiny_images, 1), watch, Silent())
 
     return begun
 
@@ -117,7 +118,7 @@ def test_a_plugin_that_moved_is_taken_from_its_new_place_in_workers_too(run, tmp
     with pytest.raises(PluginError, match=r"old/mine\.py.*not there any more.*-p FOLDER/mine\.py.*-p no:mine"):
         begun.host()
     host = begun.host([write(tmp_path / "new")])
-    worker = Worker.open(begun.folder.path, 1, host.refs)
+    worker = Worker.open(begun.folder.path, 1, "cpu", host.refs)
     assert report(begun, host, worker).event == "finished"
 
 

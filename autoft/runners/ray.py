@@ -216,7 +216,7 @@ def _tuner(adapter: _Adapter, site: Site, over: Callable[[], bool], storage: str
 
 @dataclass(frozen=True)
 class _Errand:
-    """What travels to an actor, as JSON: the run, with how many threads on what, the driver's plugins, and the slice."""
+    """What travels to an actor, as JSON: the run, threads and device, the plugins of the driver, and the slice."""
 
     run: str
     threads: int
@@ -330,8 +330,8 @@ class _SliceTrainable(tune.Trainable):
         from autoft.train.worker import Job, Worker
 
         if self._worker is None:
-            place = (Path(errand.run), errand.threads, errand.device, errand.plugins)
-            self._worker = Worker.open(*place, self._stopped)
+            run = Path(errand.run)
+            self._worker = Worker.open(run, errand.threads, errand.device, errand.plugins, self._stopped)
         report: Report = self._worker.run(Job(errand.slice, errand.origin))
         return report
 
