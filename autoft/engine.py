@@ -47,6 +47,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         found = scan(as_path(study.data).resolve(), cores())
     with _runner(study, host, watch, screen) as runner:
         run = begin(study, host, runner, out, found, watch, screen)
+        host.errors = run.folder.errors
         return _execute(run, host, runner, screen, watch, RunClock(began, study.time))
 
 
@@ -67,7 +68,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     if done is not None:
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, done)
-    host = run.host()
+    host = run.host(change.plugins, change.objects)
     for warning in host.warnings():
         screen.note(warning)
     with _runner(run.record.study, host, watch, screen) as runner:
@@ -207,6 +208,7 @@ def _run_path(study: Study) -> Path:
 def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
     """The plugins, with every name the study uses looked up before anything slow begins."""
     host = Host.discover(study.plugins, objects)
+    host.check()
     for warning in host.warnings():
         screen.note(warning)
     if study.runner not in RUNNERS:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -59,30 +59,39 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     return summary
 
 
-def export_trial(run: Run, number: int | None, out: Path | None, layout: Layout, screen: Screen) -> Exported:
-    """Write the bundle of trial `number` of the run, or of its best that can be, as `out`, or RUN/exports/N.
+@dataclass(frozen=True)
+class ExportWish:
+    """What is to be exported: trial `number`, None for the best that can be, as `out`, None for RUN/exports/N."""
 
-    The gate compares in full, and the test split stays shut. Raises `StudyError` for a trial without a checkpoint,
-    `GateFailed` when files and torch differ, or no trial can be exported, `DataError` when the run's images are not
-    where it looks for them.
+    number: int | None
+    out: Path | None
+    layout: Layout
+
+
+def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Screen) -> Exported:
+    """Write a trial's bundle.
+
+    `plugins` change those the run recorded, as `Host.recorded` says. The gate compares in full, and the test split
+    stays shut. Raises `StudyError` for a trial without a checkpoint, `GateFailed` when files and torch differ, or no
+    trial can be exported, `DataError` when the run's images are not where it looks for them.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
         run.images()
-        records = finalists(ledger) if number is None else [chosen(ledger, number)]
-        host = run.host()
+        records = finalists(ledger) if wish.number is None else [chosen(ledger, wish.number)]
+        host = run.host(plugins)
         worker = _exporting_worker(run, host, stopped)
-        wanted, watch = Wanted(FULL, layout, "val"), Stopwatch(time.time())
+        wanted, watch = Wanted(FULL, wish.layout, "val"), Stopwatch(time.time())
 
         def exported(record: TrialRecord) -> Exported:
-            folder = _export_path(run, record.trial.id, out)
+            folder = _export_path(run, record.trial.id, wish.out)
             bundle = export(run, host, worker, record, folder, wanted, watch)
             return Exported(
                 record.trial, as_text(folder), bundle.model_bytes, bundle.parity, bundle.calibration, bundle.validation
             )
 
         try:
-            found = exported(records[0]) if number is not None else export_best(records, exported, screen)[1]
+            found = exported(records[0]) if wish.number is not None else export_best(records, exported, screen)[1]
         except NoWeights as problem:
             raise RunFolderError(f"trial {records[0].trial.id}: {problem}; see autoft leaderboard for others") from None
         except Cancelled:

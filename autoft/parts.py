@@ -42,6 +42,10 @@ class Part(ABC):
     name: str
     summary: str = ""
 
+    def __str__(self) -> str:
+        """How messages call the part; one that comes from a `Host` says whose it is."""
+        return repr(self.name)
+
 
 class Zoo(Part):
     """Which backbones there are, and how to build one. A backbone's address is `zoo/model`."""
@@ -116,9 +120,10 @@ class Exporter(Part):
         """Write `model.core.onnx` into `folder` and yield what was written; `yield` makes it a generator.
 
         `classifier` is in eval mode on the CPU and maps `(batch, 3, size, size)` float32 to logits `(batch, classes)`;
-        so does the file, from `images` to `logits`, in plain ONNX opset 18, IR 8, with the handoff's `autoft.labels`
-        and `autoft.preprocess` in its metadata. When the file is refused because it differs from torch, the next one
-        is asked for, written in another way to the same path. Raises `RunFailed` when no way of exporting works.
+        so does the file, from `images` to `logits`, in plain ONNX opset 18, IR 8, with `autoft.schema` 1 and the
+        handoff's `autoft.labels` and `autoft.preprocess` in its metadata, as JSON. When the file is refused because it
+        differs from torch, the next one is asked for, written in another way to the same path. Raises `RunFailed` when
+        no way of exporting works.
         """
 
     def prepare(self, classifier: nn.Module, image_size: int, folder: Path) -> None:

@@ -82,15 +82,32 @@ def load(ref: PluginRef) -> object:
     return metadata.EntryPoint(ref.name, ref.location, GROUP).load()
 
 
-def check_version(ref: PluginRef) -> PluginRef:
-    """The reference with the version found here. Raises `PluginError` when the distribution is not installed."""
+def found(ref: PluginRef) -> PluginRef:
+    """A recorded plugin as it is here, with the version found. Raises `PluginError` when it is not here."""
+    if not ref.importable:
+        raise PluginError(
+            f"{ref} lives in the program that made it; give the object again, move it to a file, or {without(ref)}"
+        )
+    if ref.kind == "file" and not Path(ref.location).is_file():
+        again = f"say where it is with -p FOLDER/{Path(ref.location).name}, or {without(ref)}"
+        raise PluginError(f"the run uses {ref}, which is not there any more; {again}")
     if ref.kind != "entry_point" or ref.distribution is None:
         return ref
     try:
         return replace(ref, version=metadata.version(ref.distribution))
     except metadata.PackageNotFoundError:
-        wanted = f"{ref.distribution}=={ref.version}"
-        raise PluginError(f"the run uses {ref}, which is not installed here; pip install {wanted!r}") from None
+        wanted = f"pip install '{ref.distribution}=={ref.version}', or {without(ref)}"
+        raise PluginError(f"the run uses {ref}, which is not installed here; {wanted}") from None
+
+
+def switch_off(ref: PluginRef) -> str:
+    """What to do about a plugin that is at fault."""
+    return f"switch it off with -p no:{ref.name}"
+
+
+def without(ref: PluginRef) -> str:
+    """What to do when a plugin of a run is no longer wanted."""
+    return f"go on without it: -p no:{ref.name}"
 
 
 def duplicates(refs: Iterable[PluginRef]) -> dict[PluginRef, PluginRef]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,9 +65,11 @@ class Run:
         """The trials' checkpoints."""
         return CheckpointStore(self.folder.checkpoints)
 
-    def host(self) -> Host:
-        """The plugins the study recorded."""
-        return Host.from_refs(self.record.plugins)
+    def host(self, selections: Sequence[str] = (), objects: Sequence[object] = ()) -> Host:
+        """The plugins the study recorded, but for `selections` and `objects`; see `Host.recorded`."""
+        host = Host.recorded(self.record.plugins, selections, objects)
+        host.errors = self.folder.errors
+        return host
 
     def dataset(self) -> Dataset:
         """The images, as split when the run began, less validation images that nobody has time to score."""

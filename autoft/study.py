@@ -157,10 +157,15 @@ class StudyRecord:
 
 @dataclass(frozen=True)
 class Change:
-    """What a resumed run gets anew: `time` maps its budget in seconds to another, `data` is where its images lie."""
+    """What a resumed run gets anew: `time` maps its budget in seconds to another, `data` is where its images lie.
+
+    `plugins`, as `-p` takes them, and `objects` change those it recorded for this time, as `Host.recorded` says.
+    """
 
     time: Callable[[float], float] | None = None
     data: Path | None = None
+    plugins: tuple[str, ...] = ()
+    objects: tuple[object, ...] = ()
 
 
 def parse_duration(text: str | float) -> float:

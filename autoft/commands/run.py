@@ -93,22 +93,25 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
         "autoft resume runs/photos-20260102-030405",
         "autoft resume runs/photos-20260102-030405 --time +10m",
         "autoft resume runs/photos-20260102-030405 --data /mnt/photos",
+        "autoft resume runs/photos-20260102-030405 -p moved/mine.py -p no:tracker",
     ),
 )
 @click.argument("run")
 @click.option("--time", metavar="TIME", help="The budget of the whole run, such as 40m; +10m adds to what it had.")
 @moved_option
+@plugin_option
 @json_option
-def resume(run: str, time: str | None, data: str | None, as_json: bool) -> None:
+def resume(run: str, time: str | None, data: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
     """Go on with a run that was interrupted, or give one more time.
 
-    Finished trials are not run again; paused ones go on from their checkpoints.
+    Finished trials are not run again; paused ones go on from their checkpoints. The plugins are those of the search; -p
+    takes one from another place, or leaves it out.
     """
     from autoft import api, clock
     from autoft.run import Run
     from autoft.terminal import open_screen
 
-    change, screen = api.change_of(time, data), open_screen(Run.open(Path(run)).record.study.metric)
+    change, screen = api.change_of(time, data, plugins), open_screen(Run.open(Path(run)).record.study.metric)
     _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from autoft.host import Host
 from autoft.ledger import TrialRecord
 from autoft.machine import peak_memory
 from autoft.network import Network
+from autoft.plugins import PluginRef
 from autoft.run import Run
 from autoft.space import Scalar
 from autoft.store import Checkpoint, CheckpointStore
@@ -101,13 +101,22 @@ class Worker:
 
     @classmethod
     def open(
-        cls, run: Path, threads: int, device: Literal["cpu", "cuda"], cancelled: Callable[[], bool] = lambda: False
+        cls,
+        run: Path,
+        threads: int,
+        device: Literal["cpu", "cuda"],
+        plugins: Iterable[PluginRef],
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Worker:
-        """A worker over a run folder, in a process of its own; `device` is this machine's, not the one recorded."""
+        """A worker over a run folder, in a process of its own.
+
+        `device` is this machine's, not the one recorded; `plugins` are those that the driver has.
+        """
         torch.set_num_threads(threads)
         opened = Run.open(run)
-        record = replace(opened.record, device=device)
-        return cls(record, opened.host(), opened.dataset(), opened.checkpoints, cancelled)
+        record, host = replace(opened.record, device=device), Host.from_refs(plugins)
+        host.errors = opened.folder.errors
+        return cls(record, host, opened.dataset(), opened.checkpoints, cancelled)
 
     def run(self, job: Job) -> Report:
         """Execute one slice. A failure is a report that names the cause, never an exception.
@@ -121,7 +130,7 @@ class Worker:
             except Cancelled:
                 raise
             except Exception as error:
-                cause = "".join(traceback.format_exception_only(error)).strip()
+                cause = self._host.describe(error)
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
         return _sound(replace(report, seconds=time.monotonic() - began))
 
