@@ -49,6 +49,6 @@ def _origin(error: BaseException) -> str:
 
 
 def _before_a_run() -> Path:
-    from autoft.data.cache import cache_root  # brings numpy, for which a listing of plugins should not wait
+    from autoft.data.disk_cache import cache_root
 
     return cache_root() / "errors"
