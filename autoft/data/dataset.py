@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from autoft.data.cache import PixelCache, PixelMap, build
 from autoft.data.parallel import Check, never_stop
 from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, scan
-from autoft.data.split import require_enough, split
+from autoft.data.split import require_enough, split, stratified_order
 from autoft.errors import DataError, RunFolderError
 from autoft.files import as_path, write_atomic
 from autoft.types import DataProblem, DatasetInfo, Entry, Interpolation, Sample, SplitName, View
@@ -48,9 +48,9 @@ class Dataset:
         return np.array([sample.label for sample in self.samples if sample.split == split], np.int64)
 
     def limited(self, split: SplitName, most: int) -> Dataset:
-        """With at most so many images of a split, evenly over the classes, as samples stand in the order of paths."""
-        own = [sample for sample in self.samples if sample.split == split]
-        kept = {own[n].row for n in np.linspace(0, len(own) - 1, min(len(own), most)).astype(int)}
+        """With at most so many images of a split, with the classes as in the whole."""
+        rows = self.rows(split)
+        kept = set(rows[stratified_order(self.labels(split), 0)[:most]].tolist())
         return Dataset(self.info, tuple(s for s in self.samples if s.split != split or s.row in kept))
 
     def file(self, sample: Sample) -> Path:
