@@ -25,10 +25,11 @@ VIEW = (BACKBONE.name, 64)
 
 @pytest.fixture
 def run(tiny_images: Path, tmp_path: Path) -> Run:
-    dataset = open_dataset(scan(tiny_images, 1), 0, {(64, "bicubic")}, 1)
+    dataset = open_dataset(scan(tiny_images, 1), 0, {(64, "bicubic", "crop")}, 1)
     record = StudyRecord(
         study=Study(data=str(tiny_images)),
         data=dataset.info,
+        view="crop",
         backbones=(BACKBONE,),
         candidates=(),
         plugins=Host.discover([ZOO]).refs,
