@@ -24,7 +24,7 @@ from autoft.screen import Screen
 from autoft.shortlist import Workload, candidates, choose_size, scored_images, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
-from autoft.study import RunnerName, Study, StudyRecord
+from autoft.study import CORE_EXPORTER, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
 from autoft.task import METRICS
 from autoft.types import DataProblem
@@ -203,6 +203,8 @@ def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
     if study.runner not in RUNNERS:
         raise unknown_name("runner", study.runner, RUNNERS)
     host.searcher(study.searcher)
+    for name in (CORE_EXPORTER, *study.exporter):
+        host.exporter(name)
     for name in study.freeze:
         host.freeze_strategy(name)
     return host
