@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -24,19 +25,18 @@ from autoft.files import as_text, write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger, TrialRecord
 from autoft.machine import versions
+from autoft.plugins import plugin_versions
 from autoft.prepare import prepared_folder
 from autoft.run import Run
 from autoft.screen import Screen
 from autoft.stopwatch import Stopwatch
 from autoft.store.checkpoints import Checkpoint
-from autoft.study import StudyRecord
+from autoft.study import CORE_EXPORTER, StudyRecord
 from autoft.summary import Best, Scores, Summary
 from autoft.task import METRICS
 from autoft.train.classifier import Classifier
 from autoft.train.worker import Worker
 from autoft.types import Handoff, Preprocess, SplitName, Trial
-
-EXPORTER = "onnx"
 
 T = TypeVar("T")
 
@@ -103,21 +103,27 @@ def export(
     """
     with watch.phase("export"):
         checkpoint, classifier = _restored(worker, record)
+    handoff = handoff_of(run.record, record)
     order = Order(
-        handoff=handoff_of(run.record, record),
+        handoff=handoff,
         reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
         dataset=run.dataset(),
         reported=wanted.reported,
         gate=wanted.gate,
         layout=wanted.layout,
-        versions=versions(),
+        versions=versions() | plugin_versions(host.refs),
         scored=checkpoint.logits,
+        beside={
+            name: partial(host.exporter(name).export, classifier, handoff)
+            for name in run.record.study.exporter
+            if name != CORE_EXPORTER
+        },
     )
-    exporter = host.exporter(EXPORTER)
-    prepared = prepared_folder(run, EXPORTER, record.trial.backbone, record.trial.image_size)
+    exporter = host.exporter(CORE_EXPORTER)
+    prepared = prepared_folder(run, record.trial.backbone, record.trial.image_size)
     with _writing(folder, run), replacing(folder) as fresh:
-        quick = exporter.export_prepared(classifier, order.handoff, prepared, fresh)
-        return write_bundle(order, chain(quick, exporter.export(classifier, order.handoff, fresh)), fresh, watch)
+        quick = exporter.export_prepared(classifier, handoff, prepared, fresh)
+        return write_bundle(order, chain(quick, exporter.export(classifier, handoff, fresh)), fresh, watch)
 
 
 @contextmanager
@@ -194,6 +200,9 @@ def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwa
         screen,
     )
     trial = record.trial
+    for one in bundle.parity.beside:
+        if not one.path:
+            screen.note(f"exporter {one.exporter}: nothing of it is in the bundle: {one.note}")
     states = [record.state for record in ledger.trials.values()]
     summary = Summary(
         run=as_text(run.folder.path),

@@ -25,7 +25,7 @@ from autoft.screen import Screen
 from autoft.shortlist import Workload, candidates, choose_size, scored_images, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
-from autoft.study import Change, RunnerName, Study, StudyRecord
+from autoft.study import CORE_EXPORTER, Change, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
 from autoft.types import DataProblem
 from autoft.view import choose_view, side_seen, what_a_crop_hides
@@ -214,6 +214,8 @@ def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
     if study.runner not in RUNNERS:
         raise unknown_name("runner", study.runner, RUNNERS)
     host.searcher(study.searcher)
+    for name in (CORE_EXPORTER, *study.exporter):
+        host.exporter(name)
     for name in study.freeze:
         host.freeze_strategy(name)
     return host

@@ -113,11 +113,15 @@ class Searcher(Part):
 
 
 class Exporter(Part):
-    """A trained classifier to the core of what is deployed; the rest of the bundle is made around it."""
+    """A trained classifier to a file that can be deployed.
+
+    The exporter "onnx" writes the core that the bundle is made around. Further ones, asked for with `--exporter`, write
+    what they like into a folder of their own in the bundle; what is ONNX of the same interface passes the same gate.
+    """
 
     @abstractmethod
     def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
-        """Write `model.core.onnx` into `folder` and yield what was written; `yield` makes it a generator.
+        """Write a file into `folder`, the core `model.core.onnx`, and yield what it is; `yield` makes it a generator.
 
         `classifier` is in eval mode on the CPU and maps `(batch, 3, size, size)` float32 to logits `(batch, classes)`;
         so does the file, from `images` to `logits`, in plain ONNX opset 18, IR 8, with `autoft.schema` 1 and the

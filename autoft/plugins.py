@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import autoft
 from autoft.errors import PluginError, StudyError
+from autoft.files import sha256
 
 GROUP = "autoft"
 
@@ -114,6 +115,21 @@ def duplicates(refs: Iterable[PluginRef]) -> dict[PluginRef, PluginRef]:
     """Plugins whose name is taken, each with the one that took it first."""
     first: dict[str, PluginRef] = {}
     return {ref: first[ref.name] for ref in refs if first.setdefault(ref.name, ref) is not ref}
+
+
+def plugin_versions(refs: Iterable[PluginRef]) -> dict[str, str]:
+    """What was loaded besides autoft's own, for a stranger: distribution and version, or a file's name and SHA-256."""
+    return {f"plugin {ref.name}": _version(ref) for ref in refs if ref.kind != "builtin"}
+
+
+def _version(ref: PluginRef) -> str:
+    match ref.kind:
+        case "file":
+            return f"{Path(ref.location).name}, SHA-256 {sha256(Path(ref.location))}"
+        case "object":
+            return "an object of the program that searched"
+        case _:
+            return f"{ref.distribution} {ref.version}"
 
 
 def _load_file(path: Path) -> object:

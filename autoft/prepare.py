@@ -22,6 +22,7 @@ from pathlib import Path
 from autoft.codec import encode
 from autoft.machine import versions
 from autoft.run import Run
+from autoft.study import CORE_EXPORTER
 from autoft.types import Backbone
 
 NICENESS = 10
@@ -36,13 +37,13 @@ _IMPORTED_AT_THE_END = (
 )
 
 
-def prepared_folder(run: Run, exporter: str, backbone: str, image_size: int) -> Path:
-    """Where what an exporter prepared for a backbone at this size lies: RUN/prepared/KEY, whether it is there or not.
+def prepared_folder(run: Run, backbone: str, image_size: int) -> Path:
+    """Where what was prepared for a backbone at this size lies: RUN/prepared/KEY, whether it is there or not.
 
     The key stands for everything a graph depends on: another torch or another plugin finds nothing.
     """
     plugins = [str(ref) for ref in run.record.plugins]
-    facts = (exporter, backbone, image_size, len(run.record.data.classes), versions(), plugins)
+    facts = (backbone, image_size, len(run.record.data.classes), versions(), plugins)
     return run.folder.path / "prepared" / hashlib.sha256(encode(facts).encode()).hexdigest()[:16]
 
 
@@ -86,7 +87,7 @@ class Preparation:
 
 
 def prepare(run: Run, backbone: Backbone, image_size: int) -> None:
-    """Have every exporter of the run prepare for the backbone. Raises whatever its zoo or an exporter raises."""
+    """Have the exporter of the core prepare for the backbone. Raises whatever the zoo or the exporter raises."""
     import torch
 
     from autoft.train.classifier import Classifier
@@ -96,18 +97,17 @@ def prepare(run: Run, backbone: Backbone, image_size: int) -> None:
     classifier = Classifier.of(host.build(backbone), len(run.record.data.classes))
     # From a head of zeros nobody could tell whether a network made easier to follow still gives the same.
     torch.nn.init.normal_(classifier.head.weight)
-    for name, exporter in host.exporters().items():
-        folder = prepared_folder(run, name, backbone.name, image_size)
-        if folder.exists():  # by an earlier process of this run
-            continue
-        fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-        fresh.mkdir(parents=True)
-        try:
-            exporter.prepare(classifier, image_size, fresh)
-            if any(fresh.iterdir()):
-                fresh.rename(folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    folder = prepared_folder(run, backbone.name, image_size)
+    if folder.exists():  # by an earlier process of this run
+        return
+    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    fresh.mkdir(parents=True)
+    try:
+        host.exporter(CORE_EXPORTER).prepare(classifier, image_size, fresh)
+        if any(fresh.iterdir()):
+            fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _import_ahead() -> None:

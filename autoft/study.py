@@ -27,6 +27,8 @@ PERMISSIVE = (
 SEEDS = 2**63
 """As many as torch and numpy tell apart, and as every reader of JSON can be expected to keep."""
 SCHEMA = "autoft.study/1"
+CORE_EXPORTER = "onnx"
+"""The exporter of what every bundle is made of."""
 
 VIEWS = ("auto", *get_args(View))
 
@@ -42,6 +44,7 @@ class Study:
     `image_size` 0 and `view` "auto" mean: chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`:
     SPDX identifiers of weights that may be used, "permissive" for the usual ones, "any" for all. `gpus_per_trial` below
     1 shares a GPU.
+    `exporter`: whose files the bundle holds; the core of the "onnx" one is always there, the others' stand beside it.
     `fail_under`: the test score below which the run ends with exit code 3, `fail_above`: the test loss above which it
     does. `keep`: checkpoints that stay.
     `batched`: model.onnx takes `[batch, height, width, 3]`. `full_parity`: the gate compares more images, and without
@@ -58,6 +61,7 @@ class Study:
     backbones: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     searcher: str = "halving"
+    exporter: tuple[str, ...] = (CORE_EXPORTER,)
     metric: str = "accuracy"
     image_size: int = 0
     view: str = "auto"
@@ -205,7 +209,7 @@ def _plain(name: str, value: Any) -> Any:
         return parse_duration(value)
     if name == "image_size" and value == "auto":
         return 0
-    if name in ("backbones", "freeze", "licenses", "plugins"):
+    if name in ("backbones", "freeze", "exporter", "licenses", "plugins"):
         value = value.split(",") if isinstance(value, str) else value
         parts = tuple(part.strip() for part in value if part.strip())
         return tuple(part.lower() for part in parts) if name == "licenses" else parts

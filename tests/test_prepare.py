@@ -25,10 +25,11 @@ VIEW = (BACKBONE.name, 64)
 
 @pytest.fixture
 def run(tiny_images: Path, tmp_path: Path) -> Run:
-    dataset = open_dataset(scan(tiny_images, 1), 0, {(64, "bicubic")}, 1)
+    dataset = open_dataset(scan(tiny_images, 1), 0, {(64, "bicubic", "crop")}, 1)
     record = StudyRecord(
         study=Study(data=str(tiny_images)),
         data=dataset.info,
+        view="crop",
         backbones=(BACKBONE,),
         candidates=(),
         plugins=Host.discover([ZOO]).refs,
@@ -50,7 +51,7 @@ def ended(preparation: Preparation) -> int | None:
 
 
 def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
-    folder = prepared_folder(run, "onnx", *VIEW)
+    folder = prepared_folder(run, *VIEW)
     preparation = Preparation(run.folder.path)
     preparation.begin(*VIEW)
     first = preparation._process
@@ -73,7 +74,7 @@ def test_closing_ends_it_and_leaves_nothing_half_done(run: Run) -> None:
     preparation.close()
     assert process is not None
     assert process.returncode is not None
-    assert not prepared_folder(run, "onnx", *VIEW).exists()
+    assert not prepared_folder(run, *VIEW).exists()
     preparation.close()
 
 
@@ -85,8 +86,7 @@ def test_what_cannot_be_prepared_ends_nothing(run: Run, tmp_path: Path) -> None:
 
 
 def test_another_size_is_another_graph(run: Run) -> None:
-    folders = {prepared_folder(run, name, BACKBONE.name, size) for name in ("onnx", "other") for size in (64, 96)}
-    assert len(folders) == 4
+    assert len({prepared_folder(run, name, size) for name in ("small/a", "small/b") for size in (64, 96)}) == 4
 
 
 def test_a_failing_exporter_leaves_no_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from autoft.bundle.beside import write_beside
 from autoft.bundle.card import CardFacts, model_card
 from autoft.bundle.gate import Passed, Refused, first_that_passes, logits_of
 from autoft.bundle.known import known_images
@@ -88,6 +89,8 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
         report = _report(order, logits[order.reported], passed.calibration)
         validation, reported = (_scores(order, logits[split], split, temperature) for split in ("val", order.reported))
     with watch.phase("bundle"):
+        beside = tuple(write_beside(order, folder, temperature))
+        passed = replace(passed, parity=replace(passed.parity, beside=beside))
         vectors = _vectors(order, temperature, folder)
         _write_facts(order, passed, report, vectors, folder)
         _write_scripts(folder)

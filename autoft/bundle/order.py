@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from autoft.data.decode import decode, normalise
 from autoft.data.parallel import ordered_map
 from autoft.errors import DataError, GateFailed, UnreadableImage
 from autoft.onnx_runtime import Images, Logits, Pixels
-from autoft.types import Handoff, Sample, SplitName, ValueRange
+from autoft.types import Artifact, Handoff, Sample, SplitName, ValueRange
 
 Reference = Callable[[Images], Logits]
 """torch: normalised images `(n, 3, size, size)` to logits `(n, classes)`."""
+
+Export = Callable[[Path], Iterator[Artifact]]
+"""An exporter at work: it writes into a folder, in one way after another."""
 
 _DECODERS = 2
 _FEW = 4
@@ -47,7 +50,8 @@ class Order:
 
     `reported` is the split whose figures are reported; "test" opens the test split. `gate` says how much is compared,
     `layout` what model.onnx takes, `versions` what made it. `scored` are the logits `(n, classes)` of the validation
-    split, in the order of its rows, that the trial's score was computed from; None when nobody kept them.
+    split, in the order of its rows, that the trial's score was computed from; None when nobody kept them. `beside` are
+    the exporters, by name, whose files stand beside the model.
     """
 
     handoff: Handoff
@@ -58,6 +62,7 @@ class Order:
     layout: Layout
     versions: Mapping[str, str]
     scored: Logits | None = None
+    beside: Mapping[str, Export] = field(default_factory=dict)
 
     def inputs(self, rows: np.ndarray) -> Images:
         """The network's input `(n, 3, size, size)` for rows of the pixel cache."""

@@ -20,6 +20,7 @@ CARD: Final = "MODEL_CARD.md"
 MANIFEST: Final = "manifest.json"
 IMAGES: Final = "images.json"
 LICENSES: Final = "LICENSES"
+BESIDE: Final = "beside"
 VECTORS: Final = "test_vectors"
 VECTORS_FILE: Final = f"{VECTORS}/vectors.json"
 
@@ -153,6 +154,20 @@ class PixelParity:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a further exporter wrote: its `path` within the bundle, `parity` with torch where it was compared.
+
+    `path` is empty when the file is left out; `note` says why, or why it was not compared.
+    """
+
+    exporter: str
+    path: str
+    format: str
+    parity: CoreParity | None
+    note: str
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """parity.json: the gate's numbers. `exporter` is the way of exporting that passed."""
 
@@ -160,6 +175,7 @@ class ParityReport:
     refused: tuple[str, ...]
     core: tuple[CoreParity, ...]
     pixels: PixelParity
+    beside: tuple[Beside, ...] = ()
 
 
 # ---------------------------------------------------------------- test_vectors/vectors.json
