@@ -23,6 +23,7 @@ from autoft.errors import (
     StudyError,
     unknown_name,
 )
+from autoft.files import as_text
 from autoft.guard import Blame, GuardedExporter, GuardedFreezeStrategy, GuardedSearcher, GuardedZoo
 from autoft.network import Network
 from autoft.parts import Exporter, FreezeStrategy, Part, Searcher, Zoo
@@ -289,7 +290,7 @@ class Host:
 
     @staticmethod
     def _switched_off(selections: Sequence[str], known: set[str]) -> set[str]:
-        named = [selection.removeprefix("no:") for selection in selections if selection.startswith("no:")]
+        named = [as_text(selection.removeprefix("no:")) for selection in selections if selection.startswith("no:")]
         for name in named:
             if name not in known:
                 raise StudyError(f"-p no:{name}: {unknown_name('plugin', name, known)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import autoft
 from autoft.errors import PluginError, StudyError
-from autoft.files import sha256
+from autoft.files import as_path, as_text, sha256
 
 GROUP = "autoft"
 
@@ -61,7 +62,7 @@ def file_ref(path: str) -> PluginRef:
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         raise StudyError(f"-p {path}: there is no such file; give the path of a Python file, or no:NAME")
-    return PluginRef(file.stem, "file", str(file))
+    return PluginRef(as_text(Path(file.stem)), "file", as_text(file))
 
 
 def object_ref(plugin: Any) -> PluginRef:
@@ -79,7 +80,7 @@ def object_ref(plugin: Any) -> PluginRef:
 def load(ref: PluginRef) -> object:
     """The plugin behind `ref`: a module or an object. Raises whatever its import raises."""
     if ref.kind == "file":
-        return _load_file(Path(ref.location))
+        return _load_file(as_path(ref.location))
     return metadata.EntryPoint(ref.name, ref.location, GROUP).load()
 
 
@@ -89,7 +90,7 @@ def found(ref: PluginRef) -> PluginRef:
         raise PluginError(
             f"{ref} lives in the program that made it; give the object again, move it to a file, or {without(ref)}"
         )
-    if ref.kind == "file" and not Path(ref.location).is_file():
+    if ref.kind == "file" and not as_path(ref.location).is_file():
         again = f"say where it is with -p FOLDER/{Path(ref.location).name}, or {without(ref)}"
         raise PluginError(f"the run uses {ref}, which is not there any more; {again}")
     if ref.kind != "entry_point" or ref.distribution is None:
@@ -125,7 +126,8 @@ def plugin_versions(refs: Iterable[PluginRef]) -> dict[str, str]:
 def _version(ref: PluginRef) -> str:
     match ref.kind:
         case "file":
-            return f"{Path(ref.location).name}, SHA-256 {sha256(Path(ref.location))}"
+            path = as_path(ref.location)
+            return f"{as_text(path.name)}, SHA-256 {sha256(path)}"
         case "object":
             return "an object of the program that searched"
         case _:
@@ -133,8 +135,8 @@ def _version(ref: PluginRef) -> str:
 
 
 def _load_file(path: Path) -> object:
-    digest = f"{zlib.crc32(str(path).encode()):08x}"  # two files of one name are two modules
-    name = f"autoft_plugin_{path.stem}_{digest}"
+    digest = f"{zlib.crc32(os.fsencode(path)):08x}"  # two files of one name are two modules
+    name = f"autoft_plugin_{path.stem.encode('ascii', 'replace').decode()}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError("this is not a Python file (its name must end in .py)")
