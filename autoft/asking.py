@@ -40,6 +40,7 @@ class Search:
     screen: Screen
     stopped: Callable[[], bool]
     reserve: Reserve
+    told: Callable[[Ledger], None] = lambda ledger: None
 
     def __post_init__(self) -> None:
         self._left_open = list(self.ledger.in_flight)
@@ -73,6 +74,7 @@ class Search:
         self.journal.append(report)
         self.screen.show(self.ledger, self.clock)
         self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
+        self.told(self.ledger)
         self.host.notify_trial_finished(self.ledger.trials[report.trial].trial, report)
 
     def _hand_out(self, asked: Slice, reading: Clock) -> Slice | Wait | Done:

@@ -62,11 +62,15 @@ class Exported:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What kind of bundle: how much is compared, what model.onnx takes, and the split whose figures are reported."""
+    """What kind of bundle: how much is compared, what model.onnx takes, and the split whose figures are reported.
+
+    `images`: the figures come of at most so many images of that split, None for all.
+    """
 
     gate: Gate
     layout: Layout
     reported: SplitName
+    images: int | None = None
 
 
 def layout(batched: bool) -> Layout:
@@ -103,11 +107,11 @@ def export(
     """
     with watch.phase("export"):
         checkpoint, classifier = _restored(worker, record)
-    handoff = handoff_of(run.record, record)
+    handoff, dataset = handoff_of(run.record, record), run.dataset()
     order = Order(
         handoff=handoff,
         reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
-        dataset=run.dataset(),
+        dataset=dataset if wanted.images is None else dataset.limited(wanted.reported, wanted.images),
         reported=wanted.reported,
         gate=wanted.gate,
         layout=wanted.layout,
@@ -186,43 +190,64 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
     )
 
 
-def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwatch, screen: Screen) -> Summary:
+def conclude(
+    run: Run,
+    host: Host,
+    worker: Worker,
+    ledger: Ledger,
+    watch: Stopwatch,
+    screen: Screen,
+    testable: Callable[[Trial], int],
+) -> Summary:
     """Export the best trial that can be, open the test split, write summary.json.
 
-    Raises `GateFailed` with the causes when none passes. A model of an earlier end of this run is replaced
-    only by one that passed the gate.
+    `testable` says how many test images there is time to score with a trial. Raises `GateFailed` with the causes when
+    none passes. A model of an earlier end of this run is replaced only by one that passed the gate.
     """
     study = run.record.study
     wanted = Wanted(FULL if study.full_parity else QUICK, layout(study.batched), "test")
-    record, bundle = export_best(
-        finalists(ledger),
-        lambda record: export(run, host, worker, record, run.folder.export, wanted, watch),
-        screen,
-    )
-    trial = record.trial
+
+    def exported(record: TrialRecord) -> Bundle:
+        in_time = replace(wanted, images=testable(record.trial))
+        return export(run, host, worker, record, run.folder.export, in_time, watch)
+
+    record, bundle = export_best(finalists(ledger), exported, screen)
+    _report(run, bundle, screen)
+    summary = replace(_summary(run, ledger, record.trial, bundle), seconds=watch.seconds())
+    with _writing(run.folder.summary, run):
+        write_atomic(run.folder.summary, encode(summary))
+    return summary
+
+
+def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
+    """Say what is not as somebody might take it to be."""
     for one in bundle.parity.beside:
         if not one.path:
             screen.note(f"exporter {one.exporter}: nothing of it is in the bundle: {one.note}")
-    states = [record.state for record in ledger.trials.values()]
-    summary = Summary(
+    tested, images = bundle.scores.n, run.record.data.counts["test"]
+    if tested < images:
+        screen.note(f"test on {tested:,} of {images:,} images, for the time there was; autoft verify scores them all")
+
+
+def _summary(run: Run, ledger: Ledger, best: Trial, bundle: Bundle) -> Summary:
+    study, records = run.record.study, ledger.trials.values()
+    states = [record.state for record in records]
+    return Summary(
         run=as_text(run.folder.path),
         metric=study.metric,
-        best=Best(trial.id, trial.backbone, trial.freeze, trial.image_size, trial.params),
+        best=Best(best.id, best.backbone, best.freeze, best.image_size, best.params),
         validation=bundle.validation,
         test=bundle.scores,
         trials={state: states.count(state) for state in ("finished", "paused", "failed")},
-        seconds=watch.seconds(),
+        seconds={},
         model=f"{run.folder.export.name}/{MODEL}",
         budget=study.time,
         test_openings=_openings(run) + 1,
         problems=len(run.record.data.problems),
         candidates=len(run.record.candidates),
-        tried=len({(trial.backbone, trial.freeze) for trial in (record.trial for record in ledger.ranking())}),
+        tried=len({(r.trial.backbone, r.trial.freeze) for r in records if r.score is not None}),
         missed=bundle.report.missed,
     )
-    with _writing(run.folder.summary, run):
-        write_atomic(run.folder.summary, encode(summary))
-    return summary
 
 
 def _openings(run: Run) -> int:

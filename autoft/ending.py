@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from autoft.errors import StudyError
 from autoft.ledger import Ledger
+from autoft.machine import crowding
+from autoft.prepare import Preparation
 from autoft.shortlist import WORK_PER_SECOND, forward_work
 from autoft.study import StudyRecord
 from autoft.types import Trial
 
-# Exporting, the gate on small images, latency, the bundle and leaving; benchmarks/budget.py measures them.
-FIXED_SECONDS = 18.0
-# How often the gate runs an image through torch or onnxruntime, in images.
-GATE_IMAGES = 3 * 64
+# From the end of the search to the end of the process for a network that takes no time: checkpoint, filling the graph,
+# the gate on small images, figures, latency, the bundle checking itself; benchmarks/budget.py measures them.
+FIXED_SECONDS = 5.0
+# How often the gate runs an image through torch or onnxruntime, in images, and how long it may take.
+GATE_IMAGES, GATE_SECONDS = 4 * 64, 4.0
 MOST_OF_A_BUDGET = 0.5
+# From here to the first step of a worker, in this process or in one of its own.
+STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}
+FEWEST_TESTED = 200
+TESTING_SHARE = 0.08  # of the time, for scoring the test images
+FEWEST_TRAINED = 64
 
 
 @dataclass(frozen=True)
@@ -24,26 +34,58 @@ class Ending:
     """
 
     record: StudyRecord
+    preparation: Preparation
 
     def __call__(self, ledger: Ledger, trial: Trial | None) -> float:
         """Seconds; never more than a share of the budget."""
         ranking = ledger.ranking()
         winner = trial or (ranking[0].trial if ranking else None)
-        an_image = self._measured(ledger, winner) if winner else None
-        images = self.record.data.counts["test"] + min(GATE_IMAGES, 3 * self.record.data.counts["val"])
-        scoring = images * (self._guess(winner) if an_image is None else an_image)
-        return min(FIXED_SECONDS + scoring, MOST_OF_A_BUDGET * self.record.study.time)
+        an_image = self._image_seconds(ledger, winner)
+        scoring = an_image * min(
+            self.record.data.counts["test"], FEWEST_TESTED if self._is_slow(an_image) else math.inf
+        )
+        missing = self.preparation.seconds_missing(winner.backbone, winner.image_size) if winner else 0.0
+        own = self.record.workers * self.record.threads + 1.0
+        seconds = FIXED_SECONDS + missing + scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
+        return min(crowding(own) * seconds, MOST_OF_A_BUDGET * self.record.study.time)
+
+    def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
+        """How many test images there is time to score when the export begins with so many seconds left."""
+        an_image = self._image_seconds(ledger, trial)
+        left = seconds_left - FIXED_SECONDS - min(GATE_SECONDS, GATE_IMAGES * an_image)
+        return max(FEWEST_TESTED, int(left / an_image))
+
+    def _is_slow(self, an_image: float) -> bool:
+        """Whether scoring all test images would take too much of the time; then as many as there is time for are."""
+        return an_image * self.record.data.counts["test"] > TESTING_SHARE * self.record.study.time
+
+    def _image_seconds(self, ledger: Ledger, of: Trial | None) -> float:
+        """Seconds a forward pass of one image takes on a CPU: as measured on this backbone and size, or guessed."""
+        measured = self._measured(ledger, of) if of and self.record.device == "cpu" else None
+        return measured or _guess(self.record, of)
 
     def _measured(self, ledger: Ledger, of: Trial) -> float | None:
-        """Seconds a forward pass of one image took on a trial of the same backbone and size, on a CPU."""
-        if self.record.device != "cpu":
-            return None
         seen = (record for record in ledger.trials.values() if record.score is not None)
         alike = [r for r in seen if (r.trial.backbone, r.trial.image_size) == (of.backbone, of.image_size)]
-        return max((record.costs.image for record in alike if record.costs.image), default=None)
+        return max((record.costs.image for record in alike), default=None)
 
-    def _guess(self, of: Trial | None) -> float:
-        """The same by the cost model, of the dearest candidate when nothing is known of the winner."""
-        candidates = self.record.candidates
-        costs = [c.cost for c in candidates if of and (c.backbone, c.image_size) == (of.backbone, of.image_size)]
-        return forward_work(max(costs or [c.cost for c in candidates])) / WORK_PER_SECOND["cpu"]
+
+def require_enough_time(record: StudyRecord, elapsed: float) -> None:
+    """Raise `StudyError` when the time left does not hold a worker's start, the cheapest probe, and the end."""
+    cheapest = forward_work(min(candidate.cost for candidate in record.candidates)) / WORK_PER_SECOND[record.device]
+    scored = record.data.counts["val"] if record.validation is None else record.validation
+    probe = cheapest * (scored + FEWEST_TRAINED)
+    testing = cheapest * min(record.data.counts["test"], FEWEST_TESTED)
+    least = elapsed + STARTING_SECONDS[record.runner] + probe + FIXED_SECONDS + testing
+    if least > record.study.time:
+        enough = 5 * math.ceil(1.2 * least / 5)
+        raise StudyError(
+            f"--time {record.study.time:g}s is too short: {elapsed:.0f} s are over, and starting, one probe and the "
+            f"export take {least - elapsed:.0f} s more here; give at least --time {enough}s"
+        )
+
+
+def _guess(record: StudyRecord, of: Trial | None) -> float:
+    """By the cost model, of the dearest candidate when nothing is known of the winner."""
+    costs = [c.cost for c in record.candidates if of and (c.backbone, c.image_size) == (of.backbone, of.image_size)]
+    return forward_work(max(costs or [c.cost for c in record.candidates])) / WORK_PER_SECOND["cpu"]

@@ -9,12 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from autoft.clock import RunClock
 from autoft.codec import encode
 from autoft.data.dataset import Dataset, open_dataset, write_split_csv
 from autoft.data.scan import Scan, scan
+from autoft.ending import require_enough_time
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.files import as_path, as_text
 from autoft.host import Host
@@ -43,12 +45,13 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     with watch.phase("plugins"):
         host = _host(study, objects, screen)
         out = _run_path(study)
+    clock = RunClock(began, study.time)
     with watch.phase("data"):
-        found = scan(as_path(study.data).resolve(), cores())
+        found = scan(as_path(study.data).resolve(), cores(), partial(_require_time, clock, "reading the images"))
     with _runner(study, host, watch, screen) as runner:
         run = begin(study, host, runner, out, found, watch, screen)
         host.errors = run.folder.errors
-        return _execute(run, host, runner, screen, watch, RunClock(began, study.time))
+        return _execute(run, host, runner, screen, watch, clock)
 
 
 def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
@@ -87,7 +90,9 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
     with watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
-        dataset = open_dataset(found, study.seed, squares, machine.cores)
+        clock = RunClock(watch.began, study.time)
+        in_time = partial(_require_time, clock, "decoding the images")
+        dataset = open_dataset(found, study.seed, squares, machine.cores, in_time)
         _report_data(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
             screen.note(hidden)
@@ -111,8 +116,15 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
         gpus=machine.gpus,
         validation=scored,
     )
+    require_enough_time(record, clock.now())
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
     return Run(folder, record)
+
+
+def _require_time(clock: RunClock, doing: str) -> None:
+    """Raise `StudyError` once the time is over."""
+    if clock.now() > clock.budget:
+        raise StudyError(f"--time {clock.budget:g}s was over while {doing}; give it more time")
 
 
 def _changed(run: Run, change: Change, finished: Summary | None) -> Run:

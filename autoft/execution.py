@@ -6,6 +6,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from autoft.files import as_path, as_text
 from autoft.host import Host
 from autoft.ledger import Ledger, TrialRecord
 from autoft.parts import Problem
+from autoft.prepare import Preparation
 from autoft.run import Run
 from autoft.runners.base import Runner, Site
 from autoft.screen import Screen
@@ -30,6 +32,7 @@ from autoft.stopwatch import Stopwatch
 from autoft.store import Journal
 from autoft.summary import Summary
 from autoft.train.worker import Cancelled, Worker
+from autoft.types import Trial
 
 
 def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
@@ -42,16 +45,22 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
             dataset = run.dataset()  # open to the end, so that no other run evicts the pixels that the workers need
             interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
             dataset.hold(run.record.squares, run.record.workers * run.record.threads, interrupt)
-        with watch.phase("search"), Journal(run.folder.journal) as journal:
-            search = _search(run, host, screen, clock, journal, stopped)
-            run.save()  # workers read it
-            runner.run(search, _site(run, clock), stopped)
+        with closing(Preparation(run)) as preparation:
+            ending = Ending(run.record, preparation)
+            with watch.phase("search"), Journal(run.folder.journal) as journal:
+                search = _search(run, host, screen, clock, journal, stopped, ending)
+                run.save()  # workers read it
+                runner.run(search, _site(run, clock), stopped)
+            if (ranking := search.ledger.ranking()) and not stopped():
+                with watch.phase("export"):
+                    preparation.finish(ranking[0].trial.backbone, ranking[0].trial.image_size)
         screen.close()
         run.folder.write_leaderboard(search.ledger, run.record.study.metric)
         _raise_if_stopped(run, search.ledger, stopped)
         worker = _exporting_worker(run, host, stopped)
         try:
-            summary = conclude(run, host, worker, search.ledger, watch, screen)
+            testable = partial(_testable, ending, search.ledger, clock)
+            summary = conclude(run, host, worker, search.ledger, watch, screen, testable)
         except Cancelled:
             _raise_if_stopped(run, search.ledger, stopped)
             raise
@@ -116,8 +125,18 @@ def _export_path(run: Run, number: int, out: Path | None) -> Path:
     return require_free(folder, (run.folder.path, data))
 
 
+def _testable(ending: Ending, ledger: Ledger, clock: RunClock, trial: Trial) -> int:
+    return ending.testable(ledger, trial, clock.budget - clock.now())
+
+
 def _search(
-    run: Run, host: Host, screen: Screen, clock: RunClock, journal: Journal, stopped: Callable[[], bool]
+    run: Run,
+    host: Host,
+    screen: Screen,
+    clock: RunClock,
+    journal: Journal,
+    stopped: Callable[[], bool],
+    ending: Ending,
 ) -> Search:
     study, ledger = run.record.study, run.ledger()
     return Search(
@@ -130,7 +149,8 @@ def _search(
         host=host,
         screen=screen,
         stopped=stopped,
-        reserve=Ending(run.record),
+        reserve=ending,
+        told=ending.preparation.follow,
     )
 
 

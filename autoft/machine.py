@@ -87,6 +87,12 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def crowding(own: float) -> float:
+    """How much longer things take because of what else runs here, at least 1: `own` is the load that is ours."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return 1.0 + max(0.0, load - own) / cores()
+
+
 def worker_memory(ledger: Ledger) -> int:
     """Bytes a worker needs: the most that one was measured to, else `WORKER_BYTES`."""
     reports = (report for record in ledger.trials.values() for report in record.reports)

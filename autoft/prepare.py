@@ -17,15 +17,19 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from autoft.codec import encode
+from autoft.ledger import Ledger
 from autoft.machine import versions
 from autoft.run import Run
 from autoft.study import CORE_EXPORTER
 from autoft.types import Backbone
 
 NICENESS = 10
+FIRST_GUESS_SECONDS = 10.0
+LONGEST_WAIT_SECONDS = 30.0
 
 
 _IMPORTED_AT_THE_END = (
@@ -48,26 +52,32 @@ def prepared_folder(run: Run, backbone: str, image_size: int) -> Path:
 
 
 class Preparation:
-    """Has the end of the run in `run` prepared in the background, one backbone at a time. `close` it with the search.
+    """Has the end of a run prepared in the background, one backbone at a time. `close` it with the search.
 
-    Nothing in it raises or waits, but for the moment that ending a process takes.
+    Nothing in it raises, and nothing but `finish` waits longer than ending a process takes.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._process: subprocess.Popen[bytes] | None = None
-        self._begun: set[tuple[str, int]] = set()
+        self._began: dict[tuple[str, int], float] = {}
+        self._took = FIRST_GUESS_SECONDS
         self._imports = threading.Thread(target=_import_ahead, name="imports", daemon=True)
+
+    def follow(self, ledger: Ledger) -> None:
+        """Begin with the backbone that leads, once as many trials have a score as there are backbones."""
+        ranking = ledger.ranking()
+        if len(ranking) >= len(self._run.record.backbones):
+            self.begin(ranking[0].trial.backbone, ranking[0].trial.image_size)
 
     def begin(self, backbone: str, image_size: int) -> None:
         """Begin with this backbone, once; while another one is being prepared, nothing: so call it again and again."""
-        busy = self._process is not None and self._process.poll() is None
-        if busy or (backbone, image_size) in self._begun:
+        if self._busy() or (backbone, image_size) in self._began:
             return
-        if not self._begun:
+        if not self._began:
             self._imports.start()
-        self._begun.add((backbone, image_size))
-        command = [sys.executable, "-m", "autoft.prepare", str(self._run), backbone, str(image_size)]
+        self._began[backbone, image_size] = time.monotonic()
+        command = [sys.executable, "-m", "autoft.prepare", str(self._run.folder.path), backbone, str(image_size)]
         # One thread, no GPU, and no signals that are meant for the search.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         silent = subprocess.DEVNULL
@@ -76,14 +86,40 @@ class Preparation:
                 command, stdin=silent, stdout=silent, stderr=silent, env=environment, start_new_session=True
             )
 
+    def seconds_missing(self, backbone: str, image_size: int) -> float:
+        """What preparing this backbone would still take: 0 when it is done, else what the last one took."""
+        if prepared_folder(self._run, backbone, image_size).exists():
+            return 0.0
+        began = self._began.get((backbone, image_size))
+        if began is None or not self._busy():
+            return self._took
+        return max(1.0, self._took - (time.monotonic() - began))
+
+    def finish(self, backbone: str, image_size: int) -> None:
+        """Wait for this backbone if it is the one being prepared: to begin anew would take longer."""
+        is_last = list(self._began)[-1:] == [(backbone, image_size)]
+        if self._process is not None and is_last:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(LONGEST_WAIT_SECONDS)
+
     def close(self) -> None:
         """End what is still being prepared; what is finished stays."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
-        if self._begun:
+        if self._began:
             self._imports.join()  # one that is still importing when Python ends crashes it
+
+    def _busy(self) -> bool:
+        """Whether a backbone is being prepared; when one has just ended, remember what it took."""
+        if self._process is None:
+            return False
+        if self._process.poll() is None:
+            return True
+        self._took = time.monotonic() - list(self._began.values())[-1]
+        self._process = None
+        return False
 
 
 def prepare(run: Run, backbone: Backbone, image_size: int) -> None:

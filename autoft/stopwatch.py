@@ -14,7 +14,7 @@ class Stopwatch:
     """Adds up the seconds of named phases; `began` is the wall-clock time (`time.time()`) the total counts from."""
 
     def __init__(self, began: float) -> None:
-        self._began = began
+        self.began = began
         self._phases: dict[str, float] = {}
 
     @contextmanager
@@ -39,4 +39,4 @@ class Stopwatch:
     def seconds(self) -> dict[str, float]:
         """Seconds by phase so far, and "total" since the beginning."""
         rounded = {name: round(value, 3) for name, value in self._phases.items()}
-        return {"total": round(time.time() - self._began, 3), **rounded}
+        return {"total": round(time.time() - self.began, 3), **rounded}

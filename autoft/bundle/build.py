@@ -101,8 +101,11 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
 
 
 def _report(order: Order, logits: Logits, calibration: Calibration) -> MetricsReport:
-    labels = order.dataset.labels(order.reported)
-    return metrics_report(order.reported, logits, labels, order.handoff.labels, calibration)
+    labels, images = order.dataset.labels(order.reported), order.dataset.info.counts[order.reported]
+    report = metrics_report(order.reported, logits, labels, order.handoff.labels, calibration)
+    if len(labels) == images:
+        return report
+    return replace(report, note=f"There was time for {len(labels):,} of {images:,} images. {report.note}".rstrip())
 
 
 def _logits(order: Order, folder: Path) -> Logits:
