@@ -24,6 +24,8 @@ class Terminated(KeyboardInterrupt):
 def main() -> NoReturn:
     """Run the command in `sys.argv` and end the process."""
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # results are UTF-8 in every locale, as JSON and CSV want to be
     _leave(_run())
 
 

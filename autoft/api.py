@@ -32,6 +32,7 @@ def search(
     backbones: str | Sequence[str] = (),
     freeze: str | Sequence[str] = (),
     searcher: str = "halving",
+    exporter: Sequence[str] = ("onnx",),
     metric: str = "accuracy",
     image_size: int | str = "auto",
     view: str = "auto",
@@ -56,8 +57,7 @@ def search(
     with the summary below `fail_under` or above `fail_above`, `Interrupted` on Ctrl-C.
     """
     began = clock.time()
-    selections = [str(plugin) for plugin in plugins if isinstance(plugin, str | Path)]
-    objects = [plugin for plugin in plugins if not isinstance(plugin, str | Path)]
+    selections, objects = _told_apart(plugins)
     study = Study.parse(
         {
             "data": data,
@@ -70,6 +70,7 @@ def search(
             "backbones": backbones,
             "freeze": freeze,
             "searcher": searcher,
+            "exporter": exporter,
             "metric": metric,
             "image_size": image_size,
             "view": view,
@@ -92,14 +93,16 @@ def resume(
     time: str | float | None = None,
     *,
     data: str | Path | None = None,
+    plugins: Sequence[object] = (),
     screen: Screen | None = None,
 ) -> Summary:
     """What `autoft resume RUN` comes to: the run goes on where it was, or with more time.
 
     `time` is the budget of the whole run, in seconds or as "40m", or what it gets on top, as "+10m". `data` is where
-    its images lie now, if they have moved. Raises as `search` does, and `RunFolderError` when there is no run.
+    its images lie now, if they have moved. `plugins`, as in `search`, take the place of recorded ones of the same name.
+    Raises as `search` does, and `RunFolderError` when there is no run.
     """
-    return go_on(Path(run), change_of(time, data), screen or Silent(), clock.time())
+    return go_on(Path(run), change_of(time, data, plugins), screen or Silent(), clock.time())
 
 
 def launch(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
@@ -111,9 +114,17 @@ def launch(study: Study, screen: Screen, began: float, objects: Sequence[object]
         return engine.search(study, screen, began, objects)
 
 
-def change_of(time: str | float | None, data: str | Path | None) -> Change:
+def change_of(time: str | float | None, data: str | Path | None, plugins: Sequence[object] = ()) -> Change:
     """What a resumed run gets anew, from options as people write them. Raises `StudyError`."""
-    return Change(None if time is None else budget_change(time), None if data is None else Path(data))
+    selections, objects = _told_apart(plugins)
+    more, root = None if time is None else budget_change(time), None if data is None else Path(data)
+    return Change(more, root, tuple(selections), tuple(objects))
+
+
+def _told_apart(plugins: Sequence[object]) -> tuple[list[str], list[object]]:
+    """Selections as `-p` takes them, and modules and objects."""
+    selections = [str(plugin) for plugin in plugins if isinstance(plugin, str | Path)]
+    return selections, [plugin for plugin in plugins if not isinstance(plugin, str | Path)]
 
 
 def go_on(run: Path, change: Change, screen: Screen, began: float) -> Summary:

@@ -61,10 +61,10 @@ class Search:
             case Wait() if self.ledger.in_flight:
                 return answer
             case Wait():
-                raise PluginError(f"searcher {self.searcher.name!r} waits with nothing in flight; this is a bug in it")
+                raise PluginError(f"searcher {self.searcher} waits with nothing in flight; this is a bug in it")
             case Done():
                 return answer
-        raise PluginError(f"searcher {self.searcher.name!r} answers {answer!r}; it must be a Slice, WAIT or DONE")
+        raise PluginError(f"searcher {self.searcher} answers {answer!r}; it must be a Slice, WAIT or DONE")
 
     def tell(self, report: Report) -> None:
         """Take in how a slice ended: journal first, then prune, notify and show."""
@@ -80,36 +80,14 @@ class Search:
         is_new = asked.trial.id not in self.ledger.trials
         if is_new and self.problem.trials is not None and len(self.ledger.trials) >= self.problem.trials:
             return self._nothing_more()
-        if problem := self._problem(asked, is_new):
-            raise PluginError(f"searcher {self.searcher.name!r} asks for what cannot be: {problem}")
+        if problem := problem_of(asked, self.problem, self.ledger):
+            raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}")
         allowed = replace(asked, deadline=min(asked.deadline, self._deadline(asked.trial, reading)))
         self._start(Started(allowed.trial.id, allowed, reading))
         return allowed
 
     def _nothing_more(self) -> Wait | Done:
         return WAIT if self.ledger.in_flight else DONE
-
-    def _problem(self, asked: Slice, is_new: bool) -> str | None:
-        """What is wrong with a slice that goes nowhere, or of a trial that the problem or the ledger does not allow."""
-        trial = asked.trial
-        address = (trial.backbone, trial.freeze, trial.image_size)
-        spaces = {(c.backbone, c.freeze, c.image_size): c.space for c in self.problem.candidates}
-        if address not in spaces:
-            return f"{address} is no candidate"
-        if not asked.start < asked.until < math.inf:
-            return f"a slice from {asked.start} to {asked.until} passes"
-        if not is_new and trial.id not in self.ledger.with_checkpoint():
-            return f"trial {trial.id} has no checkpoint to go on from"
-        return spaces[address].problem(trial.params) or self._problem_of_parents(trial)
-
-    def _problem_of_parents(self, trial: Trial) -> str | None:
-        for parent in trial.parents if trial.id not in self.ledger.trials else ():
-            record = self.ledger.trials.get(parent.trial)
-            if record is None or not self.ledger.has_checkpoint(parent):
-                return f"trial {parent.trial}, a parent, has no checkpoint at {parent.step:g} passes"
-            if record.trial.backbone != trial.backbone:
-                return f"trial {parent.trial}, a parent, is of another backbone, {record.trial.backbone}"
-        return None
 
     def _deadline(self, trial: Trial, reading: Clock) -> float:
         """When a slice of this trial has to be over, so that the run is in time even if it is the best in the end."""
@@ -135,6 +113,30 @@ class Search:
         try:
             self.ledger.record(event)
         except ValueError as problem:
-            raise PluginError(f"searcher {self.searcher.name!r} asks for what cannot be: {problem}") from None
+            raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}") from None
         self.journal.append(event)
         self.screen.show(self.ledger, self.clock)
+
+
+def problem_of(asked: Slice, problem: Problem, ledger: Ledger) -> str | None:
+    """What is wrong with a slice that goes nowhere, or of a trial that the problem or the ledger does not allow."""
+    trial = asked.trial
+    address = (trial.backbone, trial.freeze, trial.image_size)
+    spaces = {(c.backbone, c.freeze, c.image_size): c.space for c in problem.candidates}
+    if address not in spaces:
+        return f"{address} is no candidate"
+    if not asked.start < asked.until < math.inf:
+        return f"a slice from {asked.start} to {asked.until} passes"
+    if trial.id in ledger.trials:
+        return None if trial.id in ledger.with_checkpoint() else f"trial {trial.id} has no checkpoint to go on from"
+    return spaces[address].problem(trial.params) or _problem_of_parents(trial, ledger)
+
+
+def _problem_of_parents(trial: Trial, ledger: Ledger) -> str | None:
+    for parent in trial.parents:
+        record = ledger.trials.get(parent.trial)
+        if record is None or not ledger.has_checkpoint(parent):
+            return f"trial {parent.trial}, a parent, has no checkpoint at {parent.step:g} passes"
+        if record.trial.backbone != trial.backbone:
+            return f"trial {parent.trial}, a parent, is of another backbone, {record.trial.backbone}"
+    return None

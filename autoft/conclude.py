@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -15,21 +20,32 @@ from autoft.bundle.raw_pixels import Layout
 from autoft.bundle.sources import without_place
 from autoft.bundle.values import MODEL, Calibration, ParityReport
 from autoft.codec import encode
-from autoft.errors import RunFailed, StudyError
-from autoft.files import write_atomic
+from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, RunFolderError, StudyError
+from autoft.files import as_text, write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger, TrialRecord
 from autoft.machine import versions
+from autoft.plugins import plugin_versions
+from autoft.prepare import prepared_folder
 from autoft.run import Run
 from autoft.screen import Screen
 from autoft.stopwatch import Stopwatch
-from autoft.study import StudyRecord
+from autoft.store.checkpoints import Checkpoint
+from autoft.study import CORE_EXPORTER, StudyRecord
 from autoft.summary import Best, Scores, Summary
 from autoft.task import METRICS
+from autoft.train.classifier import Classifier
 from autoft.train.worker import Worker
 from autoft.types import Handoff, Preprocess, SplitName, Trial
 
-EXPORTER = "onnx"
+T = TypeVar("T")
+
+
+class NoWeights(RunFailed):
+    """A trial's weights are gone or damaged, or fit its backbone no more."""
+
+
+_OF_THIS_TRIAL = (GateFailed, RunFailed, BackboneUnavailable, PluginError)
 
 
 @dataclass(frozen=True)
@@ -76,25 +92,80 @@ def chosen(ledger: Ledger, number: int) -> TrialRecord:
     return exportable[number]
 
 
-def export(run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Path, wanted: Wanted) -> Bundle:
+def export(
+    run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Path, wanted: Wanted, watch: Stopwatch
+) -> Bundle:
     """Write the trial's bundle as `folder`, in place of what is there, once it is whole.
 
-    Raises `GateFailed` with the numbers when it differs from torch; `folder` is then as it was. Raises `LookupError`
-    when the trial's checkpoint is gone or damaged.
+    What was prepared for its backbone is tried first. Raises `GateFailed` with the numbers when it differs from torch;
+    `folder` is then as it was. Raises `NoWeights`, what building the backbone raises, and `RunFolderError` when the
+    bundle cannot be written.
     """
-    classifier = worker.restored(worker.checkpoint(record))
+    with watch.phase("export"):
+        checkpoint, classifier = _restored(worker, record)
+    handoff = handoff_of(run.record, record)
     order = Order(
-        handoff=handoff_of(run.record, record),
+        handoff=handoff,
         reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
         dataset=run.dataset(),
         reported=wanted.reported,
         gate=wanted.gate,
         layout=wanted.layout,
-        versions=versions(),
+        versions=versions() | plugin_versions(host.refs),
+        scored=checkpoint.logits,
+        beside={
+            name: partial(host.exporter(name).export, classifier, handoff)
+            for name in run.record.study.exporter
+            if name != CORE_EXPORTER
+        },
     )
-    with replacing(folder) as fresh:
-        exports = host.exporter(EXPORTER).export(classifier, order.handoff, fresh)
-        return write_bundle(order, exports, fresh)
+    exporter = host.exporter(CORE_EXPORTER)
+    prepared = prepared_folder(run, record.trial.backbone, record.trial.image_size)
+    with _writing(folder, run), replacing(folder) as fresh:
+        quick = exporter.export_prepared(classifier, handoff, prepared, fresh)
+        return write_bundle(order, chain(quick, exporter.export(classifier, handoff, fresh)), fresh, watch)
+
+
+@contextmanager
+def _writing(path: Path, run: Run) -> Iterator[None]:
+    """A full disk or a folder that cannot be written is the user's to mend; nothing of the run is lost by it."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path
+        raise RunFolderError(
+            f"{place}: {error.strerror or error}; make room there or mend its permissions, then go on with: "
+            f"autoft resume {run.folder.path}"
+        ) from error
+
+
+def _restored(worker: Worker, record: TrialRecord) -> tuple[Checkpoint, Classifier]:
+    try:
+        checkpoint = worker.checkpoint(record)
+        return checkpoint, worker.restored(checkpoint)
+    except (LookupError, ValueError, RuntimeError) as problem:  # torch's for tensors of another shape
+        raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
+
+
+def export_best(
+    records: Sequence[TrialRecord],
+    export: Callable[[TrialRecord], T],
+    screen: Screen,
+) -> tuple[TrialRecord, T]:
+    """The first of the records that can be exported, and what `export` gave of it; each before it is a line.
+
+    Raises `GateFailed` with every cause when none can. What would end every other export too, images that are gone or a
+    full disk, is raised at once.
+    """
+    causes: dict[int, str] = {}
+    for record in records:
+        try:
+            return record, export(record)
+        except _OF_THIS_TRIAL as problem:
+            causes[record.trial.id] = str(problem)
+            screen.note(f"trial {record.trial.id} is passed over: {problem}")
+    every = "; ".join(f"trial {number}: {cause}" for number, cause in causes.items())
+    raise GateFailed(f"none of {len(causes)} trials can be exported: {every}")
 
 
 def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
@@ -104,7 +175,9 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
     spec = backbone.input
     return Handoff(
         labels=info.classes,
-        preprocess=Preprocess(trial.image_size, spec.mean, spec.std, spec.interpolation, study.view),
+        preprocess=Preprocess(
+            trial.image_size, spec.mean, spec.std, spec.interpolation, study.view, value_range=info.value_range
+        ),
         backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
         metric=study.study.metric,
@@ -114,17 +187,25 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
 
 
 def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwatch, screen: Screen) -> Summary:
-    """Export the best trial, open the test split, write summary.json.
+    """Export the best trial that can be, open the test split, write summary.json.
 
-    A model of an earlier end of this run is replaced only by one that passed the gate.
+    Raises `GateFailed` with the causes when none passes. A model of an earlier end of this run is replaced
+    only by one that passed the gate.
     """
     study = run.record.study
     wanted = Wanted(FULL if study.full_parity else QUICK, layout(study.batched), "test")
-    with watch.phase("export"):
-        trial, bundle = _export_best(run, host, worker, ledger, wanted, screen)
+    record, bundle = export_best(
+        finalists(ledger),
+        lambda record: export(run, host, worker, record, run.folder.export, wanted, watch),
+        screen,
+    )
+    trial = record.trial
+    for one in bundle.parity.beside:
+        if not one.path:
+            screen.note(f"exporter {one.exporter}: nothing of it is in the bundle: {one.note}")
     states = [record.state for record in ledger.trials.values()]
     summary = Summary(
-        run=str(run.folder.path),
+        run=as_text(run.folder.path),
         metric=study.metric,
         best=Best(trial.id, trial.backbone, trial.freeze, trial.image_size, trial.params),
         validation=bundle.validation,
@@ -139,20 +220,9 @@ def conclude(run: Run, host: Host, worker: Worker, ledger: Ledger, watch: Stopwa
         tried=len({(trial.backbone, trial.freeze) for trial in (record.trial for record in ledger.ranking())}),
         missed=bundle.report.missed,
     )
-    write_atomic(run.folder.summary, encode(summary))
+    with _writing(run.folder.summary, run):
+        write_atomic(run.folder.summary, encode(summary))
     return summary
-
-
-def _export_best(
-    run: Run, host: Host, worker: Worker, ledger: Ledger, wanted: Wanted, screen: Screen
-) -> tuple[Trial, Bundle]:
-    """The best trial whose checkpoint is whole; one that is not is passed over with a line."""
-    for record in finalists(ledger):
-        try:
-            return record.trial, export(run, host, worker, record, run.folder.export, wanted)
-        except LookupError as problem:
-            screen.note(f"not exported: {problem.args[0]}; trying the next best")
-    raise RunFailed("no checkpoint in this run is whole; nothing can be exported")
 
 
 def _openings(run: Run) -> int:

@@ -140,12 +140,12 @@ def check_ray_folder() -> Check:
 
 def check_cache() -> Check:
     """Whether the cache folder can be written, and has room."""
-    from autoft.data.cache import cache_root
+    from autoft.data.disk_cache import cache_root
 
     fix = "set AUTOFT_CACHE_DIR to another folder"
     try:
         folder = cache_root()
-    except (RuntimeError, UserError) as error:  # no HOME, and no entry in the table of users
+    except UserError as error:  # no HOME, and no entry in the table of users
         return Check("cache folder", "fail", str(error), fix)
     return _folder("cache folder", folder, fix)
 

@@ -16,6 +16,7 @@ from autoft.codec import encode
 from autoft.data.dataset import Dataset, open_dataset, write_split_csv
 from autoft.data.scan import Scan, scan
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
+from autoft.files import as_path, as_text
 from autoft.host import Host
 from autoft.machine import WORKER_BYTES, Machine, choose_runner, cores, share_out, versions, worker_memory
 from autoft.run import Run
@@ -24,8 +25,9 @@ from autoft.screen import Screen
 from autoft.shortlist import Workload, candidates, choose_size, scored_images, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
-from autoft.study import Change, RunnerName, Study, StudyRecord
+from autoft.study import CORE_EXPORTER, Change, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
+from autoft.types import DataProblem
 from autoft.view import choose_view, side_seen, what_a_crop_hides
 
 RUNNERS = ("auto", "inline", "ray")
@@ -42,9 +44,10 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         host = _host(study, objects, screen)
         out = _run_path(study)
     with watch.phase("data"):
-        found = scan(Path(study.data).resolve(), cores())
+        found = scan(as_path(study.data).resolve(), cores())
     with _runner(study, host, watch, screen) as runner:
         run = begin(study, host, runner, out, found, watch, screen)
+        host.errors = run.folder.errors
         return _execute(run, host, runner, screen, watch, RunClock(began, study.time))
 
 
@@ -65,7 +68,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     if done is not None:
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, done)
-    host = run.host()
+    host = run.host(change.plugins, change.objects)
     for warning in host.warnings():
         screen.note(warning)
     with _runner(run.record.study, host, watch, screen) as runner:
@@ -93,7 +96,7 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
     if scored is not None:
         screen.note(f"validation on {scored:,} of {dataset.info.counts['val']:,} images, for the time there is")
     record = StudyRecord(
-        study=replace(study, out=str(out)),
+        study=replace(study, out=as_text(out)),
         data=dataset.info,
         view=view,
         backbones=backbones,
@@ -189,13 +192,13 @@ def _runner_named(name: RunnerName) -> Runner:
 
 def _run_path(study: Study) -> Path:
     """Where the run goes; never inside the data, which is read and not written."""
-    data = Path(study.data).resolve()
+    data = as_path(study.data).resolve()
     if not data.is_dir():
         kind = "is a file" if data.exists() else "does not exist"
         raise DataError(f"{study.data} {kind}; give a folder that holds one folder of images for each class")
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     here = data.parent if Path.cwd().resolve().is_relative_to(data) else Path.cwd()
-    out = Path(study.out).resolve() if study.out else here / "runs" / f"{data.name}-{stamp}"
+    out = as_path(study.out).resolve() if study.out else here / "runs" / f"{data.name}-{stamp}"
     if out.resolve().is_relative_to(data):
         raise StudyError(f"the run folder {out} lies inside the data; choose another with --out")
     RunFolder.check_writable(out)
@@ -205,11 +208,14 @@ def _run_path(study: Study) -> Path:
 def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
     """The plugins, with every name the study uses looked up before anything slow begins."""
     host = Host.discover(study.plugins, objects)
+    host.check()
     for warning in host.warnings():
         screen.note(warning)
     if study.runner not in RUNNERS:
         raise unknown_name("runner", study.runner, RUNNERS)
     host.searcher(study.searcher)
+    for name in (CORE_EXPORTER, *study.exporter):
+        host.exporter(name)
     for name in study.freeze:
         host.freeze_strategy(name)
     return host
@@ -219,12 +225,17 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
     info = dataset.info
     counts = " / ".join(f"{info.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
     screen.note(f"{info.root}: {sum(info.counts.values())} images, {len(info.classes)} classes, {counts}")
-    if info.problems:
-        screen.note(f"{len(info.problems)} files are not used:")
-    for problem in info.problems[:PROBLEMS_SHOWN]:
+    _report(info.problems, "files are not used", screen)
+    _report(info.contradictions, "images stand in two classes, and are used as both", screen)
+
+
+def _report(problems: Sequence[DataProblem], what: str, screen: Screen) -> None:
+    if problems:
+        screen.note(f"{len(problems)} {what}:")
+    for problem in problems[:PROBLEMS_SHOWN]:
         screen.note(f"  {problem.path}: {problem.reason}")
-    if len(info.problems) > PROBLEMS_SHOWN:
-        screen.note(f"  and {len(info.problems) - PROBLEMS_SHOWN} more; study.json names them all")
+    if len(problems) > PROBLEMS_SHOWN:
+        screen.note(f"  and {len(problems) - PROBLEMS_SHOWN} more; study.json names them all")
 
 
 def _through_the_gate(study: Study, summary: Summary) -> Summary:

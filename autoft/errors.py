@@ -8,6 +8,7 @@
     │   └── RunFolderError   a run folder that is missing, locked, damaged or another study's
     ├── BackboneUnavailable  one backbone cannot be had; the search goes on without it
     ├── UnreadableImage      one image cannot be decoded; the search goes on without it
+    │   └── ReadFailed       it could not be read this time: disk, permission, memory; it may be sound
     ├── RunFailed            the run ended without a model: exit code 1
     ├── GateFailed           a model exists but misses a promise (parity, --fail-under): exit code 3
     └── Interrupted          Ctrl-C or SIGTERM: exit code 130 or 143
@@ -61,6 +62,10 @@ class BackboneUnavailable(AutoftError):
 
 class UnreadableImage(AutoftError):
     """One image cannot be decoded; the message is the reason, without the path."""
+
+
+class ReadFailed(UnreadableImage):
+    """An image could not be read this time, for want of memory or by a fault of the disk; the file may be sound."""
 
 
 class RunFailed(AutoftError):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from autoft.asking import Search
@@ -13,11 +15,12 @@ from autoft.bundle.parity import FULL
 from autoft.bundle.place import require_free
 from autoft.bundle.raw_pixels import Layout
 from autoft.clock import RunClock
-from autoft.conclude import Exported, Wanted, chosen, conclude, export, finalists
+from autoft.conclude import Exported, NoWeights, Wanted, chosen, conclude, export, export_best, finalists
 from autoft.ending import Ending
 from autoft.errors import Interrupted, RunFolderError, StudyError
+from autoft.files import as_path, as_text
 from autoft.host import Host
-from autoft.ledger import Ledger
+from autoft.ledger import Ledger, TrialRecord
 from autoft.parts import Problem
 from autoft.run import Run
 from autoft.runners.base import Runner, Site
@@ -35,6 +38,10 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when the exported file misses parity.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
+        with watch.phase("data"):
+            dataset = run.dataset()  # open to the end, so that no other run evicts the pixels that the workers need
+            interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
+            dataset.hold(run.record.squares, run.record.workers * run.record.threads, interrupt)
         with watch.phase("search"), Journal(run.folder.journal) as journal:
             search = _search(run, host, screen, clock, journal, stopped)
             run.save()  # workers read it
@@ -52,34 +59,45 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     return summary
 
 
-def export_trial(run: Run, number: int | None, out: Path | None, layout: Layout) -> Exported:
-    """Write the bundle of trial `number` of the run, or of its best one, as `out`, or RUN/exports/N.
+@dataclass(frozen=True)
+class ExportWish:
+    """What is to be exported: trial `number`, None for the best that can be, as `out`, None for RUN/exports/N."""
 
-    The gate compares in full, and the test split stays shut. Raises `StudyError` for a trial without a checkpoint,
-    `GateFailed` when files and torch differ, `DataError` when the run's images are not where it looks for them.
+    number: int | None
+    out: Path | None
+    layout: Layout
+
+
+def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Screen) -> Exported:
+    """Write a trial's bundle.
+
+    `plugins` change those the run recorded, as `Host.recorded` says. The gate compares in full, and the test split
+    stays shut. Raises `StudyError` for a trial without a checkpoint, `GateFailed` when files and torch differ, or no
+    trial can be exported, `DataError` when the run's images are not where it looks for them.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
-        record = finalists(ledger)[0] if number is None else chosen(ledger, number)
-        folder = _export_path(run, record.trial.id, out)
         run.images()
-        host = run.host()
+        records = finalists(ledger) if wish.number is None else [chosen(ledger, wish.number)]
+        host = run.host(plugins)
         worker = _exporting_worker(run, host, stopped)
+        wanted, watch = Wanted(FULL, wish.layout, "val"), Stopwatch(time.time())
+
+        def exported(record: TrialRecord) -> Exported:
+            folder = _export_path(run, record.trial.id, wish.out)
+            bundle = export(run, host, worker, record, folder, wanted, watch)
+            return Exported(
+                record.trial, as_text(folder), bundle.model_bytes, bundle.parity, bundle.calibration, bundle.validation
+            )
+
         try:
-            bundle = export(run, host, worker, record, folder, Wanted(FULL, layout, "val"))
-        except LookupError as problem:
-            raise RunFolderError(f"{problem.args[0]}; see autoft leaderboard for the others") from None
+            found = exported(records[0]) if wish.number is not None else export_best(records, exported, screen)[1]
+        except NoWeights as problem:
+            raise RunFolderError(f"trial {records[0].trial.id}: {problem}; see autoft leaderboard for others") from None
         except Cancelled:
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
         run.save()
-    return Exported(
-        trial=record.trial,
-        folder=str(folder),
-        model_bytes=bundle.model_bytes,
-        parity=bundle.parity,
-        calibration=bundle.calibration,
-        validation=bundle.validation,
-    )
+        return found
 
 
 def _exporting_worker(run: Run, host: Host, stopped: StopFlag) -> Worker:
@@ -90,7 +108,7 @@ def _exporting_worker(run: Run, host: Host, stopped: StopFlag) -> Worker:
 def _export_path(run: Run, number: int, out: Path | None) -> Path:
     """Where a trial is exported to: neither into the data nor over the model that summary.json speaks of."""
     folder = run.folder.path / "exports" / str(number) if out is None else out
-    data, best = Path(run.record.data.root), run.folder.export
+    data, best = as_path(run.record.data.root), run.folder.export
     if folder.resolve().is_relative_to(data.resolve()):
         raise StudyError(f"{folder} lies inside the data; choose another --out")
     if folder.resolve().is_relative_to(best.resolve()):

@@ -1,13 +1,16 @@
-"""Files that survive a crash: they are written whole, or not at all."""
+"""Files that survive a crash: they are written whole, or not at all. And their names as text, whatever the locale."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+_ESCAPE: Final = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def write_atomic_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -35,6 +38,22 @@ def move_durably(source: Path, path: Path) -> None:
     _fsync(source)
     source.replace(path)
     fsync_dir(path.parent)
+
+
+def as_text(name: str | os.PathLike[str]) -> str:
+    r"""A file name as text that JSON, CSV and every screen can hold, the same in every locale.
+
+    Names are UTF-8; bytes that are not stand as `\xe9`. A backslash that would read like that stands as `\x5c`, so that
+    no two names become one and `as_path` finds the way back.
+    """
+    raw = _ESCAPE.sub(rb"\\x5cx\1", os.fspath(name).encode("utf-8", "surrogateescape"))
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def as_path(text: str) -> Path:
+    """The path that `as_text` wrote."""
+    raw = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
+    return Path(os.fsdecode(raw))
 
 
 def sha256(path: Path) -> str:

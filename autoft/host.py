@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import pluggy
 
-from autoft import hookspecs, plugins
-from autoft.errors import AutoftError, PluginError, StudyError, unknown_name
+from autoft import faults, hookspecs, plugins
+from autoft.errors import (
+    AutoftError,
+    BackboneUnavailable,
+    Interrupted,
+    PluginError,
+    RunFailed,
+    StudyError,
+    unknown_name,
+)
+from autoft.files import as_text
+from autoft.guard import Blame, GuardedExporter, GuardedFreezeStrategy, GuardedSearcher, GuardedZoo
 from autoft.network import Network
 from autoft.parts import Exporter, FreezeStrategy, Part, Searcher, Zoo
 from autoft.plugins import PluginRef
@@ -27,6 +38,9 @@ BUILTINS = (
     "autoft.builtin.onnx_exporter",
 )
 DISABLE = "AUTOFT_DISABLE_PLUGINS"
+BY_HAND = ("file", "object")  # kinds of plugins that the user named: one that is not there is an error, not a warning
+# What a part may raise on purpose, and what has been blamed already.
+PASSED_ON = (BackboneUnavailable, RunFailed, PluginError, Interrupted)
 
 log = logging.getLogger("autoft")
 
@@ -65,6 +79,7 @@ class _Kind(Generic[P]):
     noun: str
     hook: str
     part: type[P]
+    guard: Callable[[P, Blame, PluginRef], P]
 
 
 @dataclass(frozen=True)
@@ -73,15 +88,24 @@ class _Offer(Generic[P]):
     ref: PluginRef
 
 
-_ZOO = _Kind("zoo", "autoft_zoos", Zoo)  # type: ignore[type-abstract]
-_FREEZE = _Kind("freeze strategy", "autoft_freeze_strategies", FreezeStrategy)  # type: ignore[type-abstract]
-_SEARCHER = _Kind("searcher", "autoft_searchers", Searcher)  # type: ignore[type-abstract]
-_EXPORTER = _Kind("exporter", "autoft_exporters", Exporter)  # type: ignore[type-abstract]
+_ZOO: _Kind[Zoo] = _Kind("zoo", "autoft_zoos", Zoo, GuardedZoo)  # type: ignore[type-abstract]
+_FREEZE: _Kind[FreezeStrategy] = _Kind(
+    "freeze strategy",
+    "autoft_freeze_strategies",
+    FreezeStrategy,  # type: ignore[type-abstract]
+    GuardedFreezeStrategy,
+)
+_SEARCHER: _Kind[Searcher] = _Kind("searcher", "autoft_searchers", Searcher, GuardedSearcher)  # type: ignore[type-abstract]
+_EXPORTER: _Kind[Exporter] = _Kind("exporter", "autoft_exporters", Exporter, GuardedExporter)  # type: ignore[type-abstract]
 _KINDS: tuple[_Kind[Any], ...] = (_ZOO, _FREEZE, _SEARCHER, _EXPORTER)
 
 
 class Host:
-    """The plugins of one run; make one with `discover`, or with `from_refs` in a worker and on resume."""
+    """The plugins of a run; made with `discover`, with `recorded` for a run that goes on, and `from_refs` in workers.
+
+    The parts it gives are guarded: what a plugin raises in one is a `PluginError` that names the plugin, the part, how
+    to switch it off, and the file with the traceback. Such files go to the folder `errors`, without one to the cache.
+    """
 
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager("autoft")
@@ -92,6 +116,7 @@ class Host:
         self._notes: list[str] = []
         self._offers: dict[tuple[str, str], list[_Offer[Any]]] = {}
         self._complained: set[tuple[str, str]] = set()
+        self.errors: Path | None = None
 
     @classmethod
     def discover(cls, selections: Sequence[str] = (), objects: Sequence[object] = ()) -> Host:
@@ -99,13 +124,15 @@ class Host:
 
         A selection is `no:NAME` or the path of a Python file, as `-p` takes them; AUTOFT_DISABLE_PLUGINS=a,b switches
         off too. Raises `StudyError` for a name nobody has or a file that is not there. A plugin that fails to load is
-        no error here: see `warnings`.
+        no error here: see `check` and `warnings`.
         """
         host = cls()
         given = {plugins.object_ref(plugin): plugin for plugin in objects}
         files = [plugins.file_ref(selection) for selection in selections if not selection.startswith("no:")]
         refs = [*map(plugins.builtin_ref, BUILTINS), *plugins.entry_point_refs(), *files, *given]
-        off = host._switched_off(selections, {ref.name for ref in refs})
+        known = {ref.name for ref in refs}
+        off = host._switched_off(selections, known)
+        host._notes += [f"{DISABLE}: {unknown_name('plugin', name, known)}" for name in sorted(off - known)]
         host._disabled = [ref for ref in refs if ref.name in off]
         wanted = [ref for ref in refs if ref.name not in off]
         taken = plugins.duplicates(wanted)
@@ -118,23 +145,38 @@ class Host:
 
     @classmethod
     def from_refs(cls, refs: Iterable[PluginRef], objects: Sequence[object] = ()) -> Host:
-        """Exactly the plugins a run recorded; `objects` are those that only live in this process.
+        """Exactly these plugins, as a worker needs them; `objects` are those that only live in this process.
 
         Raises `PluginError`, naming distribution and version, for one that is missing or fails to load.
         """
         host = cls()
         given = {plugins.object_ref(plugin): plugin for plugin in objects}
         for ref in refs:
-            if not ref.importable and ref not in given:
-                raise PluginError(
-                    f"{ref} lives in the program that made it; give the object again, or move it to a file"
-                )
-            here = plugins.check_version(ref)
+            here = plugins.found(ref) if ref not in given else ref
             if here.version != ref.version:
                 host._notes.append(f"the run used {ref}; here it is {here.version}")
             host._load(here, given)
             if host._failures:
-                raise PluginError(f"the run uses {ref}, which failed to load: {host._failures[0].cause}")
+                cause = host._failures[0].cause
+                raise PluginError(f"the run uses {ref}, which failed to load: {cause}; {plugins.without(ref)}")
+        return host
+
+    @classmethod
+    def recorded(
+        cls, refs: Iterable[PluginRef], selections: Sequence[str] = (), objects: Sequence[object] = ()
+    ) -> Host:
+        """The plugins of a run that goes on, but for `selections`, as `-p` takes them, and AUTOFT_DISABLE_PLUGINS.
+
+        A file or an object takes the place of the recorded plugin of its name, wherever that was, or comes on top.
+        Raises as `discover`, `from_refs` and `check` do.
+        """
+        files = [plugins.file_ref(selection) for selection in selections if not selection.startswith("no:")]
+        wanted = {ref.name: ref for ref in (*refs, *files, *map(plugins.object_ref, objects))}
+        off = cls._switched_off(selections, set(wanted))
+        host = cls.from_refs([ref for ref in wanted.values() if ref.name not in off], objects)
+        host._disabled = [ref for ref in wanted.values() if ref.name in off]
+        host._notes += [f"{ref} is switched off; what the run has of it cannot go on" for ref in host._disabled]
+        host.check()
         return host
 
     @property
@@ -146,6 +188,18 @@ class Host:
     def inline_only(self) -> tuple[str, ...]:
         """Names of plugins that other processes cannot import, such as objects made in `__main__`."""
         return tuple(ref.name for ref in self.refs if not ref.importable)
+
+    def check(self) -> None:
+        """Find out, before anything slow, what would end the run later: nobody may name a plugin that is not there.
+
+        Raises `PluginError` when a file or object that the user gave failed to load, a hook fails, or two parts of one
+        kind have one name.
+        """
+        for failure in self._failures:
+            if failure.ref.kind in BY_HAND:
+                raise PluginError(str(failure))
+        for kind in _KINDS:
+            self._collect(kind)
 
     def warnings(self) -> list[str]:
         """One line for each plugin that is not there although nobody switched it off, or is not the one recorded."""
@@ -189,8 +243,8 @@ class Host:
         """Every backbone of every zoo. Raises `PluginError` when a zoo fails or an address is not `zoo/model`."""
         found: dict[str, Backbone] = {}
         for name, offer in self._collect(_ZOO).items():
-            for backbone in self._blaming(offer.ref, f"zoo {name!r}", functools.partial(_listed, offer.part)):
-                if not isinstance(backbone, Backbone) or not backbone.name.startswith(f"{name}/"):
+            for backbone in offer.part.backbones():
+                if not backbone.name.startswith(f"{name}/"):
                     raise PluginError(f"{offer.ref}: zoo {name!r} lists {backbone!r}; its names must be '{name}/MODEL'")
                 if backbone.name in found:
                     raise PluginError(f"{offer.ref}: zoo {name!r} lists {backbone.name!r} twice")
@@ -199,11 +253,16 @@ class Host:
 
     def build(self, backbone: Backbone) -> Network:
         """The backbone's network. Raises `BackboneUnavailable`, or `PluginError` when its zoo fails."""
-        offer = self._find(_ZOO, backbone.name.partition("/")[0])
-        network = self._blaming(offer.ref, f"building {backbone.name!r}", lambda: offer.part.build(backbone))
-        if not isinstance(network, Network):
-            raise PluginError(f"{offer.ref}: building {backbone.name!r} gave {network!r}, not an autoft.Network")
-        return network
+        return self.zoo(backbone.name.partition("/")[0]).build(backbone)
+
+    @property
+    def zoos_by_hand(self) -> frozenset[str]:
+        """Names of the zoos that come from a file or object the user gave, rather than from an installed plugin."""
+        return frozenset(name for name, offer in self._collect(_ZOO).items() if offer.ref.kind in BY_HAND)
+
+    def describe(self, error: BaseException) -> str:
+        """The error in one line, with the file that holds its traceback; for whatever went wrong in a run."""
+        return faults.record(error, self.errors)
 
     def suspects(self) -> str:
         """What to add to "no ... is called ...": the plugins that could have had it, or nothing."""
@@ -222,33 +281,33 @@ class Host:
 
     def table(self) -> list[PluginStatus]:
         """Every plugin with what it adds; nothing in it raises."""
-        lines = [self._status(ref) for ref in self.refs]
+        taken: dict[tuple[str, str], PluginRef] = {}
+        lines = [self._status(ref, taken) for ref in self.refs]
         lines += [_line(failure.ref, "failed", (), failure) for failure in self._failures]
         return lines + [_line(ref, "disabled", (), None) for ref in self._disabled]
 
     # ------------------------------------------------------------ inside
 
-    def _switched_off(self, selections: Sequence[str], known: set[str]) -> set[str]:
-        named = [selection.removeprefix("no:") for selection in selections if selection.startswith("no:")]
+    @staticmethod
+    def _switched_off(selections: Sequence[str], known: set[str]) -> set[str]:
+        named = [as_text(selection.removeprefix("no:")) for selection in selections if selection.startswith("no:")]
         for name in named:
             if name not in known:
                 raise StudyError(f"-p no:{name}: {unknown_name('plugin', name, known)}")
-        inherited = [name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()]
-        self._notes += [f"{DISABLE}: {unknown_name('plugin', name, known)}" for name in inherited if name not in known]
-        return {*named, *inherited}
+        return {*named, *filter(None, map(str.strip, os.environ.get(DISABLE, "").split(",")))}
 
     def _load(self, ref: PluginRef, given: Mapping[PluginRef, object]) -> None:
         try:
             plugin = given[ref] if ref in given else plugins.load(ref)
         except (Exception, SystemExit) as error:
-            self._failures.append(Failure(ref, _cause(error), "".join(traceback.format_exception(error))))
+            self._failures.append(Failure(ref, self.describe(error), "".join(traceback.format_exception(error))))
             return
         try:
             self._manager.register(plugin, name=ref.name)
             self._manager.check_pending()
             cause = None if self._manager.get_hookcallers(plugin) else "no function in it is marked @autoft.hookimpl"
         except (pluggy.PluginValidationError, ValueError) as error:
-            cause = _cause(error)
+            cause = faults.cause(error)
         if cause is None:
             self._loaded[ref.name] = ref
             return
@@ -268,8 +327,7 @@ class Host:
             for offer in self._offered(kind, impl):
                 name = offer.part.name
                 if name in found:
-                    both = f"{found[name].ref} and {offer.ref}"
-                    raise PluginError(f"two parts: {both} both offer a {kind.noun} {name!r}; {_off(offer.ref)}")
+                    raise PluginError(_clash(kind, name, found[name].ref, offer.ref))
                 found[name] = offer
         return found
 
@@ -278,12 +336,13 @@ class Host:
         key = (kind.hook, impl.plugin_name)
         if key not in self._offers:
             ref = self._loaded[impl.plugin_name]
-            parts = self._blaming(ref, kind.hook, lambda: _as_parts(impl.function()))
+            with self._blaming(ref, kind.hook):
+                parts = _as_parts(impl.function())
             for part in parts:
                 if not isinstance(part, kind.part) or not _is_name(getattr(part, "name", None)):
                     what = f"a list of {kind.part.__name__}, each with a `name` of one word"
-                    raise PluginError(f"{ref}: {kind.hook} must return {what}; got {part!r}; {_off(ref)}")
-            self._offers[key] = [_Offer(part, ref) for part in parts]
+                    raise PluginError(f"{ref}: {kind.hook} must return {what}; got {part!r}; {plugins.switch_off(ref)}")
+            self._offers[key] = [_Offer(self._guarded(kind, part, ref), ref) for part in parts]
         return self._offers[key]
 
     def _parts(self, kind: _Kind[P]) -> dict[str, P]:
@@ -295,14 +354,24 @@ class Host:
             raise StudyError(f"{unknown_name(kind.noun, name, offers)}{self.suspects()}")
         return offers[name]
 
-    def _blaming(self, ref: PluginRef, doing: str, call: Callable[[], Any]) -> Any:
-        """The call's result; an exception of a plugin's own becomes a `PluginError` that names it."""
+    def _guarded(self, kind: _Kind[P], part: P, ref: PluginRef) -> P:
+        of = f"{kind.noun} {part.name!r}"
+
+        def blame(doing: str) -> AbstractContextManager[None]:
+            return self._blaming(ref, f"{doing} of {of}")
+
+        with blame("the attributes"):
+            return kind.guard(part, blame, ref)
+
+    @contextmanager
+    def _blaming(self, ref: PluginRef, doing: str) -> Iterator[None]:
+        """What is raised in the block becomes a `PluginError` that names the plugin and what it was doing."""
         try:
-            return call()
-        except AutoftError:
+            yield
+        except PASSED_ON:
             raise
-        except Exception as error:
-            raise PluginError(f"{ref} failed in {doing}: {_cause(error)}; {_off(ref)}") from error
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {plugins.switch_off(ref)}") from error
 
     def _tell(self, hook: str, facts: Mapping[str, object]) -> None:
         for impl in self._impls(hook):
@@ -312,17 +381,25 @@ class Host:
                 if (hook, impl.plugin_name) not in self._complained:
                     self._complained.add((hook, impl.plugin_name))
                     ref = self._loaded[impl.plugin_name]
-                    log.warning("%s failed in %s: %s; the run goes on", ref, hook, _cause(error))
+                    log.warning("%s failed in %s: %s; the run goes on", ref, hook, self.describe(error))
 
-    def _status(self, ref: PluginRef) -> PluginStatus:
+    def _status(self, ref: PluginRef, taken: dict[tuple[str, str], PluginRef]) -> PluginStatus:
+        """The plugin's line; `taken` holds who offers what so far, and learns what this one adds."""
         adds: list[str] = []
         try:
-            for kind in _KINDS:
-                mine = [impl for impl in self._impls(kind.hook) if impl.plugin_name == ref.name]
-                adds += [f"{kind.noun} {offer.part.name}" for impl in mine for offer in self._offered(kind, impl)]
+            for kind, name in self._names(ref):
+                adds.append(f"{kind.noun} {name}")
+                if (first := taken.setdefault((kind.noun, name), ref)) != ref:
+                    raise PluginError(_clash(kind, name, first, ref))
         except AutoftError as error:
             return _line(ref, "failed", tuple(adds), Failure(ref, str(error)))
         return _line(ref, "ok", tuple(adds), None)
+
+    def _names(self, ref: PluginRef) -> Iterator[tuple[_Kind[Any], str]]:
+        for kind in _KINDS:
+            for impl in self._impls(kind.hook):
+                if impl.plugin_name == ref.name:
+                    yield from ((kind, offer.part.name) for offer in self._offered(kind, impl))
 
 
 def _line(
@@ -332,8 +409,9 @@ def _line(
     return PluginStatus(ref.name, ref.kind, ref.distribution, ref.version, status, adds, cause, trace)
 
 
-def _listed(zoo: Zoo) -> list[Backbone]:
-    return list(zoo.backbones())
+def _clash(kind: _Kind[Any], name: str, first: PluginRef, second: PluginRef) -> str:
+    both = f"{first} and {second} both offer a {kind.noun} {name!r}"
+    return f"two parts: {both}; switch one off with -p no:{first.name} or -p no:{second.name}"
 
 
 def _as_parts(returned: Any) -> list[Any]:
@@ -344,11 +422,3 @@ def _as_parts(returned: Any) -> list[Any]:
 
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and bool(name) and not set(name) & set("/ \t\n,*?[]:")
-
-
-def _off(ref: PluginRef) -> str:
-    return f"switch it off with -p no:{ref.name}"
-
-
-def _cause(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -42,6 +42,10 @@ class Part(ABC):
     name: str
     summary: str = ""
 
+    def __str__(self) -> str:
+        """How messages call the part; one that comes from a `Host` says whose it is."""
+        return repr(self.name)
+
 
 class Zoo(Part):
     """Which backbones there are, and how to build one. A backbone's address is `zoo/model`."""
@@ -109,17 +113,39 @@ class Searcher(Part):
 
 
 class Exporter(Part):
-    """A trained classifier to the core of what is deployed; the rest of the bundle is made around it."""
+    """A trained classifier to a file that can be deployed.
+
+    The exporter "onnx" writes the core that the bundle is made around. Further ones, asked for with `--exporter`, write
+    what they like into a folder of their own in the bundle; what is ONNX of the same interface passes the same gate.
+    """
 
     @abstractmethod
     def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
-        """Write `model.core.onnx` into `folder` and yield what was written; `yield` makes it a generator.
+        """Write a file into `folder`, the core `model.core.onnx`, and yield what it is; `yield` makes it a generator.
 
         `classifier` is in eval mode on the CPU and maps `(batch, 3, size, size)` float32 to logits `(batch, classes)`;
-        so does the file, from `images` to `logits`, in plain ONNX opset 18, IR 8, with the handoff's `autoft.labels`
-        and `autoft.preprocess` in its metadata. When the file is refused because it differs from torch, the next one
-        is asked for, written in another way to the same path. Raises `RunFailed` when no way of exporting works.
+        so does the file, from `images` to `logits`, in plain ONNX opset 18, IR 8, with `autoft.schema` 1 and the
+        handoff's `autoft.labels` and `autoft.preprocess` in its metadata, as JSON. When the file is refused because it
+        differs from torch, the next one is asked for, written in another way to the same path. Raises `RunFailed` when
+        no way of exporting works.
         """
+
+    def prepare(self, classifier: nn.Module, image_size: int, folder: Path) -> None:
+        """Leave in `folder`, which is empty, what makes `export_prepared` quick; by default nothing.
+
+        Called during the search, in a process of its own, with a classifier of the backbone whose weights are not yet
+        those to export. Whatever it raises means that nothing is prepared.
+        """
+
+    def export_prepared(
+        self, classifier: nn.Module, handoff: Handoff, prepared: Path, folder: Path
+    ) -> Iterator[Artifact]:
+        """Like `export`, from what `prepare` left in the folder `prepared` for this backbone, size and class count.
+
+        By default nothing, as when `prepared` is of no use or not there; what it yields passes the same gate, and
+        `export` comes after it.
+        """
+        return iter(())
 
 
 class Reader(Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import autoft
 from autoft.errors import PluginError, StudyError
+from autoft.files import as_path, as_text, sha256
 
 GROUP = "autoft"
 
@@ -60,7 +62,7 @@ def file_ref(path: str) -> PluginRef:
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         raise StudyError(f"-p {path}: there is no such file; give the path of a Python file, or no:NAME")
-    return PluginRef(file.stem, "file", str(file))
+    return PluginRef(as_text(Path(file.stem)), "file", as_text(file))
 
 
 def object_ref(plugin: Any) -> PluginRef:
@@ -78,19 +80,36 @@ def object_ref(plugin: Any) -> PluginRef:
 def load(ref: PluginRef) -> object:
     """The plugin behind `ref`: a module or an object. Raises whatever its import raises."""
     if ref.kind == "file":
-        return _load_file(Path(ref.location))
+        return _load_file(as_path(ref.location))
     return metadata.EntryPoint(ref.name, ref.location, GROUP).load()
 
 
-def check_version(ref: PluginRef) -> PluginRef:
-    """The reference with the version found here. Raises `PluginError` when the distribution is not installed."""
+def found(ref: PluginRef) -> PluginRef:
+    """A recorded plugin as it is here, with the version found. Raises `PluginError` when it is not here."""
+    if not ref.importable:
+        raise PluginError(
+            f"{ref} lives in the program that made it; give the object again, move it to a file, or {without(ref)}"
+        )
+    if ref.kind == "file" and not as_path(ref.location).is_file():
+        again = f"say where it is with -p FOLDER/{Path(ref.location).name}, or {without(ref)}"
+        raise PluginError(f"the run uses {ref}, which is not there any more; {again}")
     if ref.kind != "entry_point" or ref.distribution is None:
         return ref
     try:
         return replace(ref, version=metadata.version(ref.distribution))
     except metadata.PackageNotFoundError:
-        wanted = f"{ref.distribution}=={ref.version}"
-        raise PluginError(f"the run uses {ref}, which is not installed here; pip install {wanted!r}") from None
+        wanted = f"pip install '{ref.distribution}=={ref.version}', or {without(ref)}"
+        raise PluginError(f"the run uses {ref}, which is not installed here; {wanted}") from None
+
+
+def switch_off(ref: PluginRef) -> str:
+    """What to do about a plugin that is at fault."""
+    return f"switch it off with -p no:{ref.name}"
+
+
+def without(ref: PluginRef) -> str:
+    """What to do when a plugin of a run is no longer wanted."""
+    return f"go on without it: -p no:{ref.name}"
 
 
 def duplicates(refs: Iterable[PluginRef]) -> dict[PluginRef, PluginRef]:
@@ -99,9 +118,25 @@ def duplicates(refs: Iterable[PluginRef]) -> dict[PluginRef, PluginRef]:
     return {ref: first[ref.name] for ref in refs if first.setdefault(ref.name, ref) is not ref}
 
 
+def plugin_versions(refs: Iterable[PluginRef]) -> dict[str, str]:
+    """What was loaded besides autoft's own, for a stranger: distribution and version, or a file's name and SHA-256."""
+    return {f"plugin {ref.name}": _version(ref) for ref in refs if ref.kind != "builtin"}
+
+
+def _version(ref: PluginRef) -> str:
+    match ref.kind:
+        case "file":
+            path = as_path(ref.location)
+            return f"{as_text(path.name)}, SHA-256 {sha256(path)}"
+        case "object":
+            return "an object of the program that searched"
+        case _:
+            return f"{ref.distribution} {ref.version}"
+
+
 def _load_file(path: Path) -> object:
-    digest = f"{zlib.crc32(str(path).encode()):08x}"  # two files of one name are two modules
-    name = f"autoft_plugin_{path.stem}_{digest}"
+    digest = f"{zlib.crc32(os.fsencode(path)):08x}"  # two files of one name are two modules
+    name = f"autoft_plugin_{path.stem.encode('ascii', 'replace').decode()}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError("this is not a Python file (its name must end in .py)")

@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +16,10 @@ from autoft.data.decode import Pixels, decode, readable_extensions
 from autoft.data.folder import natural_key
 from autoft.data.parallel import ordered_map
 from autoft.errors import DataError, RunFolderError, UnreadableImage, UserError
-from autoft.files import sha256
+from autoft.files import as_text, sha256
 from autoft.onnx_runtime import PixelModel
 from autoft.summary import Summary
+from autoft.types import ValueRange
 
 _DECODERS: Final = 4
 
@@ -111,7 +113,7 @@ def predictions(model: PixelModel, inputs: Sequence[str]) -> Iterator[Prediction
     """One prediction an image, as `predict` gives them. Raises `DataError` at the end when none could be read."""
     first: _Read | None = None
     readable = 0
-    for read in ordered_map(_read, image_files(inputs), _DECODERS):
+    for read in ordered_map(partial(_read, model.preprocess.value_range), image_files(inputs), _DECODERS):
         first = first or read
         readable += read.pixels is not None
         yield _prediction(model, read)
@@ -129,11 +131,11 @@ def _prediction(model: PixelModel, read: _Read) -> Prediction:
     return Prediction(read.image, label, probabilities[label], probabilities)
 
 
-def _read(path: Path) -> _Read:
+def _read(value_range: ValueRange | None, path: Path) -> _Read:
     try:
-        return _Read(str(path), decode(path))
+        return _Read(as_text(path), decode(path, value_range))
     except UnreadableImage as error:
-        return _Read(str(path), error=str(error))
+        return _Read(as_text(path), error=str(error))
 
 
 def image_files(inputs: Sequence[str]) -> Iterator[Path]:

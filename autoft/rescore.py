@@ -15,6 +15,7 @@ from autoft.codec import decode
 from autoft.data.parallel import ordered_map
 from autoft.data.scan import content_hash
 from autoft.errors import DataError, UserError
+from autoft.files import as_path, as_text
 from autoft.onnx_runtime import PixelModel
 from autoft.predict import image_files, predictions
 from autoft.statistics import scores
@@ -76,7 +77,7 @@ def labelled_images(model: PixelModel, folder: Path, known: KnownImages) -> Labe
 
     Classes may be missing. Raises `DataError` for a folder that is no label, or when there are no images.
     """
-    paths = list(image_files([str(folder / label) for label in _labels(model, folder)]))
+    paths = list(image_files([str(folder / as_path(label)) for label in _labels(model, folder)]))
     if not paths:
         raise DataError(f"no images in {folder}; there must be some in its class folders")
     splits: dict[SplitName, list[Path]] = {"train": [], "val": [], "test": []}
@@ -97,7 +98,7 @@ def rescore(model: PixelModel, labelled: Labelled, chosen: Sequence[Path]) -> Re
     unreadable: list[str] = []
     for one in predictions(model, list(map(str, chosen))):
         if one.error is None:
-            truth.append(index[Path(one.image).relative_to(labelled.folder).parts[0]])
+            truth.append(index[as_text(as_path(one.image).relative_to(labelled.folder).parts[0])])
             rows.append(np.array(list(one.probabilities.values()), np.float32))
         else:
             unreadable.append(f"{one.image}: {one.error}")
@@ -123,7 +124,7 @@ def _labels(model: PixelModel, folder: Path) -> list[str]:
     """Names of the class folders. Raises `DataError` when there are none, or others."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give one that holds one folder of images for each class")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = sorted(as_text(path.name) for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     unknown = [name for name in names if name not in model.labels]
     if unknown or not names:
         what = f"{unknown[0]!r} in {folder} is no label of the model" if names else f"{folder} holds no class folders"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from autoft.codec import decode, encode
 from autoft.data.dataset import Dataset, read_dataset, verify_unchanged
 from autoft.data.scan import fingerprint
 from autoft.errors import DataError, RunFolderError
-from autoft.files import write_atomic
+from autoft.files import as_path, as_text, write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger
 from autoft.store import CheckpointStore, Journal, RunFolder
@@ -42,7 +43,7 @@ class Run:
 
     def with_images(self, data: Path) -> Run:
         """The run with its images in `data` instead; nothing is read or written yet."""
-        root = str(data.resolve())
+        root = as_text(data.resolve())
         record = self.record
         return replace(
             self, record=replace(record, data=replace(record.data, root=root), study=replace(record.study, data=root))
@@ -50,7 +51,7 @@ class Run:
 
     def images(self) -> Path:
         """The folder with the run's images. Raises `DataError` when it is not there."""
-        root = Path(self.record.data.root)
+        root = as_path(self.record.data.root)
         if not root.is_dir():
             raise DataError(f"there is no folder {root} with the run's images; if they have moved, add --data DIR")
         return root
@@ -64,9 +65,11 @@ class Run:
         """The trials' checkpoints."""
         return CheckpointStore(self.folder.checkpoints)
 
-    def host(self) -> Host:
-        """The plugins the study recorded."""
-        return Host.from_refs(self.record.plugins)
+    def host(self, selections: Sequence[str] = (), objects: Sequence[object] = ()) -> Host:
+        """The plugins the study recorded, but for `selections` and `objects`; see `Host.recorded`."""
+        host = Host.recorded(self.record.plugins, selections, objects)
+        host.errors = self.folder.errors
+        return host
 
     def dataset(self) -> Dataset:
         """The images, as split when the run began, less validation images that nobody has time to score."""

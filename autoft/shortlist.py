@@ -61,22 +61,21 @@ class Workload:
 def shortlist(study: Study, host: Host, machine: Machine, workload: Workload, screen: Screen) -> tuple[Backbone, ...]:
     """The backbones to search, most promising first.
 
-    Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time. What cannot be had is
-    skipped with a line. Raises `StudyError` when nothing is left.
+    Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time, and before them those of
+    zoos that the user gave as a file or an object, prior or not. What the user named and does not get is skipped with a
+    line. Raises `StudyError` when nothing is left.
     """
     known = host.backbones()
-    asked = (
-        _named(study, host, known)
-        if study.backbones
-        else [backbone for backbone in known if backbone.prior is not None]
-    )
-    allowed = _licensed(study, asked, screen)
+    given = [backbone for backbone in known if backbone.name.partition("/")[0] in host.zoos_by_hand]
+    asked = _named(study, host, known) if study.backbones else _recommended(known, given)
+    missed = asked if study.backbones else given  # whose absence has to be explained
+    allowed = _licensed(study, asked, missed, screen)
     here = [backbone for backbone in allowed if backbone.weights == "local"]
     elsewhere = [backbone for backbone in allowed if backbone.weights != "local"]
-    if study.backbones:
-        _report_offline(study, elsewhere, screen)
+    _report_offline(study, _among(elsewhere, missed), screen)
     wanted = here if study.offline else here + elsewhere
-    chosen = wanted if study.backbones else _affordable(study, wanted, machine, workload)
+    chosen = wanted if study.backbones else _affordable(study, wanted, given, machine, workload)
+    _report_choice(study, chosen, _among(wanted, missed), screen)
     available = _fetched(study, host, chosen, screen)
     if not available:
         raise StudyError(_nothing_left(study, asked))
@@ -127,10 +126,14 @@ def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:
     return list(chosen.values())
 
 
-def _licensed(study: Study, backbones: list[Backbone], screen: Screen) -> list[Backbone]:
+def _recommended(known: list[Backbone], given: list[Backbone]) -> list[Backbone]:
+    return given + [backbone for backbone in known if backbone.prior is not None and backbone not in given]
+
+
+def _licensed(study: Study, backbones: list[Backbone], missed: list[Backbone], screen: Screen) -> list[Backbone]:
     kept = [backbone for backbone in backbones if licence_allowed(backbone.license, study.licenses)]
-    refused = [backbone for backbone in backbones if not licence_allowed(backbone.license, study.licenses)]
-    if refused and study.backbones:
+    refused = [backbone for backbone in missed if not licence_allowed(backbone.license, study.licenses)]
+    if refused:
         named = ", ".join(f"{backbone.name} ({backbone.license})" for backbone in refused[:3])
         screen.note(
             f"skipped for their licence: {named}; allow it with "
@@ -141,16 +144,47 @@ def _licensed(study: Study, backbones: list[Backbone], screen: Screen) -> list[B
 
 def _report_offline(study: Study, elsewhere: list[Backbone], screen: Screen) -> None:
     if study.offline and elsewhere:
-        names = ", ".join(backbone.name for backbone in elsewhere[:3])
-        more = f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else ""
-        screen.note(f"skipped, weights not on this machine: {names}{more}; drop --offline to download them")
+        screen.note(f"skipped, weights not on this machine: {_some(elsewhere)}; drop --offline to download them")
 
 
-def _affordable(study: Study, backbones: list[Backbone], machine: Machine, workload: Workload) -> list[Backbone]:
-    """The best by prior whose probes together fit into their share of the time; the cheapest one always does."""
+def _report_choice(study: Study, chosen: list[Backbone], expected: list[Backbone], screen: Screen) -> None:
+    """Say what of the backbones the user named is not searched, or not as might be thought."""
+    if unsung := [backbone for backbone in chosen if backbone.prior is None] if not study.backbones else []:
+        screen.note(f"searched without a prior, as you named their plugin: {_some(unsung)}")
+    taken = {backbone.name for backbone in chosen}
+    if left := [backbone for backbone in expected if backbone.name not in taken]:
+        limits = f"the time, or the {MOST_BACKBONES} backbones of a search"
+        screen.note(f"not searched: {_some(left)}; more than {limits}; --backbones takes any you name")
+    for backbone in chosen:
+        if backbone.input.fixed_size and study.image_size not in (0, backbone.input.size):
+            only = f"{backbone.name} takes {backbone.input.size} px only"
+            screen.note(f"{only}; --image-size {study.image_size} is not used for it")
+
+
+def _among(backbones: list[Backbone], others: list[Backbone]) -> list[Backbone]:
+    names = {backbone.name for backbone in others}
+    return [backbone for backbone in backbones if backbone.name in names]
+
+
+def _some(backbones: list[Backbone]) -> str:
+    more = f" and {len(backbones) - 3} more" if len(backbones) > 3 else ""
+    return f"{', '.join(backbone.name for backbone in backbones[:3])}{more}"
+
+
+def _affordable(
+    study: Study, backbones: list[Backbone], given: list[Backbone], machine: Machine, workload: Workload
+) -> list[Backbone]:
+    """The best whose probes together fit into their share of the time; the cheapest one always does.
+
+    Best are those that the user gave, then those whose weights are here, then those of a high prior.
+    """
+
+    def rank(backbone: Backbone) -> tuple[bool, bool, float]:
+        return (backbone not in given, backbone.weights != "local", -(backbone.prior or 0.0))
+
     budget = study.time * PROBE_SHARE * WORK_PER_SECOND[machine.device] * machine.workers
     chosen: list[Backbone] = []
-    for backbone in sorted(backbones, key=lambda backbone: (backbone.weights != "local", -(backbone.prior or 0.0))):
+    for backbone in sorted(backbones, key=rank):
         size = choose_size(study, backbone.input, workload.side)
         work = forward_work(_cost(backbone, size)) * workload.images
         if work <= budget and len(chosen) < MOST_BACKBONES:

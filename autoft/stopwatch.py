@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Stopwatch:
@@ -22,6 +25,16 @@ class Stopwatch:
             yield
         finally:
             self._phases[name] = self._phases.get(name, 0.0) + time.monotonic() - entered
+
+    def each(self, name: str, values: Iterator[T]) -> Iterator[T]:
+        """The values, with the time that each takes to come counted towards `name`."""
+        while True:
+            with self.phase(name):
+                try:
+                    value = next(values)
+                except StopIteration:
+                    return
+            yield value
 
     def seconds(self) -> dict[str, float]:
         """Seconds by phase so far, and "total" since the beginning."""

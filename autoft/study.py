@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from autoft.errors import StudyError, unknown_name
+from autoft.files import as_text
 from autoft.plugins import PluginRef
 from autoft.task import METRICS
-from autoft.types import Backbone, Candidate, DatasetInfo, View
+from autoft.types import Backbone, Candidate, DatasetInfo, Interpolation, View
 
 PERMISSIVE = (
     "apache-2.0",
@@ -26,6 +27,8 @@ PERMISSIVE = (
 SEEDS = 2**63
 """As many as torch and numpy tell apart, and as every reader of JSON can be expected to keep."""
 SCHEMA = "autoft.study/1"
+CORE_EXPORTER = "onnx"
+"""The exporter of what every bundle is made of."""
 
 VIEWS = ("auto", *get_args(View))
 
@@ -41,6 +44,7 @@ class Study:
     `image_size` 0 and `view` "auto" mean: chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`:
     SPDX identifiers of weights that may be used, "permissive" for the usual ones, "any" for all. `gpus_per_trial` below
     1 shares a GPU.
+    `exporter`: whose files the bundle holds; the core of the "onnx" one is always there, the others' stand beside it.
     `fail_under`: the test score below which the run ends with exit code 3, `fail_above`: the test loss above which it
     does. `keep`: checkpoints that stay.
     `batched`: model.onnx takes `[batch, height, width, 3]`. `full_parity`: the gate compares more images, and without
@@ -57,6 +61,7 @@ class Study:
     backbones: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     searcher: str = "halving"
+    exporter: tuple[str, ...] = (CORE_EXPORTER,)
     metric: str = "accuracy"
     image_size: int = 0
     view: str = "auto"
@@ -147,13 +152,24 @@ class StudyRecord:
     validation: int | None = None
     schema: str = SCHEMA
 
+    @property
+    def squares(self) -> frozenset[tuple[int, Interpolation, View]]:
+        """What this run makes of its images: size in pixels, interpolation and view, as `Dataset.hold` takes them."""
+        interpolation = {backbone.name: backbone.input.interpolation for backbone in self.backbones}
+        return frozenset((one.image_size, interpolation[one.backbone], self.view) for one in self.candidates)
+
 
 @dataclass(frozen=True)
 class Change:
-    """What a resumed run gets anew: `time` maps its budget in seconds to another, `data` is where its images lie."""
+    """What a resumed run gets anew: `time` maps its budget in seconds to another, `data` is where its images lie.
+
+    `plugins`, as `-p` takes them, and `objects` change those it recorded for this time, as `Host.recorded` says.
+    """
 
     time: Callable[[float], float] | None = None
     data: Path | None = None
+    plugins: tuple[str, ...] = ()
+    objects: tuple[object, ...] = ()
 
 
 def parse_duration(text: str | float) -> float:
@@ -193,8 +209,9 @@ def _plain(name: str, value: Any) -> Any:
         return parse_duration(value)
     if name == "image_size" and value == "auto":
         return 0
-    if name in ("backbones", "freeze", "licenses", "plugins"):
+    if name in ("backbones", "freeze", "exporter", "licenses", "plugins"):
         value = value.split(",") if isinstance(value, str) else value
         parts = tuple(part.strip() for part in value if part.strip())
         return tuple(part.lower() for part in parts) if name == "licenses" else parts
-    return str(value) if isinstance(value, Path) else value
+    is_place = isinstance(value, Path) or (name in ("data", "out") and isinstance(value, str))
+    return as_text(value) if is_place else value

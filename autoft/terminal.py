@@ -159,8 +159,8 @@ def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Itera
         begins = "goes on" if number else f"started: {trial.backbone}, {trial.freeze}, {trial.image_size} px,"
         yield f"trial {trial.id} {begins} to {_passes(piece.until)}"
     for report in now.reports[reports:]:
-        cause = f": {report.error}" if report.error else ""
-        yield f"trial {trial.id} {report.event}, {_result(now, report, metric)}, {report.seconds:.1f} s{cause}"
+        rest = (f", {report.note}" if report.note else "") + (f": {report.error}" if report.error else "")
+        yield f"trial {trial.id} {report.event}, {_result(now, report, metric)}, {report.seconds:.1f} s{rest}"
 
 
 def _result(record: TrialRecord, report: Report, metric: Metric) -> str:

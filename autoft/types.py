@@ -15,6 +15,8 @@ from autoft.space import Params, Scalar, Space
 SplitName = Literal["train", "val", "test"]
 Interpolation = Literal["bicubic", "bilinear"]
 View = Literal["crop", "squash", "pad"]
+ValueRange = tuple[float, float]
+"""The values of float and 32-bit integer images that become 0 and 255."""
 WeightsPlace = Literal["local", "download"]
 Fit = Literal["closed_form", "gradient"]
 
@@ -42,7 +44,7 @@ class Backbone:
     `name` is its address, `zoo/model`. `parameters` counts scalars. `license` is the weights' licence as
     an SPDX identifier in lower case ("unknown" when nobody says). `weights` says whether they lie on this
     machine. `source` is where they come from. `prior` is the expected quality before any measurement,
-    ImageNet-1k top-1 in [0, 1]; a backbone without one is searched only when asked for by name.
+    ImageNet-1k top-1 in [0, 1]; a backbone without one is searched only when the user names it, or its plugin with -p.
     """
 
     name: str
@@ -294,7 +296,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class DataProblem:
-    """One file that is not used, and why."""
+    """One file with which something is wrong, and what: in most places, why it is not used."""
 
     path: str
     reason: str
@@ -325,7 +327,9 @@ class Sample:
 class DatasetInfo:
     """What is known of a data set: class names, images per split, fingerprint, median short side in pixels.
 
-    `aspect` is the median of long side / short side, at least 1.
+    `aspect` is the median of long side / short side, at least 1. `problems` are the files that are not used.
+    `value_range` is the one scale for its float and 32-bit integer images, None where there are none. `contradictions`
+    are images that stand in several classes, and are used as all of them.
     """
 
     root: str
@@ -335,6 +339,8 @@ class DatasetInfo:
     short_side: int
     aspect: float
     problems: tuple[DataProblem, ...] = ()
+    value_range: ValueRange | None = None
+    contradictions: tuple[DataProblem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -352,6 +358,9 @@ class Preprocess:
 
     `pad_colour` is ImageNet's mean in whole numbers, so that it is near zero in the network's input. As it is one
     colour for all backbones, they share their pixels.
+
+    Before all that, float and 32-bit integer images become 8-bit ones: `value_range` (low, high) of the training data
+    becomes 0 to 255, rounded, and what lies outside is clipped. None: there were no such images.
     """
 
     size: int
@@ -363,6 +372,7 @@ class Preprocess:
     channels: Literal["RGB"] = "RGB"
     alpha: Literal["over_white"] = "over_white"
     orientation: Literal["exif"] = "exif"
+    value_range: ValueRange | None = None
 
 
 # ---------------------------------------------------------------- results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from autoft.types import View
@@ -23,14 +24,13 @@ def choose_view(asked: str, aspect: float) -> View:
     with a probe of EfficientNet-Lite0, accuracy on 240 images, crop / squash / pad: .25 / .95 / .89 on strips of 4:1,
     .25 / .93 / .90 on 2:1, when their ends tell four classes apart.
     """
-    if asked == "crop" or asked == "squash" or asked == "pad":
-        return asked
-    return "squash" if aspect > ELONGATED else "crop"
+    fitting: View = "squash" if aspect > ELONGATED else "crop"
+    return next((view for view in _STRETCH if view == asked), fitting)
 
 
 def side_seen(view: View, short_side: int, aspect: float) -> int:
     """Side in pixels of the square that has the resolution of a median image, as the view shows it."""
-    return round(short_side * aspect ** _STRETCH[view])
+    return round(short_side * math.pow(aspect, _STRETCH[view]))
 
 
 def what_a_crop_hides(asked: str, view: View, aspect: float) -> str | None:

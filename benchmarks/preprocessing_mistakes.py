@@ -264,7 +264,7 @@ class Runtimes:
     @classmethod
     def of(cls, run: RunFiles, threads: int) -> Runtimes:
         """Those of a finished run."""
-        worker = Worker.open(run.path, threads)
+        worker = Worker.open(run.path, threads, "cpu", run.record.plugins)
         classifier = worker.scored(run.ledger.trials[run.summary.best.trial])
         bundle = run.model.parent
         return cls(

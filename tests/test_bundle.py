@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from parts.exported import SIZE, Tiny, handoff, torch_logits
 
 from autoft import Artifact, Backbone, Candidate, DataError, GateFailed, InputSpec, Report, Space
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.build import Bundle, write_bundle
 from autoft.bundle.order import Order
-from autoft.bundle.parity import FULL, QUICK
+from autoft.bundle.parity import FULL, LEAST_IMAGES, QUICK
 from autoft.bundle.raw_pixels import Layout
 from autoft.bundle.standalone.verify import verify
 from autoft.bundle.values import Latency, Manifest, MetricsReport, ParityReport, Vectors
@@ -25,6 +26,7 @@ from autoft.data.dataset import Dataset, open_dataset
 from autoft.data.scan import scan
 from autoft.ledger import TrialRecord
 from autoft.onnx_runtime import PixelModel
+from autoft.stopwatch import Stopwatch
 from autoft.study import Study, StudyRecord
 from autoft.types import Preprocess, SplitName, View
 
@@ -64,7 +66,7 @@ def exports(order: Order, folder: Path) -> Iterator[Artifact]:
 
 
 def written(order: Order, folder: Path) -> Bundle:
-    return write_bundle(order, exports(order, folder), folder)
+    return write_bundle(order, exports(order, folder), folder, Stopwatch(0))
 
 
 def spoilt(order: Order, folder: Path) -> Iterator[Artifact]:
@@ -136,7 +138,7 @@ def test_validation_figures_leave_the_test_split_shut(
 
 def test_the_next_way_is_taken_when_one_is_refused_and_it_is_recorded(order: Order, tmp_path: Path) -> None:
     folder = tmp_path / "b"
-    bundle = write_bundle(order, spoilt(order, folder), folder)
+    bundle = write_bundle(order, spoilt(order, folder), folder, Stopwatch(0))
     assert bundle.parity.exporter == "way 1"
     (refused,) = bundle.parity.refused
     assert refused.startswith("way 0: model.core.onnx is refused: on ")
@@ -147,7 +149,7 @@ def test_no_bundle_when_no_way_agrees(order: Order, tmp_path: Path) -> None:
     folder = tmp_path / "b"
     one = (artifact for artifact, _ in zip(spoilt(order, folder), range(1), strict=False))
     with pytest.raises(GateFailed, match=r"way 0: .*worst: .*\.png") as caught:
-        write_bundle(order, one, folder)
+        write_bundle(order, one, folder, Stopwatch(0))
     assert caught.value.exit_code == 3
     assert not (folder / "manifest.json").exists()
 
@@ -155,13 +157,13 @@ def test_no_bundle_when_no_way_agrees(order: Order, tmp_path: Path) -> None:
 def test_ways_that_fail_are_recorded_with_those_that_are_refused(order: Order, tmp_path: Path) -> None:
     good = exports(order, tmp_path / "b")
     failed = (dataclasses.replace(artifact, failed=("dynamo: no such operator",)) for artifact in good)
-    assert write_bundle(order, failed, tmp_path / "b").parity.refused == ("dynamo: no such operator",)
+    assert write_bundle(order, failed, tmp_path / "b", Stopwatch(0)).parity.refused == ("dynamo: no such operator",)
 
 
 def test_a_way_that_failed_is_recorded_once_however_many_come_after_it(order: Order, tmp_path: Path) -> None:
     ways = spoilt(order, tmp_path / "b")
     failed = (dataclasses.replace(artifact, failed=("dynamo: no such operator",)) for artifact in ways)
-    first, second = write_bundle(order, failed, tmp_path / "b").parity.refused
+    first, second = write_bundle(order, failed, tmp_path / "b", Stopwatch(0)).parity.refused
     assert first == "dynamo: no such operator"
     assert second.startswith("way 0: ")
 
@@ -177,7 +179,7 @@ def test_what_is_no_core_is_refused_and_named_without_its_place(order: Order, tm
         yield dataclasses.replace(artifact, exporter="none")
 
     with pytest.raises(GateFailed, match=r"newer: .*IR.*none: model\.core\.onnx is no ONNX file") as caught:
-        write_bundle(order, nonsense(), tmp_path / "b")
+        write_bundle(order, nonsense(), tmp_path / "b", Stopwatch(0))
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -243,3 +245,63 @@ def test_what_goes_with_a_model_names_no_place_on_this_machine(dataset: Dataset)
     assert made.backbone.source == "net.pth"
     assert (made.preprocess.size, made.preprocess.view) == (SIZE, "pad")
     assert (made.validation_score, made.labels) == (0.75, dataset.info.classes)
+
+
+# ---------------------------------------------------------------- what was scored
+
+
+def scored_by(model: Tiny, order: Order) -> np.ndarray:
+    return torch_logits(model, order.inputs(order.dataset.rows("val")))
+
+
+def test_what_was_scored_is_not_computed_again(order: Order, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def reference(images: np.ndarray) -> np.ndarray:
+        asked.append(len(images))
+        return torch_logits(Tiny(3).eval(), images)
+
+    known = dataclasses.replace(order, scored=scored_by(Tiny(3).eval(), order), reference=reference)
+    bundle = written(known, tmp_path / "known")
+    assert sum(asked) < 5 + 14 + 1  # one to warm up, four to see that it is the same, and the test vectors
+    assert bundle.validation.metrics == pytest.approx(written(order, tmp_path / "unknown").validation.metrics)
+
+
+def test_a_frozen_tensor_that_changed_after_scoring_is_refused(order: Order, tmp_path: Path) -> None:
+    then = Tiny(3).eval()
+    with torch.no_grad():
+        then.head.weight.mul_(0.9)  # the exported one has the weights that came instead
+    with pytest.raises(GateFailed, match=r"not those that were scored: on 4 validation .* differ by up to [\d.]+, "):
+        written(dataclasses.replace(order, scored=scored_by(then, order)), tmp_path / "b")
+
+
+def test_a_file_that_is_not_what_was_scored_is_refused(order: Order, tmp_path: Path) -> None:
+    """torch agrees with what was scored, the file does not."""
+    folder = tmp_path / "b"
+    known = dataclasses.replace(order, scored=scored_by(Tiny(3).eval(), order))
+    one = (artifact for artifact, _ in zip(spoilt(order, folder), range(1), strict=False))
+    with pytest.raises(GateFailed, match=r"way 0: model\.core\.onnx is refused"):
+        write_bundle(known, one, folder, Stopwatch(0))
+
+
+def test_after_a_search_on_a_gpu_torch_is_asked_again(order: Order, tmp_path: Path) -> None:
+    exact = scored_by(Tiny(3).eval(), order)
+    rough = (exact * (1 + 3e-3 * np.random.default_rng(0).normal(size=exact.shape))).astype(np.float32)
+    kept = dataclasses.replace(order, scored=rough)
+    np.testing.assert_array_equal(kept.compared.logits, order.compared.logits)
+    assert written(kept, tmp_path / "b").parity.core[0].max_delta < 1e-4
+
+
+def test_a_slow_network_is_compared_on_fewer_images(order: Order) -> None:
+    gate = dataclasses.replace(QUICK, seconds=1e-9)
+    few = dataclasses.replace(order, gate=gate).compared
+    assert len(few.names) == min(LEAST_IMAGES, len(order.dataset.rows("val")))
+    assert {sample.label for sample in few.samples} == {0, 1, 2}
+
+
+def test_seconds_go_to_phases(order: Order, tmp_path: Path) -> None:
+    watch = Stopwatch(0)
+    write_bundle(order, exports(order, tmp_path / "b"), tmp_path / "b", watch)
+    seconds = watch.seconds()
+    assert {"export", "gate", "test", "bundle"} <= set(seconds)
+    assert all(value >= 0 for value in seconds.values())

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.special import softmax as reference_softmax
 from sklearn.metrics import log_loss
 
-from autoft.bundle.calibration import BOUNDS, MIN_IMAGES, calibrated, fit_temperature, log_losses
+from autoft.bundle.calibration import BOUNDS, MIN_IMAGES, calibrated, fit_temperature
 from autoft.bundle.values import Calibration
 from autoft.codec import decode, encode
+from autoft.statistics import log_losses
 
 
 def drawn(n: int, classes: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,14 +255,17 @@ def test_a_folder_with_a_run_of_another_study_is_refused(
     assert f"autoft resume {run_folder}" in outcome.err
 
 
-def test_a_broken_plugin_is_one_warning_and_the_run_goes_on_to_the_next_check(
-    tmp_path: Path, autoft_: Callable[..., Outcome]
+@pytest.mark.parametrize("command", [("search", "nowhere"), ("backbones",), ("plugins",)])
+def test_a_broken_file_that_was_named_is_an_error_with_its_traceback_in_a_file(
+    tmp_path: Path, autoft_: Callable[..., Outcome], command: tuple[str, ...]
 ) -> None:
     (tmp_path / "broken.py").write_text("import no_such_module\n")
-    outcome = autoft_("search", str(tmp_path / "nowhere"), "-p", str(tmp_path / "broken.py"))
-    warning, error = outcome.err.splitlines()
-    assert "plugin 'broken'" in warning and "no_such_module" in warning and "-p no:broken" in warning
-    assert error.startswith("error: ") and "does not exist" in error
+    outcome = autoft_(*command, "-p", str(tmp_path / "broken.py"))
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: plugin 'broken'") and "no_such_module" in line and "-p no:broken" in line
+    (traceback,) = re.findall(r"traceback in (\S+);", line)
+    assert "broken.py" in Path(traceback).read_text()
 
 
 @pytest.mark.parametrize(
@@ -659,7 +663,7 @@ def test_plugins_shows_what_is_off_and_what_is_broken(tmp_path: Path, autoft_: C
     lines = {line.split()[0]: line for line in outcome.out.splitlines()}
     assert "failed" in lines["broken"] and "ZeroDivisionError" in lines["broken"]
     assert "disabled" in lines["onnx"]
-    assert outcome.code == 0
+    assert outcome.code == 2
 
 
 ZOO = """

@@ -145,8 +145,9 @@ def test_a_deleted_cache_is_built_again_unless_the_images_changed(tiny_images, o
     assert dataset.pixels(8, "bilinear").shape == (36, 8, 8, 3)
     shutil.rmtree(own_cache)
     (tiny_images / "red" / "0.png").unlink()
+    np.testing.assert_array_equal(dataset.pixels(16), before)  # what is open stays
     with pytest.raises(DataError, match="not those the run started with"):
-        dataset.pixels(16)
+        dataset.pixels(8)
 
 
 def test_the_fingerprint_changes_with_names_labels_and_bytes_only(tiny_images, tmp_path):
@@ -173,3 +174,39 @@ def test_a_split_can_be_limited_evenly(tiny_images):
     assert Counter(few.labels("train").tolist()) == {0: 2, 1: 2, 2: 2}
     assert set(few.rows("train")) <= set(dataset.rows("train"))
     assert few.limited("val", 1000).rows("val").tolist() == dataset.rows("val").tolist()
+
+
+def test_float_images_have_one_scale(tmp_path):
+    for name, top in (("dark", 0.4), ("light", 1.05)):
+        (tmp_path / "floats" / name).mkdir(parents=True)
+        for number in range(8):
+            values = np.full((8, 8), top - number / 100, np.float32)
+            Image.fromarray(values).save(tmp_path / "floats" / name / f"{number}.tif")
+    dataset = opened(tmp_path / "floats")
+    low, high = dataset.info.value_range
+    assert (low, high) == (pytest.approx(0.33), pytest.approx(1.05))
+    for sample in dataset.samples:
+        value = (1.05 if sample.label else 0.4) - int(Path(sample.path).stem) / 100
+        assert dataset.pixels(16)[sample.row].mean() == pytest.approx((value - low) / (high - low) * 255, abs=0.6)
+        shown = decode(dataset.file(sample), dataset.info.value_range)
+        expected = preprocess(shown, Preprocess(16, (0, 0, 0), (1, 1, 1)))
+        np.testing.assert_array_equal(dataset.pixels(16)[sample.row], expected)
+
+
+def test_ordinary_images_have_no_scale(tiny_images):
+    assert opened(tiny_images).info.value_range is None
+
+
+def test_an_image_in_two_classes_is_named_and_used(tiny_images):
+    shutil.copy(tiny_images / "blue" / "3.png", tiny_images / "red" / "again.png")
+    shutil.copy(tiny_images / "blue" / "4.png", tiny_images / "blue" / "copy.png")
+    info = opened(tiny_images).info
+    assert [(one.path, one.reason) for one in info.contradictions] == [
+        ("red/again.png", "the same image is in 'blue' (blue/3.png); take one of the two away")
+    ]
+    assert not info.problems and sum(info.counts.values()) == 38
+
+
+def test_a_split_csv_that_cannot_be_written_is_one_line(tiny_images, tmp_path):
+    with pytest.raises(RunFolderError, match=r"split\.csv cannot be written: no such file.*--out"):
+        write_split_csv(opened(tiny_images), tmp_path / "gone" / "split.csv")

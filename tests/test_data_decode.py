@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from fractions import Fraction
 
@@ -19,7 +20,7 @@ from PIL import Image, ImageOps
 
 from autoft.bundle.standalone import verify
 from autoft.data import decode as module
-from autoft.data.decode import decode, image_size, normalise, preprocess, readable_extensions
+from autoft.data.decode import decode, full_scale, measure, normalise, preprocess, readable_extensions
 from autoft.errors import UnreadableImage
 from autoft.types import Preprocess
 
@@ -142,6 +143,73 @@ def test_float_tiff(values, shown):
     assert decode(encoded(Image.fromarray(np.array([values], np.float32)), "TIFF"))[0, :, 0].tolist() == shown
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "scale"),
+    [
+        (0.0, 0.98, (0.0, 1.0)),
+        (0.1, 1.05, (0.1, 1.05)),
+        (0.0, 0.0, (0.0, 1.0)),
+        (3.0, 250.0, (0.0, 255.0)),
+        (0.0, 4095.0, (0.0, 4095.0)),
+        (280.0, 320.0, (280.0, 320.0)),
+        (0.0, 60000.0, (0.0, 65535.0)),
+        (-1.0, 1.0, (-1.0, 1.0)),
+        (0.0, 1e6, (0.0, 1e6)),
+    ],
+)
+def test_the_full_scale_of_values(low, high, scale):
+    assert full_scale(low, high) == scale
+
+
+def test_a_float_image_on_the_scale_of_its_data_set():
+    data = encoded(
+        Image.fromarray(np.array([[-1, 0, 0.5, 1, 2, 9, np.nan, np.inf, -np.inf, -3.4e38]], np.float32)), "TIFF"
+    )
+    assert decode(data, (0.0, 2.0))[0, :, 0].tolist() == [0, 0, 64, 128, 255, 255, 0, 255, 0, 0]
+    assert measure(io.BytesIO(data)).values == (-1.0, 9.0)
+    assert measure(io.BytesIO(encoded(photo()))).values is None
+
+
+def tiff(values, bands, bits, sample_format):
+    """A little-endian TIFF of one strip, for what Pillow cannot write."""
+    data, extra = values.tobytes(), struct.pack(f"<{2 * bands}H", *[bits] * bands, *[sample_format] * bands)
+    height, width = values.shape[:2]
+    where = 8 + 2 + 12 * 10 + 4
+    entries = [
+        (256, 1, width), (257, 1, height), (258, bands, where), (259, 1, 1), (262, 1, 1),
+        (273, 1, where + len(extra)), (277, 1, bands), (278, 1, height), (279, 1, len(data)),
+        (339, bands, where + 2 * bands),
+    ]  # fmt: skip
+    body = b"".join(struct.pack("<HHII", tag, 4 if tag == 279 else 3, count, value) for tag, count, value in entries)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + body + struct.pack("<I", 0) + extra + data
+
+
+@pytest.mark.parametrize(
+    ("kind", "bands", "sample_format", "why"),
+    [
+        (np.uint16, 13, 1, "a TIFF of 13 bands of 16-bit unsigned values, which Pillow cannot decode"),
+        (np.float32, 3, 3, "a TIFF of 3 bands of 32-bit float values, which Pillow cannot decode"),
+        (np.int16, 5, 2, "a TIFF of 5 bands of 16-bit signed values, which Pillow cannot decode"),
+    ],
+)
+def test_a_tiff_that_pillow_cannot_decode_is_described(kind, bands, sample_format, why):
+    values = np.zeros((4, 4, bands), kind)
+    assert reason(tiff(values, bands, values.itemsize * 8, sample_format)) == why
+    assert reason(tiff(values, bands, values.itemsize * 8, sample_format)[:60]) == "not an image"
+
+
+def test_no_library_prints_a_line_of_its_own(capfd):
+    for kind in ("tiff_lzw", "tiff_deflate", "jpeg", "group4"):
+        image = photo().convert("1") if kind == "group4" else photo()
+        data = bytearray(encoded(image, "TIFF", compression=kind))
+        for at in range(8, len(data), 41):
+            broken = data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :]
+            with suppress(UnreadableImage):
+                decode(bytes(broken))
+    reason(tiff(np.zeros((4, 4, 13), np.uint16), 13, 16, 1))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_float_tiff_without_a_number():
     nothing = Image.fromarray(np.full((2, 2), np.nan, np.float32))
     assert reason(encoded(nothing, "TIFF")) == "no finite pixel values"
@@ -210,19 +278,49 @@ def test_what_is_no_image_is_named(data, why):
     assert reason(data) == why
 
 
-def png_header(width, height):
+def png_header(width, height, depth=1):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def test_too_many_pixels():
-    assert "limit is 100 megapixels" in reason(png_header(12_000, 10_000))
-    assert "bomb" in reason(png_header(40_000, 40_000))
-    with pytest.raises(UnreadableImage, match="limit"):
-        image_size(io.BytesIO(png_header(12_000, 10_000)))
+    assert reason(png_header(12_000, 10_000)) == "truncated"
+    assert reason(png_header(12_000, 10_000, depth=16)) == "12000 x 10000 pixels, the limit is 100 megapixels"
+    assert reason(png_header(16_001, 16_000)) == "more than 256 megapixels, it may be a decompression bomb"
+    with pytest.raises(UnreadableImage, match="bomb"):
+        measure(io.BytesIO(png_header(40_000, 40_000)))
+
+
+def test_the_limit_of_pixels_is_ours_only_while_we_decode(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    assert decode(encoded(photo())).shape == (48, 64, 3)
+    assert Image.MAX_IMAGE_PIXELS == 7
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [(m, "PNG") for m in ("RGB", "L", "LA", "RGBA", "P", "1")] + [(m, "JPEG") for m in ("RGB", "L", "CMYK")],
+)
+def test_a_very_large_image_is_halved(mode, kind, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source = photo(640, 480).convert(mode)
+    data = encoded(source, kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
+    exact = decode(data)
+    monkeypatch.setattr(module, "EXACT_PIXELS", 640 * 480 - 1)
+    halved = decode(data)
+    assert exact.shape == (640, 480, 3) and halved.shape == (320, 240, 3)
+    box = np.asarray(Image.fromarray(exact).reduce(2)).astype(int)
+    assert np.abs(halved - box).mean() < 2.0
+
+
+def test_a_very_large_image_with_a_transparent_colour_is_halved(monkeypatch):
+    data = encoded(Image.new("RGB", (40, 40), (1, 2, 3)), transparency=(1, 2, 3))
+    monkeypatch.setattr(module, "EXACT_PIXELS", 100)
+    assert (decode(data) == 255).all() and decode(data).shape == (20, 20, 3)
 
 
 def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):

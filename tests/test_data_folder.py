@@ -176,7 +176,7 @@ def test_odd_names_survive(tmp_path):
     fill(tmp_path / odd)
     fill(tmp_path / os.fsdecode(b"latin-\xe9"))
     listing = read(tmp_path)
-    assert set(listing.classes) == {odd, os.fsdecode(b"latin-\xe9")} and len(listing.entries) == 6
+    assert set(listing.classes) == {odd, r"latin-\xe9"} and len(listing.entries) == 6
 
 
 def test_path_that_does_not_exist_or_is_a_file(tmp_path):
@@ -264,3 +264,55 @@ def test_natural_order_is_total(names):
 def test_numbers_sort_by_value(numbers):
     ordered = sorted((f"img{number}b" for number in numbers), key=natural_key)
     assert ordered == [f"img{number}b" for number in sorted(numbers)]
+
+
+@pytest.mark.parametrize(
+    ("names", "beside"),
+    [
+        (("seg_train/a/x", "seg_train/b/x", "seg_test/a/x", "seg_pred/x"), "seg_pred"),
+        (("training_set/a/x", "test_set/a/x"), None),
+        (("train/a/x", "train/b/x", "test/a/x", "copy/train/a/x"), "copy"),
+        (("Training/a/x", "Test/a/x", "test-more/x"), None),
+    ],
+)
+def test_folders_that_look_like_splits_are_refused(tmp_path, names, beside):
+    for name in names:
+        fill(tmp_path / name)
+    with pytest.raises(DataError, match="look like splits") as caught:
+        read(tmp_path)
+    assert (f"and {beside!r} lies beside" in str(caught.value)) == (beside is not None)
+
+
+@pytest.mark.parametrize("suffix", [".HEIC", ""])
+def test_only_files_that_are_no_images_by_their_extension(tmp_path, suffix):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"x{suffix}").write_bytes(b"x")
+    kind = suffix.lower() or "extensionless"
+    with pytest.raises(DataError, match=rf"2 {kind} files, not an image type, e\.g\. a/x.*convert them to JPEG"):
+        read(tmp_path)
+
+
+def test_a_machine_fault_ends_the_listing_with_one_line(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        fill(tmp_path / name)
+    scandir = os.scandir
+
+    def failing(path):
+        if str(path).endswith("b"):
+            raise OSError(24, "Too many open files", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(DataError, match="b cannot be read: too many open files; mend that"):
+        read(tmp_path)
+
+
+def test_the_listing_can_be_stopped(tmp_path):
+    fill(tmp_path / "a")
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ImageFolderReader(stop).read(tmp_path)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoft.data.split import SHARE, missing_splits, require_enough, split
+from autoft.data.split import SHARE, missing_splits, require_enough, split, stratified_order
 from autoft.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -116,3 +117,15 @@ def test_enough_images_counts_copies_once():
         require_enough(["a", "b"], ["1"], [0], ["train"])
     with pytest.raises(DataError, match="and 2 more classes"):
         require_enough(list("abcdefg"), [], [], [])
+
+
+def test_every_beginning_of_the_stratified_order_is_a_fair_sample():
+    labels = np.repeat([0, 1, 2], [600, 300, 12])
+    np.random.default_rng(0).shuffle(labels)
+    order = stratified_order(labels, seed=3)
+    assert sorted(order) == list(range(len(labels)))
+    assert set(labels[order[:3]]) == {0, 1, 2}
+    for count in (76, 304, 608):
+        counts = np.bincount(labels[order[:count]], minlength=3)
+        assert np.abs(counts - np.bincount(labels) * count / len(labels)).max() <= 1
+    assert (order == stratified_order(labels, seed=3)).all() and (order != stratified_order(labels, seed=4)).any()

@@ -115,6 +115,32 @@ def test_python_snippets_run(place, tmp_path):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """The plugin on docs/plugins.md, as the file that it is."""
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    file = tmp_path_factory.mktemp("plugin") / "kinds.py"
+    file.write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)))
+    return file
+
+
+def test_plugin_page_shows_parts_that_pass_their_checks(kinds):
+    checked = run([sys.executable, "-m", "autoft.testing", kinds.name], kinds.parent)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout.count("passed") == 4
+    listed = run([sys.executable, "-m", "autoft", "plugins", "-p", kinds.name], kinds.parent)
+    assert "zoo own, freeze strategy last, searcher turns, exporter script" in listed.stdout
+
+
+@pytest.mark.slow
+def test_plugin_page_search_runs(place, kinds):
+    shutil.copy(kinds, place)
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^\$ (autoft search .+)$", text, re.MULTILINE)
+    autoft(line, place)
+    assert (place / "trials.txt").read_text().count("own/tiny")
+
+
 def test_every_command_stands_in_the_readme():
     assert set(re.findall(r"^\| `autoft (\w+)", README, re.MULTILINE)) == set(cli.list_commands(None))
 
@@ -131,6 +157,7 @@ def test_links_lead_somewhere():
         "README.md",
         "ARCHITECTURE.md",
         "docs/handoff.md",
+        "docs/plugins.md",
         "benchmarks/README.md",
         "plugins/autoft-lite/README.md",
     ):

@@ -32,6 +32,7 @@ LAYERS = (
     ("rescore",),
     ("train",),
     ("runners",),
+    ("prepare",),
     ("conclude",),
     ("execution",),
     ("engine",),

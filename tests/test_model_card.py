@@ -55,7 +55,7 @@ def facts(labels: tuple[str, ...] = ("cat", "dog", "owl")) -> CardFacts:
         ClassReport(label, 40 + index, 0.5, 0.9 - index / 1000, 0.7) for index, label in enumerate(labels)
     )
     names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
-    core = CoreParity(64, 8, True, 10.0, 4.56e-5, 1e-6, 1e-3, 0, ())
+    core = CoreParity(64, 10.0, 4.56e-5, 1e-6, 1e-3, 1e-5, 1e-3, 0, (), 8, True)
     return CardFacts(
         handoff=Handoff(labels, RECIPE, backbone, trial, "accuracy", 0.8765, "f1n6e7"),
         data=DatasetInfo(

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +31,7 @@ from parts.exported import (
 from torch import nn
 
 from autoft import Artifact, Preprocess, RunFailed, UserError
-from autoft.builtin.onnx_exporter import OnnxExporter
+from autoft.builtin.onnx_exporter import TEMPLATE, OnnxExporter
 from autoft.onnx_runtime import CoreModel, softmax
 
 
@@ -104,6 +107,7 @@ def test_metadata_is_json(tiny: tuple[Path, Artifact]) -> None:
             "channels": "RGB",
             "alpha": "over_white",
             "orientation": "exif",
+            "value_range": None,
         },
         "autoft.backbone": {"name": "test/tiny", "license": "apache-2.0", "source": "weights.bin"},
         "autoft.trial": {"id": 3, "freeze": "probe", "params": {"ridge": 0.5, "head": "ridge"}, "seed": 7},
@@ -168,6 +172,76 @@ def test_no_way_of_exporting_is_one_line_with_both_causes(tmp_path: Path, capfd:
 def test_labels_that_do_not_fit_the_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="asked for 'logits' of shape"):
         next(OnnxExporter().export(Tiny().eval(), handoff(labels=("a", "b")), tmp_path))
+
+
+# ---------------------------------------------------------------- prepared during the search
+
+
+def small(name: str) -> nn.Module:
+    timm = pytest.importorskip("timm")
+    return timm.create_model(name, pretrained=False, num_classes=len(LABELS)).eval()
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_convnext"])
+def test_a_prepared_graph_takes_any_weights_of_its_backbone(name: str, tmp_path: Path) -> None:
+    """From a network fresh from its maker, with all norms alike and some weights zero, which an optimiser merges."""
+    prepared, exporter = tmp_path / "prepared", OnnxExporter()
+    exporter.prepare(small(name), SIZE, prepared)
+    assert (prepared / TEMPLATE).stat().st_size < 1_000_000  # without the weights
+    model = small(name).to(memory_format=torch.channels_last)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor + 0.05 * torch.rand_like(tensor))
+    (artifact,) = exporter.export_prepared(model, handoff(), prepared, tmp_path / "export")
+    assert artifact.exporter.endswith("prepared during the search")
+    require_agreement(model, tmp_path / "export" / "model.core.onnx")
+    full = onnx.load_from_string(exported_bytes(model, tmp_path / "full"))
+    quick = onnx.load(tmp_path / "export" / "model.core.onnx")
+    assert [node.op_type for node in quick.graph.node] == [node.op_type for node in full.graph.node]
+    assert quick.metadata_props == full.metadata_props
+
+
+def exported_bytes(model: nn.Module, folder: Path) -> bytes:
+    next(OnnxExporter().export(model, handoff(), folder))
+    return (folder / "model.core.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "another network"])
+def test_a_prepared_graph_of_no_use_gives_nothing(tmp_path: Path, damage: str) -> None:
+    OnnxExporter().prepare(Tiny().eval(), SIZE, tmp_path / "p")
+    template, model = tmp_path / "p" / TEMPLATE, Tiny().eval()
+    if damage == "missing":
+        template.unlink()
+    elif damage == "cut":
+        template.write_bytes(template.read_bytes()[:-50])
+    else:
+        model.head = nn.Linear(3, 7)
+    assert list(OnnxExporter().export_prepared(model, handoff(), tmp_path / "p", tmp_path / "export")) == []
+    assert not (tmp_path / "export").exists()
+
+
+def test_exporting_leaves_torch_and_the_process_as_they_were(tmp_path: Path) -> None:
+    def state() -> tuple[object, ...]:
+        switches = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(), dict(os.environ))
+        streams = (sys.stdout, sys.stderr, logging.root.manager.disable, list(warnings.filters))
+        return (*switches, *streams, torch.get_rng_state().tolist(), list(sys.path))
+
+    def of(model: nn.Module) -> list[object]:
+        tensors = [
+            (n, t.stride(), t.requires_grad, t.sum().item()) for n, t in model.state_dict(keep_vars=True).items()
+        ]
+        return [*tensors, *((type(m), m.training, len(m._forward_hooks)) for m in model.modules())]
+
+    next(OnnxExporter().export(Tiny().eval(), handoff(), tmp_path))  # what is imported at first may set what it likes
+    model = small("test_convnext").to(memory_format=torch.channels_last)
+    undecided = Undecided().eval()
+    before, classifier = state(), of(model)
+    next(OnnxExporter().export(model, handoff(), tmp_path))
+    next(OnnxExporter().export(undecided, handoff(), tmp_path))
+    OnnxExporter().prepare(model, SIZE, tmp_path / "p")
+    for now, then in zip(state(), before, strict=True):
+        assert now == then
+    assert of(model) == classifier
 
 
 # ---------------------------------------------------------------- the runtime

@@ -13,7 +13,18 @@ from torch import nn
 
 from autoft import UserError
 from autoft.builtin.onnx_exporter import OnnxExporter
-from autoft.bundle.parity import FULL, QUICK, Setting, core_parity, core_refusal, pixel_parity, pixel_refusal
+from autoft.bundle.parity import (
+    FULL,
+    ON_GPU,
+    QUICK,
+    Setting,
+    core_parity,
+    core_refusal,
+    difference,
+    pixel_parity,
+    pixel_refusal,
+    too_different,
+)
 from autoft.bundle.raw_pixels import write_raw_pixel_model
 from autoft.bundle.values import CoreParity, ImageDelta, PixelParity
 from autoft.data.decode import normalise, preprocess
@@ -61,7 +72,8 @@ def test_a_faithful_export_passes_under_every_setting(vit: tuple[Path, nn.Module
     inputs = images(10, size)
     parity = compared(path, torch_logits(model, inputs), inputs, setting)
     assert (parity.n, parity.batch, parity.optimised) == (10, setting.batch, setting.optimisations == "all")
-    assert 0 < parity.mean_delta <= parity.max_delta <= parity.limit == pytest.approx(1e-4 * parity.scale)
+    assert 0 < parity.mean_delta <= parity.max_delta <= 1e-4 * parity.scale < parity.limit
+    assert parity.probability_delta <= parity.probability_limit <= 1e-3
     assert core_refusal(parity) is None
 
 
@@ -117,7 +129,7 @@ def test_numbers_that_are_none_are_refused_and_their_image_named(tiny: Path, bad
 @settings(max_examples=20)
 def test_any_clear_flip_or_large_delta_is_refused(delta: float, flips: int) -> None:
     worst = (ImageDelta("a.png", delta),)
-    core = CoreParity(5, 8, True, 1.0, delta, delta, 1e-4, flips, worst)
+    core = CoreParity(5, 1.0, delta, delta, 1e-4, 1.0, 1e-3, flips, worst, 8, True)
     assert (core_refusal(core) is None) == (delta <= 1e-4 and flips == 0)
     pixels = PixelParity(5, delta, delta, 0.02, 0.04, flips, worst)
     assert (pixel_refusal(pixels) is None) == (delta <= 0.02 and flips == 0)
@@ -137,3 +149,42 @@ def test_from_pixels_the_file_says_what_pillow_and_torch_say(tiny: Path) -> None
     reason = pixel_refusal(wrong)
     assert reason is not None
     assert wrong.worst[0].image in reason
+
+
+def apart(found: np.ndarray, expected: np.ndarray, temperature: float = 1.0) -> str | None:
+    return too_different(difference(found, expected, NAMES, temperature))
+
+
+def test_what_no_probability_feels_does_not_cost_the_model() -> None:
+    """A head that amplifies rounding: logits of 37 that are .015 apart where the answers are certain."""
+    expected = (37 * np.eye(3)[np.arange(12) % 3]).astype(np.float32)
+    found = expected + np.float32(0.015)
+    found[0, 0] -= 0.03
+    assert apart(found, expected) is None
+    assert apart(found, expected / 37) is not None
+    assert apart(expected + np.float32([0.05, 0, 0]), expected) is not None  # beyond a thousandth, felt or not
+    assert apart(found, expected, temperature=20.0) is None
+    uncertain = expected * np.float32(0.01)
+    uncertain[:, 0] += 37
+    assert apart(uncertain + np.float32([0, 0.015, 0]), uncertain, temperature=20.0) is None
+    assert apart(uncertain - np.float32([37, 0, 0]), uncertain) is not None
+
+
+@pytest.mark.parametrize("classes", [2, 50, 1000])
+def test_a_file_that_ignores_the_image_is_refused_however_small_the_margins_are(classes: int) -> None:
+    rng = np.random.default_rng(0)
+    for spread in (1.0, 1e-2, 1e-4):
+        expected = (rng.normal(size=(16, classes)) * spread + 0.5).astype(np.float32)
+        blind = np.broadcast_to(expected.mean(axis=0), expected.shape)
+        assert apart(blind, expected) is not None
+        assert apart(np.roll(expected, 1, axis=0), expected) is not None
+        assert apart(expected * np.float32(1 + 1e-6), expected) is None
+
+
+def test_a_clear_answer_that_changes_is_refused_at_any_tolerance() -> None:
+    expected = np.float32([[0.0, 0.06], [9, 0], [0, 9]])
+    found = np.float32([[0.06, 0.0], [9, 0], [0, 9]])
+    near = difference(found, expected, NAMES, 1.0, ON_GPU)
+    assert near.flips == 0  # margins below the tolerance say nothing
+    expected[0, 1] = found[0, 0] = 0.5
+    assert difference(found, expected, NAMES, 1.0, ON_GPU).flips == 1

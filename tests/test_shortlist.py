@@ -27,7 +27,8 @@ class Notes:
 class FakeHost:
     """A host with these backbones; those in `unreachable` cannot be downloaded."""
 
-    def __init__(self, *backbones, unreachable=()):
+    def __init__(self, *backbones, unreachable=(), by_hand=()):
+        self.zoos_by_hand = frozenset(by_hand)
         self._backbones, self._unreachable, self.built = list(backbones), unreachable, []
 
     def backbones(self):
@@ -78,6 +79,36 @@ def test_only_backbones_with_a_prior_unless_named():
     assert chosen(host) == ["z/a"]
     assert chosen(host, backbones=("z/b",)) == ["z/b"]
     assert chosen(host, backbones=("z/*",)) == ["z/a", "z/b"]
+
+
+def test_a_zoo_that_was_given_by_hand_is_searched_first_prior_or_not():
+    notes = Notes()
+    host = FakeHost(backbone("z/a", prior=0.9), backbone("mine/b", prior=None), by_hand=["mine"])
+    assert chosen(host, notes) == ["mine/b", "z/a"]
+    assert notes.lines == ["searched without a prior, as you named their plugin: mine/b"]
+
+
+def test_what_is_not_searched_of_a_zoo_given_by_hand_is_said():
+    notes = Notes()
+    own = [
+        backbone("mine/unlicensed", license="unknown"),
+        backbone("mine/away", weights="download"),
+        backbone("mine/large", parameters=3_000_000_000),
+    ]
+    assert chosen(FakeHost(backbone("z/a"), *own, by_hand=["mine"]), notes, offline=True, time=60.0) == ["z/a"]
+    licence, offline, time = notes.lines
+    assert "mine/unlicensed (unknown)" in licence and "--licenses" in licence
+    assert "mine/away" in offline and "drop --offline" in offline
+    assert "mine/large" in time and "--backbones" in time
+
+
+def test_the_only_size_of_a_backbone_wins_over_the_flag_and_is_said():
+    notes = Notes()
+    host = FakeHost(backbone("z/a", input=InputSpec(224, fixed_size=True)), backbone("z/b"))
+    chosen(host, notes, image_size=96)
+    assert notes.lines == ["z/a takes 224 px only; --image-size 96 is not used for it"]
+    chosen(host, notes, image_size=224)
+    assert len(notes.lines) == 1
 
 
 def test_licences_filter_and_say_so():

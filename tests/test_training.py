@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from autoft.data.scan import scan
 from autoft.engine import begin
 from autoft.host import Host
 from autoft.ledger import Kept
+from autoft.runners.inline import InlineRunner
 from autoft.screen import Silent
 from autoft.stopwatch import Stopwatch
 from autoft.store import Checkpoint
@@ -34,7 +36,7 @@ FOREVER = 1e12
 def run(tiny_images, tmp_path):
     study = Study(data=str(tiny_images), plugins=(ZOO,), backbones=("small/*",), image_size=64, runner="inline")
     host = Host.discover(study.plugins)
-    return begin(study, host, "inline", tmp_path / "run", scan(tiny_images, 1), Stopwatch(time.time()), Silent())
+    return begin(study, host, InlineRunner(), tmp_path / "run", scan(tiny_images, 1), Stopwatch(time.time()), Silent())
 
 
 @pytest.fixture
@@ -179,14 +181,28 @@ def test_other_pretrained_weights_are_refused(run, worker):
     assert "are not those that trial 0" in execute(other, of, 1.0, 2.0).error
 
 
+def test_a_probe_takes_the_images_there_is_time_for(run, worker, monkeypatch):
+    """Its features stop coming when the time is over; the result says so, and it is still a model."""
+    of = trial(run, 0, "test_resnet", "probe")
+    execute(worker, trial(run, 1, "test_vit", "probe"), 0.0, 1.0)  # another network, to load what is slow once
+    monkeypatch.setattr("autoft.train.features.SECONDS_A_BATCH", 1e-6)  # one image at a time
+    report = execute(worker, of, 0.0, 1.0, deadline=0.0)
+    assert (report.event, report.error) == ("finished", None)
+    assert re.fullmatch(r"on \d+ of 24 images", report.note)
+    again = execute(worker, trial(run, 2, "test_resnet", "probe"), 0.0, 1.0)
+    assert (again.score, again.note) == (1.0, "")  # what the first computed is kept
+
+
 @pytest.mark.parametrize("freeze", ["probe", "full"])
 def test_logits_that_are_not_finite_fail_the_trial(run, worker, freeze):
     """The first class would win every comparison with NaN."""
     of = trial(run, 0, "test_resnet", freeze)
-    few = len(run.dataset().rows("val"))
+    batches = worker.images(of).batches(run.dataset().rows("val"))
+    validation = {image.numpy().tobytes() for batch in batches for image in batch}
 
     def break_validation(module, given, features):
-        return torch.full_like(features, torch.nan) if len(features) <= few else features
+        broken = [image.numpy().tobytes() in validation for image in given[0]]
+        return torch.where(torch.tensor(broken)[:, None], torch.nan, features)
 
     worker._network(of.backbone).module.register_forward_hook(break_validation)
     report = execute(worker, of, 0.0, 1.0)

@@ -7,6 +7,7 @@ Its metadata holds, as JSON, what deploying it takes: `autoft.schema`, `autoft.l
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import io
@@ -15,7 +16,7 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -29,9 +30,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FILE = "model.core.onnx"
+TEMPLATE = "template.onnx"
 SCHEMA = 1
 OPSET = 18
 IR_VERSION = 8  # the oldest that may carry opset 18, so the one that most runtimes read
+
+log = logging.getLogger("autoft")
 
 
 class OnnxExporter(Exporter):
@@ -46,12 +50,7 @@ class OnnxExporter(Exporter):
         Paths are relative to the folder that holds `folder`. Raises `RunFailed` with every cause when no way works,
         `OSError` when the file cannot be written.
         """
-        import torch
-
-        size = handoff.preprocess.size
-        # Two images: a batch of one would be taken for a constant.
-        images = 2 * torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-        causes = []
+        images, causes = _examples(handoff.preprocess.size), []
         for way in _WAYS:
             try:
                 content = _exported(way, classifier, images, handoff)
@@ -62,6 +61,32 @@ class OnnxExporter(Exporter):
             yield _artifact(f"{folder.name}/{FILE}", content, way.name, causes)
         if len(causes) == len(_WAYS):
             raise RunFailed(f"{handoff.backbone.name} cannot be exported to ONNX; {'; '.join(causes)}")
+
+    def prepare(self, classifier: nn.Module, image_size: int, folder: Path) -> None:
+        """Write `folder/template.onnx`: the graph before anything is computed of its weights, and without them."""
+        way = _WAYS[0]
+        with _quiet():
+            model = _dynamo(_simplified(classifier, _examples(image_size), way.switches), _examples(image_size), False)
+        for initializer in _weights(model, classifier.state_dict()):
+            initializer.ClearField("raw_data")
+        _strip(model.graph)
+        _write(folder / TEMPLATE, model.SerializeToString())
+
+    def export_prepared(
+        self, classifier: nn.Module, handoff: Handoff, prepared: Path, folder: Path
+    ) -> Iterator[Artifact]:
+        """Write `folder/model.core.onnx` from `prepared/template.onnx` and the classifier's weights.
+
+        Nothing when the template is not there, damaged, or of a network with other tensors. Raises `OSError` when the
+        file cannot be written.
+        """
+        try:
+            content = _filled(prepared / TEMPLATE, classifier, handoff)
+        except Exception as error:  # what onnx raises for a damaged file is its own affair
+            log.info("the graph prepared for %s is not used: %s", handoff.backbone.name, _root_cause(error))
+            return
+        _write(folder / FILE, content)
+        yield _artifact(f"{folder.name}/{FILE}", content, f"{_WAYS[0].name}, prepared during the search", ())
 
 
 @hookimpl
@@ -75,9 +100,42 @@ def autoft_exporters() -> list[Exporter]:
 
 def _exported(way: _Way, classifier: nn.Module, images: Tensor, handoff: Handoff) -> bytes:
     """The finished file. Raises nearly anything."""
-    with _quiet(), _switched(classifier, images, way.switches):
-        content: bytes = _finished(way.convert(classifier, images), handoff).SerializeToString()
+    with _quiet():
+        model = way.convert(_simplified(classifier, images, way.switches), images)
+        content: bytes = _finished(model, handoff).SerializeToString()
     return content
+
+
+def _filled(template: Path, classifier: nn.Module, handoff: Handoff) -> bytes:
+    """The finished file of a template. Raises nearly anything.
+
+    torch's graph optimiser runs only now: it computes with weights (it merges equal ones, folds BatchNorm into
+    convolutions), and takes a fraction of a second, where following the network takes several.
+    """
+    import onnx
+    from onnxscript import optimizer
+
+    model, tensors = onnx.load(template), classifier.state_dict()
+    for initializer in _weights(model, tensors):
+        tensor = onnx.numpy_helper.from_array(tensors[initializer.name].numpy(), initializer.name)
+        if (tensor.dims, tensor.data_type) != (initializer.dims, initializer.data_type):
+            raise ValueError(f"{initializer.name} has another shape or type than when the graph was made")
+        initializer.CopyFrom(tensor)
+    with _quiet():
+        content: bytes = _finished(optimizer.optimize(model), handoff).SerializeToString()
+    return content
+
+
+def _weights(model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> list[onnx.TensorProto]:
+    """The initializers that are tensors of the classifier, by its names for them; the others are constants."""
+    return [initializer for initializer in model.graph.initializer if initializer.name in tensors]
+
+
+def _examples(size: int) -> Tensor:
+    """Images to follow a network with. Two: a batch of one would be taken for a constant."""
+    import torch
+
+    return 2 * torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def _artifact(path: str, content: bytes, way: str, causes: Sequence[str]) -> Artifact:
@@ -152,33 +210,43 @@ _WAYS = (
 )
 
 
-@contextmanager
-def _switched(classifier: nn.Module, images: Tensor, switches: Mapping[str, bool]) -> Iterator[None]:
-    """Set the switches inside the block, unless the network gives something else with them."""
+def _simplified(classifier: nn.Module, images: Tensor, switches: Mapping[str, bool]) -> nn.Module:
+    """A copy of the classifier that is easier to follow, unless it gives something else: then a plain copy.
+
+    The exporters see copies only, so that whatever they do to a module does not reach the one that is scored. Weights
+    are made contiguous, since other layouts come back as gathers in the graph.
+    """
     import torch
 
-    switched = [
-        (module, name, now)
-        for module in classifier.modules()
-        for name, now in vars(module).items()
-        if name in switches and isinstance(now, bool) and now != switches[name]
-    ]
+    simple = copy.deepcopy(classifier)
+    for module in list(simple.modules()):
+        for name, value in switches.items():
+            if isinstance(vars(module).get(name), bool):
+                setattr(module, name, value)
+        for name, child in module.named_children():
+            if _averages_all(child):
+                setattr(module, name, _mean_over_pixels())
     with torch.inference_mode():
         expected = classifier(images.clone())
-    try:
-        _switch((module, name, switches[name]) for module, name, _ in switched)
-        with torch.inference_mode():
-            same = torch.allclose(classifier(images.clone()), expected, rtol=1e-4, atol=1e-5)
-        if not same:
-            _switch(switched)
-        yield
-    finally:
-        _switch(switched)
+        same = torch.allclose(simple(images.clone()), expected, rtol=1e-4, atol=1e-5)
+    return (simple if same else copy.deepcopy(classifier)).to(memory_format=torch.contiguous_format)
 
 
-def _switch(settings: Iterable[tuple[nn.Module, str, bool]]) -> None:
-    for module, name, value in settings:
-        setattr(module, name, value)
+def _averages_all(module: nn.Module) -> bool:
+    from torch import nn
+
+    return type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1))
+
+
+def _mean_over_pixels() -> nn.Module:
+    """What pooling to one pixel is, without the strides of channels-last images, which torch would export with it."""
+    from torch import nn
+
+    class MeanOverPixels(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean((-2, -1), keepdim=True)
+
+    return MeanOverPixels()
 
 
 @contextmanager
@@ -209,6 +277,7 @@ def _no_cpp_log() -> Iterator[None]:
         yield
     finally:
         os.dup2(kept, 2)
+        torch._C._jit_set_onnx_log_output_stream("stdout")
         os.close(kept)
         os.close(nowhere)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -11,16 +10,13 @@ from numpy.typing import NDArray
 
 from autoft.bundle.values import Calibration
 from autoft.onnx_runtime import Logits, softmax
-
-Labels = NDArray[np.integer[Any]]
-Floats = NDArray[np.float64]
+from autoft.statistics import Floats, Labels, log_losses
 
 MIN_IMAGES: Final = 200
 """With fewer validation images the temperature stays 1."""
 
 BOUNDS: Final = (1 / 20, 20.0)
 FOLDS: Final = 5
-_NUMBERS_AT_ONCE: Final = 2**18
 _PRECISION: Final = 1e-4
 
 _TOO_FEW = f"There are fewer than {MIN_IMAGES} validation images, too few to tell whether a temperature helps."
@@ -48,25 +44,6 @@ def calibrated(logits: Logits, temperature: float) -> Logits:
     """Probabilities `(n, classes)` of logits at a temperature; computed in double precision."""
     scaled: NDArray[Any] = logits.astype(np.float64) / temperature
     return softmax(scaled).astype(np.float32)
-
-
-def log_losses(logits: Logits, labels: Labels, temperature: float) -> Floats:
-    """Of each image the negative natural logarithm of its class's probability, `(n,)`."""
-    losses = np.empty(len(labels))
-    for rows, block in log_probabilities(logits, temperature):
-        # Not the negative: that would turn 0 into -0.
-        losses[rows] = 0.0 - np.take_along_axis(block, labels[rows, None], axis=1)[:, 0]
-    return losses
-
-
-def log_probabilities(logits: Logits, temperature: float) -> Iterator[tuple[slice, Floats]]:
-    """Logarithms of probabilities in double precision, a block of rows at a time: which rows, and the block."""
-    from scipy.special import log_softmax
-
-    n, classes = logits.shape
-    step = max(1, _NUMBERS_AT_ONCE // classes)
-    for rows in (slice(start, start + step) for start in range(0, n, step)):
-        yield rows, log_softmax(logits[rows].astype(np.float64) / temperature, axis=1)
 
 
 def _held_out_losses(logits: Logits, labels: Labels, seed: int) -> Floats:

@@ -10,6 +10,7 @@ from autoft.bundle.values import (
     CORE,
     METRICS,
     MODEL,
+    Beside,
     Calibration,
     CoreParity,
     Latency,
@@ -84,7 +85,8 @@ def parity(report: ParityReport) -> str:
 
 {_pixels(report.pixels)}
 
-Exported by {plain(report.exporter)}; ways of exporting that were tried before and refused: {len(report.refused)}."""
+Exported by {plain(report.exporter)}; ways of exporting that were tried before and refused: {len(report.refused)}.\
+{"".join(map(_beside, report.beside))}"""
 
 
 def speed(latency: Latency) -> str:
@@ -120,9 +122,18 @@ def _core(settings: Sequence[CoreParity]) -> str:
     return (
         f"`{CORE}` against torch on {worst.n} validation images, in batches of {batches}, onnxruntime's optimisations\n"
         f"{optimised}: logits differ by at most {worst.max_delta:.3g} (allowed: {worst.limit:.3g}, which is "
-        f"{worst.limit / worst.scale:.2g} of the logit\nscale), and {sum(one.flips for one in settings)} clear answers "
-        "change."
+        f"{worst.limit / worst.scale:.2g} of the logit\nscale), probabilities by at most "
+        f"{worst.probability_delta:.3g} ({worst.probability_limit:.3g} is what nobody feels), and\n"
+        f"{sum(one.flips for one in settings)} clear answers change."
     )
+
+
+def _beside(found: Beside) -> str:
+    if found.parity is None:
+        return f"\n\nFrom exporter {plain(found.exporter)}: {plain(found.path) or 'nothing'}; {plain(found.note)}."
+    most = f"logits differ from torch by at most {found.parity.max_delta:.3g}"
+    verdict = "refused and left out" if found.note else plain(found.path)
+    return f"\n\nFrom exporter {plain(found.exporter)}: {verdict}; {most}."
 
 
 def _pixels(found: PixelParity) -> str:

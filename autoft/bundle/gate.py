@@ -16,10 +16,11 @@ from autoft.bundle.raw_pixels import write_raw_pixel_model
 from autoft.bundle.values import CORE, MODEL, Calibration, CoreParity, ParityReport, PixelParity
 from autoft.errors import DataError, GateFailed, UserError
 from autoft.onnx_runtime import CoreModel, Logits, PixelModel
+from autoft.stopwatch import Stopwatch
 from autoft.task import SingleLabel
 from autoft.types import Artifact, SplitName
 
-_SCORING_BATCH: Final = 64
+_SCORING_BATCH: Final = 32
 
 
 class Refused(Exception):
@@ -36,17 +37,19 @@ class Passed:
     parity: ParityReport
 
 
-def first_that_passes(order: Order, exports: Iterator[Artifact], folder: Path) -> Passed:
+def first_that_passes(order: Order, exports: Iterator[Artifact], folder: Path, watch: Stopwatch) -> Passed:
     """model.core.onnx, from the first of the `exports` that agrees with torch, and model.onnx beside it.
 
     Each of the `exports` writes model.core.onnx into `folder` when it is asked for. Raises `GateFailed` with the
-    numbers and the worst images when none passes, `DataError` when images of the gate are gone.
+    numbers and the worst images when none passes, and when the classifier is not the one that was scored; `DataError`
+    when images of the gate are gone.
     """
     refused: list[str] = []
-    for artifact in exports:
+    for artifact in watch.each("export", exports):
         refused += [cause for cause in artifact.failed if cause not in refused]  # a later way repeats the earlier ones
         try:
-            return _passed(order, artifact, folder, tuple(refused))
+            with watch.phase("gate"):
+                return _passed(order, artifact, folder, tuple(refused))
         except DataError:
             raise
         except (Refused, UserError, ValueError) as reason:  # it differs, does not load, does not run, is no such file
@@ -67,19 +70,26 @@ def logits_of(order: Order, core: Path, split: SplitName) -> Logits:
 
 def _passed(order: Order, artifact: Artifact, folder: Path, refused: tuple[str, ...]) -> Passed:
     core, model, recipe = folder / CORE, folder / MODEL, order.handoff.preprocess
-    core_parities = tuple(_core_parities(order, core))
-    logits = logits_of(order, core, "val")
+    logits = _validation_logits(order, core)
     calibration = fit_temperature(logits, order.dataset.labels("val"))
+    core_parities = tuple(_core_parities(order, core, calibration.temperature))
     write_raw_pixel_model(core, model, recipe, SingleLabel.outputs, calibration.temperature, order.layout)
     report = ParityReport(artifact.exporter, refused, core_parities, _pixel_parity(order, model))
     return Passed(artifact, logits, calibration, report)
 
 
-def _core_parities(order: Order, core: Path) -> Iterator[CoreParity]:
+def _validation_logits(order: Order, core: Path) -> Logits:
+    """Those the search scored, which the gate shows to be the file's; the file's own where figures come of them."""
+    if order.scored is None or order.reported == "val":
+        return logits_of(order, core, "val")
+    return order.scored
+
+
+def _core_parities(order: Order, core: Path, temperature: float) -> Iterator[CoreParity]:
     compared = order.compared
     for setting in order.gate.settings:
         model = CoreModel(core, optimisations=setting.optimisations)
-        parity = core_parity(model, setting, compared.images, compared.logits, compared.names)
+        parity = core_parity(model, setting, compared.images, compared.logits, compared.names, temperature)
         if reason := core_refusal(parity):
             raise Refused(reason)
         yield parity

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autoft.bundle.calibration import Floats, Labels, log_losses, log_probabilities
 from autoft.bundle.values import Calibration, ClassReport, Estimate, MetricsReport
 from autoft.onnx_runtime import Logits
-from autoft.statistics import RESAMPLES
+from autoft.statistics import (
+    Counts,
+    Floats,
+    Hits,
+    Interval,
+    Labels,
+    Statistic,
+    balanced_accuracy,
+    bootstrap,
+    log_losses,
+    log_probabilities,
+    macro_f1,
+    mean,
+    percentiles,
+    proportion,
+    value_of,
+)
 from autoft.types import SplitName
 
 BINS: Final = 15
 MAX_CONFUSION_CLASSES: Final = 1000
-_NUMBERS_AT_ONCE: Final = 2**18
 
-Counts = NDArray[np.int64]
-Hits = NDArray[np.bool_]
 Confusion = tuple[tuple[int, ...], ...]
-Statistic = Callable[[Counts], Floats]
-"""From how often each image counts, `(resamples, n)`, to one figure a resample, `(resamples,)`."""
 
 
 def metrics_report(
@@ -42,9 +51,9 @@ def metrics_report(
     temperature = calibration.temperature
     estimates = _estimates(
         {
-            "balanced_accuracy": _balanced_accuracy(labels, predicted),
-            "macro_f1": _macro_f1(labels, predicted),
-            "log_loss": _mean(log_losses(logits, labels, temperature)),
+            "balanced_accuracy": balanced_accuracy(labels, predicted),
+            "macro_f1": macro_f1(labels, predicted),
+            "log_loss": mean(log_losses(logits, labels, temperature)),
             "ece": _ece(hits, _confidences(logits, temperature)),
             "ece_before_temperature": _ece(hits, _confidences(logits, 1.0)),
         },
@@ -56,7 +65,7 @@ def metrics_report(
         n=len(labels),
         correct=int(hits.sum()),
         ece_before_temperature=estimates.pop("ece_before_temperature"),
-        metrics={"accuracy": _accuracy(hits), **estimates},
+        metrics={"accuracy": Estimate(float(hits.mean()), proportion(int(hits.sum()), len(hits))), **estimates},
         calibration=calibration,
         per_class=_per_class(labels, predicted, class_names),
         confusion=confusion,
@@ -67,90 +76,28 @@ def metrics_report(
 # ---------------------------------------------------------------- figures and intervals
 
 
-def _accuracy(hits: Hits) -> Estimate:
-    from scipy.stats import binomtest
-
-    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return Estimate(float(hits.mean()), (float(interval.low), float(interval.high)))
-
-
 def _estimates(statistics: Mapping[str, Statistic], n: int) -> dict[str, Estimate]:
-    every_image_once = np.ones((1, n), np.int64)
-    drawn = [[statistic(counts) for statistic in statistics.values()] for counts in _resamples(n)]
     found = {}
-    for (name, statistic), row in zip(statistics.items(), np.concatenate(drawn, axis=1), strict=True):
-        value = float(statistic(every_image_once)[0])
-        low, high = _INTERVALS.get(name, _percentile)(value, row)
-        # A resample lacks some classes and repeats images, which can push it past the figure.
-        found[name] = Estimate(value, (min(float(low), value), max(float(high), value)))
+    for name, drawn in bootstrap(statistics, n).items():
+        value = value_of(statistics[name], n)
+        found[name] = Estimate(value, _INTERVALS.get(name, percentiles)(value, drawn))
     return found
 
 
-def _percentile(_: float, drawn: Floats) -> Floats:
-    """The percentile bootstrap (Efron 1979)."""
-    interval: Floats = np.percentile(drawn, [2.5, 97.5])
-    return interval
-
-
-def _basic(value: float, drawn: Floats) -> Floats:
+def _basic(value: float, drawn: Floats) -> Interval:
     """The basic bootstrap (Davison and Hinkley 1997) of a figure in [0, 1].
 
     It takes off the bias of resampling. Calibration errors need that: they add up sizes of differences, so noise makes
     them greater, and a resample has twice the noise. Percentiles would often lie above the figure itself.
     """
-    interval: Floats = np.clip(2 * value - _percentile(value, drawn)[::-1], 0, 1)
-    return interval
+    low, high = np.clip(2 * value - np.percentile(drawn, [97.5, 2.5]), 0, 1)
+    return min(float(low), value), max(float(high), value)
 
 
-def _resamples(n: int) -> Iterator[Counts]:
-    """How often each of `n` images is in a resample of `n`: `RESAMPLES` rows, a few at a time to bound memory.
-
-    Seeded as `autoft.statistics` is, and drawn in its order, so that both come to the same intervals.
-    """
-    rng = np.random.default_rng(0)
-    step = max(1, _NUMBERS_AT_ONCE // max(n, 1))
-    for start in range(0, RESAMPLES, step):
-        rows = min(step, RESAMPLES - start)
-        images = rng.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        yield np.bincount(images.ravel(), minlength=rows * n).reshape(rows, n)
+_INTERVALS: Final[Mapping[str, Callable[[float, Floats], Interval]]] = {"ece": _basic, "ece_before_temperature": _basic}
 
 
-_INTERVALS = {"ece": _basic, "ece_before_temperature": _basic}
-
-
-# ---------------------------------------------------------------- statistics
-
-
-def _mean(values: Floats) -> Statistic:
-    return lambda counts: counts @ values / len(values)
-
-
-def _balanced_accuracy(labels: Labels, predicted: Labels) -> Statistic:
-    """The mean recall over the classes that occur."""
-    true, hit = _by_class(labels, labels), _by_class(labels, labels, predicted == labels)
-    return lambda counts: _mean_over_classes(counts @ hit, counts @ true, counts @ true > 0)
-
-
-def _macro_f1(labels: Labels, predicted: Labels) -> Statistic:
-    """The mean F1 over the classes that occur."""
-    true, hit = _by_class(labels, labels), _by_class(labels, labels, predicted == labels)
-    either = true + _by_class(labels, predicted)
-    return lambda counts: _mean_over_classes(2 * (counts @ hit), counts @ either, counts @ true > 0)
-
-
-def _by_class(labels: Labels, classes: Labels, counted: Hits | None = None) -> Any:
-    """A sparse `(n, classes that occur)`: 1 where an image is `counted` and of that class in `classes`."""
-    from scipy.sparse import csr_array
-
-    n, size = len(labels), int(max(labels.max(), classes.max())) + 1
-    ones = np.ones(n, np.int64) if counted is None else counted.astype(np.int64)
-    return csr_array((ones, (np.arange(n), classes)), shape=(n, size))[:, np.unique(labels)]
-
-
-def _mean_over_classes(parts: Counts, wholes: Counts, occurs: Hits) -> Floats:
-    ratios = np.divide(parts, wholes, out=np.zeros(parts.shape), where=occurs)
-    means: Floats = ratios.sum(axis=1) / occurs.sum(axis=1)
-    return means
+# ---------------------------------------------------------------- calibration
 
 
 def _ece(hits: Hits, confidences: Floats) -> Statistic:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autoft.bundle.parity import Gate
+from autoft.bundle.parity import LEAST_IMAGES, ON_CPU, ON_GPU, Gate, difference, too_different
 from autoft.bundle.raw_pixels import Layout
 from autoft.data.dataset import Dataset
 from autoft.data.decode import decode, normalise
 from autoft.data.parallel import ordered_map
-from autoft.errors import DataError, UnreadableImage
+from autoft.errors import DataError, GateFailed, UnreadableImage
 from autoft.onnx_runtime import Images, Logits, Pixels
-from autoft.types import Handoff, Sample, SplitName
+from autoft.types import Artifact, Handoff, Sample, SplitName, ValueRange
 
 Reference = Callable[[Images], Logits]
 """torch: normalised images `(n, 3, size, size)` to logits `(n, classes)`."""
 
+Export = Callable[[Path], Iterator[Artifact]]
+"""An exporter at work: it writes into a folder, in one way after another."""
+
 _DECODERS = 2
+_FEW = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +49,9 @@ class Order:
     """What a bundle is made of: the classifier (`reference`), what goes with it, and the images it is held against.
 
     `reported` is the split whose figures are reported; "test" opens the test split. `gate` says how much is compared,
-    `layout` what model.onnx takes, `versions` what made it.
+    `layout` what model.onnx takes, `versions` what made it. `scored` are the logits `(n, classes)` of the validation
+    split, in the order of its rows, that the trial's score was computed from; None when nobody kept them. `beside` are
+    the exporters, by name, whose files stand beside the model.
     """
 
     handoff: Handoff
@@ -53,6 +61,8 @@ class Order:
     gate: Gate
     layout: Layout
     versions: Mapping[str, str]
+    scored: Logits | None = None
+    beside: Mapping[str, Export] = field(default_factory=dict)
 
     def inputs(self, rows: np.ndarray) -> Images:
         """The network's input `(n, 3, size, size)` for rows of the pixel cache."""
@@ -61,25 +71,76 @@ class Order:
 
     @cached_property
     def compared(self) -> Compared:
-        """The validation images of the gate, evenly over the classes, and what torch says of them."""
-        samples = evenly([sample for sample in self.dataset.samples if sample.split == "val"], self.gate.images)
-        images = self.inputs(np.array([sample.row for sample in samples]))
-        return Compared(samples, images, self.reference(images))
+        """The validation images of the gate, evenly over the classes, and what torch says of them.
+
+        As many as the gate has time for, judged by how long torch takes for a few of them. Raises `GateFailed` when
+        those few show that the classifier is not the one that was scored.
+        """
+        samples = [sample for sample in self.dataset.samples if sample.split == "val"]
+        few, seconds = self._timed(samples)
+        chosen = spread(len(samples), self._affordable(seconds))
+        images = self._images(samples, chosen)
+        shown = [samples[n] for n in chosen]
+        return Compared(shown, images, self.reference(images) if (kept := self._kept(few)) is None else kept[chosen])
+
+    def _timed(self, samples: Sequence[Sample]) -> tuple[Compared, float]:
+        """What torch says of a few samples, and the seconds it takes for one."""
+        chosen = spread(len(samples), _FEW)
+        images = self._images(samples, chosen)
+        self.reference(images[:1])  # the first call is slower
+        began = time.perf_counter()
+        logits = self.reference(images)
+        seconds = (time.perf_counter() - began) / len(chosen)
+        return Compared([samples[n] for n in chosen], images, logits), seconds
+
+    def _kept(self, few: Compared) -> Logits | None:
+        """What was scored, if torch says the same here, to rounding.
+
+        On a GPU, or on another machine, it was not the same to rounding: None, so that torch is asked. Raises
+        `GateFailed` when it is so different that the score is not this classifier's.
+        """
+        if self.scored is None:
+            return None
+        then = self.scored[spread(len(self.scored), _FEW)]
+        if too_different(difference(few.logits, then, few.names, 1.0, ON_CPU)) is None:
+            return self.scored
+        if reason := too_different(difference(few.logits, then, few.names, 1.0, ON_GPU)):
+            raise GateFailed(
+                f"the weights are not those that were scored: on {len(then)} validation images torch's logits now "
+                f"differ {reason}"
+            )
+        return None
+
+    def _affordable(self, seconds: float) -> int:
+        """How many images the gate has time for: each goes through every setting, model.onnx, and perhaps torch."""
+        affordable = self.gate.seconds / (max(seconds, 1e-6) * (len(self.gate.settings) + 2))
+        return int(min(self.gate.images, max(LEAST_IMAGES, affordable)))
+
+    def _images(self, samples: Sequence[Sample], chosen: NDArray[np.int64]) -> Images:
+        return self.inputs(np.array([samples[n].row for n in chosen]))
 
     def decoded(self, samples: Sequence[Sample]) -> Iterator[Pixels]:
         """The images `(height, width, 3)` in full size, one by one. Raises `DataError` for one that is gone."""
-        root = Path(self.dataset.info.root)
-        return ordered_map(_decoded, [root / sample.path for sample in samples], _DECODERS)
+        return ordered_map(
+            partial(_decoded, self.dataset.info.value_range),
+            [self.dataset.file(sample) for sample in samples],
+            _DECODERS,
+        )
 
 
 def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:
     """At most so many of the samples, evenly over the classes as samples stand in the order of paths."""
-    return [samples[row] for row in np.linspace(0, len(samples) - 1, min(len(samples), most)).astype(int)]
+    return [samples[n] for n in spread(len(samples), most)]
 
 
-def _decoded(path: Path) -> Pixels:
+def spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most so many of the numbers below `n`, evenly."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
+def _decoded(value_range: ValueRange | None, path: Path) -> Pixels:
     try:
-        return decode(path)
+        return decode(path, value_range)
     except UnreadableImage as error:
         raise DataError(
             f"{path}: {error}; the exported file is checked on this image as it was, so restore it"

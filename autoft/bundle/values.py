@@ -20,6 +20,7 @@ CARD: Final = "MODEL_CARD.md"
 MANIFEST: Final = "manifest.json"
 IMAGES: Final = "images.json"
 LICENSES: Final = "LICENSES"
+BESIDE: Final = "beside"
 VECTORS: Final = "test_vectors"
 VECTORS_FILE: Final = f"{VECTORS}/vectors.json"
 
@@ -107,22 +108,33 @@ class ImageDelta:
 
 
 @dataclass(frozen=True)
-class CoreParity:
-    """model.core.onnx against torch on the same floats, under one setting of onnxruntime.
+class Difference:
+    """Two computations of the same logits of `n` images, held against each other.
 
-    `scale` is the logit scale: max |torch logit|, at least 1. `max_delta` is the largest |difference| of a logit, and
-    `limit` what it may be. `flips` counts other top-1 answers although torch's margin exceeds `limit`.
+    `scale` is the logit scale: max |expected logit|, at least 1. `max_delta` is the largest |difference| of a logit and
+    `limit` what it may be: more where no probability, at the temperature, differs by more than `probability_limit`, and
+    less where the answers hardly differ from image to image. `probability_delta` is the largest of those. `flips`
+    counts other top-1 answers although the expected one was clear: by more than `limit` in logits and twice
+    `probability_limit` in probability.
     """
 
     n: int
-    batch: int
-    optimised: bool
     scale: float
     max_delta: float
     mean_delta: float
     limit: float
+    probability_delta: float
+    probability_limit: float
     flips: int
     worst: tuple[ImageDelta, ...]
+
+
+@dataclass(frozen=True)
+class CoreParity(Difference):
+    """model.core.onnx against torch on the same floats, `batch` at a time, onnxruntime's optimisations on or off."""
+
+    batch: int
+    optimised: bool
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,20 @@ class PixelParity:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a further exporter wrote: its `path` within the bundle, `parity` with torch where it was compared.
+
+    `path` is empty when the file is left out; `note` says why, or why it was not compared.
+    """
+
+    exporter: str
+    path: str
+    format: str
+    parity: CoreParity | None
+    note: str
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """parity.json: the gate's numbers. `exporter` is the way of exporting that passed."""
 
@@ -149,6 +175,7 @@ class ParityReport:
     refused: tuple[str, ...]
     core: tuple[CoreParity, ...]
     pixels: PixelParity
+    beside: tuple[Beside, ...] = ()
 
 
 # ---------------------------------------------------------------- test_vectors/vectors.json

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from autoft.commands import Command, json_option, moved_option, say, shown, talk_on_stderr, to_json
+from autoft.commands import Command, json_option, moved_option, plugin_option, say, shown, talk_on_stderr, to_json
 from autoft.errors import DataError, GateFailed
 
 if TYPE_CHECKING:
@@ -37,8 +37,17 @@ CSV_COLUMNS = ("image", "label", "probability", "error")
 @click.option("--out", metavar="DIR", help="Where to.  [default: RUN/exports/N]")
 @click.option("--batched", is_flag=True, help="model.onnx takes a batch of equal-sized images.")
 @moved_option
+@plugin_option
 @json_option
-def export(run: str, trial: int | None, out: str | None, batched: bool, data: str | None, as_json: bool) -> None:
+def export(
+    run: str,
+    trial: int | None,
+    out: str | None,
+    batched: bool,
+    data: str | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Write the bundle of any trial that is still exportable.
 
     Its files are compared with torch in full, on validation images, and it comes with validation figures only: the
@@ -46,6 +55,7 @@ def export(run: str, trial: int | None, out: str | None, batched: bool, data: st
     """
     from autoft.machine import cores
     from autoft.run import Run
+    from autoft.terminal import open_screen
 
     opened = Run.open(Path(run))
     if data is not None:
@@ -54,8 +64,8 @@ def export(run: str, trial: int | None, out: str | None, batched: bool, data: st
     from autoft import conclude, execution  # bring torch, which a mistake found above should not wait for
 
     with talk_on_stderr():
-        layout = conclude.layout(batched)
-        exported = execution.export_trial(opened, trial, Path(out) if out else None, layout)
+        wish = execution.ExportWish(trial, Path(out) if out else None, conclude.layout(batched))
+        exported = execution.export_trial(opened, plugins, wish, open_screen(opened.record.study.metric))
     if as_json:
         say(to_json(exported))
         return

@@ -36,13 +36,14 @@ def backbones(
     """List the backbones that can be searched.
 
     GLOB selects by name. Best first, by what is known of them before any search (prior); those without a prior are
-    searched only when named.
+    searched only when they or, with -p FILE, their plugin are named.
     """
     from autoft.host import Host
     from autoft.study import licence_allowed
 
     with talk_on_stderr():
         host = Host.discover(plugins)
+        host.check()
         known = host.backbones()
     for warning in host.warnings():
         click.echo(warning, err=True)
@@ -95,7 +96,7 @@ def _cells(backbone: Backbone) -> tuple[str, ...]:
 def plugins(plugins: tuple[str, ...], as_json: bool) -> None:
     """List the plugins, and what each adds.
 
-    AUTOFT_DISABLE_PLUGINS=a,b switches some off for good.
+    Exit code 2 when a search would refuse to begin with them. AUTOFT_DISABLE_PLUGINS=a,b switches some off for good.
     """
     from autoft.host import Host
 
@@ -119,6 +120,7 @@ def plugins(plugins: tuple[str, ...], as_json: bool) -> None:
     for warning in host.warnings():
         if not any(cause in warning for cause in shown):
             click.echo(warning, err=True)
+    host.check()
 
 
 def _joined(adds: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from autoft.summary import Scores, Summary
 
 NAMES_SHOWN = 8
-LISTS = ("backbones", "freeze", "licenses")
+LISTS = ("backbones", "freeze", "exporter", "licenses")
 
 
 def _pixels(text: str) -> int | str:
@@ -62,6 +62,9 @@ def _pixels(text: str) -> int | str:
 @click.option("--freeze", multiple=True, metavar="NAME,...", help="Search these freeze strategies.  [default: all]")
 @click.option("--image-size", type=_pixels, metavar="PIXELS", help="Input size, or auto.  [default: auto]")
 @click.option("--view", metavar="NAME", help="Centre square or whole image: auto, crop, squash, pad.  [default: auto]")
+@click.option(
+    "--exporter", multiple=True, metavar="NAME,...", help="Besides onnx, which is always there; see autoft plugins."
+)
 @click.option("--searcher", metavar="NAME", help="What decides which trial trains next.  [default: halving]")
 @click.option("--offline", is_flag=True, default=None, help="Use only weights on this machine, never the network.")
 @click.option("--licenses", multiple=True, metavar="SPDX,...", help="Of weights; or any.  [default: permissive]")
@@ -93,22 +96,25 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
         "autoft resume runs/photos-20260102-030405",
         "autoft resume runs/photos-20260102-030405 --time +10m",
         "autoft resume runs/photos-20260102-030405 --data /mnt/photos",
+        "autoft resume runs/photos-20260102-030405 -p moved/mine.py -p no:tracker",
     ),
 )
 @click.argument("run")
 @click.option("--time", metavar="TIME", help="The budget of the whole run, such as 40m; +10m adds to what it had.")
 @moved_option
+@plugin_option
 @json_option
-def resume(run: str, time: str | None, data: str | None, as_json: bool) -> None:
+def resume(run: str, time: str | None, data: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
     """Go on with a run that was interrupted, or give one more time.
 
-    Finished trials are not run again; paused ones go on from their checkpoints.
+    Finished trials are not run again; paused ones go on from their checkpoints. The plugins are those of the search; -p
+    takes one from another place, or leaves it out.
     """
     from autoft import api, clock
     from autoft.run import Run
     from autoft.terminal import open_screen
 
-    change, screen = api.change_of(time, data), open_screen(Run.open(Path(run)).record.study.metric)
+    change, screen = api.change_of(time, data, plugins), open_screen(Run.open(Path(run)).record.study.metric)
     _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.data.cache import PixelCache, build
+from autoft.data.cache import PixelCache, PixelMap, build
+from autoft.data.parallel import Check, never_stop
 from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, scan
-from autoft.data.split import require_enough, split
+from autoft.data.split import require_enough, split, stratified_order
 from autoft.errors import DataError, RunFolderError
-from autoft.files import write_atomic_bytes
-from autoft.types import DataProblem, DatasetInfo, Interpolation, Sample, SplitName, View
+from autoft.files import as_path, write_atomic
+from autoft.types import DataProblem, DatasetInfo, Entry, Interpolation, Sample, SplitName, View
+
+Square = tuple[int, Interpolation, View]
+"""How an image becomes a square: size in pixels, interpolation, view."""
 
 COLUMNS: Final = ("path", "label", "split", "row", "digest")
 _HELD_OUT: Final[Mapping[SplitName | None, int]] = {None: 0, "train": 0, "val": 1, "test": 2}
@@ -26,10 +30,14 @@ _HELD_OUT: Final[Mapping[SplitName | None, int]] = {None: 0, "train": 0, "val": 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Readable images with their split; `samples` by path. Pixels stay on disk until rows of them are asked for."""
+    """Readable images with their split; `samples` by path. Pixels stay on disk until rows of them are asked for.
+
+    What was once asked for stays open, so that no other run evicts it, for as long as this object lives.
+    """
 
     info: DatasetInfo
     samples: tuple[Sample, ...]
+    _maps: dict[PixelCache, PixelMap] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rows(self, split: SplitName) -> NDArray[np.int64]:
         """Rows `(n,)` of a split in the pixel caches."""
@@ -40,38 +48,60 @@ class Dataset:
         return np.array([sample.label for sample in self.samples if sample.split == split], np.int64)
 
     def limited(self, split: SplitName, most: int) -> Dataset:
-        """With at most so many images of a split, evenly over the classes, as samples stand in the order of paths."""
-        own = [sample for sample in self.samples if sample.split == split]
-        kept = {own[n].row for n in np.linspace(0, len(own) - 1, min(len(own), most)).astype(int)}
+        """With at most so many images of a split, with the classes as in the whole."""
+        rows = self.rows(split)
+        kept = set(rows[stratified_order(self.labels(split), 0)[:most]].tolist())
         return Dataset(self.info, tuple(s for s in self.samples if s.split != split or s.row in kept))
 
+    def file(self, sample: Sample) -> Path:
+        """The image file of a sample."""
+        return as_path(self.info.root) / as_path(sample.path)
+
     def pixels(
-        self, size: int, interpolation: Interpolation = "bicubic", view: View = "crop", threads: int = 1
-    ) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-        """Pixels `(rows, size, size, 3)` uint8, mapped read-only; index them with `rows`.
+        self,
+        size: int,
+        interpolation: Interpolation = "bicubic",
+        view: View = "crop",
+        threads: int = 1,
+        check: Check = never_stop,
+    ) -> PixelMap:
+        """Pixels `(rows, size, size, 3)` uint8, mapped read-only; index them with `rows`. Raises as `hold` does."""
+        self.hold([(size, interpolation, view)], threads, check)
+        return self._maps[self._cache((size, interpolation, view))]
 
-        A cache that is missing, because somebody deleted it, is built again. Raises `DataError` when that needs
-        images that have changed since, `UserError` when the cache folder cannot be written.
+    def hold(self, squares: Collection[Square], threads: int = 1, check: Check = never_stop) -> None:
+        """Have the pixels of all `squares` at hand, and keep them from being evicted.
+
+        Caches that are missing, because somebody deleted them, are built again; `check` may raise to stop that. Raises
+        `DataError` when it needs images that have changed since, `UserError` when the cache folder cannot be written.
         """
-        cache = PixelCache(self.info.fingerprint, size, interpolation, view)
+        caches = [cache for cache in map(self._cache, sorted(set(squares))) if cache not in self._maps]
         try:
-            return cache.open()
+            self._open(caches)
         except FileNotFoundError:
-            found = scan(Path(self.info.root), threads)
+            found = scan(as_path(self.info.root), threads, check)
             verify_unchanged(self.info, found.fingerprint())
-            build([cache], found.paths, threads)
-            return cache.open()
+            build(caches, found.paths, threads, check)
+            self._open(caches)
+
+    def _cache(self, square: Square) -> PixelCache:
+        return PixelCache(self.info.fingerprint, *square, value_range=self.info.value_range)
+
+    def _open(self, caches: Collection[PixelCache]) -> None:
+        self._maps.update({cache: cache.open() for cache in caches})
 
 
-def open_dataset(found: Scan, seed: int, squares: Collection[tuple[int, Interpolation, View]], threads: int) -> Dataset:
-    """The data set that a scan found, split, and decoded into a cache for each of the `squares`, by size in pixels.
+def open_dataset(
+    found: Scan, seed: int, squares: Collection[Square], threads: int, check: Check = never_stop
+) -> Dataset:
+    """The data set that a scan found, split, and decoded into a cache for each of the `squares`, which it holds.
 
-    Files that cannot be used are in `info.problems`. Raises `DataError` when what is left is no data set, `UserError`
-    for the cache folder.
+    Files that cannot be used are in `info.problems`. `check` may raise to stop. Raises `DataError` when what is left is
+    no data set, `UserError` for the cache folder.
     """
     identity = found.fingerprint()
-    caches = [PixelCache(identity, *square) for square in sorted(set(squares))]
-    unreadable = build(caches, found.paths, threads)
+    caches = [PixelCache(identity, *square, value_range=found.value_range) for square in sorted(set(squares))]
+    unreadable = build(caches, found.paths, threads, check)
     usable = _usable(found, unreadable)
     samples = _split(found, usable.files, seed)
     counts = Counter(sample.split for sample in samples)
@@ -84,8 +114,12 @@ def open_dataset(found: Scan, seed: int, squares: Collection[tuple[int, Interpol
         short_side=found.short_side,
         aspect=found.aspect,
         problems=usable.problems,
+        value_range=found.value_range,
+        contradictions=tuple(_contradictions(found.listing.classes, usable.files)),
     )
-    return Dataset(info, samples)
+    dataset = Dataset(info, samples)
+    dataset.hold(squares, threads, check)
+    return dataset
 
 
 def verify_unchanged(info: DatasetInfo, now: str) -> None:
@@ -97,21 +131,27 @@ def verify_unchanged(info: DatasetInfo, now: str) -> None:
 
 
 def write_split_csv(dataset: Dataset, path: Path) -> None:
-    """Write `path,label,split,row,digest`, one line a sample, atomically: all that `read_dataset` needs."""
+    """Write `path,label,split,row,digest`, one line a sample, atomically: all that `read_dataset` needs.
+
+    Raises `RunFolderError` on a full or read-only disk.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     names = dataset.info.classes
     writer.writerows((s.path, names[s.label], s.split, s.row, s.digest) for s in dataset.samples)
-    content = text.getvalue().encode("utf-8", "surrogateescape")  # file names that are not UTF-8 survive
-    write_atomic_bytes(path, lambda file: file.write(content))
+    try:
+        write_atomic(path, text.getvalue())
+    except OSError as error:
+        hint = "make room, or choose another --out"
+        raise RunFolderError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}; {hint}") from error
 
 
 def read_dataset(split_csv: Path, info: DatasetInfo) -> Dataset:
     """The data set that `write_split_csv` wrote; no image is touched. Raises `RunFolderError` when it is damaged."""
     index = {name: label for label, name in enumerate(info.classes)}
     try:
-        with split_csv.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with split_csv.open(encoding="utf-8", newline="") as file:
             samples = tuple(_read_samples(file, index))
     except FileNotFoundError as error:
         raise RunFolderError(f"{split_csv} is missing; the run cannot go on without its split") from error
@@ -161,6 +201,16 @@ def _usable(found: Scan, unreadable: Mapping[int, str]) -> _Usable:
     )
     kept = tuple((row, file) for row, file in readable if row not in leaked)
     return _Usable(kept, (*found.problems, *broken, *leaks))
+
+
+def _contradictions(classes: Sequence[str], files: Sequence[tuple[int, ScannedFile]]) -> Iterator[DataProblem]:
+    """Images that stand in several classes of one split; they are used as all of them."""
+    first: dict[tuple[str, SplitName | None], Entry] = {}
+    for _, file in files:
+        one = first.setdefault((file.digest, file.entry.split), file.entry)
+        if one.label != file.entry.label:
+            where = f"{classes[one.label]!r} ({one.path})"
+            yield DataProblem(file.entry.path, f"the same image is in {where}; take one of the two away")
 
 
 def _split(found: Scan, files: tuple[tuple[int, ScannedFile], ...], seed: int) -> tuple[Sample, ...]:

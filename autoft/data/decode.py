@@ -4,40 +4,47 @@ Every image becomes 8-bit RGB, upright. What is not RGB is turned into it like t
 
 - transparency (alpha, palette, colour key) is composited over white
 - 16-bit grey is scaled so that 65535 becomes 255
-- 32-bit integers and floats take the smallest usual full scale that holds all values (floats: 1, 255, 65535;
-  integers: 255, 65535); values outside all of them are stretched from their minimum to their maximum
+- 32-bit integers and floats are scaled so that a range of values becomes 0 to 255: the one that was chosen for the data
+  set, or for a single image the one that `full_scale` chooses for it
 - palette, greyscale, 1-bit, CMYK, YCbCr, HSV and LAB go through Pillow
 - of an animation or a multi-page file only the first frame counts
+- an image of more than `EXACT_PIXELS` is halved, so that memory stays bounded
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
+import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError, _imaging
 
-from autoft.errors import UnreadableImage
-from autoft.types import Interpolation, Preprocess, View
+from autoft.errors import ReadFailed, UnreadableImage
+from autoft.types import Interpolation, Preprocess, ValueRange, View
 
 Pixels = NDArray[np.uint8]
 
-MAX_PIXELS: Final = 100_000_000
-"""Pixels above which an image is refused: decoded it would take close to 1 GB."""
+EXACT_PIXELS: Final = 100_000_000
+"""Pixels above which an image is halved: decoded it would take more than 1 GB. No photo of up to 100 megapixels is."""
+
+MAX_PIXELS: Final = 256_000_000
+"""Pixels above which an image is refused."""
 
 MAX_BYTES: Final = 1 << 30
 """Bytes above which a file is refused unread."""
 
-DECODER: Final = f"1-{PIL.__version__}"
+DECODER: Final = f"2-{PIL.__version__}"
 """Changes whenever the same file may give other pixels; the first number counts changes in this module."""
 
 # Formats Pillow only recognises, or opens by starting another program.
@@ -53,6 +60,9 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 PAD_COLOUR: Final = (124, 116, 104)
+_FULL_SCALES: Final = (1.0, 255.0, 65535.0)
+_NUMBERS: Final = ("I", "F")
+_LARGEST_VALUE: Final = 1e30  # beyond it are marks for "no data"
 _RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _LARGE: Final = 40_000_000
 _large_images = threading.Lock()
@@ -83,29 +93,56 @@ def readable_extensions() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
-def decode(source: Path | bytes) -> Pixels:
+def decode(source: Path | bytes, value_range: ValueRange | None = None) -> Pixels:
     """Pixels `(height, width, 3)` uint8 RGB of an image file, or of its bytes, as a person sees it.
 
-    A baseline JPEG that lacks nothing but its end marker is accepted. Raises `UnreadableImage` with the reason.
+    `value_range`: the values of a float or 32-bit image that become 0 and 255. A baseline JPEG that lacks nothing but
+    its end marker is accepted. Raises `UnreadableImage` with the reason.
     """
     data = _bytes_of(source)
     with _decoding_errors():
         try:
-            return _decode_bytes(data)
+            return _decode_bytes(data, value_range)
         except OSError as error:
             if not _may_lack_end_marker(data):
                 raise
-            pixels = _decode_bytes(data + _EOI)
+            pixels = _decode_bytes(data + _EOI, None)
             for more in _CONTINUATIONS:
-                if not np.array_equal(pixels, _decode_bytes(data.removesuffix(b"\xff") + more + _EOI)):
+                if not np.array_equal(pixels, _decode_bytes(data.removesuffix(b"\xff") + more + _EOI, None)):
                     raise UnreadableImage("truncated") from error
             return pixels
 
 
-def image_size(file: BinaryIO) -> tuple[int, int]:
-    """Width and height in pixels as the header states them; no pixel is decoded. Raises `UnreadableImage`."""
+@dataclass(frozen=True)
+class Measured:
+    """Width and height in pixels as the header states them; of float and 32-bit images the least and greatest value."""
+
+    width: int
+    height: int
+    values: ValueRange | None = None
+
+
+def measure(file: BinaryIO) -> Measured:
+    """The measures of an image; pixels are decoded only where their values matter. Raises `UnreadableImage`."""
     with _decoding_errors(), _open(file) as image:
-        return image.size
+        if image.mode not in _NUMBERS:
+            return Measured(*image.size)
+        with _turn_of(image):
+            values = np.asarray(image)
+            finite = values[_is_number(values)]
+            span = (float(finite.min()), float(finite.max())) if finite.size else None
+        return Measured(*image.size, span)
+
+
+def full_scale(low: float, high: float) -> ValueRange:
+    """The values that become 0 and 255 where values go from `low` to `high`.
+
+    From 0 to 1, 255 or 65535 where the values begin at 0 or above and fill more than half of it (1: any part);
+    otherwise from `low` to `high`.
+    """
+    usual = next((scale for scale in _FULL_SCALES if high <= scale), None)
+    filled = usual is not None and low >= 0.0 and (usual == 1.0 or high > usual / 2)
+    return (0.0, usual) if usual is not None and filled else (low, high)
 
 
 def preprocess(rgb: Pixels, recipe: Preprocess) -> Pixels:
@@ -162,19 +199,49 @@ def _bytes_of(source: Path | bytes) -> bytes:
             raise UnreadableImage(f"{size / 2**30:.1f} GiB, the limit for a file is {MAX_BYTES / 2**30:g} GiB")
         return source.read_bytes()
     except OSError as error:
-        raise UnreadableImage((error.strerror or str(error)).lower()) from error
+        raise ReadFailed((error.strerror or str(error)).lower()) from error
+    except MemoryError as error:
+        raise ReadFailed("not enough memory to read it") from error
 
 
 def _open(file: BinaryIO) -> Image.Image:
     try:
+        _silence_libraries()
         image = Image.open(file, formats=readable_formats())
     except UnidentifiedImageError as error:
         file.seek(0)
-        raise UnreadableImage(_what_it_is(file.read(512))) from error
+        raise UnreadableImage(_kind_of_tiff(file) or _what_it_is(file.read(512))) from error
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(f"{width} x {height} pixels, the limit is {MAX_PIXELS // 1_000_000} megapixels")
+    limit = EXACT_PIXELS if image.mode.startswith("I;16") else MAX_PIXELS  # Pillow cannot halve these
+    if width * height > limit:
+        raise UnreadableImage(f"{width} x {height} pixels, the limit is {limit // 1_000_000} megapixels")
     return image
+
+
+@cache
+def _silence_libraries() -> None:
+    """What libtiff and Pillow print and log about damaged files, without a name, they also raise."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with suppress(OSError, AttributeError):  # where libtiff is part of the extension module, it goes on printing
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
+def _kind_of_tiff(file: BinaryIO) -> str:
+    """What a TIFF holds that Pillow does not decode; empty when it is none. The file stands at its beginning again."""
+    try:
+        head = file.read(8)
+        if head[:4] not in (b"II*\0", b"MM\0*"):
+            return ""
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+        file.seek(tags.next)
+        tags.load(file)
+        bands, bits = tags[TiffImagePlugin.SAMPLESPERPIXEL], tags[TiffImagePlugin.BITSPERSAMPLE]
+        kind = {2: "signed", 3: "float"}.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "unsigned")
+        return f"a TIFF of {bands} band{'s' * (bands != 1)} of {bits[0]}-bit {kind} values, which Pillow cannot decode"
+    except Exception:  # a damaged one
+        return ""
+    finally:
+        file.seek(0)
 
 
 def _what_it_is(head: bytes) -> str:
@@ -199,9 +266,10 @@ def _decoding_errors() -> Iterator[None]:
         except UnreadableImage:
             raise
         except Image.DecompressionBombError as error:
-            raise UnreadableImage("too many pixels, it may be a decompression bomb") from error
+            megapixels = MAX_PIXELS // 1_000_000
+            raise UnreadableImage(f"more than {megapixels} megapixels, it may be a decompression bomb") from error
         except MemoryError as error:
-            raise UnreadableImage("not enough memory to decode it") from error
+            raise ReadFailed("not enough memory to decode it") from error
         except Exception as error:  # damaged files raise nearly anything: ValueError, struct.error, KeyError, ...
             text = " ".join(str(error).split()) or type(error).__name__
             truncated = "truncated" in text.lower() or "not enough image data" in text.lower()
@@ -209,15 +277,16 @@ def _decoding_errors() -> Iterator[None]:
 
 
 class _Hush:
-    """Silence for Python warnings while any thread is inside.
+    """Silence for Python warnings, and our own limit of pixels in Pillow, while any thread is inside.
 
-    `warnings.catch_warnings` swaps process-wide state, so threads that overlap must share one.
+    Both are state of the whole process, so threads that overlap must share one.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
         self._caught = warnings.catch_warnings()
+        self._limit = Image.MAX_IMAGE_PIXELS
 
     def __enter__(self) -> None:
         with self._lock:
@@ -226,12 +295,15 @@ class _Hush:
                 self._caught = warnings.catch_warnings()
                 self._caught.__enter__()
                 warnings.simplefilter("ignore")
+                self._limit = Image.MAX_IMAGE_PIXELS
+                Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses what has more than twice as many
 
     def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
                 self._caught.__exit__(None, None, None)
+                Image.MAX_IMAGE_PIXELS = self._limit
 
 
 _hush = _Hush()
@@ -253,11 +325,28 @@ def _may_lack_end_marker(data: bytes) -> bool:
 # ---------------------------------------------------------------- an open image to RGB
 
 
-def _decode_bytes(data: bytes) -> Pixels:
+def _decode_bytes(data: bytes, value_range: ValueRange | None) -> Pixels:
     with _open(io.BytesIO(data)) as image, _turn_of(image):
+        if _is_too_large(image) and isinstance(image, JpegImagePlugin.JpegImageFile):
+            image.draft(None, (image.width // 2, image.height // 2))  # decoded at half its size
         image.load()
-        upright = _upright(image)
-        return _TO_RGB.get(upright.mode, _through_pillow)(upright)
+        turn = _turn_upright(image)
+        exact = _halved(image) if _is_too_large(image) else image
+        upright = exact if turn is None else exact.transpose(turn)
+        if upright.mode in _NUMBERS:
+            return _as_rgb(_scaled(np.asarray(upright).astype(np.float64), value_range))
+        return _grey16(upright) if upright.mode.startswith("I;16") else _through_pillow(upright)
+
+
+def _is_too_large(image: Image.Image) -> bool:
+    return image.width * image.height > EXACT_PIXELS
+
+
+def _halved(image: Image.Image) -> Image.Image:
+    """The image with the means of two by two pixels, in a mode that has means."""
+    if image.has_transparency_data:
+        return image.convert("RGBA").reduce(2)
+    return (image.convert("RGB") if image.mode in ("P", "1") else image).reduce(2)
 
 
 def _turn_of(image: Image.Image) -> AbstractContextManager[object]:
@@ -265,13 +354,12 @@ def _turn_of(image: Image.Image) -> AbstractContextManager[object]:
     return _large_images if image.width * image.height > _LARGE else nullcontext()
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; damaged EXIF data counts as none."""
+def _turn_upright(image: Image.Image) -> Image.Transpose | None:
+    """How the image has to be turned by its EXIF orientation; damaged EXIF data counts as none."""
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # the EXIF parser raises as freely as the decoders
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _through_pillow(image: Image.Image) -> Pixels:
@@ -296,36 +384,20 @@ def _grey16(image: Image.Image) -> Pixels:
     return _as_rgb(grey)
 
 
-def _integers(image: Image.Image) -> Pixels:
-    return _as_rgb(_scaled(np.asarray(image).astype(np.float64), (255.0, 65535.0)))
+def _is_number(values: NDArray[Any]) -> NDArray[np.bool_]:
+    marks: NDArray[np.bool_] = np.isfinite(values) & (np.abs(values) < _LARGEST_VALUE)
+    return marks
 
 
-def _floats(image: Image.Image) -> Pixels:
-    return _as_rgb(_scaled(np.asarray(image).astype(np.float64), (1.0, 255.0, 65535.0)))
-
-
-def _scaled(values: NDArray[np.float64], full_scales: tuple[float, ...]) -> Pixels:
-    finite = np.isfinite(values)
-    if not finite.any():
+def _scaled(values: NDArray[np.float64], value_range: ValueRange | None) -> Pixels:
+    finite = values[_is_number(values)]
+    if not finite.size:
         raise UnreadableImage("no finite pixel values")
-    low, high = float(values[finite].min()), float(values[finite].max())
-    fitting = (scale for scale in full_scales if low >= 0.0 and high <= scale)
-    full_scale = next(fitting, None)
-    bottom, span = (0.0, full_scale) if full_scale is not None else (low, high - low or 1.0)
-    filled = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    shown = np.clip((filled - bottom) / span * 255.0, 0.0, 255.0)
+    bottom, top = value_range or full_scale(float(finite.min()), float(finite.max()))
+    filled = np.where(_is_number(values), values, np.where(values > _LARGEST_VALUE, top, bottom))
+    shown = np.clip((filled - bottom) / (top - bottom or 1.0) * 255.0, 0.0, 255.0)
     return np.rint(shown).astype(np.uint8)
 
 
 def _as_rgb(grey: Pixels) -> Pixels:
     return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-_TO_RGB: Final[dict[str, Callable[[Image.Image], Pixels]]] = {
-    "I;16": _grey16,
-    "I;16L": _grey16,
-    "I;16B": _grey16,
-    "I;16N": _grey16,
-    "I": _integers,
-    "F": _floats,
-}

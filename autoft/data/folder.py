@@ -5,13 +5,16 @@ The rules, in the order they apply:
 - Hidden names (leading dot), `__MACOSX`, `@eaDir`, `Thumbs.db` and `desktop.ini` do not exist.
 - With a train folder, and no image outside split folders, the folders below the split folders are the classes;
   otherwise the first level is. Folders below a class belong to the class.
+- Folders that look like splits but are not named so (seg_train, seg_test) are refused.
 - Classes stand in natural order: `1, 2, 10`, capitals like small letters.
 - A file is an image if Pillow decodes its extension; whether the content agrees shows when it is decoded.
 - A folder counts once however many links lead to it; real folders come before links.
+- Names are given as `files.as_text` writes them.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -23,8 +26,10 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from autoft.data.decode import readable_extensions
+from autoft.data.parallel import Check, never_stop
 from autoft.data.split import require_enough
 from autoft.errors import DataError
+from autoft.files import as_text
 from autoft.parts import Reader
 from autoft.types import DataProblem, Entry, Listing, SplitName
 
@@ -42,6 +47,10 @@ MAX_DEPTH: Final = 32
 """Levels of folders below the data folder that are searched."""
 
 _IGNORED: Final = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
+_PASSING: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV}
+)
+_WORDS: Final = re.compile(r"[^\W_]+")
 _DIGITS: Final = re.compile(r"(\d+)")
 
 NaturalKey = tuple[tuple[str | int, ...], str]
@@ -53,11 +62,24 @@ class ImageFolderReader(Reader):
     name = "image_folder"
     summary = "one folder a class, flat or inside train, val and test folders"
 
+    def __init__(self, check: Check = never_stop) -> None:
+        self._check = check
+
     def read(self, root: Path) -> Listing:
         """The classes and image files under `root`. Raises `DataError` with one line on what is wrong."""
-        walk = _Walk(_checked_root(root))
+        walk = _Walk(_checked_root(root), self._check)
+        try:
+            return _in_text(self._read(walk))
+        except OSError as error:
+            path = Path(error.filename or walk.root)
+            raise DataError(f"{path} cannot be read: {_cause(error)}; mend that, and start again") from error
+
+    @staticmethod
+    def _read(walk: _Walk) -> Listing:
         top = walk.subfolders(_Folder("", 0))
-        splits = _split_folders(top, walk.root)
+        splits = _split_folders(top, walk)
+        if not splits:
+            _refuse_unclear_splits(top, walk.root)
         class_folders = {name: walk.subfolders(folder) for name, folder in splits.items()} if splits else {None: top}
         _refuse_lookalikes(folder.name for folders in class_folders.values() for folder in folders)
         claimed = [(name, folder) for name, folders in class_folders.items() for folder in walk.claim(folders)]
@@ -108,6 +130,7 @@ class _Walk:
     """One pass over a data folder: which folders were seen, and every file that cannot be used."""
 
     root: Path
+    check: Check
     problems: list[DataProblem] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
 
@@ -150,11 +173,16 @@ class _Walk:
 
     def all_problems(self) -> tuple[DataProblem, ...]:
         """Every file that is not used: single ones by path, other file types and strays once with their count."""
-        several = [self._type_problem(suffix, paths) for suffix, paths in sorted(self._other_types.items())]
+        several = self.other_types()
         if self.stray:
             files = f"{len(self.stray)} image{'s' * (len(self.stray) > 1)}"
             several.append(DataProblem(self.stray[0], f"{files} outside any class folder, e.g. {self.stray[0]}"))
         return (*sorted(self.problems, key=lambda problem: problem.path), *several)
+
+    def other_types(self) -> list[DataProblem]:
+        """Files that are no images by their extensions, once for each with their count; the most frequent first."""
+        frequent = sorted(self._other_types.items(), key=lambda found: (-len(found[1]), found[0]))
+        return [self._type_problem(suffix, paths) for suffix, paths in frequent]
 
     @staticmethod
     def _type_problem(suffix: str, paths: list[str]) -> DataProblem:
@@ -176,6 +204,7 @@ class _Walk:
         folders: list[_Folder] = []
         images: list[str] = []
         for entry in self._visible(folder):
+            self.check()  # again, as each is looked at on the disk
             if _is_folder(entry):
                 folders.append(folder.child(entry))
             elif self._is_image(entry, path := _join(folder.path, entry.name)):
@@ -186,11 +215,15 @@ class _Walk:
         return _Contents(tuple(folders), tuple(images))
 
     def _visible(self, folder: _Folder) -> list[os.DirEntry[str]]:
+        shown = []
         try:
             with os.scandir(self.root / folder.path) as entries:
-                shown = [entry for entry in entries if not _is_hidden(entry.name)]
+                for entry in entries:
+                    self.check()
+                    if not _is_hidden(entry.name):
+                        shown.append(entry)
         except OSError as error:
-            self.problems.append(DataProblem(folder.path, _cause(error)))
+            self.problems.append(DataProblem(folder.path, lasting_cause(error, self.root / folder.path)))
             return []
         return sorted(shown, key=lambda entry: natural_key(entry.name))
 
@@ -205,7 +238,7 @@ class _Walk:
             self.problems.append(DataProblem(path, "broken link"))
             return False
         except OSError as error:
-            self.problems.append(DataProblem(path, _cause(error)))
+            self.problems.append(DataProblem(path, lasting_cause(error, self.root / path)))
             return False
         if not stat.S_ISREG(status.st_mode):  # a named pipe would block the reader for ever
             self.problems.append(DataProblem(path, "not a regular file"))
@@ -234,6 +267,16 @@ def _join(parent: str, name: str) -> str:
     return f"{parent}/{name}" if parent else name
 
 
+def lasting_cause(error: OSError, path: Path) -> str:
+    """Why a file or folder cannot be used. Raises `DataError` when that lies with the machine and may pass.
+
+    What is left out must be left out the next time too; and too many open files would empty a whole folder.
+    """
+    if error.errno in _PASSING:
+        raise DataError(f"{path} cannot be read: {_cause(error)}; mend that, and start again") from error
+    return _cause(error)
+
+
 def _cause(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
@@ -254,11 +297,12 @@ def _checked_root(root: Path) -> Path:
         raise DataError(f"{root} cannot be read: {error}") from error
 
 
-def _split_folders(top: Sequence[_Folder], root: Path) -> Mapping[SplitName | None, _Folder]:
+def _split_folders(top: Sequence[_Folder], walk: _Walk) -> Mapping[SplitName | None, _Folder]:
     """The split folders by split; empty when `top` are class folders."""
+    root = walk.root
     named = [(SPLIT_NAMES[folder.name.casefold()], folder) for folder in top if folder.name.casefold() in SPLIT_NAMES]
     others = [folder for folder in top if folder.name.casefold() not in SPLIT_NAMES]
-    if "train" not in {name for name, _ in named} or any(_holds_images(root, folder) for folder in others):
+    if "train" not in {name for name, _ in named} or any(_holds_images(walk, folder) for folder in others):
         return {}
     splits: dict[SplitName | None, _Folder] = {}
     for name, folder in named:
@@ -270,14 +314,34 @@ def _split_folders(top: Sequence[_Folder], root: Path) -> Mapping[SplitName | No
     return splits
 
 
+def _refuse_unclear_splits(top: Sequence[_Folder], root: Path) -> None:
+    """Raise `DataError` for folders that are splits by their names, but cannot be taken for them: seg_train, seg_test.
+
+    Only where they hold folders; a class may be called train.
+    """
+    kinds = {folder.name: _split_words(folder.name) for folder in top if any(_subfolder_names(root / folder.path))}
+    alike = [name for name, found in kinds.items() if found]
+    if {"train", "val"} <= set().union(*kinds.values()) or {"train", "test"} <= set().union(*kinds.values()):
+        beside = [folder.name for folder in top if not _split_words(folder.name)]
+        also = f", and {beside[0]!r} lies beside them" if beside else ""
+        hint = "give a folder that holds only train, val and test, each with the class folders"
+        raise DataError(
+            f"the folders {', '.join(map(repr, alike))} in {root} look like splits, not classes{also}; {hint}"
+        )
+
+
+def _split_words(name: str) -> set[SplitName]:
+    return {SPLIT_NAMES[word] for word in _WORDS.findall(name.casefold()) if word in SPLIT_NAMES}
+
+
 def _subfolder_names(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
 
 
-def _holds_images(root: Path, folder: _Folder) -> bool:
-    walk = _Walk(root)
-    return any(walk.images(walk.claim([folder])).values())
+def _holds_images(walk: _Walk, folder: _Folder) -> bool:
+    another = _Walk(walk.root, walk.check)
+    return any(another.images(another.claim([folder])).values())
 
 
 def _refuse_lookalikes(names: Iterable[str]) -> None:
@@ -298,6 +362,9 @@ def _refuse_empty(found: Sequence[_Found], walk: _Walk) -> None:
     if not any(images for _, _, images in found):
         beside = f"; {len(walk.stray)} lie beside the class folders" if walk.stray else ""
         hint = "put the images of each class into a folder of its own"
+        if others := walk.other_types():
+            beside = f": {others[0].reason}"
+            hint = "convert them to JPEG or PNG, or give them the extension of what they are"
         raise DataError(f"no images in class folders in {walk.root}{beside}; {hint}")
     for split_name, folder, images in found:
         if not images and split_name in (None, "train"):
@@ -309,7 +376,10 @@ def _refuse_empty(found: Sequence[_Found], walk: _Walk) -> None:
 def _classes(found: Sequence[_Found]) -> tuple[str, ...]:
     """Class names in natural order: those of the training folder, or of flat data."""
     return tuple(
-        sorted((folder.name for split_name, folder, _ in found if split_name in (None, "train")), key=natural_key)
+        sorted(
+            (folder.name for split_name, folder, _ in found if split_name in (None, "train")),
+            key=lambda name: natural_key(as_text(name)),
+        )
     )
 
 
@@ -319,6 +389,15 @@ def _entries(found: Sequence[_Found], classes: tuple[str, ...]) -> tuple[Entry, 
         if images and folder.name not in index:
             raise DataError(f"the class {folder.name!r} stands in {split_name} ({folder.path}) but not in train")
     return tuple(Entry(path, index[folder.name], split_name) for split_name, folder, images in found for path in images)
+
+
+def _in_text(listing: Listing) -> Listing:
+    return Listing(
+        as_text(listing.root),
+        tuple(map(as_text, listing.classes)),
+        tuple(Entry(as_text(entry.path), entry.label, entry.split) for entry in listing.entries),
+        tuple(DataProblem(as_text(problem.path), as_text(problem.reason)) for problem in listing.problems),
+    )
 
 
 def _refuse_small(classes: tuple[str, ...], entries: tuple[Entry, ...], walk: _Walk) -> None:

@@ -1,26 +1,48 @@
-"""`ordered_map`: a function over many items in threads, in order, with bounded memory."""
+"""`ordered_map`: a function over many items in threads, in order, with bounded memory, to be stopped at any time."""
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+Check = Callable[[], None]
+"""Called every now and then by what takes long; it raises to stop it, but no `OSError`: that would be a file's."""
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+SECONDS_BETWEEN_CHECKS: Final = 0.1
+
+
+def never_stop() -> None:
+    """The check of what is not to be stopped."""
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int, check: Check = never_stop) -> Iterator[R]:
     """The results in the order of `items`; at most three times `threads` of them exist at a time.
 
-    `Executor.map` would start all items at once and keep every result that is not yet fetched.
+    `check` is called between results and while one is waited for. When it raises, nothing new is begun, and the
+    threads end with the items they have in hand, which nobody waits for. `Executor.map` would start all items at once
+    and keep every result that is not yet fetched.
     """
-    with ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="autoft-data") as pool:
+    pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="autoft-data")
+    try:
         waiting: deque[Future[R]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
+                yield _result(waiting.popleft(), check)
         while waiting:
-            yield waiting.popleft().result()
+            yield _result(waiting.popleft(), check)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(future: Future[R], check: Check) -> R:
+    check()
+    while not concurrent.futures.wait((future,), SECONDS_BETWEEN_CHECKS).done:
+        check()
+    return future.result()

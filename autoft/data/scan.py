@@ -11,11 +11,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from autoft.data.decode import image_size
-from autoft.data.folder import ImageFolderReader
-from autoft.data.parallel import ordered_map
-from autoft.errors import DataError, UnreadableImage
-from autoft.types import DataProblem, Entry, Listing
+from autoft.data.decode import full_scale, measure
+from autoft.data.folder import ImageFolderReader, lasting_cause
+from autoft.data.parallel import Check, never_stop, ordered_map
+from autoft.errors import DataError, ReadFailed, UnreadableImage
+from autoft.files import as_path
+from autoft.types import DataProblem, Entry, Listing, ValueRange
 
 _DIGEST_BYTES: Final = 16
 DIGEST_LENGTH: Final = 2 * _DIGEST_BYTES
@@ -26,7 +27,8 @@ DIGEST_LENGTH: Final = 2 * _DIGEST_BYTES
 class ScannedFile:
     """One file: its entry, the blake2b-128 hash of its bytes in hex, and its width and height in pixels.
 
-    The sides are those of the header, before the image is turned upright. `problem` says why the header cannot be read;
+    The sides are those of the header, before the image is turned upright. `values` are the least and the greatest of a
+    float or 32-bit image. `problem` says why the header cannot be read;
     `digest` is empty when not even the bytes can.
     """
 
@@ -34,6 +36,7 @@ class ScannedFile:
     digest: str = ""
     width: int = 0
     height: int = 0
+    values: ValueRange | None = None
     problem: str = ""
 
     @property
@@ -58,8 +61,8 @@ class Scan:
     @property
     def paths(self) -> tuple[Path, ...]:
         """Absolute paths, in the order of the rows."""
-        root = Path(self.listing.root)
-        return tuple(root / file.entry.path for file in self.files)
+        root = as_path(self.listing.root)
+        return tuple(root / as_path(file.entry.path) for file in self.files)
 
     @cached_property
     def short_side(self) -> int:
@@ -79,6 +82,12 @@ class Scan:
             raise all_unreadable(self.listing.root, (*unread, *self.problems))
         return measured
 
+    @property
+    def value_range(self) -> ValueRange | None:
+        """The one scale for all float and 32-bit integer images; None where there are none."""
+        spans = [file.values for file in self.files if file.values is not None]
+        return full_scale(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+
     def fingerprint(self) -> str:
         """Hash in hex of paths, class names and contents; any change to the data changes it."""
         total = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -88,21 +97,21 @@ class Scan:
         return total.hexdigest()
 
 
-def scan(root: Path, threads: int) -> Scan:
-    """The files under `root`, each read once. Raises `DataError`."""
-    listing = ImageFolderReader().read(root)
+def scan(root: Path, threads: int, check: Check = never_stop) -> Scan:
+    """The files under `root`, each read once. `check` may raise to stop. Raises `DataError`."""
+    listing = ImageFolderReader(check).read(root)
     entries = sorted(listing.entries, key=lambda entry: entry.path)
-    scanned = list(ordered_map(partial(_scan_file, Path(listing.root)), entries, threads))
+    scanned = list(ordered_map(partial(_scan_file, as_path(listing.root)), entries, threads, check))
     unread = tuple(DataProblem(file.entry.path, file.problem) for file in scanned if not file.digest)
     return Scan(listing, tuple(file for file in scanned if file.digest), (*listing.problems, *unread))
 
 
-def fingerprint(root: Path, threads: int) -> str:
+def fingerprint(root: Path, threads: int, check: Check = never_stop) -> str:
     """The fingerprint of the data under `root` as it is now: equal to `DatasetInfo.fingerprint` if nothing changed.
 
     Raises `DataError`.
     """
-    return scan(root, threads).fingerprint()
+    return scan(root, threads, check).fingerprint()
 
 
 def content_hash(file: BufferedReader) -> str:
@@ -117,13 +126,16 @@ def all_unreadable(root: str, problems: tuple[DataProblem, ...]) -> DataError:
 
 
 def _scan_file(root: Path, entry: Entry) -> ScannedFile:
-    digest = ""
+    digest, path = "", root / as_path(entry.path)
     try:
-        with (root / entry.path).open("rb") as file:
+        with path.open("rb") as file:
             digest = content_hash(file)
             file.seek(0)
-            return ScannedFile(entry, digest, *image_size(file))
+            measured = measure(file)
+            return ScannedFile(entry, digest, measured.width, measured.height, measured.values)
     except OSError as error:
-        return ScannedFile(entry, problem=(error.strerror or str(error)).lower())
+        return ScannedFile(entry, problem=lasting_cause(error, path))
+    except ReadFailed as error:
+        raise DataError(f"{path} cannot be read: {error}; mend that, and start again") from error
     except UnreadableImage as error:
         return ScannedFile(entry, digest, problem=str(error))

@@ -12,6 +12,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autoft.errors import DataError
 from autoft.types import SplitName
 
@@ -68,6 +71,20 @@ def require_enough(
         f"class {shown}{more}: each class needs at least {needed} readable {noun}{where}; "
         "add images or take the folder away"
     )
+
+
+def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The positions `(n,)` of `labels` `(n,)` in an order whose every beginning holds the classes as the whole does.
+
+    As long as it can it holds each class once. Shuffled within the classes by `seed`.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        where = shuffled[labels[shuffled] == label]
+        place[where] = np.arange(len(where)) / len(where)
+    order: NDArray[np.int64] = shuffled[np.argsort(place[shuffled], kind="stable")]
+    return order
 
 
 def _own_images(

@@ -22,10 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from autoft import faults
 from autoft.asking import Search
 from autoft.codec import decode, encode
 from autoft.errors import StudyError
 from autoft.machine import Resources
+from autoft.plugins import PluginRef
 from autoft.runners.base import Runner, Site
 from autoft.runners.deaths import cause_of_death, oom_kills
 from autoft.runners.obstacles import OBJECT_STORE_BYTES, home_for_token, ray_obstacle
@@ -214,11 +216,12 @@ def _tuner(adapter: _Adapter, site: Site, over: Callable[[], bool], storage: str
 
 @dataclass(frozen=True)
 class _Errand:
-    """What travels to an actor, as one string of JSON: which run, with how many threads on what, and the slice."""
+    """What travels to an actor, as JSON: the run, threads and device, the plugins of the driver, and the slice."""
 
     run: str
     threads: int
     device: Literal["cpu", "cuda"]
+    plugins: tuple[PluginRef, ...]
     origin: float
     slice: Slice
 
@@ -241,8 +244,8 @@ class _Adapter(Searcher):
         answer = self._guarded(self._search.ask)
         if isinstance(answer, Slice):
             self._running[trial_id] = answer
-            site = self._site
-            errand = _Errand(str(site.run), site.threads, site.device, site.origin, answer)
+            site, plugins = self._site, self._search.host.refs
+            errand = _Errand(str(site.run), site.threads, site.device, plugins, site.origin, answer)
             return {"errand": encode(errand)}
         return Searcher.FINISHED if isinstance(answer, Done) else None
 
@@ -319,14 +322,16 @@ class _SliceTrainable(tune.Trainable):
         except Exception as error:
             if self._stopped():
                 return {"done": True}
-            report = Report(errand.slice.trial.id, "failed", errand.slice.start, None, 0.0, error=repr(error))
+            cause = faults.record(error, Path(errand.run) / "errors")
+            report = Report(errand.slice.trial.id, "failed", errand.slice.start, None, 0.0, error=cause)
         return {"report": encode(report), "done": True}
 
     def _execute(self, errand: _Errand) -> Report:
         from autoft.train.worker import Job, Worker
 
         if self._worker is None:
-            self._worker = Worker.open(Path(errand.run), errand.threads, errand.device, self._stopped)
+            run = Path(errand.run)
+            self._worker = Worker.open(run, errand.threads, errand.device, errand.plugins, self._stopped)
         report: Report = self._worker.run(Job(errand.slice, errand.origin))
         return report
 

@@ -126,6 +126,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def errors(self) -> Path:
+        """The folder of tracebacks, one file a fault; there is none in a run without."""
+        return self.path / "errors"
+
+    @property
     def leaderboard(self) -> Path:
         """Every trial, best first."""
         return self.path / "leaderboard.csv"

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from autoft.asking import problem_of
 from autoft.ledger import Ledger
 from autoft.parts import Problem, Searcher
 from autoft.space import Float, Space
@@ -82,6 +83,8 @@ def simulate(
         clock = Clock(now, seconds)
         answer = _ask(searcher, run, ledger, clock) if len(flying) < problem.workers else Wait()
         if isinstance(answer, Slice):
+            wrong = problem_of(answer, problem, ledger)
+            assert wrong is None, f"the searcher asked for what cannot be: {wrong}"
             _take(run, ledger, Started(answer.trial.id, answer, clock))
             report = _outcome(problem, answer, score, now)
             heapq.heappush(flying, (report.elapsed, answer.trial.id, report))

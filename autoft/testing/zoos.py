@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from autoft.codec import decode, encode
 from autoft.errors import BackboneUnavailable
+from autoft.network import Network
 from autoft.parts import Zoo
 from autoft.testing.base import Conformance
+from autoft.testing.training import everything, train
 from autoft.types import Backbone, InputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+OTHER_SIZES = (64, 96)
 
 
 class ZooConformance(Conformance[Zoo]):
@@ -60,15 +69,50 @@ class ZooConformance(Conformance[Zoo]):
 
     def test_features_are_finite_and_of_the_promised_width(self) -> None:
         """`(2, dim)` for two images, at the size the network asks for."""
+        for backbone in self.sample():
+            network = self.part().build(backbone)
+            features = _features(network, 2, network.input.size)
+            assert tuple(features.shape) == (2, network.dim), f"{backbone.name}: features must be (2, {network.dim})"
+            assert bool(features.isfinite().all()), f"{backbone.name}: features must be finite"
+
+    def test_it_takes_other_sizes_unless_it_says_that_it_does_not(self) -> None:
+        """Without `fixed_size` a search chooses the size from the images, and `--image-size` is obeyed."""
+        for backbone in self.sample():
+            network = self.part().build(backbone)
+            for size in () if backbone.input.fixed_size else OTHER_SIZES:
+                advice = f"{backbone.name} fails at {size} px; say InputSpec({network.input.size}, fixed_size=True)"
+                try:
+                    shape = tuple(_features(network, 2, size).shape)
+                except Exception as error:
+                    raise AssertionError(f"{advice}: {error}") from error
+                assert shape == (2, network.dim), f"{advice}: features are {shape} there"
+
+    def test_features_of_an_image_do_not_depend_on_its_batch(self) -> None:
+        """Images come one by one and in batches, in rows of channels (`torch.channels_last`)."""
         import torch
 
         for backbone in self.sample():
             network = self.part().build(backbone)
-            images = torch.randn(2, 3, network.input.size, network.input.size, generator=torch.manual_seed(0))
-            with torch.inference_mode():
-                features = network.features(images)
-            assert tuple(features.shape) == (2, network.dim), f"{backbone.name}: features must be (2, {network.dim})"
-            assert bool(features.isfinite().all()), f"{backbone.name}: features must be finite"
+            network.module.eval().to(memory_format=torch.channels_last)
+            together = _features(network, 3, network.input.size)
+            alone = _features(network, 1, network.input.size)
+            close = torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-4)
+            assert close, f"{backbone.name}: features of an image differ when others are in its batch"
+
+    def test_it_trains(self) -> None:
+        """Two steps as a trial takes them, on a copy: its own weights stay as they are."""
+        import torch
+
+        for backbone in self.sample():
+            network = self.part().build(backbone)
+            before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
+            after = train(network, everything(network), network.input.size)
+            parameters = [name for name, _ in network.module.named_parameters()]
+            moved = [name for name in parameters if not torch.equal(before[name], after[name])]
+            assert moved, f"{backbone.name}: no gradient reaches its parameters; is there a detach() or no_grad()?"
+            own = network.module.state_dict()
+            same = all(torch.equal(own[name], tensor) for name, tensor in before.items())
+            assert same, f"{backbone.name}: copy.deepcopy() of the module must not share tensors"
 
     def test_stages_hold_every_parameter_once(self) -> None:
         """Freezing works by stages, so none may be missing."""
@@ -92,3 +136,13 @@ class ZooConformance(Conformance[Zoo]):
             count = sum(parameter.numel() for parameter in network.module.parameters())
             assert network.input == backbone.input, f"{backbone.name}: the list and the network differ in `input`"
             assert 0.5 <= count / backbone.parameters <= 2, f"{backbone.name}: it has {count} parameters"
+
+
+def _features(network: Network, count: int, size: int) -> Tensor:
+    """Features of `count` noise images of `size` pixels, the first the same whatever the count."""
+    import torch
+
+    images = torch.cat([torch.randn(1, 3, size, size, generator=torch.manual_seed(n)) for n in range(count)])
+    network.module.eval()
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        return network.features(images.contiguous(memory_format=torch.channels_last))

@@ -3,61 +3,191 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autoft.files import write_atomic_bytes
+from autoft.data.disk_cache import alone
+from autoft.data.parallel import Check, never_stop
+from autoft.data.row_table import RowTable
 from autoft.network import Network
 from autoft.train.images import Images
 from autoft.types import View
 
+SECONDS_A_BATCH: Final = 0.5
+"""What a forward pass between two checks may take."""
+
+_MEASURED_SECONDS: Final = 1.0
+_ROWS_BETWEEN_CHECKS: Final = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureCache:
-    """Features `(rows, dim)` float32 under `folder`, addressed by weights, pixels and rows.
+    """Features `(rows, dim)` float32 under `folder`, one file for each backbone's weights on one kind of pixels.
 
-    The pixels are known by the data's `fingerprint`, the `view`, their size and the backbone's interpolation.
+    Whatever rows are asked for, in whatever order, only those that nobody has computed before are computed; what a pass
+    has computed when it is stopped stays. Two that need the same do it once: the second waits for the first. The pixels
+    are known by the data's `fingerprint`, the `view`, and the name of their cache file.
     """
 
     folder: Path
     fingerprint: str
     view: View
 
-    def features(
-        self, network: Network, images: Images, rows: np.ndarray, check: Callable[[], None] = lambda: None
-    ) -> Tensor:
-        """Features `(len(rows), dim)` on the CPU, computed when nobody did before; `check` may raise to give up."""
-        path = self.folder / f"{self._key(network, images, rows)}.npy"
-        if path.exists():
-            return torch.from_numpy(np.load(path))
-        parts = []
-        with torch.inference_mode():
-            for batch in images.batches(rows):
-                check()
-                parts.append(network.features(batch).float().cpu())
-        features = torch.cat(parts)
-        with suppress(OSError):  # a cache that cannot be written costs time, not the trial
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic_bytes(path, lambda file: np.save(file, features.numpy()))
-        return features
+    def features(self, network: Network, images: Images, rows: np.ndarray, check: Check = never_stop) -> Tensor:
+        """Features `(len(rows), dim)` on the CPU; `check` is called each second or so and may raise to give up."""
+        return self.leading(network, images, rows, lambda: False, check)
 
-    def _key(self, network: Network, images: Images, rows: np.ndarray) -> str:
+    def leading(
+        self, network: Network, images: Images, rows: np.ndarray, enough: Callable[[], bool], check: Check = never_stop
+    ) -> Tensor:
+        """Features `(n, dim)` of the first n of `rows`: all, or as many as there are when `enough` says so.
+
+        `enough` is asked after each batch, about twice a second; at least one row comes back. The rows of
+        `stratified_order` make every such beginning a fair sample.
+        """
+        one = self._pass(network, images, rows)
+        one.recall(check)
+        if not one.known.all():
+            with one.alone(enough, check):
+                one.recall(check)
+                one.compute(enough, check)
+        return one.beginning()
+
+    def seconds_for(self, network: Network, images: Images, rows: np.ndarray, check: Check = never_stop) -> float:
+        """Seconds that `features` of these rows would take from now on, 0.0 when all are kept.
+
+        Measured on the first of those rows that are not, for a second or two and not on the first batch, which is
+        warm-up; they are kept.
+        """
+        one = self._pass(network, images, rows)
+        one.recall(check)
+        pace = _Pace(one.known)
+        with one.alone(lambda: True, check):
+            one.compute(pace.is_measured, check)
+        return pace.seconds_a_row * int((~one.known).sum())
+
+    def path(self, network: Network, images: Images) -> Path:
+        """The file that holds the features of this network for these pixels."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(
-            f"{self.fingerprint} {self.view} {images.pixels.shape} {images.spec} {images.device.type}".encode()
-        )
-        digest.update(rows.tobytes())
+        pixels = f"{self.fingerprint} {self.view} {Path(images.pixels.filename or '').name} {images.pixels.shape}"
+        digest.update(f"{pixels} {images.spec} {images.device.type}".encode())
         for name, tensor in network.module.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         # Weights alone do not make features: the same ones under another forward must not find the old file.
-        with torch.inference_mode():
-            sample = network.features(next(images.batches(rows[:2]))).float().cpu()
-        digest.update(np.round(sample.numpy(), 2).tobytes())
-        return digest.hexdigest()
+        digest.update(_signature(network, images).encode())
+        return self.folder / f"{digest.hexdigest()}.npy"
+
+    def _pass(self, network: Network, images: Images, rows: np.ndarray) -> _Pass:
+        values = np.empty((len(rows), network.dim), np.float32)
+        return _Pass(network, images, rows, self.path(network, images), values, np.zeros(len(rows), np.bool_))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """A pass over `rows`: `values` `(n, dim)` of those that are `known` `(n,)`; the file in `path` keeps them."""
+
+    network: Network
+    images: Images
+    rows: np.ndarray
+    path: Path
+    values: np.ndarray
+    known: np.ndarray
+
+    def recall(self, check: Check) -> None:
+        """Take what is kept."""
+        wanted = np.flatnonzero(~self.known)
+        with self._table() as table:
+            for place, row in table.read(self.rows[wanted]):
+                self.values[wanted[place]], self.known[wanted[place]] = row, True
+                if place % _ROWS_BETWEEN_CHECKS == 0:
+                    check()
+
+    def compute(self, enough: Callable[[], bool], check: Check) -> None:
+        """Compute what is not known, and keep it, until `enough` says yes after a batch."""
+        with self._table() as table, torch.inference_mode():
+            for some in _paced(np.flatnonzero(~self.known), self.images.forward_size):
+                check()
+                batch = self.images.normalised(self.images.raw(self.rows[some]))
+                self.values[some] = self.network.features(batch).float().cpu().numpy()
+                self.known[some] = True
+                table.write(self.rows[some], self.values[some])
+                if enough():
+                    return
+
+    def beginning(self) -> Tensor:
+        """Features `(n, dim)` of the first rows, up to the first that is not known."""
+        count = len(self.known) if self.known.all() else int(self.known.argmin())
+        return torch.from_numpy(self.values[:count])
+
+    @contextmanager
+    def alone(self, enough: Callable[[], bool], check: Check) -> Iterator[None]:
+        """For one at a time, so that two do not compute the same. Who has had enough of waiting does not wait."""
+
+        def wait() -> None:
+            check()
+            if enough():
+                raise _Enough
+
+        with ExitStack() as stack:
+            with suppress(_Enough, OSError):
+                stack.enter_context(alone(self.path.with_suffix(".lock"), wait))
+                stack.enter_context(self._table(create=True))
+            yield
+
+    def _table(self, create: bool = False) -> AbstractContextManager[RowTable]:
+        return RowTable.open(self.path, len(self.images.pixels), self.network.dim, create)
+
+
+class _Enough(Exception):
+    """The time for waiting is over."""
+
+
+class _Pace:
+    """How fast a pass goes, from its second batch on: the first is warm-up."""
+
+    def __init__(self, known: np.ndarray) -> None:
+        self._known = known
+        self._marks: list[tuple[float, int]] = []
+
+    def is_measured(self) -> bool:
+        """To be called after each batch: whether there was enough time to tell."""
+        self._marks.append((time.monotonic(), int(self._known.sum())))
+        return len(self._marks) > 1 and self._marks[-1][0] - self._marks[0][0] > _MEASURED_SECONDS
+
+    @property
+    def seconds_a_row(self) -> float:
+        """Seconds a row, 0.0 when there were no two batches."""
+        if len(self._marks) < 2:
+            return 0.0
+        (began, first), (ended, last) = self._marks[0], self._marks[-1]
+        return (ended - began) / (last - first)
+
+
+def _paced(places: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """`places` in parts of at most `most` that take about `SECONDS_A_BATCH` each; small ones first."""
+    start, size = 0, min(most, 4)
+    while start < len(places):
+        began = time.monotonic()
+        yield places[start : start + size]
+        start += size
+        took = max(time.monotonic() - began, 1e-6)
+        size = max(1, min(most, 2 * size, int(size * SECONDS_A_BATCH / took)))
+
+
+def _signature(network: Network, images: Images) -> str:
+    """What the network makes of two images, in four numbers, so coarse that rounding in other threads does not show."""
+    with torch.inference_mode():
+        sample = network.features(images.normalised(images.raw(np.arange(min(2, len(images.pixels))))))
+    values = sample.double().cpu().flatten()
+    directions = torch.randn(3, len(values), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    size = values.norm()
+    return " ".join([f"{size:.3g}", *(f"{part:.2f}" for part in directions @ values / size)])

@@ -58,9 +58,14 @@ class Images:
         """How many images a training step may hold activations of at a time."""
         return max(1, PIXELS_AT_ONCE[self.device.type] // self.pixels.shape[1] ** 2)
 
+    @property
+    def forward_size(self) -> int:
+        """How many images may go forward at a time: without gradients nothing is held but the layer at hand."""
+        return min(64, 4 * self.at_once)
+
     def batches(self, rows: np.ndarray) -> Iterator[Tensor]:
         """All `rows` in order, normalised, without augmentation."""
-        size = min(64, 4 * self.at_once)  # without gradients nothing is held but the layer at hand
+        size = self.forward_size
         for start in range(0, len(rows), size):
             yield self.normalised(self.raw(rows[start : start + size]))
 

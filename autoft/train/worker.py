@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,12 +13,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from autoft.data.cache import cache_root
 from autoft.data.dataset import Dataset
+from autoft.data.disk_cache import cache_root
+from autoft.data.split import stratified_order
 from autoft.host import Host
 from autoft.ledger import TrialRecord
 from autoft.machine import peak_memory
 from autoft.network import Network
+from autoft.plugins import PluginRef
 from autoft.run import Run
 from autoft.space import Scalar
 from autoft.store import Checkpoint, CheckpointStore
@@ -31,13 +32,15 @@ from autoft.train.gradient import GradientRun
 from autoft.train.images import Images, TrainingStream
 from autoft.train.pace import Pace
 from autoft.train.ridge import RidgeHead, fit_ridge
-from autoft.types import ClosedFormHead, Costs, GradientHead, Parent, Plan, Report, Slice, SplitName, Trial
+from autoft.types import ClosedFormHead, Costs, GradientHead, Parent, Plan, Report, Slice, Trial
 
 INPUTS_AT_ONCE = 32
 NETWORKS_IN_MEMORY = 3
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 # A forward pass costs about a third of a training step (median 1 / 3.4 over timm's published timings).
 FORWARD_SHARE = 1 / 3
+# Of the time a slice has: for solving, once the features are there; and for training, where the head begins as a ridge.
+FIT_SHARE, TRAINING_SHARE = 0.2, 0.7
 
 
 class Cancelled(Exception):
@@ -101,13 +104,22 @@ class Worker:
 
     @classmethod
     def open(
-        cls, run: Path, threads: int, device: Literal["cpu", "cuda"], cancelled: Callable[[], bool] = lambda: False
+        cls,
+        run: Path,
+        threads: int,
+        device: Literal["cpu", "cuda"],
+        plugins: Iterable[PluginRef],
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Worker:
-        """A worker over a run folder, in a process of its own; `device` is this machine's, not the one recorded."""
+        """A worker over a run folder, in a process of its own.
+
+        `device` is this machine's, not the one recorded; `plugins` are those that the driver has.
+        """
         torch.set_num_threads(threads)
         opened = Run.open(run)
-        record = replace(opened.record, device=device)
-        return cls(record, opened.host(), opened.dataset(), opened.checkpoints, cancelled)
+        record, host = replace(opened.record, device=device), Host.from_refs(plugins)
+        host.errors = opened.folder.errors
+        return cls(record, host, opened.dataset(), opened.checkpoints, cancelled)
 
     def run(self, job: Job) -> Report:
         """Execute one slice. A failure is a report that names the cause, never an exception.
@@ -121,7 +133,7 @@ class Worker:
             except Cancelled:
                 raise
             except Exception as error:
-                cause = "".join(traceback.format_exception_only(error)).strip()
+                cause = self._host.describe(error)
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
         return _sound(replace(report, seconds=time.monotonic() - began))
 
@@ -178,18 +190,26 @@ class Worker:
                 return self._train(bench, head)
 
     def _probe(self, bench: _Bench) -> Report:
-        """Fit the head in closed form and score it; the trial is finished."""
-        head = self._ridge(bench)
-        classifier = _with_head(Classifier(bench.network.module, bench.network.dim, self._outputs), head)
-        began = time.monotonic()
-        validation = self._feature_rows(bench, "val")
+        """Fit the head in closed form, on as many images as there is time for, and score it; the trial is finished."""
+        costs = self._forward_costs(bench)
+        validation = self._features.features(bench.network, bench.images, self._dataset.rows("val"), self._check)
+        head, note = self._ridge(bench, bench.job.seconds_left * FIT_SHARE)
         logits = (validation @ head.weight.T + head.bias).numpy()
-        costs = Costs(scoring=time.monotonic() - began)
         score = self._score(logits)
-        model = classifier.changed(bench.plan)
-        self._checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, model, logits=logits))
+        model = _with_head(Classifier(bench.network.module, bench.network.dim, self._outputs), head)
+        changed = model.changed(bench.plan)
+        self._checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=logits))
         facts = {"ridge_strength": head.strength, "loo_accuracy": head.loo_accuracy, **_memory()}
-        return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs)
+        return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, note=note)
+
+    def _forward_costs(self, bench: _Bench) -> Costs:
+        """What scoring takes, measured unless the features are kept already."""
+        rows = self._dataset.rows("val")
+        bench.network.module.to(self._device)
+        seconds = self._features.seconds_for(bench.network, bench.images, rows, self._check)
+        if seconds:
+            self._image_seconds[bench.view] = seconds / len(rows)
+        return Costs(scoring=seconds, image=seconds / len(rows))
 
     def _train(self, bench: _Bench, head: GradientHead) -> Report:
         """Train until the slice ends or its deadline comes, then checkpoint and score."""
@@ -258,7 +278,9 @@ class Worker:
         if bench.trial.parents:
             return self.restored(self._saved(bench.trial.parents[0]))
         classifier = Classifier.of(bench.network, self._outputs)
-        return _with_head(classifier, self._ridge(bench)) if head.init == "ridge" else classifier
+        if head.init == "zero":
+            return classifier
+        return _with_head(classifier, self._ridge(bench, bench.job.seconds_left * TRAINING_SHARE)[0])
 
     def _saved(self, wanted: Parent) -> Checkpoint:
         if (checkpoint := self._checkpoints.load(wanted)) is None:
@@ -274,15 +296,19 @@ class Worker:
                 f"{checkpoint.trial.id} was trained from; restore them, or start a new run"
             )
 
-    def _ridge(self, bench: _Bench) -> RidgeHead:
-        features = self._feature_rows(bench, "train")
-        labels = torch.from_numpy(self._dataset.labels("train"))
-        return fit_ridge(features, labels, self._outputs, self._check)
-
-    def _feature_rows(self, bench: _Bench, split: SplitName) -> torch.Tensor:
-        network = bench.network
-        network.module.to(self._device)
-        return self._features.features(network, bench.images, self._dataset.rows(split), self._check)
+    def _ridge(self, bench: _Bench, reserve: float) -> tuple[RidgeHead, str]:
+        """The head, fitted on a fair sample of the training images: all whose features can be had while more than
+        `reserve` seconds are left. The text says so when that is not all.
+        """
+        rows, labels = self._dataset.rows("train"), self._dataset.labels("train")
+        order = stratified_order(labels, self._record.study.seed)
+        bench.network.module.to(self._device)
+        features = self._features.leading(
+            bench.network, bench.images, rows[order], lambda: bench.job.seconds_left < reserve, self._check
+        )
+        seen = labels[order[: len(features)]]
+        head = fit_ridge(features, torch.from_numpy(seen), self._outputs, self._check)
+        return head, f"on {len(seen):,} of {len(rows):,} images" if len(seen) < len(rows) else ""
 
     def _network(self, name: str) -> Network:
         if name not in self._networks:

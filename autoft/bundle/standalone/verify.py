@@ -306,10 +306,13 @@ def _disagreement(file: str, vector: Any, answer: Answer, limits: Any, outcome: 
 
 # ---------------------------------------------------------------- latency
 
+_LEAST_CALLS = 3
 
-def measure_latency(folder: Path) -> dict[str, object]:
+
+def measure_latency(folder: Path, seconds: float = 60.0) -> dict[str, object]:
     """What latency.json holds, measured here: milliseconds of calls of both models with all cores, and peak memory.
 
+    Larger batches that would not fit into about so many `seconds`, all timings together, are left out.
     Raises `CannotRun` as `verify` does, and `Broken` when a model cannot be loaded or run.
     """
     _require(folder)
@@ -321,29 +324,32 @@ def measure_latency(folder: Path) -> dict[str, object]:
     size, batched = core.get_inputs()[0].shape[2], len(model.get_inputs()[0].shape) == 4
     images = random.standard_normal((32, 3, size, size), np.float32)
     photos = [random.integers(0, 256, (side, side, 3), np.uint8) for side in (512, 1024)]
+    calls = [(CORE, core, images[:1], 1, size)]
+    calls += [(MODEL, model, photo[None] if batched else photo, 1, len(photo)) for photo in photos]
+    timings = [_timing(*call, seconds / 8) for call in calls]
+    for batch in (8, 32):
+        if batch * timings[0]["p50_ms"] * (_LEAST_CALLS + 1) < 1000 * seconds / 2:
+            timings.append(_timing(CORE, core, images[:batch], batch, size, seconds / 8))
     return {
         "machine": _machine(),
         "onnxruntime": onnxruntime.__version__,
         "threads": threads,
-        "timings": [
-            *(_timing(CORE, core, images[:n], n, size) for n in (1, 8, 32)),
-            *(_timing(MODEL, model, photo[None] if batched else photo, 1, len(photo)) for photo in photos),
-        ],
+        "timings": sorted(timings, key=lambda timing: timing["file"] != CORE),
         "peak_memory_mib": _peak_memory_mib(),
         "file_bytes": {file: (folder / file).stat().st_size for file in (MODEL, CORE)},
         "command": "python verify.py --latency",
     }
 
 
-def _timing(file: str, session: Any, images: NDArray[Any], batch: int, side: int) -> dict[str, object]:
-    """One call to warm up, then calls for half a second: 20 at most, 3 at least."""
+def _timing(file: str, session: Any, images: NDArray[Any], batch: int, side: int, seconds: float) -> dict[str, Any]:
+    """One call to warm up, then calls for so many `seconds`, half of one at most: 20 at most, 3 at least."""
     import numpy as np
 
     feed = {session.get_inputs()[0].name: images}
     times: list[float] = []
     with _blaming(f"{file} does not run on an input of shape {images.shape}"):
         session.run(None, feed)
-        while len(times) < 3 or (len(times) < 20 and sum(times) < 500):
+        while len(times) < _LEAST_CALLS or (len(times) < 20 and sum(times) < min(500, 1000 * seconds)):
             start = time.perf_counter()
             session.run(None, feed)
             times.append(1000 * (time.perf_counter() - start))
@@ -385,11 +391,12 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="verify.py", description="Check a bundle, or measure how fast it is here.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--latency", action="store_true", help="measure instead of checking")
+    parser.add_argument("--seconds", type=float, default=60.0, help="measure about so long, batches that fit")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
     asked = parser.parse_args(argv)
     try:
         if asked.latency:
-            measured = measure_latency(asked.folder)
+            measured = measure_latency(asked.folder, asked.seconds)
             print(json.dumps(measured) if asked.json else _table(measured))
             return 0
         found = verify(asked.folder)

@@ -1,0 +1,128 @@
+"""Preparing the end of a run while it still searches: what has to be imported, and the graph of a backbone.
+
+Following a network is most of what exporting costs, and the graph does not depend on the weights. `Preparation` has it
+done at low priority for the backbone that leads; `conclude` then only puts the weights in. torch's exporter holds the
+interpreter and redirects its output, so it cannot be a thread. Nothing here can end a search: what fails to be prepared
+is exported at the end as if it had never been tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from autoft.codec import encode
+from autoft.machine import versions
+from autoft.run import Run
+from autoft.study import CORE_EXPORTER
+from autoft.types import Backbone
+
+NICENESS = 10
+
+
+_IMPORTED_AT_THE_END = (
+    "onnxruntime",
+    "onnxscript.optimizer",
+    "scipy.stats",
+    "sklearn.model_selection",
+    "sklearn.metrics",
+)
+
+
+def prepared_folder(run: Run, backbone: str, image_size: int) -> Path:
+    """Where what was prepared for a backbone at this size lies: RUN/prepared/KEY, whether it is there or not.
+
+    The key stands for everything a graph depends on: another torch or another plugin finds nothing.
+    """
+    plugins = [str(ref) for ref in run.record.plugins]
+    facts = (backbone, image_size, len(run.record.data.classes), versions(), plugins)
+    return run.folder.path / "prepared" / hashlib.sha256(encode(facts).encode()).hexdigest()[:16]
+
+
+class Preparation:
+    """Has the end of the run in `run` prepared in the background, one backbone at a time. `close` it with the search.
+
+    Nothing in it raises or waits, but for the moment that ending a process takes.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._process: subprocess.Popen[bytes] | None = None
+        self._begun: set[tuple[str, int]] = set()
+        self._imports = threading.Thread(target=_import_ahead, name="imports", daemon=True)
+
+    def begin(self, backbone: str, image_size: int) -> None:
+        """Begin with this backbone, once; while another one is being prepared, nothing: so call it again and again."""
+        busy = self._process is not None and self._process.poll() is None
+        if busy or (backbone, image_size) in self._begun:
+            return
+        if not self._begun:
+            self._imports.start()
+        self._begun.add((backbone, image_size))
+        command = [sys.executable, "-m", "autoft.prepare", str(self._run), backbone, str(image_size)]
+        # One thread, no GPU, and no signals that are meant for the search.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        silent = subprocess.DEVNULL
+        with contextlib.suppress(OSError):
+            self._process = subprocess.Popen(
+                command, stdin=silent, stdout=silent, stderr=silent, env=environment, start_new_session=True
+            )
+
+    def close(self) -> None:
+        """End what is still being prepared; what is finished stays."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._begun:
+            self._imports.join()  # one that is still importing when Python ends crashes it
+
+
+def prepare(run: Run, backbone: Backbone, image_size: int) -> None:
+    """Have the exporter of the core prepare for the backbone. Raises whatever the zoo or the exporter raises."""
+    import torch
+
+    from autoft.train.classifier import Classifier
+
+    torch.set_num_threads(1)
+    host = run.host()
+    classifier = Classifier.of(host.build(backbone), len(run.record.data.classes))
+    # From a head of zeros nobody could tell whether a network made easier to follow still gives the same.
+    torch.nn.init.normal_(classifier.head.weight)
+    folder = prepared_folder(run, backbone.name, image_size)
+    if folder.exists():  # by an earlier process of this run
+        return
+    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    fresh.mkdir(parents=True)
+    try:
+        host.exporter(CORE_EXPORTER).prepare(classifier, image_size, fresh)
+        if any(fresh.iterdir()):
+            fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _import_ahead() -> None:
+    for name in _IMPORTED_AT_THE_END:
+        with contextlib.suppress(Exception):  # who needs it will say so
+            importlib.import_module(name)
+
+
+def main(arguments: list[str]) -> None:
+    """`python -m autoft.prepare RUN BACKBONE SIZE`."""
+    os.nice(NICENESS)
+    run = Run.open(Path(arguments[0]))
+    backbone = next(backbone for backbone in run.record.backbones if backbone.name == arguments[1])
+    prepare(run, backbone, int(arguments[2]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,76 @@
+"""The end of a run: which trial is exported, and what a full disk is called."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from autoft import BackboneUnavailable, Candidate, DataError, GateFailed, PluginError, Report, RunFailed, Space
+from autoft.conclude import NoWeights, _writing, export_best
+from autoft.errors import AutoftError, RunFolderError
+from autoft.ledger import TrialRecord
+from autoft.screen import Silent
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def records(n: int) -> list[TrialRecord]:
+    candidate = Candidate("zoo/net", "probe", 32, Space({}))
+    report = Report(0, "finished", 1.0, 0.75, 2.0)
+    return [TrialRecord(candidate.trial(number, {}, 0), (), (report,)) for number in range(n)]
+
+
+@pytest.mark.parametrize("problem", [GateFailed, RunFailed, BackboneUnavailable, PluginError, NoWeights])
+def test_a_trial_that_cannot_be_exported_is_passed_over_with_a_line(problem: type[AutoftError]) -> None:
+    notes = Notes()
+
+    def export(record: TrialRecord) -> str:
+        if record.trial.id < 2:
+            raise problem(f"cause {record.trial.id}")
+        return f"bundle of {record.trial.id}"
+
+    record, bundle = export_best(records(4), export, notes)
+    assert (record.trial.id, bundle) == (2, "bundle of 2")
+    assert notes.lines == ["trial 0 is passed over: cause 0", "trial 1 is passed over: cause 1"]
+
+
+def test_when_none_passes_the_causes_are_one_line_and_exit_code_3() -> None:
+    def export(record: TrialRecord) -> None:
+        raise (RunFailed, GateFailed)[record.trial.id]("it is so")
+
+    with pytest.raises(
+        GateFailed, match=r"^none of 2 trials can be exported: trial 0: it is so; trial 1: it is so$"
+    ) as e:
+        export_best(records(2), export, Notes())
+    assert e.value.exit_code == 3
+
+
+@pytest.mark.parametrize("problem", [DataError("gone"), RunFolderError("disk full"), KeyError("a bug")])
+def test_what_would_end_every_export_ends_at_once(problem: Exception) -> None:
+    asked: list[int] = []
+
+    def export(record: TrialRecord) -> None:
+        asked.append(record.trial.id)
+        raise problem
+
+    with pytest.raises(type(problem)):
+        export_best(records(3), export, Notes())
+    assert asked == [0]
+
+
+def test_a_full_disk_is_one_line_that_names_the_place_and_the_way_on(tmp_path: Path) -> None:
+    run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path))
+    with pytest.raises(RunFolderError) as caught, _writing(tmp_path / "export", run):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "export" / "model.onnx"))
+    assert str(caught.value).startswith(f"{tmp_path / 'export' / 'model.onnx'}: No space left on device; make room")
+    assert str(caught.value).endswith(f"autoft resume {tmp_path}")
+    assert caught.value.exit_code == 2

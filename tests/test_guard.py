@@ -1,0 +1,201 @@
+"""Guards: what a plugin's part raises, or gives that it should not, names plugin, part and traceback."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import autoft
+from autoft import host as host_module
+from autoft.errors import BackboneUnavailable, PluginError, RunFailed
+from autoft.host import Host
+
+SPEC = autoft.InputSpec(32)
+BACKBONE = autoft.Backbone("odd/net", 10, SPEC)
+STAGES = (autoft.Stage("stem", (autoft.ParameterInfo("stem.weight", 3, "weight"),)),)
+PROBLEM = autoft.Problem((), 0, 1)
+CLOCK = autoft.Clock(0.0, 9.0)
+
+
+class Odd:
+    """A plugin with a part of each kind, whose methods all do `act`."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self.act = act
+
+    @autoft.hookimpl
+    def autoft_zoos(self) -> list[autoft.Zoo]:
+        return [self._part(autoft.Zoo)]
+
+    @autoft.hookimpl
+    def autoft_freeze_strategies(self) -> list[autoft.FreezeStrategy]:
+        return [self._part(autoft.FreezeStrategy)]
+
+    @autoft.hookimpl
+    def autoft_searchers(self) -> list[autoft.Searcher]:
+        return [self._part(autoft.Searcher)]
+
+    @autoft.hookimpl
+    def autoft_exporters(self) -> list[autoft.Exporter]:
+        return [self._part(autoft.Exporter)]
+
+    def _part(self, kind: Any) -> Any:
+        methods = dict.fromkeys(kind.__abstractmethods__, lambda part, *arguments: self.act())
+        return type("Part", (kind,), {"name": "odd", **methods})()
+
+
+CALLS = {
+    "backbones": lambda host: host.backbones(),
+    "build": lambda host: host.build(BACKBONE),
+    "space": lambda host: host.freeze_strategy("odd").space(),
+    "plan": lambda host: host.freeze_strategy("odd").plan(STAGES, {}),
+    "ask": lambda host: host.searcher("odd").ask(PROBLEM, autoft.Ledger(), CLOCK),
+    "export": lambda host: list(host.exporter("odd").export(nn.Identity(), None, Path())),
+}
+KINDS = {
+    "backbones": "zoo",
+    "build": "zoo",
+    "space": "freeze strategy",
+    "plan": "freeze strategy",
+    "ask": "searcher",
+    "export": "exporter",
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "BUILTINS", ())
+    monkeypatch.setattr(host_module.plugins, "entry_point_refs", lambda: iter(()))
+
+
+def odd(act: Callable[[], Any], tmp_path: Path) -> Host:
+    host = Host.discover(objects=[Odd(act)])
+    host.errors = tmp_path / "errors"
+    return host
+
+
+def slip() -> Any:
+    raise KeyError("no such thing")
+
+
+def leave() -> Any:
+    raise SystemExit(3)
+
+
+def half() -> Iterator[Any]:
+    yield from ()
+    raise KeyError("no such thing")
+
+
+@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize(("act", "cause"), [(slip, "KeyError"), (leave, "SystemExit: 3"), (lambda: 7, "TypeError")])
+def test_what_a_part_raises_is_blamed_on_its_plugin(
+    tmp_path: Path, method: str, act: Callable[[], Any], cause: str
+) -> None:
+    with pytest.raises(PluginError) as caught:
+        CALLS[method](odd(act, tmp_path))
+    line = str(caught.value)
+    assert re.search(rf"^plugin 'Odd' \(.*\) failed in {method}\(\).* of {KINDS[method]} 'odd': {cause}", line), line
+    assert line.endswith("; switch it off with -p no:Odd")
+    (traceback,) = re.findall(r"traceback in (\S+);", line)
+    assert Path(traceback).parent == tmp_path / "errors"
+    assert cause.partition(":")[0] in Path(traceback).read_text()
+
+
+@pytest.mark.parametrize("method", ["backbones", "export"])
+def test_what_a_generator_raises_later_is_blamed_too(tmp_path: Path, method: str) -> None:
+    with pytest.raises(PluginError, match="KeyError"):
+        CALLS[method](odd(half, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("method", "error"), [("build", BackboneUnavailable("odd/net: no weights")), ("export", RunFailed("no way works"))]
+)
+def test_what_a_part_may_raise_goes_through(tmp_path: Path, method: str, error: Exception) -> None:
+    def act() -> Any:
+        raise error
+
+    with pytest.raises(type(error)):
+        CALLS[method](odd(act, tmp_path))
+    assert not (tmp_path / "errors").exists()
+
+
+def test_what_could_not_be_stored_is_blamed_at_once(tmp_path: Path) -> None:
+    backbone = autoft.Backbone("odd/net", 1e6, SPEC)  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match=r"backbones\(\) of zoo 'odd'.*Backbone: parameters: .*integer"):
+        odd(lambda: [backbone], tmp_path).backbones()
+
+
+def test_every_method_of_a_part_is_guarded() -> None:
+    for kind in host_module._KINDS:
+        methods = {name for name, value in vars(kind.part).items() if callable(value) and not name.startswith("_")}
+        assert methods <= set(vars(kind.guard)), f"{kind.noun}: {methods - set(vars(kind.guard))}"
+
+
+def plan(names: tuple[str, ...] = ("stem.weight",), rate: float = 1e-3, **recipe: Any) -> autoft.Plan:
+    group = autoft.ParameterGroup(names, rate)
+    return autoft.Plan((group,), autoft.GradientHead(1e-3), recipe=autoft.Recipe(**recipe))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (plan(("stem.wieght",)), "no such parameters: ['stem.wieght']"),
+        (plan(("stem.weight", "stem.weight")), "stands in two groups"),
+        (plan(rate=0.0), "learning rate"),
+        (plan(batch_size=0), "batch size"),
+        (plan(passes=0.0), "passes"),
+        (plan(passes=1.0, warmup_passes=2.0), "warm-up"),
+        (plan(label_smoothing=1.0), "label smoothing"),
+        (plan(augment="flip"), "augment"),
+        (plan(batch_size=16.5), "batch_size"),
+        (autoft.Plan((autoft.ParameterGroup(("stem.weight",), 1e-3),), autoft.ClosedFormHead()), "closed-form"),
+    ],
+)
+def test_a_plan_that_cannot_be_carried_out_is_blamed(tmp_path: Path, given: autoft.Plan, says: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        CALLS["plan"](odd(lambda: given, tmp_path))
+    assert says in str(caught.value)
+
+
+def test_a_plan_without_warm_up_is_a_plan(tmp_path: Path) -> None:
+    given = plan(warmup_passes=0.0)
+    assert CALLS["plan"](odd(lambda: given, tmp_path)) == given
+
+
+class Picky(nn.Module):
+    """Takes one size only, as many transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(3 * 32 * 32, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inside(images.flatten(1))
+
+
+def test_what_a_forward_raises_says_whose_network_it_is(tmp_path: Path) -> None:
+    host = odd(lambda: autoft.Network.of(Picky(), SPEC), tmp_path)
+    module = copy.deepcopy(host.build(BACKBONE).module)  # as training copies it
+    assert module(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+    with pytest.raises(RuntimeError) as caught:
+        module(torch.zeros(2, 3, 48, 48))
+    line = host.describe(caught.value)
+    assert re.search(r"in the network of 'odd/net', plugin 'Odd' \(.*\); switch it off with -p no:Odd", line)
+    assert "traceback in" in line
+
+
+def test_an_error_that_is_being_handled_is_not_the_networks(tmp_path: Path) -> None:
+    module = odd(lambda: autoft.Network.of(Picky(), SPEC), tmp_path).build(BACKBONE).module
+    try:
+        raise OSError("disk")
+    except OSError as error:
+        module(torch.zeros(2, 3, 32, 32))
+        assert not hasattr(error, "__notes__")

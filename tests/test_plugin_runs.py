@@ -1,0 +1,178 @@
+"""Plugins in a run: what is said of one that fails in a trial, that moved, or that is gone."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autoft import engine
+from autoft.__main__ import _run
+from autoft.data.scan import scan
+from autoft.engine import begin
+from autoft.errors import PluginError, StudyError
+from autoft.host import Host
+from autoft.runners.inline import InlineRunner
+from autoft.screen import Silent
+from autoft.stopwatch import Stopwatch
+from autoft.study import Study
+from autoft.summary import Best, Scores, Summary
+from autoft.train.worker import Job, Worker
+from autoft.types import Slice
+
+MINE = """
+import autoft, torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    def forward(self, x):
+        {forward}
+        return self.body(x)
+
+class Mine(autoft.Zoo):
+    name = "mine"
+    def backbones(self):
+        return [autoft.Backbone("mine/net", 112, autoft.InputSpec(64), license="mit")]
+    def build(self, backbone):
+        torch.manual_seed(0)
+        net = autoft.Network.of(Net(), backbone.input)
+        {build}
+        return net
+
+class Wild(autoft.FreezeStrategy):
+    name = "wild"
+    def space(self):
+        return autoft.Space({{}}, ({{}},))
+    def plan(self, stages, params):
+        {plan}
+
+@autoft.hookimpl
+def autoft_zoos():
+    return [Mine()]
+
+@autoft.hookimpl
+def autoft_freeze_strategies():
+    return [Wild()]
+"""
+GOOD = "return autoft.Plan((), autoft.ClosedFormHead())"
+
+
+def write(folder: Path, forward: str = "", build: str = "", plan: str = GOOD) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.py").write_text(MINE.format(forward=forward, build=build, plan=plan))
+    return str(folder / "mine.py")
+
+
+@pytest.fixture
+def run(tiny_images, tmp_path):
+    """Begins a run with the plugin at a path."""
+
+    def begun(plugin: str):
+        study = Study(str(tiny_images), plugins=(plugin,), backbones=("mine/*",), freeze=("wild",), runner="inline")
+        host, watch = Host.discover(study.plugins), Stopwatch(time.time())
+        return begin(study, host, InlineRunner(), tmp_path / "run", scan(tiny_images, 1), watch, Silent())
+
+    return begun
+
+
+def report(run, host, worker=None):
+    """How the first trial of the run ends."""
+    worker = worker or Worker(run.record, host, run.dataset(), run.checkpoints)
+    trial = run.record.candidates[0].trial(0, {}, 0)
+    return worker.run(Job(Slice(trial, 0.0, 1.0, 1e12), time.time()))
+
+
+@pytest.mark.parametrize(
+    ("broken", "where"),
+    [
+        ({"forward": "raise KeyError('lost')"}, "in the network of 'mine/net', plugin 'mine'"),
+        ({"build": "raise KeyError('lost')"}, "plugin 'mine' .* failed in build.. of 'mine/net' of zoo 'mine'"),
+        ({"plan": "raise KeyError('lost')"}, "plugin 'mine' .* failed in plan.. of freeze strategy 'wild'"),
+    ],
+)
+def test_a_failed_trial_names_the_plugin_and_keeps_the_traceback(run, tmp_path, broken, where):
+    begun = run(write(tmp_path / "plugins"))
+    write(tmp_path / "plugins", **broken)
+    if "forward" in broken:  # Network.of runs forward already; let only training meet it
+        write(tmp_path / "plugins", forward="if x.any(): raise KeyError('lost')")
+    ended = report(begun, begun.host())
+    assert ended.event == "failed"
+    assert "KeyError: 'lost'" in ended.error
+    assert re.search(where, ended.error)
+    assert "switch it off with -p no:mine" in ended.error
+    (traceback,) = re.findall(r"traceback in ([^;]+)", ended.error)
+    assert Path(traceback).parent == begun.folder.errors
+    assert "mine.py" in Path(traceback).read_text()
+
+
+def test_a_plugin_that_moved_is_taken_from_its_new_place_in_workers_too(run, tmp_path):
+    old = write(tmp_path / "old")
+    begun = run(old)
+    Path(old).unlink()
+    with pytest.raises(PluginError, match=r"old/mine\.py.*not there any more.*-p FOLDER/mine\.py.*-p no:mine"):
+        begun.host()
+    host = begun.host([write(tmp_path / "new")])
+    worker = Worker.open(begun.folder.path, 1, "cpu", host.refs)
+    assert report(begun, host, worker).event == "finished"
+
+
+def test_a_plugin_that_is_gone_can_be_left_out(run, tmp_path, monkeypatch):
+    old = write(tmp_path / "old")
+    begun = run(old)
+    Path(old).unlink()
+    host = begun.host(["no:mine"])
+    assert "mine" not in host.zoos()
+    assert "switched off" in host.warnings()[0]
+    assert "plugin 'mine'" in report(begun, host).error
+    with pytest.raises(StudyError, match="did you mean 'mine'"):
+        begun.host(["no:nine"])
+    monkeypatch.setenv("AUTOFT_DISABLE_PLUGINS", "mine, unheard_of")
+    assert [line for line in begun.host().warnings() if "unheard_of" in line] == []
+
+
+def test_a_clash_that_came_later_names_both_and_can_be_switched_off(run, tmp_path):
+    begun = run(write(tmp_path / "old"))
+    other = tmp_path / "other.py"
+    other.write_text((tmp_path / "old" / "mine.py").read_text())
+    with pytest.raises(PluginError, match=r"mine\.py.*other\.py.*-p no:mine or -p no:other"):
+        begun.host([str(other)])
+    assert [ref.name for ref in begun.host([str(other), "no:mine"]).refs][-1] == "other"
+
+
+@pytest.fixture
+def resume(monkeypatch, capsys):
+    """`autoft resume` up to where the search would go on: its exit code, its errors, the host it would use."""
+    hosts = []
+    monkeypatch.setattr(engine, "_execute", lambda run, host, *rest: hosts.append(host) or summary(run))
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["autoft", "resume", *map(str, arguments)])
+        return _run(), capsys.readouterr().err, hosts
+
+    return call
+
+
+def summary(run):
+    scores = Scores(2, 1, {"accuracy": 0.5}, (0.1, 0.9))
+    return Summary(str(run.folder.path), "accuracy", Best(0, "z/n", "f", 64, {}), scores, scores, {}, {}, "m", 1.0)
+
+
+def test_resume_takes_plugins_from_where_they_are_now(run, tmp_path, resume):
+    old = write(tmp_path / "old")
+    begun = run(old)
+    Path(old).unlink()
+    study = begun.folder.study.read_bytes()
+    code, said, _ = resume(begun.folder.path, "--time", "+10s")
+    assert code == 2
+    assert "not there any more" in said
+    assert begun.folder.study.read_bytes() == study
+    code, said, (host,) = resume(begun.folder.path, "-p", write(tmp_path / "new"))
+    assert code == 0, said
+    assert [ref.location for ref in host.refs if ref.name == "mine"] == [str(tmp_path / "new" / "mine.py")]
+    assert host.errors == begun.folder.errors

@@ -1,0 +1,100 @@
+"""Preparing the end of a run in the background."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from parts.small_zoo import SmallZoo
+
+from autoft.codec import encode
+from autoft.data.dataset import open_dataset, write_split_csv
+from autoft.data.scan import scan
+from autoft.host import Host
+from autoft.prepare import Preparation, prepare, prepared_folder
+from autoft.run import Run
+from autoft.store import RunFolder
+from autoft.study import Study, StudyRecord
+
+ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
+BACKBONE = SmallZoo().backbones()[0]
+VIEW = (BACKBONE.name, 64)
+
+
+@pytest.fixture
+def run(tiny_images: Path, tmp_path: Path) -> Run:
+    dataset = open_dataset(scan(tiny_images, 1), 0, {(64, "bicubic", "crop")}, 1)
+    record = StudyRecord(
+        study=Study(data=str(tiny_images)),
+        data=dataset.info,
+        view="crop",
+        backbones=(BACKBONE,),
+        candidates=(),
+        plugins=Host.discover([ZOO]).refs,
+        versions={},
+        runner="inline",
+        workers=1,
+        threads=1,
+        device="cpu",
+    )
+    folder = RunFolder.create(tmp_path / "run", encode(record), lambda made: write_split_csv(dataset, made.split_csv))
+    return Run(folder, record)
+
+
+def ended(preparation: Preparation) -> int | None:
+    deadline = time.monotonic() + 120
+    while preparation._process is not None and preparation._process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return preparation._process.returncode if preparation._process else None
+
+
+def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
+    folder = prepared_folder(run, *VIEW)
+    preparation = Preparation(run.folder.path)
+    preparation.begin(*VIEW)
+    first = preparation._process
+    preparation.begin(*VIEW)
+    assert preparation._process is first
+    assert first is not None
+    assert os.getpgid(first.pid) != os.getpgid(0)  # Ctrl-C is for the search
+    assert ended(preparation) == 0
+    assert [file.name for file in folder.iterdir()] == ["template.onnx"]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    preparation.begin(*VIEW)
+    assert preparation._process is first
+    preparation.close()
+
+
+def test_closing_ends_it_and_leaves_nothing_half_done(run: Run) -> None:
+    preparation = Preparation(run.folder.path)
+    preparation.begin(*VIEW)
+    process = preparation._process
+    preparation.close()
+    assert process is not None
+    assert process.returncode is not None
+    assert not prepared_folder(run, *VIEW).exists()
+    preparation.close()
+
+
+def test_what_cannot_be_prepared_ends_nothing(run: Run, tmp_path: Path) -> None:
+    preparation = Preparation(tmp_path / "no run")
+    preparation.begin("small/none", 64)
+    assert ended(preparation) not in (None, 0)
+    preparation.close()
+
+
+def test_another_size_is_another_graph(run: Run) -> None:
+    assert len({prepared_folder(run, name, size) for name in ("small/a", "small/b") for size in (64, 96)}) == 4
+
+
+def test_a_failing_exporter_leaves_no_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: object, classifier: object, image_size: int, folder: Path) -> None:
+        (folder / "half").write_text("done")
+        raise RuntimeError("no way")
+
+    monkeypatch.setattr("autoft.builtin.onnx_exporter.OnnxExporter.prepare", failing)
+    with pytest.raises(RuntimeError, match="no way"):
+        prepare(run, BACKBONE, 64)
+    assert list((run.folder.path / "prepared").iterdir()) == []
