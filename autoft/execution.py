@@ -86,8 +86,9 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
-        run.images()
         records = finalists(ledger) if wish.number is None else [chosen(ledger, wish.number)]
+        _export_path(run, records[0].trial.id, wish.out)  # what is quick to find out comes first
+        run.images()
         host = run.host(plugins)
         worker = _exporting_worker(run, host, stopped)
         wanted, watch = Wanted(FULL, wish.layout, "val"), Stopwatch(time.time())

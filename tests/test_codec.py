@@ -30,6 +30,7 @@ from autoft.types import (
     Listing,
     ParameterGroup,
     ParameterInfo,
+    Parent,
     Plan,
     Preprocess,
     Recipe,
@@ -45,7 +46,9 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=12)
 scalars = finite | st.integers() | st.booleans() | texts
 params = st.dictionaries(texts, scalars, max_size=5)
-trials = st.builds(Trial, st.integers(0), texts, texts, st.integers(1), params, st.integers(0), st.just((1, 2)))
+trials = st.builds(
+    Trial, st.integers(0), texts, texts, st.integers(1), params, st.integers(0), st.just((Parent(1, 2.0),))
+)
 slices = st.builds(Slice, trials, finite, finite, finite)
 floats = st.tuples(finite, finite).map(lambda pair: Float(min(pair), max(pair)))
 ints = st.tuples(st.integers(), st.integers()).map(lambda pair: Int(min(pair), max(pair)))

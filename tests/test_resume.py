@@ -12,6 +12,7 @@ import pytest
 
 from autoft import api, engine
 from autoft.codec import encode
+from autoft.data.dataset import open_dataset, write_split_csv
 from autoft.data.scan import scan
 from autoft.errors import AutoftError, DataError, PluginError, RunFolderError, StudyError
 from autoft.plugins import PluginRef
@@ -20,7 +21,7 @@ from autoft.space import Space
 from autoft.store import Journal, RunFolder
 from autoft.study import Study, StudyRecord
 from autoft.summary import Best, Scores, Summary
-from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Report, Slice, Started
+from autoft.types import Backbone, Candidate, Clock, InputSpec, Report, Slice, Started
 
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
@@ -28,12 +29,11 @@ SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 @pytest.fixture
 def run(tiny_images: Path, tmp_path: Path) -> Run:
     """A finished run of one trial with a budget of a minute on `tiny_images`."""
-    folder, found = tmp_path / "run", scan(tiny_images, 1)
+    folder, dataset = tmp_path / "run", open_dataset(scan(tiny_images, 1), 0, {(64, "bicubic", "crop")}, 1)
     candidate = Candidate("zoo/net", "probe", 64, Space({}))
-    counts = {"train": 22, "val": 7, "test": 7}
     record = StudyRecord(
         study=Study(data=str(tiny_images), out=str(folder), time=60.0),
-        data=DatasetInfo(str(tiny_images), found.listing.classes, counts, found.fingerprint(), 32, 1.0),
+        data=dataset.info,
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(candidate,),
         view="crop",
@@ -44,7 +44,8 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
         threads=1,
         device="cpu",
     )
-    opened = Run(RunFolder.create(folder, encode(record)), record)
+    created = RunFolder.create(folder, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
+    opened = Run(created, record)
     with Journal(opened.folder.journal) as journal:
         journal.append(Started(0, Slice(candidate.trial(0, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
         journal.append(Report(0, "finished", 1.0, 0.75, 2.0, elapsed=3.0))
