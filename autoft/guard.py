@@ -120,6 +120,19 @@ class GuardedExporter(Exporter):
             if artifact is None:
                 raise TypeError("it yielded no autoft.Artifact")
 
+    def prepare(self, classifier: nn.Module, image_size: int, folder: Path) -> None:
+        """As the exporter does it."""
+        with self._blame("prepare()"):
+            self._exporter.prepare(classifier, image_size, folder)
+
+    def export_prepared(
+        self, classifier: nn.Module, handoff: Handoff, prepared: Path, folder: Path
+    ) -> Iterator[Artifact]:
+        """As the exporter yields them."""
+        with self._blame("export_prepared()"):
+            for artifact in self._exporter.export_prepared(classifier, handoff, prepared, folder):
+                yield _checked(artifact, Artifact)
+
 
 def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
     """Why nothing can be trained by this plan; None when it can."""
