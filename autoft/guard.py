@@ -121,14 +121,14 @@ class GuardedExporter(Exporter):
                 raise TypeError("it yielded no autoft.Artifact")
 
     def prepare(self, classifier: nn.Module, image_size: int, folder: Path) -> None:
-        """As the exporter does."""
+        """As the exporter does it."""
         with self._blame("prepare()"):
             self._exporter.prepare(classifier, image_size, folder)
 
     def export_prepared(
         self, classifier: nn.Module, handoff: Handoff, prepared: Path, folder: Path
     ) -> Iterator[Artifact]:
-        """As the exporter yields them, which may be none."""
+        """As the exporter yields them."""
         with self._blame("export_prepared()"):
             for artifact in self._exporter.export_prepared(classifier, handoff, prepared, folder):
                 yield _checked(artifact, Artifact)

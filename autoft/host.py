@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import traceback
@@ -41,6 +42,7 @@ DISABLE = "AUTOFT_DISABLE_PLUGINS"
 BY_HAND = ("file", "object")  # kinds of plugins that the user named: one that is not there is an error, not a warning
 # What a part may raise on purpose, and what has been blamed already.
 PASSED_ON = (BackboneUnavailable, RunFailed, PluginError, Interrupted)
+MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # a full or read-only disk is nobody's plugin's fault
 
 log = logging.getLogger("autoft")
 
@@ -371,6 +373,8 @@ class Host:
         except PASSED_ON:
             raise
         except (Exception, SystemExit) as error:
+            if isinstance(error, OSError) and error.errno in MACHINE:
+                raise
             raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {plugins.switch_off(ref)}") from error
 
     def _tell(self, hook: str, facts: Mapping[str, object]) -> None:

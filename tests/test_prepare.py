@@ -12,6 +12,7 @@ from parts.small_zoo import SmallZoo
 from autoft.codec import encode
 from autoft.data.dataset import open_dataset, write_split_csv
 from autoft.data.scan import scan
+from autoft.errors import PluginError
 from autoft.host import Host
 from autoft.prepare import Preparation, prepare, prepared_folder
 from autoft.run import Run
@@ -95,6 +96,6 @@ def test_a_failing_exporter_leaves_no_folder(run: Run, monkeypatch: pytest.Monke
         raise RuntimeError("no way")
 
     monkeypatch.setattr("autoft.builtin.onnx_exporter.OnnxExporter.prepare", failing)
-    with pytest.raises(RuntimeError, match="no way"):
+    with pytest.raises(PluginError, match="no way"):
         prepare(run, BACKBONE, 64)
     assert list((run.folder.path / "prepared").iterdir()) == []
