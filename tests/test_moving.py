@@ -17,7 +17,7 @@ from autoft.machine import GIB, Resources
 from autoft.runners.inline import InlineRunner
 from autoft.screen import Silent
 from autoft.stopwatch import Stopwatch
-from autoft.study import Study, StudyRecord
+from autoft.study import Change, Study, StudyRecord
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 
@@ -55,7 +55,7 @@ def resumed(run, monkeypatch, **changes):
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(engine, "_execute", lambda run, *rest: run)
     notes = Notes()
-    return engine.resume(run.folder.path, None, notes, time.time()).record, notes.lines
+    return engine.resume(run.folder.path, Change(), notes, time.time()).record, notes.lines
 
 
 def test_a_run_goes_on_with_what_this_machine_has(run, monkeypatch):
@@ -79,7 +79,7 @@ def test_a_budget_is_changed_only_when_all_else_is_there(run, monkeypatch):
     Path(run.folder.study).write_text(engine.encode(replace(run.record, study=replace(run.record.study, runner="ray"))))
     before = run.folder.study.read_bytes()
     with pytest.raises(StudyError, match="ray is not installed"):
-        engine.resume(run.folder.path, lambda budget: budget + 60, Silent(), time.time())
+        engine.resume(run.folder.path, Change(time=lambda budget: budget + 60), Silent(), time.time())
     assert run.folder.study.read_bytes() == before
     assert json.loads(before)["study"]["time"] == 60.0
 

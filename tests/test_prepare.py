@@ -53,7 +53,7 @@ def ended(preparation: Preparation) -> int | None:
 
 def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
     folder = prepared_folder(run, *VIEW)
-    preparation = Preparation(run.folder.path)
+    preparation = Preparation(run)
     preparation.begin(*VIEW)
     first = preparation._process
     preparation.begin(*VIEW)
@@ -63,13 +63,24 @@ def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
     assert ended(preparation) == 0
     assert [file.name for file in folder.iterdir()] == ["template.onnx"]
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert preparation.seconds_missing(*VIEW) == 0.0
     preparation.begin(*VIEW)
-    assert preparation._process is first
+    assert preparation._process in (None, first)
+    preparation.close()
+
+
+def test_the_one_under_way_is_waited_for(run: Run) -> None:
+    preparation = Preparation(run)
+    preparation.begin(*VIEW)
+    preparation.finish("small/other", 64)  # not that one
+    assert not prepared_folder(run, *VIEW).exists()
+    preparation.finish(*VIEW)
+    assert prepared_folder(run, *VIEW).exists()
     preparation.close()
 
 
 def test_closing_ends_it_and_leaves_nothing_half_done(run: Run) -> None:
-    preparation = Preparation(run.folder.path)
+    preparation = Preparation(run)
     preparation.begin(*VIEW)
     process = preparation._process
     preparation.close()
@@ -79,9 +90,10 @@ def test_closing_ends_it_and_leaves_nothing_half_done(run: Run) -> None:
     preparation.close()
 
 
-def test_what_cannot_be_prepared_ends_nothing(run: Run, tmp_path: Path) -> None:
-    preparation = Preparation(tmp_path / "no run")
+def test_what_cannot_be_prepared_ends_nothing(run: Run) -> None:
+    preparation = Preparation(run)
     preparation.begin("small/none", 64)
+    assert preparation.seconds_missing("small/none", 64) > 0
     assert ended(preparation) not in (None, 0)
     preparation.close()
 
