@@ -15,7 +15,7 @@ from autoft.types import Trial
 
 # From the end of the search to the end of the process for a network that takes no time: checkpoint, filling the graph,
 # the gate on small images, figures, latency, the bundle checking itself; benchmarks/budget.py measures them.
-FIXED_SECONDS = 5.0
+FIXED_SECONDS = 4.0
 # How often the gate runs an image through torch or onnxruntime, in images, and how long it may take.
 GATE_IMAGES, GATE_SECONDS = 4 * 64, 4.0
 MOST_OF_A_BUDGET = 0.5
