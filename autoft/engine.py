@@ -29,7 +29,7 @@ from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
 from autoft.study import CORE_EXPORTER, Change, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
-from autoft.types import DataProblem
+from autoft.types import Backbone, DataProblem, DatasetInfo, View
 from autoft.view import choose_view, side_seen, what_a_crop_hides
 
 RUNNERS = ("auto", "inline", "ray")
@@ -82,43 +82,58 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
 
 def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
     """Resolve the study and create its run folder."""
+    clock = RunClock(watch.began, study.time)
     machine = share_out(study, runner.name, runner.nodes(), WORKER_BYTES, screen)
     view = choose_view(study.view, found.aspect)
     side = side_seen(view, found.short_side, found.aspect)
     with watch.phase("shortlist"):
-        backbones = shortlist(study, host, machine, Workload(len(found.files), side), screen)
+        workload, downloading = Workload(len(found.files), side), partial(_require_time, clock, "downloading weights")
+        backbones = shortlist(study, host, machine, workload, screen, downloading)
     with watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
-        clock = RunClock(watch.began, study.time)
         in_time = partial(_require_time, clock, "decoding the images")
         dataset = open_dataset(found, study.seed, squares, machine.cores, in_time)
         _report_data(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
             screen.note(hidden)
-    searched = candidates(study, host.freeze_strategies(), backbones, side)
-    scored = scored_images(study, machine, searched, dataset.info.counts["val"])
-    if scored is not None:
-        screen.note(f"validation on {scored:,} of {dataset.info.counts['val']:,} images, for the time there is")
-    record = StudyRecord(
-        study=replace(study, out=as_text(out)),
-        data=dataset.info,
+    record = _resolved(replace(study, out=as_text(out)), host, runner.name, machine, backbones, dataset.info, view)
+    if record.validation is not None:
+        screen.note(
+            f"validation on {record.validation:,} of {dataset.info.counts['val']:,} images, for the time there is"
+        )
+    require_enough_time(record, clock.now())
+    folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
+    return Run(folder, record)
+
+
+def _resolved(
+    study: Study,
+    host: Host,
+    runner: RunnerName,
+    machine: Machine,
+    backbones: tuple[Backbone, ...],
+    info: DatasetInfo,
+    view: View,
+) -> StudyRecord:
+    """study.json of a new run."""
+    searched = candidates(study, host.freeze_strategies(), backbones, side_seen(view, info.short_side, info.aspect))
+    return StudyRecord(
+        study=study,
+        data=info,
         view=view,
         backbones=backbones,
         candidates=searched,
         plugins=host.refs,
         versions=versions(),
-        runner=runner.name,
+        runner=runner,
         workers=machine.workers,
         threads=machine.threads,
         device=machine.device,
         cpus=machine.cpus,
         gpus=machine.gpus,
-        validation=scored,
+        validation=scored_images(study, machine, searched, info.counts["val"]),
     )
-    require_enough_time(record, clock.now())
-    folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
-    return Run(folder, record)
 
 
 def _require_time(clock: RunClock, doing: str) -> None:

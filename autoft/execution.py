@@ -51,19 +51,20 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
                 search = _search(run, host, screen, clock, journal, stopped, ending)
                 run.save()  # workers read it
                 runner.run(search, _site(run, clock), stopped)
-            if (ranking := search.ledger.ranking()) and not stopped():
-                with watch.phase("export"):
-                    preparation.finish(ranking[0].trial.backbone, ranking[0].trial.image_size)
-        screen.close()
-        run.folder.write_leaderboard(search.ledger, run.record.study.metric)
-        _raise_if_stopped(run, search.ledger, stopped)
-        worker = _exporting_worker(run, host, stopped)
-        try:
-            testable = partial(_testable, ending, search.ledger, clock)
-            summary = conclude(run, host, worker, search.ledger, watch, screen, testable)
-        except Cancelled:
+            screen.close()
+            run.folder.write_leaderboard(search.ledger, run.record.study.metric)
             _raise_if_stopped(run, search.ledger, stopped)
-            raise
+            try:
+                with stopped.at_once():
+                    best = finalists(search.ledger)[0].trial
+                    with watch.phase("export"):
+                        preparation.finish(best.backbone, best.image_size)
+                    worker = _exporting_worker(run, host, stopped)
+                    testable = partial(_testable, ending, search.ledger, clock)
+                    summary = conclude(run, host, worker, search.ledger, watch, screen, testable)
+            except (Cancelled, KeyboardInterrupt):
+                _raise_if_stopped(run, search.ledger, stopped)
+                raise
     host.notify_search_finished(summary)
     return summary
 

@@ -6,7 +6,9 @@ import fnmatch
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from autoft.data.parallel import Check, in_thread, never_stop
 from autoft.errors import BackboneUnavailable, StudyError, unknown_name
 from autoft.host import Host
 from autoft.machine import Machine
@@ -58,7 +60,9 @@ class Workload:
     side: int
 
 
-def shortlist(study: Study, host: Host, machine: Machine, workload: Workload, screen: Screen) -> tuple[Backbone, ...]:
+def shortlist(
+    study: Study, host: Host, machine: Machine, workload: Workload, screen: Screen, check: Check = never_stop
+) -> tuple[Backbone, ...]:
     """The backbones to search, most promising first.
 
     Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time, and before them those of
@@ -76,7 +80,7 @@ def shortlist(study: Study, host: Host, machine: Machine, workload: Workload, sc
     wanted = here if study.offline else here + elsewhere
     chosen = wanted if study.backbones else _affordable(study, wanted, given, machine, workload)
     _report_choice(study, chosen, _among(wanted, missed), screen)
-    available = _fetched(study, host, chosen, screen)
+    available = _fetched(study, host, chosen, screen, check)
     if not available:
         raise StudyError(_nothing_left(study, asked))
     return tuple(available)
@@ -193,8 +197,8 @@ def _affordable(
     return chosen or sorted(backbones, key=lambda backbone: (backbone.weights != "local", backbone.parameters))[:1]
 
 
-def _fetched(study: Study, host: Host, backbones: list[Backbone], screen: Screen) -> list[Backbone]:
-    """The backbones whose weights are here or could be downloaded.
+def _fetched(study: Study, host: Host, backbones: list[Backbone], screen: Screen, check: Check) -> list[Backbone]:
+    """The backbones whose weights are here or could be downloaded; `check` may raise to give up a download.
 
     After one failure a zoo is not asked again, unless the user named the backbones.
     """
@@ -208,7 +212,7 @@ def _fetched(study: Study, host: Host, backbones: list[Backbone], screen: Screen
             unreachable[zoo].append(backbone.name)
         else:
             try:
-                host.build(backbone)
+                in_thread(partial(host.build, backbone), check)
                 available.append(backbone)
             except BackboneUnavailable as problem:
                 unreachable[zoo] = []

@@ -16,10 +16,28 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._at_once = False
 
     def __call__(self) -> bool:
         """Whether to stop."""
         return self.signal is not None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While the block runs a signal raises `KeyboardInterrupt` in it: for what nobody asks between its steps."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def remember(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        if self._at_once:
+            raise KeyboardInterrupt
 
 
 @contextmanager
@@ -32,12 +50,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
         yield flag
         return
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        if flag.signal is not None:
-            os._exit(128 + number)
-        flag.signal = number
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, flag.remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield flag
     finally:

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from autoft.data import parallel
 from autoft.train import ridge
 from autoft.train.ridge import DEVIATION_FLOOR, RELATIVE_STRENGTHS, ROUNDING, TIE, _Path, _Rows, fit_ridge
 
@@ -244,7 +245,7 @@ class _Stop(Exception):
 
 @pytest.mark.parametrize(("n", "dim"), [(60, 8), (24, 40)], ids=["more rows", "more columns"])
 def test_every_check_can_stop_the_fit(n, dim, monkeypatch):
-    monkeypatch.setattr(ridge, "SECONDS_BETWEEN_CHECKS", 60.0)  # as many checks each time
+    monkeypatch.setattr(parallel, "SECONDS_BETWEEN_CHECKS", 60.0)  # as many checks each time
     features, labels = _problem(n, dim)
     asked = 0
 
@@ -268,7 +269,7 @@ def test_every_check_can_stop_the_fit(n, dim, monkeypatch):
 def test_a_long_eigendecomposition_does_not_delay_the_stop(monkeypatch):
     done, asked = threading.Event(), []
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: done.wait(60))
-    monkeypatch.setattr(ridge, "SECONDS_BETWEEN_CHECKS", 0.01)
+    monkeypatch.setattr(parallel, "SECONDS_BETWEEN_CHECKS", 0.01)
 
     def check():
         asked.append(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,20 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int, ch
             yield _result(waiting.popleft(), check)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def in_thread(call: Callable[[], R], check: Check) -> R:
+    """What the call gives, or raises. When `check` raises meanwhile, the call is left behind, and ends with Python."""
+    future: Future[R] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="autoft-waiting", daemon=True).start()
+    return _result(future, check)
 
 
 def _result(future: Future[R], check: Check) -> R:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from autoft.data.parallel import Check, in_thread, never_stop
+
 RELATIVE_STRENGTHS = tuple(10.0 ** (step / 4) for step in range(-20, 5))
 """Ridge penalties by the mean eigenvalue. Far above it every direction is shrunk alike: the intercept alone answers."""
 
 ROWS_AT_ONCE = 2048
-SECONDS_BETWEEN_CHECKS = 0.25
 
 DEVIATION_FLOOR = 0.3
 """By the root mean square of all deviations. Features that are zero for nearly every training image would otherwise
@@ -59,10 +58,10 @@ class _Rows:
     mean: Tensor
     deviation: Tensor
     rounding: Tensor  # of a standardised feature, (dim,)
-    check: Callable[[], None]
+    check: Check
 
     @classmethod
-    def of(cls, features: Tensor, labels: Tensor, classes: int, check: Callable[[], None]) -> _Rows:
+    def of(cls, features: Tensor, labels: Tensor, classes: int, check: Check) -> _Rows:
         """Standardise, in two passes. Raises `FloatingPointError` when something is not finite."""
         _require_finite(labels[:, None], "labels")
         labels = labels.long()
@@ -172,7 +171,7 @@ class _Path:
         return fitted.div_(rest).scatter_add_(1, labels[:, None], -leverage / rest)
 
 
-def fit_ridge(features: Tensor, labels: Tensor, classes: int, check: Callable[[], None] = lambda: None) -> RidgeHead:
+def fit_ridge(features: Tensor, labels: Tensor, classes: int, check: Check = never_stop) -> RidgeHead:
     """The best head of the path by leave-one-out accuracy, the mean squared error deciding ties.
 
     `features` `(n, dim)`, `labels` `(n,)` class indices, both on the CPU. Features are standardised first (Marks et
@@ -272,7 +271,7 @@ def _gram(rows: _Rows) -> Tensor:
     return gram
 
 
-def _products(x: Tensor, check: Callable[[], None]) -> Tensor:
+def _products(x: Tensor, check: Check) -> Tensor:
     """x @ x.T `(n, n)`."""
     parts = []
     for block in torch.split(x, ROWS_AT_ONCE):
@@ -281,18 +280,10 @@ def _products(x: Tensor, check: Callable[[], None]) -> Tensor:
     return torch.cat(parts)
 
 
-def _eigh(matrix: Tensor, check: Callable[[], None]) -> tuple[Tensor, Tensor]:
+def _eigh(matrix: Tensor, check: Check) -> tuple[Tensor, Tensor]:
     """Eigenvalues, ascending, and eigenvectors. LAPACK cannot be stopped: when `check` raises it is left behind."""
-    executor = ThreadPoolExecutor(1)
-    try:
-        answer = executor.submit(partial(torch.linalg.eigh, matrix))
-        while True:
-            check()
-            with suppress(TimeoutError):
-                values, vectors = answer.result(SECONDS_BETWEEN_CHECKS)
-                return values, vectors
-    finally:
-        executor.shutdown(wait=False)
+    values, vectors = in_thread(partial(torch.linalg.eigh, matrix), check)
+    return values, vectors
 
 
 def _require_finite(values: Tensor, noun: str) -> None:
