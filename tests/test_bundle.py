@@ -305,3 +305,41 @@ def test_seconds_go_to_phases(order: Order, tmp_path: Path) -> None:
     seconds = watch.seconds()
     assert {"export", "gate", "test", "bundle"} <= set(seconds)
     assert all(value >= 0 for value in seconds.values())
+
+
+# ---------------------------------------------------------------- further exporters
+
+
+def test_what_further_exporters_write_stands_beside_the_model(order: Order, tmp_path: Path) -> None:
+    def as_text(folder: Path) -> Iterator[Artifact]:
+        (folder / "model.txt").write_text("a model")
+        yield Artifact("bundle/model.txt", "text", 0, 7, "0" * 64, "as text")
+
+    def failing(folder: Path) -> Iterator[Artifact]:
+        (folder / "half.bin").write_text("half")
+        raise RuntimeError("no such operator")
+        yield
+
+    further = {
+        "good": lambda folder: exports(order, folder),
+        "spoilt": lambda folder: (artifact for artifact, _ in zip(spoilt(order, folder), range(1), strict=False)),
+        "text": as_text,
+        "failing": failing,
+    }
+    folder = tmp_path / "b"
+    bundle = written(dataclasses.replace(order, beside=further), folder)
+    good, refused, text, failed = bundle.parity.beside
+    assert (good.path, good.note) == ("beside/good/model.core.onnx", "")
+    assert good.parity is not None
+    assert good.parity.max_delta <= good.parity.limit
+    assert refused.path == ""
+    assert "is refused" in refused.note
+    assert (text.path, text.note) == ("beside/text/model.txt", "not compared: text is not run here")
+    assert (failed.path, failed.note) == ("", "RuntimeError: no such operator")
+    listed = decode(Manifest, (folder / "manifest.json").read_text()).files
+    assert {name for name in listed if name.startswith("beside/")} == {good.path, text.path}
+    assert not (folder / "beside" / "failing").exists()
+    assert verify(folder).problems == []
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "exporter text: beside/text/model.txt; not compared" in card
+    assert "exporter spoilt: nothing" in card

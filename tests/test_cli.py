@@ -204,6 +204,7 @@ def test_the_defaults_that_help_names_are_those_of_a_study(autoft_: Callable[...
         (["search", "no/such/folder"], "no/such/folder does not exist"),
         (["search", __file__], "is a file"),
         (["search", ".", "--searcher", "halvin"], "did you mean 'halving'?"),
+        (["search", ".", "--exporter", "onnx,onxx"], "no exporter is called 'onxx'; did you mean 'onnx'?"),
         (["search", ".", "--freeze", "prob"], "did you mean 'probe'?"),
         (["search", ".", "--runner", "rai"], "did you mean 'ray'?"),
         (["search", ".", "--metric", "acuracy"], "did you mean 'accuracy'?"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import logging
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from autoft import host as host_module
 from autoft.codec import decode, encode
 from autoft.errors import BackboneUnavailable, PluginError, StudyError
 from autoft.host import Host
-from autoft.plugins import PluginRef
+from autoft.plugins import PluginRef, plugin_versions
 
 SPEC = autoft.InputSpec(32)
 
@@ -316,3 +317,15 @@ def test_discovering_and_the_table_import_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"
+
+
+def test_plugins_are_named_for_a_stranger_without_their_place(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("# nothing")
+    digest = hashlib.sha256(b"# nothing").hexdigest()
+    refs = (
+        PluginRef("timm", "builtin", "autoft.builtin.timm_zoo", "autoft", "0.1.0"),
+        PluginRef("lite", "entry_point", "autoft_lite", "autoft-lite", "0.2.0"),
+        PluginRef("mine", "file", str(file)),
+    )
+    assert plugin_versions(refs) == {"plugin lite": "autoft-lite 0.2.0", "plugin mine": f"mine.py, SHA-256 {digest}"}

@@ -62,9 +62,7 @@ def _pixels(text: str) -> int | str:
 @click.option("--freeze", multiple=True, metavar="NAME,...", help="Search these freeze strategies.  [default: all]")
 @click.option("--image-size", type=_pixels, metavar="PIXELS", help="Input size, or auto.  [default: auto]")
 @click.option("--view", metavar="NAME", help="Centre square or whole image: auto, crop, squash, pad.  [default: auto]")
-@click.option(
-    "--exporter", multiple=True, metavar="NAME,...", help="Besides onnx, which is always there; see autoft plugins."
-)
+@click.option("--exporter", multiple=True, metavar="NAME,...", help="Also write what these make.  [default: onnx]")
 @click.option("--searcher", metavar="NAME", help="What decides which trial trains next.  [default: halving]")
 @click.option("--offline", is_flag=True, default=None, help="Use only weights on this machine, never the network.")
 @click.option("--licenses", multiple=True, metavar="SPDX,...", help="Of weights; or any.  [default: permissive]")
