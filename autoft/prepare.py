@@ -42,13 +42,13 @@ _IMPORTED_AT_THE_END = (
 
 
 def prepared_folder(run: Run, backbone: str, image_size: int) -> Path:
-    """Where what was prepared for a backbone at this size lies: RUN/prepared/KEY, whether it is there or not.
+    """Where what was prepared for a backbone at this size lies: RUN/.prepared/KEY, whether it is there or not.
 
     The key stands for everything a graph depends on: another torch or another plugin finds nothing.
     """
     plugins = [str(ref) for ref in run.record.plugins]
     facts = (backbone, image_size, len(run.record.data.classes), versions(), plugins)
-    return run.folder.path / "prepared" / hashlib.sha256(encode(facts).encode()).hexdigest()[:16]
+    return run.folder.path / ".prepared" / hashlib.sha256(encode(facts).encode()).hexdigest()[:16]
 
 
 class Preparation:

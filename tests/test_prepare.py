@@ -110,4 +110,4 @@ def test_a_failing_exporter_leaves_no_folder(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr("autoft.builtin.onnx_exporter.OnnxExporter.prepare", failing)
     with pytest.raises(PluginError, match="no way"):
         prepare(run, BACKBONE, 64)
-    assert list((run.folder.path / "prepared").iterdir()) == []
+    assert list((run.folder.path / ".prepared").iterdir()) == []

@@ -36,16 +36,14 @@ def require_free(folder: Path, kept: tuple[Path, ...]) -> Path:
 def replacing(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` to fill; it takes the place of `folder` at the end of the block.
 
-    After an exception `folder` is as it was. Raises `StudyError` when it cannot take that place.
+    After an exception `folder` is as it was. Raises `OSError` when it cannot take that place.
     """
     mark = secrets.token_hex(4)
     fresh, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("new", "old"))
     try:
-        with _writing(folder):
-            fresh.mkdir(parents=True)
+        fresh.mkdir(parents=True)
         yield fresh
-        with _writing(folder):
-            _swap(fresh, folder, old)
+        _swap(fresh, folder, old)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
