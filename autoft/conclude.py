@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -36,7 +36,7 @@ from autoft.summary import Best, Scores, Summary
 from autoft.task import METRICS
 from autoft.train.classifier import Classifier
 from autoft.train.worker import Worker
-from autoft.types import Handoff, Preprocess, SplitName, Trial
+from autoft.types import Artifact, Handoff, Preprocess, SplitName, Trial
 
 T = TypeVar("T")
 
@@ -117,6 +117,7 @@ def export(
         layout=wanted.layout,
         versions=versions() | plugin_versions(host.refs),
         scored=checkpoint.logits,
+        known=run.samples(),
         beside={
             name: partial(host.exporter(name).export, classifier, handoff)
             for name in run.record.study.exporter
@@ -124,10 +125,16 @@ def export(
         },
     )
     exporter = host.exporter(CORE_EXPORTER)
-    prepared = prepared_folder(run, record.trial.backbone, record.trial.image_size)
+    prepared = prepared_folder(run, host.refs, record.trial.backbone, record.trial.image_size)
     with _writing(folder, run), replacing(folder) as fresh:
-        quick = exporter.export_prepared(classifier, handoff, prepared, fresh)
+        quick = _if_it_works(exporter.export_prepared(classifier, handoff, prepared, fresh))
         return write_bundle(order, chain(quick, exporter.export(classifier, handoff, fresh)), fresh, watch)
+
+
+def _if_it_works(quick: Iterator[Artifact]) -> Iterator[Artifact]:
+    """What a prepared graph gives; whatever goes wrong with it, the full exports follow."""
+    with suppress(PluginError):
+        yield from quick
 
 
 @contextmanager

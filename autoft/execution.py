@@ -45,7 +45,7 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
             dataset = run.dataset()  # open to the end, so that no other run evicts the pixels that the workers need
             interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
             dataset.hold(run.record.squares, run.record.workers * run.record.threads, interrupt)
-        with closing(Preparation(run)) as preparation:
+        with closing(Preparation(run, host.refs)) as preparation:
             ending = Ending(run.record, preparation)
             with watch.phase("search"), Journal(run.folder.journal) as journal:
                 search = _search(run, host, screen, clock, journal, stopped, ending)

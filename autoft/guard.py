@@ -99,9 +99,11 @@ class GuardedSearcher(Searcher):
         """As the searcher answers."""
         with self._blame("ask()"):
             answer = self._searcher.ask(problem, ledger, clock)
-            if not isinstance(answer, Slice | Wait | Done):
+            if isinstance(answer, Wait | Done):
+                return answer
+            if not isinstance(answer, Slice):
                 raise TypeError(f"it gave {answer!r}, not a Slice, WAIT or DONE")
-        return answer
+            return _stored(answer, Slice)
 
 
 class GuardedExporter(Exporter):

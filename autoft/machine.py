@@ -90,7 +90,7 @@ def peak_memory() -> int:
 def crowding(own: float) -> float:
     """How much longer things take because of what else runs here, at least 1: `own` is the load that is ours."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return 1.0 + max(0.0, load - own) / cores()
+    return 1.0 + max(0.0, load - own) / (os.cpu_count() or 1)  # of the whole machine, as the load is
 
 
 def worker_memory(ledger: Ledger) -> int:

@@ -9,6 +9,7 @@ is exported at the end as if it had never been tried.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import os
@@ -18,18 +19,21 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from autoft.codec import encode
+from autoft.codec import decode, encode
+from autoft.host import Host
 from autoft.ledger import Ledger
 from autoft.machine import versions
+from autoft.plugins import PluginRef, plugin_versions
 from autoft.run import Run
 from autoft.study import CORE_EXPORTER
 from autoft.types import Backbone
 
 NICENESS = 10
 FIRST_GUESS_SECONDS = 10.0
-LONGEST_WAIT_SECONDS = 30.0
+LONGEST_WAIT_SECONDS = 10.0
 
 
 _IMPORTED_AT_THE_END = (
@@ -41,14 +45,22 @@ _IMPORTED_AT_THE_END = (
 )
 
 
-def prepared_folder(run: Run, backbone: str, image_size: int) -> Path:
+def prepared_folder(run: Run, plugins: tuple[PluginRef, ...], backbone: str, image_size: int) -> Path:
     """Where what was prepared for a backbone at this size lies: RUN/.prepared/KEY, whether it is there or not.
 
-    The key stands for everything a graph depends on: another torch or another plugin finds nothing.
+    The key stands for everything a graph depends on: another torch, another plugin or a changed one finds nothing.
     """
-    plugins = [str(ref) for ref in run.record.plugins]
-    facts = (backbone, image_size, len(run.record.data.classes), versions(), plugins)
-    return run.folder.path / ".prepared" / hashlib.sha256(encode(facts).encode()).hexdigest()[:16]
+    facts = (backbone, image_size, len(run.record.data.classes), _surroundings(plugins))
+    return _folder(run) / hashlib.sha256(encode(facts).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _surroundings(plugins: tuple[PluginRef, ...]) -> str:
+    return encode((versions(), plugin_versions(plugins)))
+
+
+def _folder(run: Run) -> Path:
+    return run.folder.path / ".prepared"
 
 
 class Preparation:
@@ -57,8 +69,8 @@ class Preparation:
     Nothing in it raises, and nothing but `finish` waits longer than ending a process takes.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, plugins: tuple[PluginRef, ...]) -> None:
+        self._run, self._plugins = run, plugins
         self._process: subprocess.Popen[bytes] | None = None
         self._began: dict[tuple[str, int], float] = {}
         self._took = FIRST_GUESS_SECONDS
@@ -76,8 +88,9 @@ class Preparation:
             return
         if not self._began:
             self._imports.start()
-        self._began[backbone, image_size] = time.monotonic()
-        command = [sys.executable, "-m", "autoft.prepare", str(self._run.folder.path), backbone, str(image_size)]
+        self._began[backbone, image_size] = time.time()
+        errand = encode(_Errand(str(self._run.folder.path), self._plugins, backbone, image_size))
+        command = [sys.executable, "-m", "autoft.prepare", errand]
         # One thread, no GPU, and no signals that are meant for the search.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         silent = subprocess.DEVNULL
@@ -88,12 +101,12 @@ class Preparation:
 
     def seconds_missing(self, backbone: str, image_size: int) -> float:
         """What preparing this backbone would still take: 0 when it is done, else what the last one took."""
-        if prepared_folder(self._run, backbone, image_size).exists():
+        if self._is_ready(backbone, image_size):
             return 0.0
         began = self._began.get((backbone, image_size))
         if began is None or not self._busy():
             return self._took
-        return max(1.0, self._took - (time.monotonic() - began))
+        return max(1.0, self._took - (time.time() - began))
 
     def finish(self, backbone: str, image_size: int) -> None:
         """Wait for this backbone if it is the one being prepared: to begin anew would take longer."""
@@ -112,30 +125,46 @@ class Preparation:
             self._imports.join()  # one that is still importing when Python ends crashes it
 
     def _busy(self) -> bool:
-        """Whether a backbone is being prepared; when one has just ended, remember what it took."""
+        """Whether a backbone is being prepared; when one has ended since, remember what it took."""
         if self._process is None:
             return False
         if self._process.poll() is None:
             return True
-        self._took = time.monotonic() - list(self._began.values())[-1]
+        (backbone, image_size), began = list(self._began.items())[-1]
+        if self._is_ready(backbone, image_size):
+            self._took = prepared_folder(self._run, self._plugins, backbone, image_size).stat().st_mtime - began
         self._process = None
         return False
 
+    def _is_ready(self, backbone: str, image_size: int) -> bool:
+        return prepared_folder(self._run, self._plugins, backbone, image_size).exists()
 
-def prepare(run: Run, backbone: Backbone, image_size: int) -> None:
+
+@dataclass(frozen=True)
+class _Errand:
+    """What the process in the background is told, as JSON."""
+
+    run: str
+    plugins: tuple[PluginRef, ...]
+    backbone: str
+    image_size: int
+
+
+def prepare(run: Run, host: Host, backbone: Backbone, image_size: int) -> None:
     """Have the exporter of the core prepare for the backbone. Raises whatever the zoo or the exporter raises."""
     import torch
 
     from autoft.train.classifier import Classifier
 
     torch.set_num_threads(1)
-    host = run.host()
+    for left in _folder(run).glob(".*"):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    folder = prepared_folder(run, host.refs, backbone.name, image_size)
+    if folder.exists():  # by an earlier process of this run
+        return
     classifier = Classifier.of(host.build(backbone), len(run.record.data.classes))
     # From a head of zeros nobody could tell whether a network made easier to follow still gives the same.
     torch.nn.init.normal_(classifier.head.weight)
-    folder = prepared_folder(run, backbone.name, image_size)
-    if folder.exists():  # by an earlier process of this run
-        return
     fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     fresh.mkdir(parents=True)
     try:
@@ -152,13 +181,14 @@ def _import_ahead() -> None:
             importlib.import_module(name)
 
 
-def main(arguments: list[str]) -> None:
-    """`python -m autoft.prepare RUN BACKBONE SIZE`."""
+def main(text: str) -> None:
+    """`python -m autoft.prepare ERRAND`."""
     os.nice(NICENESS)
-    run = Run.open(Path(arguments[0]))
-    backbone = next(backbone for backbone in run.record.backbones if backbone.name == arguments[1])
-    prepare(run, backbone, int(arguments[2]))
+    errand = decode(_Errand, text)
+    run = Run.open(Path(errand.run))
+    backbone = next(backbone for backbone in run.record.backbones if backbone.name == errand.backbone)
+    prepare(run, Host.from_refs(errand.plugins), backbone, errand.image_size)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1])

@@ -16,6 +16,7 @@ from autoft.ledger import Ledger
 from autoft.store import CheckpointStore, Journal, RunFolder
 from autoft.study import StudyRecord
 from autoft.summary import Summary
+from autoft.types import Sample
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Run:
         """The images, as split when the run began, less validation images that nobody has time to score."""
         every, scored = read_dataset(self.folder.split_csv, self.record.data), self.record.validation
         return every if scored is None else every.limited("val", scored)
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Every image of the run, scored or not."""
+        return read_dataset(self.folder.split_csv, self.record.data).samples
 
     def ledger(self) -> Ledger:
         """Everything that happened so far."""

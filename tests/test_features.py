@@ -233,15 +233,15 @@ def test_batches_are_as_large_as_leaves_time_for_a_check(cache, images, watch, a
     assert steady.max() <= max(an_image, module.SECONDS_A_BATCH) + 1e-9
 
 
-def test_seconds_for_the_rows_are_those_of_steady_batches(cache, images, watch):
+def test_seconds_of_a_row_are_those_of_steady_batches(cache, images, watch):
     of = network()
     of.module.slow = lambda count: watch.sleep(count * 0.1 + (15.0 if len(of.module.batches) == 2 else 0.0))
-    estimate = cache.seconds_for(of, images, ALL)
+    estimate = cache.row_seconds(of, images, ALL)
     done = of.module.rows
-    assert estimate == pytest.approx((ROWS - done) * 0.1)
+    assert estimate == pytest.approx(0.1)
     assert len(cache.leading(of, images, ALL, lambda: True)) > done
     cache.features(of, images, ALL)
-    assert cache.seconds_for(of, images, ALL) == 0.0
+    assert cache.row_seconds(of, images, ALL) == 0.0
 
 
 def test_features_are_in_memory_once(cache, tmp_path):

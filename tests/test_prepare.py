@@ -52,8 +52,8 @@ def ended(preparation: Preparation) -> int | None:
 
 
 def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
-    folder = prepared_folder(run, *VIEW)
-    preparation = Preparation(run)
+    folder = prepared_folder(run, run.record.plugins, *VIEW)
+    preparation = Preparation(run, run.record.plugins)
     preparation.begin(*VIEW)
     first = preparation._process
     preparation.begin(*VIEW)
@@ -70,28 +70,28 @@ def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
 
 
 def test_the_one_under_way_is_waited_for(run: Run) -> None:
-    preparation = Preparation(run)
+    preparation = Preparation(run, run.record.plugins)
     preparation.begin(*VIEW)
     preparation.finish("small/other", 64)  # not that one
-    assert not prepared_folder(run, *VIEW).exists()
+    assert not prepared_folder(run, run.record.plugins, *VIEW).exists()
     preparation.finish(*VIEW)
-    assert prepared_folder(run, *VIEW).exists()
+    assert prepared_folder(run, run.record.plugins, *VIEW).exists()
     preparation.close()
 
 
 def test_closing_ends_it_and_leaves_nothing_half_done(run: Run) -> None:
-    preparation = Preparation(run)
+    preparation = Preparation(run, run.record.plugins)
     preparation.begin(*VIEW)
     process = preparation._process
     preparation.close()
     assert process is not None
     assert process.returncode is not None
-    assert not prepared_folder(run, *VIEW).exists()
+    assert not prepared_folder(run, run.record.plugins, *VIEW).exists()
     preparation.close()
 
 
 def test_what_cannot_be_prepared_ends_nothing(run: Run) -> None:
-    preparation = Preparation(run)
+    preparation = Preparation(run, run.record.plugins)
     preparation.begin("small/none", 64)
     assert preparation.seconds_missing("small/none", 64) > 0
     assert ended(preparation) not in (None, 0)
@@ -99,7 +99,16 @@ def test_what_cannot_be_prepared_ends_nothing(run: Run) -> None:
 
 
 def test_another_size_is_another_graph(run: Run) -> None:
-    assert len({prepared_folder(run, name, size) for name in ("small/a", "small/b") for size in (64, 96)}) == 4
+    assert (
+        len(
+            {
+                prepared_folder(run, run.record.plugins, name, size)
+                for name in ("small/a", "small/b")
+                for size in (64, 96)
+            }
+        )
+        == 4
+    )
 
 
 def test_a_failing_exporter_leaves_no_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,5 +118,5 @@ def test_a_failing_exporter_leaves_no_folder(run: Run, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("autoft.builtin.onnx_exporter.OnnxExporter.prepare", failing)
     with pytest.raises(PluginError, match="no way"):
-        prepare(run, BACKBONE, 64)
+        prepare(run, run.host(), BACKBONE, 64)
     assert list((run.folder.path / ".prepared").iterdir()) == []

@@ -90,7 +90,7 @@ class _Race:
 
     def probe(self) -> Slice | None:
         """A closed-form candidate that was not tried yet, the most promising first."""
-        tried = {_address(record.trial) for record in self.ledger.trials.values()}
+        tried = {_address(record.trial) for record in self.ledger.trials.values() if not _given_back(record)}
         if _exhausted(self.problem, self.ledger):
             return None
         waiting = [candidate for candidate in self._closed_form() if _address(candidate) not in tried]
@@ -202,7 +202,7 @@ class _Race:
 def _promising(candidates: Sequence[Candidate], ledger: Ledger) -> list[Candidate]:
     """Candidates worth another trial: not those that only ever failed, nor closed-form ones already tried."""
     records = ledger.trials.values()
-    tried = {_address(record.trial) for record in records}
+    tried = {_address(record.trial) for record in records if not _given_back(record)}
     scored = {_address(record.trial) for record in records if record.score is not None}
     failures = Counter(_address(record.trial) for record in records if record.state == "failed")
 
@@ -223,6 +223,11 @@ def _score_at(record: TrialRecord, rung: float) -> float:
     """The score when the trial first stood at the rung."""
     scores = [report.score for report in record.reports if report.step >= rung - EPSILON and report.score is not None]
     return scores[0] if scores else -math.inf
+
+
+def _given_back(record: TrialRecord) -> bool:
+    """Whether there was no time, or no worker, for its first step."""
+    return record.state == "paused" and record.score is None
 
 
 def _pass_seconds(record: TrialRecord) -> float:

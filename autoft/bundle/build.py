@@ -126,7 +126,7 @@ def _write_facts(order: Order, passed: Passed, report: MetricsReport, vectors: V
     _write(folder / PARITY, passed.parity)
     _write(folder / METRICS, report)
     _write(folder / VECTORS_FILE, vectors)
-    _write(folder / IMAGES, known_images(order.dataset.samples))
+    _write(folder / IMAGES, known_images(order.known or order.dataset.samples))
     write_licenses(folder, order.handoff.backbone)
 
 

@@ -51,7 +51,7 @@ class Order:
     `reported` is the split whose figures are reported; "test" opens the test split. `gate` says how much is compared,
     `layout` what model.onnx takes, `versions` what made it. `scored` are the logits `(n, classes)` of the validation
     split, in the order of its rows, that the trial's score was computed from; None when nobody kept them. `beside` are
-    the exporters, by name, whose files stand beside the model.
+    the exporters, by name, whose files stand beside the model. `known` are all images of the run, to be recognised.
     """
 
     handoff: Handoff
@@ -62,6 +62,7 @@ class Order:
     layout: Layout
     versions: Mapping[str, str]
     scored: Logits | None = None
+    known: tuple[Sample, ...] = ()
     beside: Mapping[str, Export] = field(default_factory=dict)
 
     def inputs(self, rows: np.ndarray) -> Images:

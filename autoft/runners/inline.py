@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -35,7 +36,7 @@ class InlineRunner(Runner):
         """Ask, execute, tell."""
         run = Run.open(site.run)
         torch.set_num_threads(site.threads)
-        worker = Worker(run.record, search.host, run.dataset(), run.checkpoints, stopped)
+        worker = Worker(replace(run.record, device=site.device), search.host, run.dataset(), run.checkpoints, stopped)
         while isinstance(answer := search.ask(), Slice):
             try:
                 report = worker.run(Job(answer, site.origin))

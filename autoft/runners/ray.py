@@ -25,7 +25,7 @@ from typing import Any, Literal
 from autoft import faults
 from autoft.asking import Search
 from autoft.codec import decode, encode
-from autoft.errors import StudyError
+from autoft.errors import RunFolderError, StudyError
 from autoft.machine import Resources
 from autoft.plugins import PluginRef
 from autoft.runners.base import Runner, Site
@@ -54,7 +54,7 @@ from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 # How long a slice may wait for its worker past the deadline, while there is no model yet that could be exported.
-LATE_START_SECONDS = 30.0
+GRACE_SECONDS = 30.0
 SHUTDOWN_SECONDS = 5.0
 
 
@@ -251,7 +251,9 @@ class _Adapter(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Tell the search. A Tune trial without a report was stopped on request, or `died` says what happened."""
-        if result and "report" in result and self._running.pop(trial_id, None):
+        if result and "ends" in result:
+            self.error = self.error or RunFolderError(result["ends"])
+        elif result and "report" in result and self._running.pop(trial_id, None):
             self._guarded(lambda: self._search.tell(decode(Report, result["report"])))
 
     def began(self, trial_id: str) -> None:
@@ -269,7 +271,7 @@ class _Adapter(Searcher):
     def given_up(self) -> bool:
         """Whether the time is over and no worker has begun what is left; those trials then stand where they stood."""
         waiting = [sent for trial_id, sent in self._running.items() if trial_id not in self._begun]
-        grace = 0.0 if self._search.ledger.ranking() else LATE_START_SECONDS
+        grace = 0.0 if self._search.ledger.ranking() else GRACE_SECONDS
         now = time.time() - self._site.origin
         if not waiting or len(waiting) < len(self._running) or any(now < sent.deadline + grace for sent in waiting):
             return False
@@ -319,6 +321,8 @@ class _SliceTrainable(tune.Trainable):
         errand = decode(_Errand, self._errand)
         try:
             report = self._execute(errand)
+        except RunFolderError as error:
+            return {"ends": str(error), "done": True}
         except Exception as error:
             if self._stopped():
                 return {"done": True}

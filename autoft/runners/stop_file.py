@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 LOOK_SECONDS = 0.25
@@ -20,11 +21,13 @@ class StopFile:
 
     def write(self) -> None:
         """Ask all workers to stop."""
-        self._path.touch()
+        with suppress(OSError):  # a folder that is gone or full stops them anyway
+            self._path.touch()
 
     def remove(self) -> None:
         """Take the request back."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink()
 
     def watch(self) -> Callable[[], bool]:
         """In a worker: whether it is asked to stop. One that goes on for `PATIENCE_SECONDS` is ended."""

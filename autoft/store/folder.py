@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from autoft.errors import RunFolderError
 from autoft.files import write_atomic
 from autoft.ledger import Ledger
 from autoft.store.leaderboard import write_leaderboard
+
+LOOKING_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ class RunFolder:
 
     def _take(self, descriptor: int) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError:
             owner = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "another process"
             raise RunFolderError(f"{self.path} is in use by {owner}; wait for it or stop it") from None
@@ -180,3 +183,12 @@ class RunFolder:
             raise RunFolderError(f"{self.path} cannot be locked: {error.strerror}; choose a local disk") from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _lock(descriptor: int) -> None:
+    """Raises `BlockingIOError` when somebody has the lock, and not only looks whether somebody has (`in_use`)."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(LOOKING_SECONDS)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

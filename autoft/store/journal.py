@@ -28,9 +28,13 @@ class Journal:
         try:
             self._end = sum(map(len, _whole_lines(path.read_bytes()))) if path.exists() else 0
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        try:
             self._cut_to_end()
             fsync_dir(path.parent)
         except OSError as error:
+            self.close()
             raise _cannot_write(path, error) from error
 
     def append(self, event: Event) -> None:

@@ -61,8 +61,8 @@ class FeatureCache:
                 one.compute(enough, check)
         return one.beginning()
 
-    def seconds_for(self, network: Network, images: Images, rows: np.ndarray, check: Check = never_stop) -> float:
-        """Seconds that `features` of these rows would take from now on, 0.0 when all are kept.
+    def row_seconds(self, network: Network, images: Images, rows: np.ndarray, check: Check = never_stop) -> float:
+        """Seconds that the features of one of these rows take, 0.0 when too few are missing to tell.
 
         Measured on the first of those rows that are not, for a second or two and not on the first batch, which is
         warm-up; they are kept.
@@ -72,7 +72,7 @@ class FeatureCache:
         pace = _Pace(one.known)
         with one.alone(lambda: True, check):
             one.compute(pace.is_measured, check)
-        return pace.seconds_a_row * int((~one.known).sum())
+        return pace.seconds_a_row
 
     def path(self, network: Network, images: Images) -> Path:
         """The file that holds the features of this network for these pixels."""

@@ -6,15 +6,18 @@ import statistics
 import time
 
 WARM_UP_STEPS = 2
-# What a step is taken to cost before any was steady: the first ones took 18 s where the next took 0.04.
 FIRST_GUESS_SECONDS = 1.0
 RECENT = 32
 
 
 class Pace:
-    """The steps of one slice; it begins when it is made."""
+    """The steps of one slice; it begins when it is made.
 
-    def __init__(self) -> None:
+    By the first ones alone a step is not taken to cost more than `longest_guess` seconds.
+    """
+
+    def __init__(self, longest_guess: float) -> None:
+        self._longest_guess = longest_guess
         self._seconds: list[float] = []
         self._last = time.monotonic()
 
@@ -39,4 +42,4 @@ class Pace:
         """Seconds the next step is likely to take."""
         if self.steady is not None:
             return self.steady
-        return min([FIRST_GUESS_SECONDS, *self._seconds])
+        return min(self._longest_guess, min(self._seconds, default=FIRST_GUESS_SECONDS))
