@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -19,8 +19,10 @@ from autoft.bundle.place import replacing
 from autoft.bundle.raw_pixels import Layout
 from autoft.bundle.sources import without_place
 from autoft.bundle.values import MODEL, Calibration, ParityReport
+from autoft.clock import RunClock
 from autoft.codec import encode
-from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, RunFolderError, StudyError
+from autoft.ending import Ending
+from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError
 from autoft.files import as_text, write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger, TrialRecord
@@ -39,6 +41,8 @@ from autoft.train.worker import Worker
 from autoft.types import Artifact, Handoff, Preprocess, SplitName, Trial
 
 T = TypeVar("T")
+
+ROUNDING = 1e-6  # of a score, from one version of a library to the next
 
 
 class NoWeights(RunFailed):
@@ -106,7 +110,7 @@ def export(
     bundle cannot be written.
     """
     with watch.phase("export"):
-        checkpoint, classifier = _restored(worker, record)
+        checkpoint, classifier = _restored(run, worker, record)
     handoff, dataset = handoff_of(run.record, record), run.dataset()
     order = Order(
         handoff=handoff,
@@ -126,7 +130,7 @@ def export(
     )
     exporter = host.exporter(CORE_EXPORTER)
     prepared = prepared_folder(run, host.refs, record.trial.backbone, record.trial.image_size)
-    with _writing(folder, run), replacing(folder) as fresh:
+    with run.writing(folder), replacing(folder) as fresh:
         quick = _if_it_works(exporter.export_prepared(classifier, handoff, prepared, fresh))
         return write_bundle(order, chain(quick, exporter.export(classifier, handoff, fresh)), fresh, watch)
 
@@ -137,25 +141,19 @@ def _if_it_works(quick: Iterator[Artifact]) -> Iterator[Artifact]:
         yield from quick
 
 
-@contextmanager
-def _writing(path: Path, run: Run) -> Iterator[None]:
-    """A full disk or a folder that cannot be written is the user's to mend; nothing of the run is lost by it."""
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or path
-        raise RunFolderError(
-            f"{place}: {error.strerror or error}; make room there or mend its permissions, then go on with: "
-            f"autoft resume {run.folder.path}"
-        ) from error
-
-
-def _restored(worker: Worker, record: TrialRecord) -> tuple[Checkpoint, Classifier]:
+def _restored(run: Run, worker: Worker, record: TrialRecord) -> tuple[Checkpoint, Classifier]:
     try:
         checkpoint = worker.checkpoint(record)
-        return checkpoint, worker.restored(checkpoint)
+        classifier = worker.restored(checkpoint)
     except (LookupError, ValueError, RuntimeError) as problem:  # torch's for tensors of another shape
         raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
+    if checkpoint.logits is not None:
+        scored = METRICS[run.record.study.metric].score(checkpoint.logits, run.dataset().labels("val"))
+        if abs(scored - (record.score or 0.0)) > ROUNDING:
+            raise NoWeights(
+                f"its weights scored {scored:.4f}, the journal says {record.score:.4f}: one of them is damaged"
+            )
+    return checkpoint, classifier
 
 
 def export_best(
@@ -204,24 +202,25 @@ def conclude(
     ledger: Ledger,
     watch: Stopwatch,
     screen: Screen,
-    testable: Callable[[Trial], int],
+    ending: Ending,
+    clock: RunClock,
 ) -> Summary:
     """Export the best trial that can be, open the test split, write summary.json.
 
-    `testable` says how many test images there is time to score with a trial. Raises `GateFailed` with the causes when
-    none passes. A model of an earlier end of this run is replaced only by one that passed the gate.
+    As many test images are scored as there is time for. Raises `GateFailed` with the causes when none passes. A model
+    of an earlier end of this run is replaced only by one that passed the gate.
     """
     study = run.record.study
     wanted = Wanted(FULL if study.full_parity else QUICK, layout(study.batched), "test")
 
     def exported(record: TrialRecord) -> Bundle:
-        in_time = replace(wanted, images=testable(record.trial))
+        in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))
         return export(run, host, worker, record, run.folder.export, in_time, watch)
 
     record, bundle = export_best(finalists(ledger), exported, screen)
     _report(run, bundle, screen)
-    summary = replace(_summary(run, ledger, record.trial, bundle), seconds=watch.seconds())
-    with _writing(run.folder.summary, run):
+    summary = replace(_summary(run, ledger, record, bundle), seconds=watch.seconds(), elapsed=clock.now())
+    with run.writing(run.folder.summary):
         write_atomic(run.folder.summary, encode(summary))
     return summary
 
@@ -236,13 +235,13 @@ def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
         screen.note(f"test on {tested:,} of {images:,} images, for the time there was; autoft verify scores them all")
 
 
-def _summary(run: Run, ledger: Ledger, best: Trial, bundle: Bundle) -> Summary:
-    study, records = run.record.study, ledger.trials.values()
+def _summary(run: Run, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> Summary:
+    study, records, best = run.record.study, ledger.trials.values(), record.trial
     states = [record.state for record in records]
     return Summary(
         run=as_text(run.folder.path),
         metric=study.metric,
-        best=Best(best.id, best.backbone, best.freeze, best.image_size, best.params),
+        best=Best(best.id, best.backbone, best.freeze, best.image_size, best.params, record.share),
         validation=bundle.validation,
         test=bundle.scores,
         trials={state: states.count(state) for state in ("finished", "paused", "failed")},

@@ -10,7 +10,7 @@ from autoft.ledger import Ledger
 from autoft.machine import crowding
 from autoft.prepare import Preparation
 from autoft.shortlist import WORK_PER_SECOND, forward_work
-from autoft.study import StudyRecord
+from autoft.study import Study, StudyRecord
 from autoft.types import Trial
 
 # From the end of the search to the end of the process for a network that takes no time: checkpoint, filling the graph,
@@ -78,11 +78,34 @@ def require_enough_time(record: StudyRecord, elapsed: float) -> None:
     testing = cheapest * min(record.data.counts["test"], FEWEST_TESTED)
     least = elapsed + STARTING_SECONDS[record.runner] + probe + FIXED_SECONDS + testing
     if least > record.study.time:
-        enough = 5 * math.ceil(1.2 * least / 5)
         raise StudyError(
             f"--time {record.study.time:g}s is too short: {elapsed:.0f} s are over, and starting, one probe and the "
-            f"export take {least - elapsed:.0f} s more here; give at least --time {enough}s"
+            f"export take {least - elapsed:.0f} s more here; give at least --time {_enough(least)}s"
         )
+
+
+def require_any_time(study: Study) -> None:
+    """Raise `StudyError`, before anything slow begins, for a budget that could not hold a search of ten images."""
+    least = STARTING_SECONDS["inline"] + FIXED_SECONDS
+    if study.time < least:
+        raise StudyError(
+            f"--time {study.time:g}s is too short: starting and the export alone take {least:.0f} s or more; give at "
+            f"least --time {_enough(least)}s"
+        )
+
+
+def require_more_time(record: StudyRecord, elapsed: float) -> None:
+    """Raise `StudyError` when a finished run is given more time that holds nothing but another end."""
+    least = STARTING_SECONDS[record.runner] + FIXED_SECONDS
+    if record.study.time < elapsed + least:
+        raise StudyError(
+            f"the run is finished after {elapsed:.0f} s, and --time {record.study.time:g}s leaves no time to search: "
+            f"starting and the export take {least:.0f} s; give it more, such as --time {_enough(elapsed + 2 * least)}s"
+        )
+
+
+def _enough(seconds: float) -> int:
+    return 5 * math.ceil(1.2 * seconds / 5)
 
 
 def _guess(record: StudyRecord, of: Trial | None) -> float:

@@ -16,7 +16,7 @@ from autoft.clock import RunClock
 from autoft.codec import encode
 from autoft.data.dataset import Dataset, open_dataset, write_split_csv
 from autoft.data.scan import Scan, scan
-from autoft.ending import require_enough_time
+from autoft.ending import require_any_time, require_enough_time, require_more_time
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.files import as_path, as_text
 from autoft.host import Host
@@ -42,6 +42,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     Raises the errors of `autoft.errors`; an interrupted or failed run can be resumed.
     """
     watch = Stopwatch(began)
+    require_any_time(study)
     with watch.phase("plugins"):
         host = _host(study, objects, screen)
         out = _run_path(study)
@@ -70,14 +71,17 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
             run.verify_images(cores())
     if done is not None:
         _keep_change(recorded, run)
-        return _through_the_gate(run.record.study, done)
+        return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
+    elapsed = max(ledger.elapsed, finished.elapsed if finished else 0.0)
+    if finished is not None and not ledger.in_flight:
+        require_more_time(run.record, elapsed)
     host = run.host(change.plugins, change.objects)
     for warning in host.warnings():
         screen.note(warning)
     with _runner(run.record.study, host, watch, screen) as runner:
         machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
         run = _moved(run, runner.name, machine, screen)
-        return _execute(run, host, runner, screen, watch, RunClock(began - ledger.elapsed, budget))
+        return _execute(run, host, runner, screen, watch, RunClock(began - elapsed, budget))
 
 
 def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:

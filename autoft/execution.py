@@ -32,7 +32,6 @@ from autoft.stopwatch import Stopwatch
 from autoft.store import Journal
 from autoft.summary import Summary
 from autoft.train.worker import Cancelled, Worker
-from autoft.types import Trial
 
 
 def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
@@ -52,16 +51,16 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
                 run.save()  # workers read it
                 runner.run(search, _site(run, clock), stopped)
             screen.close()
-            run.folder.write_leaderboard(search.ledger, run.record.study.metric)
+            with run.writing(run.folder.leaderboard):
+                run.folder.write_leaderboard(search.ledger, run.record.study.metric)
             _raise_if_stopped(run, search.ledger, stopped)
             try:
                 with stopped.at_once():
                     best = finalists(search.ledger)[0].trial
                     with watch.phase("export"):
-                        preparation.finish(best.backbone, best.image_size)
+                        preparation.finish(best.backbone, best.image_size, 0.5 * (clock.budget - clock.now()))
                     worker = _exporting_worker(run, host, stopped)
-                    testable = partial(_testable, ending, search.ledger, clock)
-                    summary = conclude(run, host, worker, search.ledger, watch, screen, testable)
+                    summary = conclude(run, host, worker, search.ledger, watch, screen, ending, clock)
             except (Cancelled, KeyboardInterrupt):
                 _raise_if_stopped(run, search.ledger, stopped)
                 raise
@@ -125,10 +124,6 @@ def _export_path(run: Run, number: int, out: Path | None) -> Path:
     if folder.resolve().is_relative_to(best.resolve()):
         raise StudyError(f"{folder} holds the model that summary.json speaks of; choose another --out")
     return require_free(folder, (run.folder.path, data))
-
-
-def _testable(ending: Ending, ledger: Ledger, clock: RunClock, trial: Trial) -> int:
-    return ending.testable(ledger, trial, clock.budget - clock.now())
 
 
 def _search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _ESCAPE: Final = re.compile(rb"\\x([0-9a-f]{2})")
+
+DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""A full or read-only disk, or a limit on what a file may take: the fault of no trial and of no plugin."""
 
 
 def write_atomic_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:

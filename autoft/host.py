@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import traceback
@@ -24,7 +23,7 @@ from autoft.errors import (
     StudyError,
     unknown_name,
 )
-from autoft.files import as_text
+from autoft.files import DISK_ERRORS, as_text
 from autoft.guard import Blame, GuardedExporter, GuardedFreezeStrategy, GuardedSearcher, GuardedZoo
 from autoft.network import Network
 from autoft.parts import Exporter, FreezeStrategy, Part, Searcher, Zoo
@@ -42,7 +41,6 @@ DISABLE = "AUTOFT_DISABLE_PLUGINS"
 BY_HAND = ("file", "object")  # kinds of plugins that the user named: one that is not there is an error, not a warning
 # What a part may raise on purpose, and what has been blamed already.
 PASSED_ON = (BackboneUnavailable, RunFailed, PluginError, Interrupted)
-MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # a full or read-only disk is nobody's plugin's fault
 
 log = logging.getLogger("autoft")
 
@@ -373,7 +371,7 @@ class Host:
         except PASSED_ON:
             raise
         except (Exception, SystemExit) as error:
-            if isinstance(error, OSError) and error.errno in MACHINE:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {plugins.switch_off(ref)}") from error
 

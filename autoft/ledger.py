@@ -46,6 +46,11 @@ class TrialRecord:
         return next((report.score for report in reversed(self.reports) if report.score is not None), None)
 
     @property
+    def share(self) -> float:
+        """The part of the training images that the head of the best score was fitted on; 1 unless time was short."""
+        return self._best.share if self._best else 1.0
+
+    @property
     def _best(self) -> Report | None:
         """The report of the best score; of equal ones the first."""
         scored = [report for report in self.reports if report.score is not None]

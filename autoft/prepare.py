@@ -31,7 +31,7 @@ from autoft.run import Run
 from autoft.study import CORE_EXPORTER
 from autoft.types import Backbone
 
-NICENESS = 10
+NICENESS = 5
 FIRST_GUESS_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 10.0
 
@@ -108,12 +108,12 @@ class Preparation:
             return self._took
         return max(1.0, self._took - (time.time() - began))
 
-    def finish(self, backbone: str, image_size: int) -> None:
-        """Wait for this backbone if it is the one being prepared: to begin anew would take longer."""
+    def finish(self, backbone: str, image_size: int, patience: float) -> None:
+        """Wait for this backbone, so many seconds, if it is being prepared: to begin anew would take longer."""
         is_last = list(self._began)[-1:] == [(backbone, image_size)]
         if self._process is not None and is_last:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(LONGEST_WAIT_SECONDS)
+                self._process.wait(max(1.0, min(patience, LONGEST_WAIT_SECONDS)))
 
     def close(self) -> None:
         """End what is still being prepared; what is finished stays."""
@@ -181,9 +181,17 @@ def _import_ahead() -> None:
             importlib.import_module(name)
 
 
+def _end_with(parent: int) -> None:
+    """End this process when the search that began it is gone, killed perhaps."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def main(text: str) -> None:
     """`python -m autoft.prepare ERRAND`."""
     os.nice(NICENESS)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     errand = decode(_Errand, text)
     run = Run.open(Path(errand.run))
     backbone = next(backbone for backbone in run.record.backbones if backbone.name == errand.backbone)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,11 +37,15 @@ class Run:
             raise RunFolderError(f"{folder.study} is damaged or of another version: {problem}") from None
 
     def save(self) -> None:
-        """Have study.json say of study and data what `record` says. Under the run's lock, and once nothing can fail."""
+        """Have study.json say of study and data what `record` says. Under the run's lock, and once nothing can fail.
+
+        Raises `RunFolderError` when it cannot be written.
+        """
         before = Run.open(self.folder.path).record
         after = replace(before, study=self.record.study, data=self.record.data)
         if after != before:
-            write_atomic(self.folder.study, encode(after))
+            with self.writing(self.folder.study):
+                write_atomic(self.folder.study, encode(after))
 
     def with_images(self, data: Path) -> Run:
         """The run with its images in `data` instead; nothing is read or written yet."""
@@ -77,6 +82,17 @@ class Run:
         every, scored = read_dataset(self.folder.split_csv, self.record.data), self.record.validation
         return every if scored is None else every.limited("val", scored)
 
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """A full disk or a folder that cannot be written is the user's to mend; nothing of the run is lost by it."""
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"{error.filename or path}: {error.strerror or error}; make room there or mend its permissions, then "
+                f"try again; nothing is lost, and a search goes on with: autoft resume {self.folder.path}"
+            ) from error
+
     def samples(self) -> tuple[Sample, ...]:
         """Every image of the run, scored or not."""
         return read_dataset(self.folder.split_csv, self.record.data).samples
@@ -86,8 +102,13 @@ class Run:
         return Ledger(Journal.read(self.folder.journal), self.record.study.keep)
 
     def summary(self) -> Summary | None:
-        """What the run came to; None before its end."""
+        """What the run came to; None before its end. Raises `RunFolderError` when summary.json is damaged."""
         try:
             return decode(Summary, self.folder.summary.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
             return None
+        except ValueError as problem:
+            raise RunFolderError(
+                f"{self.folder.summary} is damaged or of another version: {problem}; take it away, and autoft resume "
+                "writes it anew"
+            ) from None

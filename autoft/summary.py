@@ -10,13 +10,14 @@ from autoft.space import Params
 
 @dataclass(frozen=True)
 class Best:
-    """The trial that was exported."""
+    """The trial that was exported; `share` is the part of the training images its head was fitted on."""
 
     trial: int
     backbone: str
     freeze: str
     image_size: int
     params: Params
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Summary:
 
     `validation` chose the trial and is therefore optimistic; `test` was scored from the ONNX file.
     `seconds` holds "total" and one entry a phase. `model` is the path of the ONNX file relative to `run`.
-    `budget` is the time budget it came of, in seconds.
+    `budget` is the time budget it came of, `elapsed` the run time at its end, in seconds, over all sittings.
     `test_openings` counts how often the test split was scored: more than once only when a finished run was extended.
     `problems` counts the files that were not used. Of `candidates`, pairs of backbone and freeze strategy, `tried` got
     a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
@@ -53,6 +54,7 @@ class Summary:
     seconds: Mapping[str, float]
     model: str
     budget: float
+    elapsed: float = 0.0
     test_openings: int = 1
     problems: int = 0
     candidates: int = 0

@@ -159,7 +159,9 @@ def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Itera
         begins = "goes on" if number else f"started: {trial.backbone}, {trial.freeze}, {trial.image_size} px,"
         yield f"trial {trial.id} {begins} to {_passes(piece.until)}"
     for report in now.reports[reports:]:
-        rest = (f", {report.note}" if report.note else "") + (f": {report.error}" if report.error else "")
+        rest = (f", on {report.share:.0%} of the images" if report.share < 1 else "") + (
+            f": {report.error}" if report.error else ""
+        )
         yield f"trial {trial.id} {report.event}, {_result(now, report, metric)}, {report.seconds:.1f} s{rest}"
 
 

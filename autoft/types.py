@@ -264,8 +264,8 @@ class Report:
     `event`: "paused" can go on, "finished" and "failed" are terminal. `step` is the passes reached, `score` the
     validation score there (greater is better; None when failed, or when the slice was given back without a step),
     `seconds` what the slice took, `costs` where they went, `facts` resolved values such as the ridge strength or
-    memory, `note` what a person should know of the score ("on 4,000 of 20,000 images"), `error` the cause of a
-    failure, `elapsed` the run time in seconds when the report came in (stamped by the driver).
+    memory, `share` the part of the training images that a closed-form head was fitted on, for lack of time, `error` the
+    cause of a failure, `elapsed` the run time in seconds when the report came in (stamped by the driver).
     """
 
     trial: int
@@ -277,7 +277,7 @@ class Report:
     error: str | None = None
     elapsed: float = 0.0
     costs: Costs = Costs()
-    note: str = ""
+    share: float = 1.0
 
 
 Event = Started | Report

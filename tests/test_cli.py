@@ -389,6 +389,7 @@ def test_search_json_is_one_document_that_reads_back(autoft_: Callable[..., Outc
     document = json.loads(outcome.out)
     assert document["best"] == {
         "trial": 3,
+        "share": 1.0,
         "backbone": "zoo/net",
         "freeze": "full",
         "image_size": 64,

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from autoft import BackboneUnavailable, Candidate, DataError, GateFailed, PluginError, Report, RunFailed, Space
-from autoft.conclude import NoWeights, _writing, export_best
+from autoft.conclude import NoWeights, export_best
 from autoft.errors import AutoftError, RunFolderError
 from autoft.ledger import TrialRecord
+from autoft.run import Run
 from autoft.screen import Silent
 
 
@@ -69,7 +70,7 @@ def test_what_would_end_every_export_ends_at_once(problem: Exception) -> None:
 
 def test_a_full_disk_is_one_line_that_names_the_place_and_the_way_on(tmp_path: Path) -> None:
     run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path))
-    with pytest.raises(RunFolderError) as caught, _writing(tmp_path / "export", run):
+    with pytest.raises(RunFolderError) as caught, Run.writing(run, tmp_path / "export"):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "export" / "model.onnx"))
     assert str(caught.value).startswith(f"{tmp_path / 'export' / 'model.onnx'}: No space left on device; make room")
     assert str(caught.value).endswith(f"autoft resume {tmp_path}")

@@ -42,13 +42,13 @@ class Play:
         self.ledger.record(Started(answer.trial.id, answer, Clock(self.now, self.deadline)))
         return answer
 
-    def report(self, slice_, score, seconds=1.0, event=None):
+    def report(self, slice_, score, seconds=1.0, event=None, **facts):
         self.now += seconds
         ended = slice_.trial.freeze == "probe" or slice_.until >= RUNGS[-1]
         known = event or ("finished" if ended else "paused")
         step = slice_.start if event == "failed" else slice_.until
         value = None if event == "failed" else score
-        self.ledger.record(Report(slice_.trial.id, known, step, value, seconds, elapsed=self.now))
+        self.ledger.record(Report(slice_.trial.id, known, step, value, seconds, elapsed=self.now, **facts))
 
     def probes(self, scores):
         for name, score in scores.items():
@@ -132,3 +132,22 @@ def test_what_only_fails_is_given_up():
         play.report(play.start(), 0.0, event="failed")
         asked += 1
     assert asked == 1 + 2 * 2  # the probe, and two tries of each strategy
+
+
+def test_a_probe_on_a_part_of_the_images_is_done_again_when_there_is_time():
+    play = Play(problem(("z/a",)), deadline=20.0)
+    play.report(play.start(), 0.5, seconds=8.0, share=0.1)
+    assert play.start().trial.freeze != "probe"  # as long again would not change much
+    longer = Play(problem(("z/a",)), deadline=600.0)
+    longer.report(longer.start(), 0.5, seconds=8.0, share=0.1)
+    again = longer.start()
+    assert (again.trial.freeze, again.trial.id) == ("probe", 1)
+    longer.report(again, 0.9)
+    assert longer.start().trial.freeze != "probe"
+
+
+def test_a_probe_that_no_worker_took_is_asked_for_again():
+    play = Play(problem(("z/a",)), deadline=600.0)
+    asked = play.start()
+    play.ledger.record(Report(asked.trial.id, "paused", 0.0, None, 1.0, elapsed=1.0))
+    assert play.start().trial.freeze == "probe"

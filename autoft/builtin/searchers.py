@@ -33,6 +33,8 @@ KEEP = (0.5, 1 / 3, 1 / 3)
 RACED_BACKBONES = 3
 # Of the time left when a probe starts, for all that wait; one that takes longer ends on a part of the images.
 PROBE_SHARE = 0.5
+MIN_PROBE_SECONDS = 10.0  # a worker's first slice begins with seconds of imports
+AGAIN = 3.0  # times the time it had: then a probe on a part of the images is worth another try
 # Share of the time after the probes in which new trials may start; the rest belongs to the best ones.
 RACE_SHARE = 0.4
 MIN_SLICE_SECONDS = 2.0
@@ -90,15 +92,25 @@ class _Race:
 
     def probe(self) -> Slice | None:
         """A closed-form candidate that was not tried yet, the most promising first."""
-        tried = {_address(record.trial) for record in self.ledger.trials.values() if not _given_back(record)}
+        tried = {_address(record.trial) for record in self.ledger.trials.values() if not self._worth_again(record)}
         if _exhausted(self.problem, self.ledger):
             return None
         waiting = [candidate for candidate in self._closed_form() if _address(candidate) not in tried]
         if not waiting:
             return None
         probe = self._start(max(waiting, key=lambda candidate: candidate.prior or 0.0), {})
-        share = PROBE_SHARE * self.clock.remaining * min(1.0, self.problem.workers / len(waiting))
-        return replace(probe, deadline=min(probe.deadline, self.clock.elapsed + max(MIN_SLICE_SECONDS, share)))
+        return replace(probe, deadline=min(probe.deadline, self.clock.elapsed + self._probe_seconds(len(waiting))))
+
+    def _probe_seconds(self, waiting: int) -> float:
+        """What each of so many probes may take."""
+        share = PROBE_SHARE * self.clock.remaining * min(1.0, self.problem.workers / waiting)
+        return max(MIN_PROBE_SECONDS, share)
+
+    def _worth_again(self, record: TrialRecord) -> bool:
+        """Whether a probe got no time, or has seen a part of the images and could now have a multiple of its time."""
+        if _given_back(record):
+            return True
+        return record.share < 1.0 and self._probe_seconds(1) > AGAIN * record.seconds
 
     def promotion(self) -> Slice | None:
         """The best trial among the top of its rung that has not gone on, from the highest rung down."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import time
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from autoft.data.dataset import Dataset
 from autoft.data.disk_cache import cache_root
 from autoft.data.split import stratified_order
 from autoft.errors import RunFolderError
+from autoft.files import DISK_ERRORS
 from autoft.host import Host
 from autoft.ledger import TrialRecord
 from autoft.machine import peak_memory
@@ -43,9 +43,9 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 FORWARD_SHARE = 1 / 3
 # Of the time a slice has: for solving, once the features are there; and for training, where the head begins as a ridge.
 FIT_SHARE, TRAINING_SHARE = 0.2, 0.7
+FEWEST_FITTED, FITTED_A_CLASS = 64, 2  # images; a head on fewer says nothing of a backbone
 # What a step is taken to cost, at most, from the first ones: on a GPU they took 18 s where the next took 0.04.
 LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class Cancelled(Exception):
@@ -201,14 +201,14 @@ class Worker:
         """Fit the head in closed form, on as many images as there is time for, and score it; the trial is finished."""
         costs = self._forward_costs(bench)
         validation = self._features.features(bench.network, bench.images, self._dataset.rows("val"), self._check)
-        head, note = self._ridge(bench, bench.job.seconds_left * FIT_SHARE)
+        head, share = self._ridge(bench, bench.job.seconds_left * FIT_SHARE)
         logits = (validation @ head.weight.T + head.bias).numpy()
         score = self._score(logits)
         model = _with_head(Classifier(bench.network.module, bench.network.dim, self._outputs), head)
         changed = model.changed(bench.plan)
         self._checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=logits))
         facts = {"ridge_strength": head.strength, "loo_accuracy": head.loo_accuracy, **_memory()}
-        return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, note=note)
+        return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
 
     def _forward_costs(self, bench: _Bench) -> Costs:
         """What scoring takes, measured unless the features are kept already."""
@@ -305,19 +305,21 @@ class Worker:
                 f"{checkpoint.trial.id} was trained from; restore them, or start a new run"
             )
 
-    def _ridge(self, bench: _Bench, reserve: float) -> tuple[RidgeHead, str]:
+    def _ridge(self, bench: _Bench, reserve: float) -> tuple[RidgeHead, float]:
         """The head, fitted on a fair sample of the training images: all whose features can be had while more than
-        `reserve` seconds are left. The text says so when that is not all.
+        `reserve` seconds are left, a few in any case. The number is their share of all.
         """
         rows, labels = self._dataset.rows("train"), self._dataset.labels("train")
         order = stratified_order(labels, self._record.study.seed)
         bench.network.module.to(self._device)
+        fewest = rows[order[: max(FEWEST_FITTED, FITTED_A_CLASS * self._outputs)]]
+        self._features.features(bench.network, bench.images, fewest, self._check)
         features = self._features.leading(
             bench.network, bench.images, rows[order], lambda: bench.job.seconds_left < reserve, self._check
         )
         seen = labels[order[: len(features)]]
         head = fit_ridge(features, torch.from_numpy(seen), self._outputs, self._check)
-        return head, f"on {len(seen):,} of {len(rows):,} images" if len(seen) < len(rows) else ""
+        return head, len(seen) / len(rows)
 
     def _network(self, name: str) -> Network:
         if name not in self._networks:

@@ -46,7 +46,7 @@ class Search:
     """Hands out one slice after another."""
 
     def __init__(self, *faults, deadline=1e6, failing=False):
-        self.ledger, self.told = Ledger(), []
+        self.ledger, self.told, self.host = Ledger(), [], Host.from_refs(())
         self._slices = [
             Slice(Trial(number, "b", fault, 64, {}, 0), 0.0, 1.0, deadline) for number, fault in enumerate(faults)
         ]
