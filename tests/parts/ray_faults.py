@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from autoft import DONE, WAIT, AutoftError, Ledger, Report, Slice, Trial
+from autoft.host import Host
 from autoft.runners import ray as subject
 from autoft.runners.base import Site
 
