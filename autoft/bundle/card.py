@@ -172,7 +172,7 @@ def _licences(backbone: Backbone) -> str:
 - The pretraining data has terms of its own. The images in `{VECTORS}/` and what fine-tuning added to the weights
   belong to their owners and to whoever trained this model.
 
-`{LICENSES}/{NOTICE}` has more."""
+`{LICENSES}/{NOTICE}` has more, and says where the copyright notices of the weights' authors are. Pass them on."""
 
 
 def _provenance(facts: CardFacts) -> str:
