@@ -47,7 +47,7 @@ def _notices_of_the_package(source: str) -> Iterator[tuple[str, bytes]]:
         return
     for path in (found.files if found else None) or ():
         inside = re.fullmatch(r"[^/]+\.dist-info/(?:licenses/)?(.+)", path.as_posix())
-        if inside and ".." not in path.parts and _LICENCE_FILE.match(path.name) and path.locate().is_file():
+        if inside and ".." not in path.parts and _LICENCE_FILE.match(path.name) and Path(path.locate()).is_file():
             yield f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}/{inside[1]}", path.read_binary()
 
 
