@@ -580,7 +580,7 @@ def test_predict_json_is_one_object_an_image(autoft_: Callable[..., Outcome]) ->
 def test_predict_prints_results_to_stdout_and_trouble_to_stderr(autoft_: Callable[..., Outcome]) -> None:
     outcome = autoft_("predict", "m.onnx", "a.jpg", "b.jpg")
     assert outcome.out == "0.7500  cat       a.jpg\n"
-    assert outcome.err == "b.jpg: truncated\nerror: 1 images could not be read; the others are above\n"
+    assert outcome.err == "b.jpg: truncated\nerror: 1 image could not be read; the others are above\n"
     assert outcome.code == 2
 
 
