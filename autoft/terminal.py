@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -35,10 +36,13 @@ COLUMNS: Mapping[str, Literal["left", "right"]] = {
 }
 
 
-def open_screen(metric: str) -> Screen:
-    """A live table when stderr is a terminal that can redraw, else plain lines; scores are of `metric`."""
+def open_screen(metric: str, before: Ledger | None = None) -> Screen:
+    """A live table when stderr is a terminal that can redraw, else plain lines; scores are of `metric`.
+
+    `before` is what happened in a run that is resumed.
+    """
     can_redraw = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
-    return LiveScreen(METRICS[metric]) if can_redraw else LineScreen(METRICS[metric])
+    return LiveScreen(METRICS[metric]) if can_redraw else LineScreen(METRICS[metric], before)
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,15 @@ class LiveScreen(Screen):
 
 
 class LineScreen(Screen):
-    """One plain line an event on stderr: for logs, pipes and terminals that cannot redraw."""
+    """One plain line an event on stderr: for logs, pipes and terminals that cannot redraw.
 
-    def __init__(self, metric: Metric) -> None:
+    Of what happened `before`, in a run that is resumed, there is one line.
+    """
+
+    def __init__(self, metric: Metric, before: Ledger | None = None) -> None:
         self._metric = metric
-        self._seen: dict[int, TrialRecord] | None = None
+        self._before = before
+        self._seen: Mapping[int, TrialRecord] = {}
         self._best = float("-inf")
 
     def note(self, text: str) -> None:
@@ -128,13 +136,15 @@ class LineScreen(Screen):
         click.echo(_plain(text), err=True)
 
     def show(self, ledger: Ledger, clock: RunClock) -> None:
-        """What is new since the last time; of a resumed run only that it goes on."""
-        if self._seen is None and len(ledger.trials) > 1:
-            self._say(clock, f"going on after {len(ledger.trials)} trials")
-        else:
-            for record in ledger.trials.values():
-                for line in _news((self._seen or {}).get(record.trial.id), record, self._metric):
-                    self._say(clock, line)
+        """What is new since the last time."""
+        if self._before is not None and self._before.trials:
+            self._say(clock, f"going on after {_stopped(self._before)}")
+            self._report_best(self._before, clock)
+            self._seen = self._before.trials
+        self._before = None
+        for record in ledger.trials.values():
+            for line in _news(self._seen.get(record.trial.id), record, self._metric):
+                self._say(clock, line)
         self._seen = dict(ledger.trials)
         self._report_best(ledger, clock)
 
@@ -149,6 +159,13 @@ class LineScreen(Screen):
 
     def _say(self, clock: RunClock, text: str) -> None:
         self.note(f"{_minutes(clock.now()):>6}  {text}")
+
+
+def _stopped(ledger: Ledger) -> str:
+    """The trials of a run that nobody runs, by state; a slice in flight was cut short with it."""
+    states = ["cut short" if record.state == "running" else record.state for record in ledger.trials.values()]
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
+    return f"{len(states)} {'trial' if len(states) == 1 else 'trials'}: {counts}"
 
 
 def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Iterable[str]:

@@ -23,6 +23,7 @@ import autoft
 from autoft import api, engine
 from autoft.__main__ import _run
 from autoft.cli import COMMANDS, cli
+from autoft.clock import RunClock
 from autoft.codec import encode
 from autoft.commands import aligned
 from autoft.errors import (
@@ -36,6 +37,7 @@ from autoft.errors import (
     StudyError,
 )
 from autoft.predict import Prediction
+from autoft.run import Run
 from autoft.screen import Screen, Silent
 from autoft.space import Space
 from autoft.store import Journal, RunFolder
@@ -374,7 +376,7 @@ def test_the_end_says_what_was_not_tried_and_which_classes_are_never_found(
     )
     monkeypatch.setattr(engine, "search", lambda *arguments: found)
     out = autoft_("search", "photos").out
-    assert "2 of 12 pairs of backbone and freeze strategy; the others did not fit into the budget" in out
+    assert "2 of 12 pairs of backbone and freeze strategy; the others have no score" in out
     assert "not one test image was recognised of 'rare' (3), 'class 0' (1)" in out
     assert "and 13 more classes" in out
     assert ("--metric balanced_accuracy" in out) == hint
@@ -532,6 +534,31 @@ def test_leaderboard_lists_every_trial_best_first(autoft_: Callable[..., Outcome
     assert "stopped" in outcome.out and "running" not in outcome.out
     with RunFolder(run_folder).lock():
         assert "running" in autoft_("leaderboard", str(run_folder)).out
+
+
+def test_leaderboard_says_why_a_trial_is_in_its_state(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(Report(2, "paused", 0.0, None, 0.1, error="no worker was free in time"))
+    assert autoft_("leaderboard", str(run_folder)).err.splitlines()[0] == "trial 2 paused: no worker was free in time"
+    open_slice = next(event for event in Journal.read(run_folder / "trials.jsonl") if event.trial == 2)
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(open_slice)
+    assert autoft_("leaderboard", str(run_folder)).err == "trial 1 failed: out of memory\n"
+
+
+def test_resume_tells_the_screen_what_happened_before(
+    autoft_: Callable[..., Outcome], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
+        ledger = Run.open(path).ledger()
+        ledger.record(Report(2, "finished", 1.0, 0.5, 1.0))
+        screen.show(ledger, RunClock(began, 60.0))
+        return summary(path)
+
+    monkeypatch.setattr(engine, "resume", resume)
+    err = autoft_("resume", str(run_folder)).err
+    assert "going on after 3 trials: 1 finished, 1 failed, 1 cut short" in err
+    assert "trial 2 finished, 0.5000 at 1 pass" in err
 
 
 def test_leaderboard_json(autoft_: Callable[..., Outcome], run_folder: Path) -> None:

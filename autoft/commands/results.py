@@ -46,7 +46,7 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     say(aligned(LEADERBOARD, [_cells(row) for row in rows]))
     for row in rows:
         if row.error:
-            click.echo(f"trial {row.trial} failed: {row.error}", err=True)
+            click.echo(f"trial {row.trial} {row.state}: {row.error}", err=True)
 
 
 def _cells(row: LeaderboardRow) -> tuple[str, ...]:

@@ -112,7 +112,8 @@ def resume(run: str, time: str | None, data: str | None, plugins: tuple[str, ...
     from autoft.run import Run
     from autoft.terminal import open_screen
 
-    change, screen = api.change_of(time, data, plugins), open_screen(Run.open(Path(run)).record.study.metric)
+    change, before = api.change_of(time, data, plugins), Run.open(Path(run))
+    screen = open_screen(before.record.study.metric, before.ledger())
     _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
 
 
@@ -173,7 +174,7 @@ def _lines(summary: Summary) -> list[str]:
 
 def _tried(summary: Summary) -> Iterator[str]:
     if summary.candidates:
-        rest = "; the others did not fit into the budget" if summary.tried < summary.candidates else ""
+        rest = "; the others have no score" if summary.tried < summary.candidates else ""
         yield _line("tried", f"{summary.tried} of {summary.candidates} pairs of backbone and freeze strategy{rest}")
 
 

@@ -22,8 +22,8 @@ class LeaderboardRow:
     `rank` counts from 1; None without a score. `state` is that of the ledger, but for a trial whose slice was cut short
     with the search: it is "stopped". `score` is the best validation score so far, which ranks and is exported, reached
     after `best_step` passes; `latest_score` the one measured last. Of a loss they are the loss. `step` in passes,
-    `seconds` over all slices. `exportable`: it has a score, and its checkpoint is kept. `error` is the cause of a
-    failure, else empty.
+    `seconds` over all slices. `exportable`: it has a score, and its checkpoint is kept. `error` is why the
+    trial is in its state, when its last slice failed or was given back; else empty.
     """
 
     rank: int | None
@@ -87,7 +87,7 @@ class _Board:
             image_size=trial.image_size,
             params=trial.params,
             exportable=scored and trial.id in self.kept,
-            error=(record.reports[-1].error or "") if record.reports else "",
+            error="" if record.state == "running" else record.reports[-1].error or "",
         )
 
     def _shown(self, score: float | None) -> float | None:
