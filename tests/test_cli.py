@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -337,15 +338,35 @@ def test_a_signal_outside_the_search_ends_the_process_with_its_code(
     assert "Traceback" not in err
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+@pytest.mark.parametrize("arguments", [["plugins"], ["plugins", "--json"], ["--help"], ["search", "--help"]])
+def test_a_reader_that_goes_away_ends_a_command_as_it_ends_any_other_tool(arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "autoft", "plugins"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-m", "autoft", *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
     )
     os.close(writing)
     assert done.stderr == ""
-    assert done.returncode == 1
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_reader_of_the_talk_that_goes_away_is_no_bug_either() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "autoft", "serch"], stdout=subprocess.PIPE, stderr=writing, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_bug_with_its_traceback(
+    autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "search", failing_with(BrokenPipeError(errno.EPIPE, "a worker is gone")))
+    outcome = autoft_("search", "x")
+    assert outcome.code == 1
+    assert "a worker is gone" in outcome.err and "this is a bug" in outcome.err
 
 
 # ---------------------------------------------------------------- search and resume
