@@ -176,9 +176,8 @@ def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Itera
         begins = "goes on" if number else f"started: {trial.backbone}, {trial.freeze}, {trial.image_size} px,"
         yield f"trial {trial.id} {begins} to {_passes(piece.until)}"
     for report in now.reports[reports:]:
-        rest = (f", on {report.share:.0%} of the images" if report.share < 1 else "") + (
-            f": {report.error}" if report.error else ""
-        )
+        part = f", on {part_of_images(report.share)}" if report.share < 1 else ""
+        rest = part + (f": {report.error}" if report.error else "")
         yield f"trial {trial.id} {report.event}, {_result(now, report, metric)}, {report.seconds:.1f} s{rest}"
 
 
@@ -212,8 +211,15 @@ def _row(record: TrialRecord, metric: Metric, is_best: bool) -> tuple[str, ...]:
         _standing(record, metric),
         f"{record.seconds:.1f}",
         record.state,
-        "★ best" if is_best else "",
+        ", ".join(filter(None, ("★ best" if is_best else "", part_of_images(record.share)))),
     )
+
+
+def part_of_images(share: float) -> str:
+    """A share of the training images in words, neither none nor all by rounding; empty for all of them."""
+    if share >= 1:
+        return ""
+    return "less than 1 % of the images" if share < 0.01 else f"{min(99.0, 100 * share):.0f} % of the images"
 
 
 def _passes(step: float) -> str:

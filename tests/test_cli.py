@@ -582,6 +582,24 @@ def test_resume_tells_the_screen_what_happened_before(
     assert "trial 2 finished, 0.5000 at 1 pass" in err
 
 
+def test_the_part_of_the_images_a_head_was_fitted_on_is_shown_where_it_is_not_all(
+    autoft_: Callable[..., Outcome], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "of the images" not in autoft_("leaderboard", str(run_folder)).out
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(Report(2, "finished", 1.0, 0.5, 1.0, share=0.02))
+    outcome = autoft_("leaderboard", str(run_folder))
+    assert [line.endswith("2 % of the images") for line in outcome.out.splitlines()] == [False, False, True, False]
+    rows = json.loads(autoft_("leaderboard", str(run_folder), "--json").out)["trials"]
+    assert [row["share"] for row in rows] == [1.0, 0.02, None]
+    found = summary(run_folder)
+    for share, end in ((1.0, "64 px"), (0.02, "64 px, on 2 % of the images")):
+        ended = replace(found, best=replace(found.best, share=share))
+        monkeypatch.setattr(engine, "search", lambda *arguments, ended=ended: ended)
+        (line,) = (line for line in autoft_("search", "x").out.splitlines() if line.startswith("best trial"))
+        assert line.endswith(end)
+
+
 def test_leaderboard_json(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
     (row,) = json.loads(autoft_("leaderboard", str(run_folder), "--top", "1", "--json").out)["trials"]
     assert (row["trial"], row["rank"], row["score"], row["state"], row["exportable"]) == (0, 1, 0.75, "finished", True)

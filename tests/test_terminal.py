@@ -131,6 +131,27 @@ def test_a_trial_that_got_worse_shows_its_best_and_its_latest(
     assert row[3:5] == ("27", "0.8900 at 9, now 0.8800")
 
 
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (1.0, ""),
+        (0.02, "2 % of the images"),
+        (1 / 3, "33 % of the images"),
+        (0.999, "99 % of the images"),
+        (0.0004, "less than 1 % of the images"),
+    ],
+)
+def test_a_head_on_a_part_of_the_images_says_so(
+    share: float, words: str, clock: RunClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger([started(0), Report(0, "finished", 1.0, 0.5, 2.0, share=share)])
+    LineScreen(ACCURACY).show(ledger, clock)
+    news = capsys.readouterr().err.splitlines()[1]
+    assert news.endswith("0.5000 at 1 pass, 2.0 s" + (f", on {words}" if words else ""))
+    (row,) = View.of(ledger, clock, ACCURACY).rows
+    assert row[-1] == (f"★ best, {words}" if words else "★ best")
+
+
 def test_a_loss_is_shown_positive_and_the_smallest_is_best(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
     screen, ledger = LineScreen(METRICS["log_loss"]), Ledger()
     for number, score in ((0, -0.5), (1, -0.25)):

@@ -151,13 +151,16 @@ def _print(summary: Summary, as_json: bool) -> None:
 
 
 def _lines(summary: Summary) -> list[str]:
+    from autoft.terminal import part_of_images
+
     best, metric = summary.best, summary.metric
     model = Path(summary.run, summary.model)
     counts = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count)
+    part = f", on {part_of_images(best.share)}" if best.share < 1 else ""
     lines = [_score(f"test {metric}", summary.test, metric)] if summary.test else []
     lines += [
         _score("validation", summary.validation, metric) + "; optimistic, as it chose the trial",
-        _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px"),
+        _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px{part}"),
         _line("trials", f"{counts} in {summary.seconds.get('total', 0.0):.0f} s"),
         *_tried(summary),
         _line("model", f"{shown(model)}, {_megabytes(model)}"),
