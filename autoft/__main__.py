@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import signal
 import sys
 from types import FrameType
@@ -11,6 +12,7 @@ from typing import NoReturn
 
 import click
 
+from autoft.commands import BrokenPipe
 from autoft.errors import AutoftError, Interrupted
 from autoft.process import prepare
 
@@ -30,7 +32,20 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    """The exit code."""
+    """The exit code; after output that nobody reads any more, as with `| head`, that of a process SIGPIPE ended."""
+    try:
+        return _called()
+    except (BrokenPipe, BrokenPipeError) as error:
+        unread = [stream for stream in (1, 2) if _is_unread(stream)]
+        if not unread:  # it was another pipe
+            return _say_bug(error)
+        for stream in unread:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # the flush at exit must not complain
+        return 128 + signal.SIGPIPE
+
+
+def _called() -> int:
+    """The exit code. Raises `BrokenPipe` and `BrokenPipeError`."""
     try:
         from autoft.cli import cli
 
@@ -51,14 +66,24 @@ def _run() -> int:
     except (click.Abort, KeyboardInterrupt) as stopped:
         terminated = isinstance(stopped.__cause__ or stopped, Terminated)
         return _say("stopped", 128 + (signal.SIGTERM if terminated else signal.SIGINT))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody listens; the flush at exit must not complain
-        return 1
-    except Exception:
-        import traceback
+    except (BrokenPipe, BrokenPipeError):
+        raise
+    except Exception as error:
+        return _say_bug(error)
 
-        traceback.print_exc()
-        return _say(SUGGESTION, 1)
+
+def _is_unread(stream: int) -> bool:
+    """Whether what a file descriptor is written to is a pipe without a reader."""
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _say_bug(error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error)
+    return _say(SUGGESTION, 1)
 
 
 def _escape_what_cannot_be_written() -> None:

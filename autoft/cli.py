@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from autoft import __version__
-from autoft.commands import HELP_SETTINGS, write_examples
+from autoft.commands import HELP_SETTINGS, BrokenPipe, write_examples
 
 # Command: its module below autoft.commands, and the first line of its help, repeated here to import nothing.
 COMMANDS = {
@@ -32,8 +35,27 @@ EXAMPLES = (
 )
 
 
+@contextlib.contextmanager
+def _pipes_past_click() -> Iterator[None]:
+    """Raise `BrokenPipe` for a `BrokenPipeError`, of which click would leave nothing."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise BrokenPipe(str(error)) from error
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """The context of a call; here help is printed."""
+        with _pipes_past_click():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what it returns."""
+        with _pipes_past_click():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order a person meets them."""

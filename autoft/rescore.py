@@ -53,14 +53,18 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Rescored:
-    """The scores on `scored` images, those that could not be read, each with the reason, and what was known of them.
+    """The scores on the images that were scored, what the bundle knows of them, and the images that were not scored.
 
-    `known` counts, by split, the given images that are of the run the model came from; `left_out` those not scored.
+    `unreadable`: those that could not be read, each with the reason. `known` counts, by split, the given images that
+    are of the run the model came from, `scored` those of them that were scored, and `fresh` those scored that are new
+    to the model. `left_out` counts the images that nobody tried to score.
     """
 
     scores: Scores
     unreadable: tuple[str, ...]
     known: Mapping[SplitName, int]
+    scored: Mapping[SplitName, int]
+    fresh: int
     left_out: int
 
 
@@ -101,10 +105,13 @@ def rescore(model: PixelModel, labelled: Labelled, chosen: Sequence[Path]) -> Re
     truth: list[int] = []
     rows: list[np.ndarray] = []
     unreadable: list[str] = []
+    scored: set[Path] = set()
     for one in predictions(model, list(map(str, chosen))):
+        path = as_path(one.image)
         if one.error is None:
-            truth.append(index[as_text(as_path(one.image).relative_to(labelled.folder).parts[0])])
+            truth.append(index[as_text(path.relative_to(labelled.folder).parts[0])])
             rows.append(np.array(list(one.probabilities.values()), np.float32))
+            scored.add(path)
         else:
             unreadable.append(f"{one.image}: {one.error}")
     logits = np.log(np.maximum(np.stack(rows), 1e-12))  # their softmax gives the probabilities again
@@ -112,6 +119,8 @@ def rescore(model: PixelModel, labelled: Labelled, chosen: Sequence[Path]) -> Re
         scores(SingleLabel(), "accuracy", logits, np.array(truth)),
         tuple(unreadable),
         {split: len(paths) for split, paths in labelled.known.items()},
+        {split: len(scored.intersection(paths)) for split, paths in labelled.known.items()},
+        len(scored.intersection(labelled.fresh)),
         len(labelled.everything) - len(chosen),
     )
 

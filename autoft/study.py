@@ -88,19 +88,34 @@ class Study:
         )
         if self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)
-        is_loss = METRICS[self.metric].is_loss
-        _require(
-            self.fail_under is None or not is_loss,
-            f"--fail-under is for scores; {self.metric} is a loss, of which less is better: use --fail-above",
-        )
-        _require(
-            self.fail_above is None or is_loss,
-            f"--fail-above is for losses; of {self.metric} more is better: use --fail-under",
-        )
+        self._check_bounds()
         valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
         _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")
         if self.view not in VIEWS:
             raise unknown_name("view", self.view, VIEWS)
+
+    def _check_bounds(self) -> None:
+        """Raise `StudyError` for a bound of the other kind of metric, or one that no score or every score passes."""
+        metric = METRICS[self.metric]
+        if (under := self.fail_under) is not None:
+            _require(
+                not metric.is_loss,
+                f"--fail-under is for scores; {self.metric} is a loss, of which less is better: use --fail-above",
+            )
+            _require(
+                0 < under <= metric.greatest,
+                f"--fail-under must be above 0 and at most {metric.greatest:g}, the best {self.metric} there is, "
+                f"got {under:g}{_as_percentage(under)}",
+            )
+        if (above := self.fail_above) is not None:
+            _require(
+                metric.is_loss,
+                f"--fail-above is for losses; of {self.metric} more is better: use --fail-under",
+            )
+            _require(
+                0 <= above < metric.greatest,
+                f"--fail-above must be at least 0, the best {self.metric} there is, and finite, got {above:g}",
+            )
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Study:
@@ -201,6 +216,11 @@ def licence_allowed(licence: str, allowed: tuple[str, ...]) -> bool:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise StudyError(message)
+
+
+def _as_percentage(score: float) -> str:
+    """The question whether a percentage was meant, where a score could be one."""
+    return f"; did you mean {score / 100:g}?" if 1 < score <= 100 else ""
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -19,12 +20,13 @@ class Metric:
     """One figure of a task. `score` gives it of logits `(n, classes)` and class indices `(n,)`.
 
     Of scores greater is better, always: of a metric that `is_loss` it is the negative. A metric that `weighs_classes`
-    alike gets worse when a rare class is never found.
+    alike gets worse when a rare class is never found. The figures it is `shown` as lie between 0 and `greatest`.
     """
 
     score: Callable[[np.ndarray, np.ndarray], float]
     is_loss: bool = False
     weighs_classes: bool = False
+    greatest: float = 1.0
 
     def shown(self, score: float) -> float:
         """The figure that people and files get to see: of a loss the loss itself, positive, smaller is better."""
@@ -62,7 +64,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "accuracy": Metric(_accuracy),
     "balanced_accuracy": Metric(_balanced_accuracy, weighs_classes=True),
     "macro_f1": Metric(_macro_f1, weighs_classes=True),
-    "log_loss": Metric(_log_loss, is_loss=True),
+    "log_loss": Metric(_log_loss, is_loss=True, greatest=math.inf),
 }
 
 

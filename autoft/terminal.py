@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -35,10 +36,13 @@ COLUMNS: Mapping[str, Literal["left", "right"]] = {
 }
 
 
-def open_screen(metric: str) -> Screen:
-    """A live table when stderr is a terminal that can redraw, else plain lines; scores are of `metric`."""
+def open_screen(metric: str, before: Ledger | None = None) -> Screen:
+    """A live table when stderr is a terminal that can redraw, else plain lines; scores are of `metric`.
+
+    `before` is what happened in a run that is resumed.
+    """
     can_redraw = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
-    return LiveScreen(METRICS[metric]) if can_redraw else LineScreen(METRICS[metric])
+    return LiveScreen(METRICS[metric]) if can_redraw else LineScreen(METRICS[metric], before)
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,15 @@ class LiveScreen(Screen):
 
 
 class LineScreen(Screen):
-    """One plain line an event on stderr: for logs, pipes and terminals that cannot redraw."""
+    """One plain line an event on stderr: for logs, pipes and terminals that cannot redraw.
 
-    def __init__(self, metric: Metric) -> None:
+    Of what happened `before`, in a run that is resumed, there is one line.
+    """
+
+    def __init__(self, metric: Metric, before: Ledger | None = None) -> None:
         self._metric = metric
-        self._seen: dict[int, TrialRecord] | None = None
+        self._before = before
+        self._seen: Mapping[int, TrialRecord] = {}
         self._best = float("-inf")
 
     def note(self, text: str) -> None:
@@ -128,13 +136,15 @@ class LineScreen(Screen):
         click.echo(_plain(text), err=True)
 
     def show(self, ledger: Ledger, clock: RunClock) -> None:
-        """What is new since the last time; of a resumed run only that it goes on."""
-        if self._seen is None and len(ledger.trials) > 1:
-            self._say(clock, f"going on after {len(ledger.trials)} trials")
-        else:
-            for record in ledger.trials.values():
-                for line in _news((self._seen or {}).get(record.trial.id), record, self._metric):
-                    self._say(clock, line)
+        """What is new since the last time."""
+        if self._before is not None and self._before.trials:
+            self._say(clock, f"going on after {_stopped(self._before)}")
+            self._report_best(self._before, clock)
+            self._seen = self._before.trials
+        self._before = None
+        for record in ledger.trials.values():
+            for line in _news(self._seen.get(record.trial.id), record, self._metric):
+                self._say(clock, line)
         self._seen = dict(ledger.trials)
         self._report_best(ledger, clock)
 
@@ -151,6 +161,13 @@ class LineScreen(Screen):
         self.note(f"{_minutes(clock.now()):>6}  {text}")
 
 
+def _stopped(ledger: Ledger) -> str:
+    """The trials of a run that nobody runs, by state; a slice in flight was cut short with it."""
+    states = ["cut short" if record.state == "running" else record.state for record in ledger.trials.values()]
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
+    return f"{len(states)} {'trial' if len(states) == 1 else 'trials'}: {counts}"
+
+
 def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Iterable[str]:
     """What happened to a trial, one line each."""
     trial = now.trial
@@ -159,9 +176,8 @@ def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Itera
         begins = "goes on" if number else f"started: {trial.backbone}, {trial.freeze}, {trial.image_size} px,"
         yield f"trial {trial.id} {begins} to {_passes(piece.until)}"
     for report in now.reports[reports:]:
-        rest = (f", on {report.share:.0%} of the images" if report.share < 1 else "") + (
-            f": {report.error}" if report.error else ""
-        )
+        part = f", on {part_of_images(report.share)}" if report.share < 1 else ""
+        rest = part + (f": {report.error}" if report.error else "")
         yield f"trial {trial.id} {report.event}, {_result(now, report, metric)}, {report.seconds:.1f} s{rest}"
 
 
@@ -195,8 +211,15 @@ def _row(record: TrialRecord, metric: Metric, is_best: bool) -> tuple[str, ...]:
         _standing(record, metric),
         f"{record.seconds:.1f}",
         record.state,
-        "★ best" if is_best else "",
+        ", ".join(filter(None, ("★ best" if is_best else "", part_of_images(record.share)))),
     )
+
+
+def part_of_images(share: float) -> str:
+    """A share of the training images in words, neither none nor all by rounding; empty for all of them."""
+    if share >= 1:
+        return ""
+    return "less than 1 % of the images" if share < 0.01 else f"{min(99.0, 100 * share):.0f} % of the images"
 
 
 def _passes(step: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -23,6 +24,7 @@ import autoft
 from autoft import api, engine
 from autoft.__main__ import _run
 from autoft.cli import COMMANDS, cli
+from autoft.clock import RunClock
 from autoft.codec import encode
 from autoft.commands import aligned
 from autoft.errors import (
@@ -36,6 +38,7 @@ from autoft.errors import (
     StudyError,
 )
 from autoft.predict import Prediction
+from autoft.run import Run
 from autoft.screen import Screen, Silent
 from autoft.space import Space
 from autoft.store import Journal, RunFolder
@@ -335,15 +338,35 @@ def test_a_signal_outside_the_search_ends_the_process_with_its_code(
     assert "Traceback" not in err
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+@pytest.mark.parametrize("arguments", [["plugins"], ["plugins", "--json"], ["--help"], ["search", "--help"]])
+def test_a_reader_that_goes_away_ends_a_command_as_it_ends_any_other_tool(arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "autoft", "plugins"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-m", "autoft", *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
     )
     os.close(writing)
     assert done.stderr == ""
-    assert done.returncode == 1
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_reader_of_the_talk_that_goes_away_is_no_bug_either() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "autoft", "serch"], stdout=subprocess.PIPE, stderr=writing, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_bug_with_its_traceback(
+    autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "search", failing_with(BrokenPipeError(errno.EPIPE, "a worker is gone")))
+    outcome = autoft_("search", "x")
+    assert outcome.code == 1
+    assert "a worker is gone" in outcome.err and "this is a bug" in outcome.err
 
 
 # ---------------------------------------------------------------- search and resume
@@ -374,7 +397,7 @@ def test_the_end_says_what_was_not_tried_and_which_classes_are_never_found(
     )
     monkeypatch.setattr(engine, "search", lambda *arguments: found)
     out = autoft_("search", "photos").out
-    assert "2 of 12 pairs of backbone and freeze strategy; the others did not fit into the budget" in out
+    assert "2 of 12 pairs of backbone and freeze strategy; the others have no score" in out
     assert "not one test image was recognised of 'rare' (3), 'class 0' (1)" in out
     assert "and 13 more classes" in out
     assert ("--metric balanced_accuracy" in out) == hint
@@ -534,6 +557,49 @@ def test_leaderboard_lists_every_trial_best_first(autoft_: Callable[..., Outcome
         assert "running" in autoft_("leaderboard", str(run_folder)).out
 
 
+def test_leaderboard_says_why_a_trial_is_in_its_state(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(Report(2, "paused", 0.0, None, 0.1, error="no worker was free in time"))
+    assert autoft_("leaderboard", str(run_folder)).err.splitlines()[0] == "trial 2 paused: no worker was free in time"
+    open_slice = next(event for event in Journal.read(run_folder / "trials.jsonl") if event.trial == 2)
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(open_slice)
+    assert autoft_("leaderboard", str(run_folder)).err == "trial 1 failed: out of memory\n"
+
+
+def test_resume_tells_the_screen_what_happened_before(
+    autoft_: Callable[..., Outcome], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
+        ledger = Run.open(path).ledger()
+        ledger.record(Report(2, "finished", 1.0, 0.5, 1.0))
+        screen.show(ledger, RunClock(began, 60.0))
+        return summary(path)
+
+    monkeypatch.setattr(engine, "resume", resume)
+    err = autoft_("resume", str(run_folder)).err
+    assert "going on after 3 trials: 1 finished, 1 failed, 1 cut short" in err
+    assert "trial 2 finished, 0.5000 at 1 pass" in err
+
+
+def test_the_part_of_the_images_a_head_was_fitted_on_is_shown_where_it_is_not_all(
+    autoft_: Callable[..., Outcome], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "of the images" not in autoft_("leaderboard", str(run_folder)).out
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(Report(2, "finished", 1.0, 0.5, 1.0, share=0.02))
+    outcome = autoft_("leaderboard", str(run_folder))
+    assert [line.endswith("2 % of the images") for line in outcome.out.splitlines()] == [False, False, True, False]
+    rows = json.loads(autoft_("leaderboard", str(run_folder), "--json").out)["trials"]
+    assert [row["share"] for row in rows] == [1.0, 0.02, None]
+    found = summary(run_folder)
+    for share, end in ((1.0, "64 px"), (0.02, "64 px, on 2 % of the images")):
+        ended = replace(found, best=replace(found.best, share=share))
+        monkeypatch.setattr(engine, "search", lambda *arguments, ended=ended: ended)
+        (line,) = (line for line in autoft_("search", "x").out.splitlines() if line.startswith("best trial"))
+        assert line.endswith(end)
+
+
 def test_leaderboard_json(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
     (row,) = json.loads(autoft_("leaderboard", str(run_folder), "--top", "1", "--json").out)["trials"]
     assert (row["trial"], row["rank"], row["score"], row["state"], row["exportable"]) == (0, 1, 0.75, "finished", True)
@@ -580,7 +646,7 @@ def test_predict_json_is_one_object_an_image(autoft_: Callable[..., Outcome]) ->
 def test_predict_prints_results_to_stdout_and_trouble_to_stderr(autoft_: Callable[..., Outcome]) -> None:
     outcome = autoft_("predict", "m.onnx", "a.jpg", "b.jpg")
     assert outcome.out == "0.7500  cat       a.jpg\n"
-    assert outcome.err == "b.jpg: truncated\nerror: 1 images could not be read; the others are above\n"
+    assert outcome.err == "b.jpg: truncated\nerror: 1 image could not be read; the others are above\n"
     assert outcome.code == 2
 
 

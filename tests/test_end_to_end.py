@@ -192,11 +192,12 @@ def test_signals_keep_the_best_and_say_how_to_go_on(tiny_images, tmp_path, numbe
     assert exported.returncode == 0, exported.stderr
 
 
-def test_fail_under_is_a_gate(tiny_images, tmp_path):
-    arguments = ("--trials", 1, "--freeze", "probe", "--time", "60s", "--fail-under", "1.5", "--out", tmp_path / "run")
+def test_a_bound_is_a_gate(tiny_images, tmp_path):
+    gate = ("--metric", "log_loss", "--fail-above", "0")
+    arguments = ("--trials", 1, "--freeze", "probe", "--time", "60s", *gate, "--out", tmp_path / "run")
     done = autoft("search", tiny_images, *SMALL, *arguments, "--json")
     assert done.returncode == 3
-    assert "--fail-under 1.5" in done.stderr
+    assert "--fail-above 0" in done.stderr
     assert json.loads(done.stdout)["best"]["freeze"] == "probe"
 
 

@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from parts.exported import LABELS, Tiny, handoff
 from PIL import Image
 
+from autoft.__main__ import _run
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.known import DIGITS, KnownImages, known_images
 from autoft.bundle.raw_pixels import write_raw_pixel_model
 from autoft.codec import decode, encode
-from autoft.commands.handoff import _provenance
+from autoft.commands.handoff import Verified, _provenance
 from autoft.errors import DataError, UserError
 from autoft.onnx_runtime import PixelModel
 from autoft.rescore import Rescored, labelled_images, read_known, rescore
+from autoft.summary import Scores
 from autoft.task import SingleLabel
 from autoft.types import Sample, SplitName
 
@@ -99,6 +101,52 @@ def test_where_only_a_sample_is_listed_images_that_cannot_be_told_are_left_out(
     assert found.known == {"train": 1, "val": 0, "test": 1}
     assert (found.scores.n, found.left_out) == (1, 3)
     assert list(_provenance(found))[-1].startswith("left out    2 of which the bundle cannot tell")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test", None])
+def test_an_image_that_cannot_be_read_is_of_no_kind_that_was_scored(
+    split: SplitName | None, model: PixelModel, photos: dict[str, Path]
+) -> None:
+    broken = photos["a"].with_name("broken.png")
+    broken.write_text("no image")
+    known = [sample(photos["a"], "train"), sample(photos["b"], "test")]
+    known += [sample(broken, split)] if split else []
+    fair = scored(model, photos["a"].parents[1], known_images(known))
+    assert fair.scores.n == sum(fair.scored.values()) + fair.fresh == 3
+    assert next(_provenance(fair)) == "scored      1 of the run's test split, 2 new to the model"
+    everything = scored(model, photos["a"].parents[1], known_images(known), everything=True)
+    assert len(everything.unreadable) == 1
+    assert list(_provenance(everything)) == ["optimistic  25% of these images trained the model (1) or chose it (0)"]
+
+
+def test_with_all_images_those_that_cannot_be_told_are_not_called_new(
+    model: PixelModel, photos: dict[str, Path]
+) -> None:
+    first, *others = sorted((sample(path, "test") for path in photos.values()), key=lambda one: one.digest)
+    found = scored(model, photos["a"].parents[1], known_images([first, *others], most=2), everything=True)
+    (line,) = _provenance(found)
+    assert line.startswith("scored      2 of the run's test split, 2 of which the bundle cannot tell")
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_verify_names_images_that_cannot_be_read_and_ends_as_predict_does(
+    form: tuple[str, ...], photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Rescored(
+        scores=Scores(2, 2, {"accuracy": 1.0}, (0.3, 1.0)),
+        unreadable=("cat/broken.png: not an image: text",),
+        known={"train": 0, "val": 0, "test": 2},
+        scored={"train": 0, "val": 0, "test": 2},
+        fresh=0,
+        left_out=0,
+    )
+    result = Verified(True, (), (), files=1, vectors=1, worst_difference=0.0, seconds=0.1, rescored=found)
+    monkeypatch.setattr("autoft.commands.handoff._verified", lambda *arguments: result)
+    monkeypatch.setattr("sys.argv", ["autoft", "verify", "bundle", "photos", *form])
+    assert _run() == 2
+    out, err = capsys.readouterr()
+    assert "cat/broken.png: not an image: text" in (out if form else err)
+    assert err.endswith("error: 1 image could not be read; the score is of the others\n")
 
 
 @given(st.dictionaries(HEX, SPLITS), st.integers(0, 5))

@@ -11,6 +11,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -640,7 +641,7 @@ def test_write_atomic_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 def ledger() -> Ledger:
     return Ledger(
         [
-            *(started(0), report(0, score=0.5)),
+            *(started(0), replace(report(0, score=0.5), share=0.02)),
             *(started(1), report(1, "failed", None, error='OSError: "disk full",\nno space')),
             *(started(2), report(2, "paused", 0.9, step=3.0), started(2, 3.0), report(2, score=0.8, step=9.0)),
             started(3),
@@ -671,7 +672,7 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        *("rank", "trial", "state", "score", "best_step", "latest_score", "step", "seconds"),
+        *("rank", "trial", "state", "score", "best_step", "latest_score", "step", "seconds", "share"),
         *("backbone", "freeze", "image_size", "params", "exportable", "error"),
     ]
     assert [row["trial"] for row in rows] == ["2", "4", "0", "5", "3", "1"]
@@ -679,6 +680,7 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
     assert json.loads(rows[0]["params"]) == PARAMS
     first = tuple(float(rows[0][column]) for column in ("score", "best_step", "latest_score", "step"))
     assert first == (0.9, 3.0, 0.8, 9.0)
+    assert [row["share"] for row in rows] == ["1.0", "1.0", "0.02", "1.0", "", ""]
     assert rows[4]["state"] == "stopped"  # nobody runs it once this file is written
     assert (rows[-1]["rank"], rows[-1]["score"]) == ("", "")
     assert rows[-1]["error"] == 'OSError: "disk full",\nno space'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -49,12 +51,31 @@ def test_no_durations(text):
         ({"metric": "acuracy"}, "did you mean 'accuracy'"),
         ({"metric": "log_loss", "fail_under": 0.5}, "log_loss is a loss, of which less is better: use --fail-above"),
         ({"metric": "macro_f1", "fail_above": 0.5}, "of macro_f1 more is better: use --fail-under"),
+        ({"fail_under": 90}, r"at most 1, the best accuracy there is, got 90; did you mean 0\.9\?"),
+        ({"metric": "macro_f1", "fail_under": 1.01}, r"at most 1, the best macro_f1 .*did you mean 0\.0101\?"),
+        ({"fail_under": 101}, r"got 101$"),
+        ({"fail_under": 0}, "must be above 0"),
+        ({"fail_under": -0.9}, "must be above 0"),
+        ({"metric": "log_loss", "fail_above": -0.5}, r"--fail-above must be at least 0, .*got -0\.5"),
     ],
 )
 def test_each_wrong_option_is_one_line(options, message):
     with pytest.raises(StudyError, match=message) as caught:
         Study.parse({"data": "x", **options})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"fail_under": 1}, {"fail_under": 1e-9}, *({"metric": "log_loss", "fail_above": x} for x in (0, 90))]
+)
+def test_a_bound_that_some_scores_pass_and_others_do_not_is_taken(options):
+    assert Study.parse({"data": "x", **options})
+
+
+@pytest.mark.parametrize("bound", [{"fail_under": math.nan}, {"metric": "log_loss", "fail_above": math.inf}])
+def test_a_bound_that_is_no_number_is_refused_in_python_too(bound):
+    with pytest.raises(StudyError, match="--fail-"):
+        Study("x", **bound)
 
 
 def test_flags_and_toml_and_python_agree(tmp_path):

@@ -66,16 +66,40 @@ def test_lines_tell_every_event_once(clock: RunClock, capsys: pytest.CaptureFixt
 
 
 def test_a_resumed_run_is_not_told_again(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
-    screen, ledger = LineScreen(ACCURACY), Ledger(events())
+    screen, ledger = LineScreen(ACCURACY, Ledger(events())), Ledger(events())
+    ledger.record(Report(2, "finished", 1.0, 0.25, 1.0))  # the slice that was cut short, run again
     screen.show(ledger, clock)
-    ledger.record(Report(2, "finished", 1.0, 0.25, 1.0))
     screen.show(ledger, clock)
     texts = [line.strip().partition("  ")[2] for line in capsys.readouterr().err.splitlines()]
     assert texts == [
-        "going on after 3 trials",
+        "going on after 3 trials: 1 finished, 1 failed, 1 cut short",
         "best so far: 0.7500 by trial 0",
         "trial 2 finished, 0.2500 at 1 pass, 1.0 s",
     ]
+
+
+def test_every_slice_of_a_resumed_run_that_had_no_report_yet_gets_its_line(
+    clock: RunClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = [started(0), started(1)]
+    screen, ledger = LineScreen(ACCURACY, Ledger(begun)), Ledger(begun)
+    for number in (1, 0):
+        ledger.record(Report(number, "finished", 1.0, 0.5, 1.0))
+        screen.show(ledger, clock)
+    texts = [line.strip().partition("  ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert texts == [
+        "going on after 2 trials: 2 cut short",
+        "trial 1 finished, 0.5000 at 1 pass, 1.0 s",
+        "best so far: 0.5000 by trial 1",
+        "trial 0 finished, 0.5000 at 1 pass, 1.0 s",
+    ]
+
+
+def test_a_run_that_was_stopped_before_its_first_trial_begins_as_a_new_one(
+    clock: RunClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LineScreen(ACCURACY, Ledger()).show(Ledger([started(0)]), clock)
+    assert capsys.readouterr().err.split(maxsplit=1)[1].startswith("trial 0 started")
 
 
 def test_a_view_has_the_top_then_what_runs_and_counts_the_rest(clock: RunClock) -> None:
@@ -105,6 +129,27 @@ def test_a_trial_that_got_worse_shows_its_best_and_its_latest(
     assert lines[-1] == "trial 0 paused, best 0.8900 at 9 passes, now 0.8800 at 27, 2.0 s"
     (row,) = View.of(ledger, clock, ACCURACY).rows
     assert row[3:5] == ("27", "0.8900 at 9, now 0.8800")
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (1.0, ""),
+        (0.02, "2 % of the images"),
+        (1 / 3, "33 % of the images"),
+        (0.999, "99 % of the images"),
+        (0.0004, "less than 1 % of the images"),
+    ],
+)
+def test_a_head_on_a_part_of_the_images_says_so(
+    share: float, words: str, clock: RunClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger([started(0), Report(0, "finished", 1.0, 0.5, 2.0, share=share)])
+    LineScreen(ACCURACY).show(ledger, clock)
+    news = capsys.readouterr().err.splitlines()[1]
+    assert news.endswith("0.5000 at 1 pass, 2.0 s" + (f", on {words}" if words else ""))
+    (row,) = View.of(ledger, clock, ACCURACY).rows
+    assert row[-1] == (f"★ best, {words}" if words else "★ best")
 
 
 def test_a_loss_is_shown_positive_and_the_smallest_is_best(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+class BrokenPipe(Exception):
+    """A `BrokenPipeError` under another name: for one of its own click ends the process at once, whatever the pipe."""
+
+
 class Command(click.Command):
     """A command whose help shows examples before anything else."""
 

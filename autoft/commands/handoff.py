@@ -115,7 +115,7 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
 
     BUNDLE is an exported folder, or a run folder with one. IMAGES, one folder of images a class, is scored as well;
     images that the model was trained or chosen on are recognised by their content and left out. Exit code 3 when
-    something is not as promised. Needs no torch; nothing in the bundle is executed.
+    something is not as promised, 2 when an image cannot be read. Needs no torch; nothing in the bundle is executed.
     """
     from autoft.bundle.standalone.verify import unlisted_line
 
@@ -133,30 +133,37 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
         click.echo(unlisted_line(list(result.unlisted)), err=True)
     if not result.passed:
         raise GateFailed(f"{bundle} is not as promised: {'; '.join(result.problems)}")
-    if result.rescored is not None and not as_json:
+    if result.rescored is None:
+        return
+    if not as_json:
         say(_figures(result.rescored.scores))
         for line in _provenance(result.rescored):
             say(line)
         for line in result.rescored.unreadable:
             click.echo(line, err=True)
+    _require_all_read(len(result.rescored.unreadable), "the score is of the others")
 
 
 def _provenance(rescored: Rescored) -> Iterator[str]:
     """What the given images are to the model; nothing when it has never met one of them."""
-    trained, chose, tested = (rescored.known[split] for split in SPLITS)
-    scored = rescored.scores.n + len(rescored.unreadable)
-    if not trained + chose + tested:
+    if not any(rescored.known.values()):
         return
-    if trained + chose and not rescored.left_out:
-        share = (trained + chose) / scored
+    untold = "of which the bundle cannot tell, as it lists a sample of the run's images"
+    trained, chose, tested = (rescored.scored[split] for split in SPLITS)
+    if trained + chose:
+        share = (trained + chose) / rescored.scores.n
         yield f"optimistic  {share:.0%} of these images trained the model ({trained}) or chose it ({chose})"
         return
-    counts = {"of the run's test split": tested, "new to the model": scored - tested}
+    unsure = rescored.scores.n - tested - rescored.fresh
+    counts = {"of the run's test split": tested, "new to the model": rescored.fresh, untold: unsure}
     yield f"scored      {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
+    if not rescored.left_out:
+        return
+    trained, chose = rescored.known["train"], rescored.known["val"]
     if trained + chose:
         yield f"left out    {trained} that trained the model, {chose} that chose it; --all scores them too"
     if unsure := rescored.left_out - trained - chose:
-        yield f"left out    {unsure} of which the bundle cannot tell, as it lists a sample of the run's images"
+        yield f"left out    {unsure} {untold}"
 
 
 def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
@@ -206,9 +213,13 @@ def predict(model: str, inputs: tuple[str, ...], form: str | None) -> None:
     """
     from autoft import predict as prediction
 
-    unreadable = _FORMS[form or "table"](prediction.predict(Path(model), inputs))
+    _require_all_read(_FORMS[form or "table"](prediction.predict(Path(model), inputs)), "the others are above")
+
+
+def _require_all_read(unreadable: int, others: str) -> None:
+    """Raise `DataError` when images could not be read; `others` says what became of the rest."""
     if unreadable:
-        raise DataError(f"{unreadable} images could not be read; the others are above")
+        raise DataError(f"{unreadable} {'image' if unreadable == 1 else 'images'} could not be read; {others}")
 
 
 def _table(predictions: Iterable[Prediction]) -> int:

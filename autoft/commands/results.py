@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LEADERBOARD = (
     *("rank", "trial", "state", "score", "at", "latest", "passes", "seconds"),
-    *("backbone", "freeze", "px", "exportable"),
+    *("backbone", "freeze", "px", "exportable", "fitted on"),
 )
 
 
@@ -32,7 +32,8 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     """Show every trial of a run, best first.
 
     The score is the best on validation images, which ranks and is exported, and "at" the passes after which it was
-    reached; "latest" is the score after all its passes. The run may still be going on.
+    reached; "latest" is the score after all its passes. "fitted on" stands where time sufficed for a part of the
+    training images only. The run may still be going on.
     """
     from autoft.run import Run
     from autoft.store import leaderboard_rows
@@ -46,10 +47,12 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     say(aligned(LEADERBOARD, [_cells(row) for row in rows]))
     for row in rows:
         if row.error:
-            click.echo(f"trial {row.trial} failed: {row.error}", err=True)
+            click.echo(f"trial {row.trial} {row.state}: {row.error}", err=True)
 
 
 def _cells(row: LeaderboardRow) -> tuple[str, ...]:
+    from autoft.terminal import part_of_images
+
     return (
         "" if row.rank is None else str(row.rank),
         str(row.trial),
@@ -63,4 +66,5 @@ def _cells(row: LeaderboardRow) -> tuple[str, ...]:
         row.freeze,
         str(row.image_size),
         "yes" if row.exportable else "no",
+        part_of_images(1.0 if row.share is None else row.share),
     )

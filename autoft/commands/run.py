@@ -112,7 +112,8 @@ def resume(run: str, time: str | None, data: str | None, plugins: tuple[str, ...
     from autoft.run import Run
     from autoft.terminal import open_screen
 
-    change, screen = api.change_of(time, data, plugins), open_screen(Run.open(Path(run)).record.study.metric)
+    change, before = api.change_of(time, data, plugins), Run.open(Path(run))
+    screen = open_screen(before.record.study.metric, before.ledger())
     _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
 
 
@@ -150,13 +151,16 @@ def _print(summary: Summary, as_json: bool) -> None:
 
 
 def _lines(summary: Summary) -> list[str]:
+    from autoft.terminal import part_of_images
+
     best, metric = summary.best, summary.metric
     model = Path(summary.run, summary.model)
     counts = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count)
+    part = f", on {part_of_images(best.share)}" if best.share < 1 else ""
     lines = [_score(f"test {metric}", summary.test, metric)] if summary.test else []
     lines += [
         _score("validation", summary.validation, metric) + "; optimistic, as it chose the trial",
-        _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px"),
+        _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px{part}"),
         _line("trials", f"{counts} in {summary.seconds.get('total', 0.0):.0f} s"),
         *_tried(summary),
         _line("model", f"{shown(model)}, {_megabytes(model)}"),
@@ -173,7 +177,7 @@ def _lines(summary: Summary) -> list[str]:
 
 def _tried(summary: Summary) -> Iterator[str]:
     if summary.candidates:
-        rest = "; the others did not fit into the budget" if summary.tried < summary.candidates else ""
+        rest = "; the others have no score" if summary.tried < summary.candidates else ""
         yield _line("tried", f"{summary.tried} of {summary.candidates} pairs of backbone and freeze strategy{rest}")
 
 

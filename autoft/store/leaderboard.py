@@ -22,8 +22,9 @@ class LeaderboardRow:
     `rank` counts from 1; None without a score. `state` is that of the ledger, but for a trial whose slice was cut short
     with the search: it is "stopped". `score` is the best validation score so far, which ranks and is exported, reached
     after `best_step` passes; `latest_score` the one measured last. Of a loss they are the loss. `step` in passes,
-    `seconds` over all slices. `exportable`: it has a score, and its checkpoint is kept. `error` is the cause of a
-    failure, else empty.
+    `seconds` over all slices, `share` the part of the training images that the head of the best score was fitted on,
+    None without a score. `exportable`: it has a score, and its checkpoint is kept. `error` is why the
+    trial is in its state, when its last slice failed or was given back; else empty.
     """
 
     rank: int | None
@@ -34,6 +35,7 @@ class LeaderboardRow:
     latest_score: float | None
     step: float
     seconds: float
+    share: float | None
     backbone: str
     freeze: str
     image_size: int
@@ -82,12 +84,13 @@ class _Board:
             latest_score=self._shown(record.latest_score),
             step=record.step,
             seconds=record.seconds,
+            share=record.share if scored else None,
             backbone=trial.backbone,
             freeze=trial.freeze,
             image_size=trial.image_size,
             params=trial.params,
             exportable=scored and trial.id in self.kept,
-            error=(record.reports[-1].error or "") if record.reports else "",
+            error="" if record.state == "running" else record.reports[-1].error or "",
         )
 
     def _shown(self, score: float | None) -> float | None:
@@ -105,6 +108,7 @@ def _cells(row: LeaderboardRow) -> list[object]:
         row.latest_score,
         round(row.step, 6),
         round(row.seconds, 3),
+        None if row.share is None else round(row.share, 6),
         row.backbone,
         row.freeze,
         row.image_size,
