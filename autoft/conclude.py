@@ -94,8 +94,10 @@ def finalists(ledger: Ledger) -> list[TrialRecord]:
 def chosen(ledger: Ledger, number: int) -> TrialRecord:
     """Trial `number`. Raises `StudyError` when it cannot be exported."""
     exportable = {record.trial.id: record for record in finalists(ledger)}
+    known = sorted(exportable)
+    if number not in ledger.trials:
+        raise StudyError(f"there is no trial {number}; exportable are {known} (see autoft leaderboard)")
     if number not in exportable:
-        known = sorted(exportable)
         raise StudyError(f"trial {number} has no checkpoint; exportable are {known} (see autoft leaderboard)")
     return exportable[number]
 
@@ -192,6 +194,7 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
         metric=study.study.metric,
         validation_score=METRICS[study.study.metric].shown(record.score or 0.0),
         data_fingerprint=info.fingerprint,
+        share=record.share,
     )
 
 

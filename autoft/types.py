@@ -389,7 +389,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Handoff:
-    """What an exporter has to put beside the weights so that a stranger can deploy them."""
+    """What an exporter has to put beside the weights so that a stranger can deploy them.
+
+    `share` is the part of the training images that a closed-form head was fitted on.
+    """
 
     labels: tuple[str, ...]
     preprocess: Preprocess
@@ -398,6 +401,7 @@ class Handoff:
     metric: str
     validation_score: float
     data_fingerprint: str
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def model_card(facts: CardFacts) -> str:
         _head(facts),
         _use(facts.layout),
         _limits(len(handoff.labels)),
-        _data(facts.data, metrics, facts.vectors),
+        _data(facts.data, metrics, facts.vectors, facts.handoff.share),
         figures.score(metrics),
         figures.calibration(metrics),
         figures.parity(facts.parity),
@@ -138,14 +138,15 @@ def _limits(classes: int) -> str:
 - What the pretraining data brought in, biases among it, was not examined; that data has terms of its own."""
 
 
-def _data(data: DatasetInfo, metrics: MetricsReport, vectors: int) -> str:
+def _data(data: DatasetInfo, metrics: MetricsReport, vectors: int, share: float) -> str:
     counts = ", ".join(f"{figures.split_name(split)} {count:,}" for split, count in data.counts.items())
     shown = [(plain(one.label), f"{one.n:,}") for one in metrics.per_class[:MOST_CLASSES]]
     below = f"\n\n...{more} classes; `{METRICS}` has all." if (more := _more(len(metrics.per_class))) else ""
+    part = f"\nFor lack of time the head was fitted on {share:.1%} of the training images." if share < 1 else ""
     return f"""## Data
 
 Images: {counts}; median short side {data.short_side} pixels, median ratio of the long side to it {data.aspect:.2f}.
-Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.
+Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.{part}
 
 **Privacy.** `{VECTORS}/` holds {vectors} images that are, or were made of, images from the validation split,
 `{PARITY}` names some files of the data, and by `{IMAGES}` whoever holds an image can tell that it was in the

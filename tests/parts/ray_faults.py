@@ -122,7 +122,7 @@ patience = time.monotonic() + 5
 while subject.ray.available_resources().get("CPU", 0) and time.monotonic() < patience:
     time.sleep(0.1)  # the head of a cluster hears of it a moment later
 results["free when busy"] = [[node.cores, node.gpus] for node in guest.nodes()]
-subject.LATE_START_SECONDS = 1.0
+subject.GRACE_SECONDS = 1.0
 results["busy"] = run(Search("raise", deadline=1.0))
 results["handlers"] = signal.getsignal(signal.SIGTERM) is mine and signal.getsignal(signal.SIGUSR1) is mine
 sys.stdout.write(json.dumps(results))
