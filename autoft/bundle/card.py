@@ -142,7 +142,7 @@ def _data(data: DatasetInfo, metrics: MetricsReport, vectors: int, share: float)
     counts = ", ".join(f"{figures.split_name(split)} {count:,}" for split, count in data.counts.items())
     shown = [(plain(one.label), f"{one.n:,}") for one in metrics.per_class[:MOST_CLASSES]]
     below = f"\n\n...{more} classes; `{METRICS}` has all." if (more := _more(len(metrics.per_class))) else ""
-    part = f"\nFor lack of time the head was fitted on {share:.1%} of the training images." if share < 1 else ""
+    part = f"\nFor lack of time the head was fitted on {share:.1%} of the training images." if share != 1 else ""
     return f"""## Data
 
 Images: {counts}; median short side {data.short_side} pixels, median ratio of the long side to it {data.aspect:.2f}.
