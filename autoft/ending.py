@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autoft.errors import StudyError
 from autoft.ledger import Ledger
-from autoft.machine import crowding
+from autoft.machine import cores, crowding
 from autoft.prepare import Preparation
 from autoft.shortlist import WORK_PER_SECOND, forward_work
 from autoft.study import Study, StudyRecord
@@ -60,9 +60,9 @@ class Ending:
         return an_image * self.record.data.counts["test"] > TESTING_SHARE * self.record.study.time
 
     def _image_seconds(self, ledger: Ledger, of: Trial | None) -> float:
-        """Seconds a forward pass of one image takes on a CPU: as measured on this backbone and size, or guessed."""
+        """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
         measured = self._measured(ledger, of) if of and self.record.device == "cpu" else None
-        return measured or _guess(self.record, of)
+        return (measured or _guess(self.record, of)) * min(1.0, self.record.threads / cores())
 
     def _measured(self, ledger: Ledger, of: Trial) -> float | None:
         seen = (record for record in ledger.trials.values() if record.score is not None)
