@@ -1,7 +1,7 @@
 """Preparing the end of a run while it still searches: what has to be imported, and the graph of a backbone.
 
 Following a network is most of what exporting costs, and the graph does not depend on the weights. `Preparation` has it
-done at low priority for the backbone that leads; `conclude` then only puts the weights in. torch's exporter holds the
+done beside the search for the backbone that leads; `conclude` then only puts the weights in. torch's exporter holds the
 interpreter and redirects its output, so it cannot be a thread. Nothing here can end a search: what fails to be prepared
 is exported at the end as if it had never been tried.
 """
@@ -31,7 +31,6 @@ from autoft.run import Run
 from autoft.study import CORE_EXPORTER
 from autoft.types import Backbone
 
-NICENESS = 5
 FIRST_GUESS_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 10.0
 
@@ -106,7 +105,8 @@ class Preparation:
         began = self._began.get((backbone, image_size))
         if began is None or not self._busy():
             return self._took
-        return max(1.0, self._took - (time.time() - began))
+        left = self._took - (time.time() - began)
+        return left if left > 0 else self._took  # slower than the last one: no telling how long it still takes
 
     def finish(self, backbone: str, image_size: int, patience: float) -> None:
         """Wait for this backbone, so many seconds, if it is being prepared: to begin anew would take longer."""
@@ -190,7 +190,6 @@ def _end_with(parent: int) -> None:
 
 def main(text: str) -> None:
     """`python -m autoft.prepare ERRAND`."""
-    os.nice(NICENESS)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     errand = decode(_Errand, text)
     run = Run.open(Path(errand.run))
