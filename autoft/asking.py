@@ -18,7 +18,7 @@ from autoft.types import DONE, WAIT, Clock, Done, Report, Slice, Started, Trial,
 Reserve = Callable[[Ledger, Trial | None], float]
 """Seconds the end of the run will take if that trial wins, or if the best so far does."""
 
-LATE_START_SECONDS = 10.0
+LATE_START_SECONDS = 5.0
 LATE_STARTS = 3
 
 
