@@ -140,7 +140,7 @@ def test_verify_names_images_that_cannot_be_read_and_ends_as_predict_does(
         fresh=0,
         left_out=0,
     )
-    result = Verified(True, (), (), files=1, vectors=1, worst_difference=0.0, seconds=0.1, rescored=found)
+    result = Verified(True, (), (), (), files=1, vectors=1, worst_difference=0.0, seconds=0.1, rescored=found)
     monkeypatch.setattr("autoft.commands.handoff._verified", lambda *arguments: result)
     monkeypatch.setattr("sys.argv", ["autoft", "verify", "bundle", "photos", *form])
     assert _run() == 2
