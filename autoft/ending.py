@@ -21,7 +21,7 @@ GATE_IMAGES, GATE_SECONDS = 4 * 64, 4.0
 MOST_OF_A_BUDGET = 0.5
 # From here to the first step of a worker, in this process or in one of its own.
 STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}
-FEWEST_TESTED = 200
+FEWEST_TESTED, LEAST_TESTING_SECONDS = 200, 3.0  # a run that is late already, or resumed at its end, has a score too
 TESTING_SHARE = 0.08  # of the time, for scoring the test images
 FEWEST_TRAINED = 64
 
@@ -41,9 +41,8 @@ class Ending:
         ranking = ledger.ranking()
         winner = trial or (ranking[0].trial if ranking else None)
         an_image = self._image_seconds(ledger, winner)
-        scoring = an_image * min(
-            self.record.data.counts["test"], FEWEST_TESTED if self._is_slow(an_image) else math.inf
-        )
+        tested = self.record.data.counts["test"]
+        scoring = an_image * (min(tested, FEWEST_TESTED) if self._is_slow(an_image) else tested)
         missing = self.preparation.seconds_missing(winner.backbone, winner.image_size) if winner else 0.0
         own = self.record.workers * self.record.threads + 1.0
         seconds = FIXED_SECONDS + missing + scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
@@ -53,7 +52,7 @@ class Ending:
         """How many test images there is time to score when the export begins with so many seconds left."""
         an_image = self._image_seconds(ledger, trial)
         left = seconds_left - FIXED_SECONDS - min(GATE_SECONDS, GATE_IMAGES * an_image)
-        return max(FEWEST_TESTED, int(left / an_image))
+        return max(FEWEST_TESTED, int(max(left, LEAST_TESTING_SECONDS) / an_image))
 
     def _is_slow(self, an_image: float) -> bool:
         """Whether scoring all test images would take too much of the time; then as many as there is time for are."""

@@ -1,0 +1,99 @@
+"""What the end of a run is going to cost, and budgets that cannot hold one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from autoft.ending import FEWEST_TESTED, Ending, require_any_time, require_enough_time, require_more_time
+from autoft.errors import StudyError
+from autoft.ledger import Ledger
+from autoft.space import Space
+from autoft.study import Study
+from autoft.types import Candidate, Clock, Costs, Report, Slice, Started, Trial
+
+CHEAP = Candidate("z/cheap", "probe", 64, Space({}), "closed_form", cost=0.01)
+DEAR = Candidate("z/dear", "probe", 224, Space({}), "closed_form", cost=10.0)
+
+
+class Prepared:
+    """A preparation that has these backbones ready; another would take `missing` seconds."""
+
+    def __init__(self, *ready, missing=9.0):
+        self.ready, self.missing = ready, missing
+
+    def seconds_missing(self, backbone, image_size):
+        return 0.0 if backbone in self.ready else self.missing
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    monkeypatch.setattr("autoft.ending.crowding", lambda own: 1.0)
+    monkeypatch.setattr("autoft.ending.cores", lambda: 1)
+
+
+def record(seconds=600.0, test=1000):
+    counts = {"train": 3 * test, "val": test, "test": test}
+    return SimpleNamespace(
+        study=Study("data", time=seconds),
+        data=SimpleNamespace(counts=counts),
+        candidates=(CHEAP, DEAR),
+        validation=None,
+        device="cpu",
+        runner="inline",
+        workers=1,
+        threads=1,
+    )
+
+
+def scored(candidate: Candidate, an_image: float) -> Ledger:
+    trial = candidate.trial(0, {}, 0)
+    costs = Costs(image=an_image)
+    started = Started(0, Slice(trial, 0.0, 1.0, 99.0), Clock(0.0, 99.0))
+    return Ledger([started, Report(0, "finished", 1.0, 0.5, 1.0, costs=costs)])
+
+
+def test_what_is_measured_counts_for_more_than_what_is_guessed():
+    ending = Ending(record(), Prepared("z/cheap", "z/dear"))
+    slow, quick = (ending(scored(CHEAP, an_image), None) for an_image in (0.02, 0.0001))
+    assert slow - quick == pytest.approx(1000 * (0.02 - 0.0001) + min(4.0, 256 * 0.02) - 256 * 0.0001)
+
+
+def test_a_graph_that_is_not_prepared_is_reckoned_with():
+    ledger = scored(CHEAP, 0.0001)
+    assert Ending(record(), Prepared())(ledger, None) - Ending(record(), Prepared("z/cheap"))(ledger, None) == 9.0
+
+
+def test_a_dear_trial_has_to_end_earlier_should_it_win():
+    ending = Ending(record(), Prepared("z/cheap", "z/dear"))
+    dear = Trial(1, DEAR.backbone, DEAR.freeze, DEAR.image_size, {}, 0)
+    ledger = scored(CHEAP, 0.0001)
+    assert ending(ledger, dear) > ending(ledger, None)
+
+
+def test_no_end_takes_more_than_half_of_the_budget():
+    assert Ending(record(seconds=10.0), Prepared(missing=100.0))(scored(CHEAP, 1.0), None) == 5.0
+
+
+def test_as_many_test_images_as_there_is_time_for():
+    ending, ledger = Ending(record(), Prepared("z/cheap")), scored(CHEAP, 0.01)
+    trial = ledger.trials[0].trial
+    assert ending.testable(ledger, trial, 60.0) > 5000
+    assert ending.testable(ledger, trial, -60.0) >= FEWEST_TESTED  # late, and still with a score
+    assert ending.testable(scored(CHEAP, 1.0), trial, 10.0) == FEWEST_TESTED
+
+
+def test_a_budget_without_room_for_a_probe_is_refused_with_one_that_has():
+    with pytest.raises(StudyError, match=r"--time 5s is too short: .* give at least --time 10s"):
+        require_any_time(Study("data", time=5.0))
+    require_any_time(Study("data", time=10.0))
+    with pytest.raises(StudyError, match=r"--time 20s is too short: 18 s are over, .* give at least --time 30s"):
+        require_enough_time(record(seconds=20.0, test=10), 18.0)
+    require_enough_time(record(seconds=30.0, test=10), 18.0)
+
+
+def test_more_time_that_holds_nothing_but_another_end_is_refused():
+    with pytest.raises(StudyError, match=r"finished after 60 s, and --time 62s leaves no time to search"):
+        require_more_time(record(seconds=62.0), 60.0)
+    require_more_time(record(seconds=120.0), 60.0)
