@@ -7,7 +7,7 @@ from autoft.ledger import Ledger
 from autoft.parts import Problem
 from autoft.space import Float, Space
 from autoft.testing import SearcherConformance
-from autoft.types import DONE, WAIT, Candidate, Clock, Report, Slice, Started
+from autoft.types import DONE, WAIT, Candidate, Clock, Costs, Report, Slice, Started
 
 
 class TestRandom(SearcherConformance):
@@ -151,3 +151,24 @@ def test_a_probe_that_no_worker_took_is_asked_for_again():
     asked = play.start()
     play.ledger.record(Report(asked.trial.id, "paused", 0.0, None, 1.0, elapsed=1.0))
     assert play.start().trial.freeze == "probe"
+
+
+def test_what_a_worker_gave_back_is_not_asked_for_again_at_once():
+    """Otherwise the last seconds, too few for a step and its score, would fill the journal."""
+    play = Play(problem(("z/a",), strategies=("full",)), deadline=30.0)
+    play.probes({"z/a": 0.5})
+    play.report(play.start(), 0.9)
+    asked = play.start()
+    play.ledger.record(Report(asked.trial.id, "paused", asked.start, None, 0.1, elapsed=play.now))
+    assert play.ask() == DONE
+    play.now += 6.0
+    assert isinstance(play.ask(), Slice)
+
+
+def test_there_has_to_be_time_for_the_score_too():
+    play = Play(problem(("z/a",), strategies=("full",)), deadline=30.0)
+    play.probes({"z/a": 0.5})
+    play.report(play.start(), 0.9, costs=Costs(scoring=20.0))
+    assert isinstance(play.ask(), Slice)
+    play.now = 15.0
+    assert play.ask() == DONE

@@ -38,6 +38,7 @@ AGAIN = 3.0  # times the time it had: then a probe on a part of the images is wo
 # Share of the time after the probes in which new trials may start; the rest belongs to the best ones.
 RACE_SHARE = 0.4
 MIN_SLICE_SECONDS = 2.0
+TOO_LATE_SECONDS = 5.0
 WORTH_PASSES = 0.5  # less of a pass is not worth starting a slice for
 EPSILON = 1e-6
 FAILURES_BORNE = 2
@@ -75,7 +76,8 @@ class Halving(Searcher):
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
         """The first of: an open probe, a promotion, a new trial while the race lasts, more of the best, a new trial."""
         race = _Race(problem, ledger, clock)
-        steps = (race.probe, race.promotion, race.entry, race.more_of_the_best, race.late_entry)
+        trained = () if race.was_too_late() else (race.promotion, race.entry, race.more_of_the_best, race.late_entry)
+        steps = (race.probe, *trained)
         for step in steps if clock.remaining > 0 else ():
             if (found := step()) is not None:
                 return found
@@ -112,6 +114,12 @@ class _Race:
             return True
         return record.share < 1.0 and self._probe_seconds(1) > AGAIN * record.seconds
 
+    def was_too_late(self) -> bool:
+        """Whether a worker has just given a slice back: there was no time for a step and its score."""
+        last = (record.reports[-1] for record in self.ledger.trials.values() if record.reports)
+        given_back = (report for report in last if report.event == "paused" and report.score is None)
+        return any(self.clock.elapsed < report.elapsed + TOO_LATE_SECONDS for report in given_back)
+
     def promotion(self) -> Slice | None:
         """The best trial among the top of its rung that has not gone on, from the highest rung down."""
         for rung in reversed(range(len(KEEP))):
@@ -137,7 +145,8 @@ class _Race:
         entered = Counter(_address(record.trial) for record in self.ledger.trials.values())
         candidate = min(lanes, key=lambda lane: entered[_address(lane)])  # the first of those that had the fewest turns
         lap = entered[_address(candidate)]
-        if self._pass_seconds(candidate.backbone, candidate.cost) > self.clock.remaining:
+        needed = self._pass_seconds(candidate.backbone, candidate.cost) + self._scoring_seconds(candidate.backbone)
+        if needed > self.clock.remaining:
             return None
         number = len(self.ledger.trials)
         rng = random.Random(f"{self.problem.seed}/{number}")
@@ -149,7 +158,8 @@ class _Race:
         if _exhausted(self.problem, self.ledger):
             return None
         for record in self.ledger.ranking():
-            worth_it = self.clock.remaining > max(MIN_SLICE_SECONDS, WORTH_PASSES * _pass_seconds(record))
+            least = max(MIN_SLICE_SECONDS, WORTH_PASSES * _pass_seconds(record)) + record.costs.scoring
+            worth_it = self.clock.remaining > least
             if self._is_raced(record) and self._can_go_on(record) and worth_it:
                 return self._go_on(record)
         return None
@@ -177,6 +187,11 @@ class _Race:
         own = [record for record in measured if record.trial.backbone == backbone]
         rates = [_pass_seconds(r) / costs.get(r.trial.backbone, cost) for r in own or measured]
         return min(rates, default=0.0) * cost
+
+    def _scoring_seconds(self, backbone: str) -> float:
+        """What scoring the validation images was measured to take with this backbone."""
+        records = (record for record in self.ledger.trials.values() if record.trial.backbone == backbone)
+        return max((record.costs.scoring for record in records), default=0.0)
 
     def _start(self, candidate: Candidate, params: Params) -> Slice:
         number = len(self.ledger.trials)
