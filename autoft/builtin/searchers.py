@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from autoft import (
@@ -76,8 +76,9 @@ class Halving(Searcher):
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
         """The first of: an open probe, a promotion, a new trial while the race lasts, more of the best, a new trial."""
         race = _Race(problem, ledger, clock)
-        trained = () if race.was_too_late() else (race.promotion, race.entry, race.more_of_the_best, race.late_entry)
-        steps = (race.probe, *trained)
+        steps: tuple[Callable[[], Slice | None], ...] = (race.probe,)
+        if not race.was_too_late():
+            steps = (race.probe, race.promotion, race.entry, race.more_of_the_best, race.late_entry)
         for step in steps if clock.remaining > 0 else ():
             if (found := step()) is not None:
                 return found
