@@ -79,8 +79,7 @@ class Search:
 
     def _hand_out(self, asked: Slice, reading: Clock) -> Slice | Wait | Done:
         """The slice as it may run, journalled; nothing more where it would be one trial too many."""
-        is_new = asked.trial.id not in self.ledger.trials
-        if is_new and self.problem.trials is not None and len(self.ledger.trials) >= self.problem.trials:
+        if _is_one_too_many(asked, self.problem, self.ledger):
             return self._nothing_more()
         if problem := problem_of(asked, self.problem, self.ledger):
             raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}")
@@ -118,6 +117,17 @@ class Search:
             raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}") from None
         self.journal.append(event)
         self.screen.show(self.ledger, self.clock)
+
+
+def is_over(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock) -> bool:
+    """Whether a search that stands there with nothing in flight would end at once: done, or out of trials."""
+    answer = searcher.ask(problem, ledger, reading)
+    return isinstance(answer, Done) or (isinstance(answer, Slice) and _is_one_too_many(answer, problem, ledger))
+
+
+def _is_one_too_many(asked: Slice, problem: Problem, ledger: Ledger) -> bool:
+    is_new = asked.trial.id not in ledger.trials
+    return is_new and problem.trials is not None and len(ledger.trials) >= problem.trials
 
 
 def problem_of(asked: Slice, problem: Problem, ledger: Ledger) -> str | None:

@@ -223,6 +223,16 @@ def conclude(
     record, bundle = export_best(finalists(ledger), exported, screen)
     _report(run, bundle, screen)
     summary = replace(_summary(run, ledger, record, bundle), seconds=watch.seconds(), elapsed=clock.now())
+    return _written(run, summary)
+
+
+def let_stand(run: Run, before: Summary, clock: RunClock, screen: Screen) -> Summary:
+    """Write what the run came to `before` as what it comes to with the time it has now: nothing new was searched."""
+    screen.note("nothing new could be searched; the model and its score stand, and the test images stay shut")
+    return _written(run, replace(before, budget=run.record.study.time, elapsed=clock.now()))
+
+
+def _written(run: Run, summary: Summary) -> Summary:
     with run.writing(run.folder.summary):
         write_atomic(run.folder.summary, encode(summary))
     return summary

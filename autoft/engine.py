@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from autoft.asking import is_over
 from autoft.clock import RunClock
 from autoft.codec import encode
 from autoft.data.dataset import Dataset, open_dataset, write_split_csv
@@ -20,6 +21,7 @@ from autoft.ending import require_any_time, require_enough_time, require_more_ti
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.files import as_path, as_text
 from autoft.host import Host
+from autoft.ledger import Ledger
 from autoft.machine import WORKER_BYTES, Machine, choose_runner, cores, share_out, versions, worker_memory
 from autoft.run import Run
 from autoft.runners.base import Runner
@@ -29,7 +31,7 @@ from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
 from autoft.study import CORE_EXPORTER, Change, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
-from autoft.types import Backbone, DataProblem, DatasetInfo, View
+from autoft.types import Backbone, Clock, DataProblem, DatasetInfo, View
 from autoft.view import choose_view, side_seen, what_a_crop_hides
 
 RUNNERS = ("auto", "inline", "ray")
@@ -73,9 +75,9 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
     elapsed = max(ledger.elapsed, finished.elapsed if finished else 0.0)
-    if finished is not None and not ledger.in_flight:
-        require_more_time(run.record, elapsed)
     host = run.host(change.plugins, change.objects)
+    if run.concluded(ledger):
+        _require_more_to_search(run, host, ledger, Clock(elapsed, budget))
     for warning in host.warnings():
         screen.note(warning)
     with _runner(run.record.study, host, watch, screen) as runner:
@@ -157,6 +159,20 @@ def _changed(run: Run, change: Change, finished: Summary | None) -> Run:
         had = f"the run is finished and had {finished.budget:g} s, so --time {study.time:g}s leaves nothing to do"
         raise StudyError(f"{had}; give it more, such as --time +10m")
     return replace(run, record=replace(run.record, study=study))
+
+
+def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock) -> None:
+    """Raise `StudyError` when more time would only score the same model on the test images once more."""
+    require_more_time(run.record, reading.elapsed)
+    study = run.record.study
+    if not is_over(host.searcher(study.searcher), run.problem(), ledger, reading):
+        return
+    if study.trials is not None and len(ledger.trials) >= study.trials:
+        raise StudyError(
+            f"the run is finished: --trials {study.trials} is used up, and more time adds no trial; a new search with "
+            "more --trials tries more"
+        )
+    raise StudyError(f"the run is finished: searcher {study.searcher!r} has nothing more to try, however much time")
 
 
 def _keep_change(before: Run, after: Run) -> None:

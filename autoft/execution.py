@@ -16,13 +16,12 @@ from autoft.bundle.parity import FULL
 from autoft.bundle.place import require_free
 from autoft.bundle.raw_pixels import Layout
 from autoft.clock import RunClock
-from autoft.conclude import Exported, NoWeights, Wanted, chosen, conclude, export, export_best, finalists
+from autoft.conclude import Exported, NoWeights, Wanted, chosen, conclude, export, export_best, finalists, let_stand
 from autoft.ending import Ending
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.files import as_path, as_text
 from autoft.host import Host
 from autoft.ledger import Ledger, TrialRecord
-from autoft.parts import Problem
 from autoft.prepare import Preparation
 from autoft.run import Run
 from autoft.runners.base import Runner, Site
@@ -37,6 +36,7 @@ from autoft.train.worker import Cancelled, Worker
 def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
     """Search what is left, then export the best and score it. The same for a new run and a resumed one.
 
+    A finished run in which nothing new was searched keeps its model and its score: the test split is not opened again.
     Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when the exported file misses parity.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
@@ -54,6 +54,8 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
             with run.writing(run.folder.leaderboard):
                 run.folder.write_leaderboard(search.ledger, run.record.study.metric)
             _raise_if_stopped(run, search.ledger, stopped)
+            if before := run.concluded(search.ledger):
+                return let_stand(run, before, clock, screen)
             try:
                 with stopped.at_once():
                     best = finalists(search.ledger)[0].trial
@@ -135,11 +137,10 @@ def _search(
     stopped: Callable[[], bool],
     ending: Ending,
 ) -> Search:
-    study, ledger = run.record.study, run.ledger()
     return Search(
-        searcher=host.searcher(study.searcher),
-        problem=Problem(run.record.candidates, study.seed, run.record.workers, study.trials),
-        ledger=ledger,
+        searcher=host.searcher(run.record.study.searcher),
+        problem=run.problem(),
+        ledger=run.ledger(),
         journal=journal,
         checkpoints=run.checkpoints,
         clock=clock,

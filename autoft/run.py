@@ -14,6 +14,7 @@ from autoft.errors import DataError, RunFolderError
 from autoft.files import as_path, as_text, write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger
+from autoft.parts import Problem
 from autoft.store import CheckpointStore, Journal, RunFolder
 from autoft.study import StudyRecord
 from autoft.summary import Summary
@@ -100,6 +101,17 @@ class Run:
     def ledger(self) -> Ledger:
         """Everything that happened so far."""
         return Ledger(Journal.read(self.folder.journal), self.record.study.keep)
+
+    def problem(self) -> Problem:
+        """What its searcher is told."""
+        study = self.record.study
+        return Problem(self.record.candidates, study.seed, self.record.workers, study.trials)
+
+    def concluded(self, ledger: Ledger) -> Summary | None:
+        """What the run came to, if nothing has happened in it since. Raises as `summary` does."""
+        summary = self.summary()
+        is_current = summary is not None and not ledger.in_flight and ledger.elapsed <= summary.elapsed
+        return summary if is_current else None
 
     def summary(self) -> Summary | None:
         """What the run came to; None before its end. Raises `RunFolderError` when summary.json is damaged."""

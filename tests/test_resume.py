@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import autoft
 from autoft import api, engine
+from autoft.asking import Search
+from autoft.clock import RunClock
 from autoft.codec import encode
 from autoft.data.dataset import open_dataset, write_split_csv
 from autoft.data.scan import scan
 from autoft.errors import AutoftError, DataError, PluginError, RunFolderError, StudyError
+from autoft.execution import execute
+from autoft.host import Host
+from autoft.ledger import Ledger
+from autoft.parts import Problem, Searcher
 from autoft.plugins import PluginRef
 from autoft.run import Run
+from autoft.runners.base import Site
+from autoft.runners.inline import InlineRunner
+from autoft.screen import Silent
 from autoft.space import Space
+from autoft.stopwatch import Stopwatch
 from autoft.store import Journal, RunFolder
 from autoft.study import Study, StudyRecord
 from autoft.summary import Best, Scores, Summary
-from autoft.types import Backbone, Candidate, Clock, InputSpec, Report, Slice, Started
+from autoft.types import DONE, Backbone, Candidate, Clock, Done, InputSpec, Report, Slice, Started
 
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
@@ -50,7 +63,7 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
         journal.append(Started(0, Slice(candidate.trial(0, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
         journal.append(Report(0, "finished", 1.0, 0.75, 2.0, elapsed=3.0))
     best = Best(0, "zoo/net", "probe", 64, {})
-    ended = Summary(str(folder), "accuracy", best, SCORES, SCORES, {"finished": 1}, {"total": 9.0}, "m", budget=60.0)
+    ended = Summary(str(folder), "accuracy", best, SCORES, SCORES, {"finished": 1}, {"total": 9.0}, "m", 60.0, 9.0)
     opened.folder.summary.write_text(encode(ended))
     return opened
 
@@ -148,6 +161,66 @@ def test_more_time_is_searched_with_and_written_only_by_the_search(run: Run, exe
     assert state(run) == before
     executed[0].save()
     assert Run.open(run.folder.path).record.study.time == 70.0
+
+
+def done_at_once(run: Run) -> Host:
+    """The host of the run, to which a searcher comes that has nothing to try."""
+
+    class Idle(Searcher):
+        name = "idle"
+
+        def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Done:
+            return DONE
+
+    class Plugin:
+        @autoft.hookimpl
+        def autoft_searchers(self) -> list[Searcher]:
+            return [Idle()]
+
+    return Host.recorded(run.record.plugins, objects=[Plugin()])
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [({"trials": 1}, r"--trials 1 is used up"), ({"searcher": "idle"}, r"searcher 'idle' has nothing more to try")],
+)
+def test_more_time_with_which_nothing_can_be_searched_is_refused(
+    asked: dict[str, Any], why: str, run: Run, executed: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(run, replace(run.record, study=replace(run.record.study, **asked)))
+    host = done_at_once(run)
+    monkeypatch.setattr(Run, "host", lambda run, *changes: host)
+    before = state(run)
+    with pytest.raises(StudyError, match=f"the run is finished: {why}"):
+        api.resume(run.folder.path, "+1m")
+    assert api.resume(run.folder.path) == run.summary()
+    assert (state(run), executed) == (before, [])
+
+
+def test_trials_that_ended_after_the_last_summary_are_exported_with_no_trial_left(
+    run: Run, executed: list[Run]
+) -> None:
+    """A run that was extended, and killed when all its trials were done."""
+    rewrite(run, replace(run.record, study=replace(run.record.study, trials=2, time=70.0)))
+    with Journal(run.folder.journal) as journal:
+        journal.append(Started(1, Slice(run.record.candidates[0].trial(1, {}, 0), 0.0, 1.0, 60.0), Clock(20.0, 60.0)))
+        journal.append(Report(1, "finished", 1.0, 0.875, 2.0, elapsed=23.0))
+    api.resume(run.folder.path)
+    assert len(executed) == 1
+
+
+class NothingRuns(InlineRunner):
+    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+        """As with a searcher that is done."""
+
+
+def test_a_search_that_brought_nothing_new_leaves_the_test_images_shut(run: Run) -> None:
+    more = replace(run, record=replace(run.record, study=replace(run.record.study, time=90.0)))
+    now = time.time()
+    found = execute(more, more.host(), NothingRuns(), Silent(), Stopwatch(now), RunClock(now - 9.0, 90.0))
+    assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 90.0)
+    assert not run.folder.export.exists()
+    assert api.resume(run.folder.path) == found  # the time is used
 
 
 def test_images_that_moved_are_searched_where_they_are(run: Run, executed: list[Run]) -> None:
