@@ -72,14 +72,15 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         with watch.phase("data"):
             run.verify_images(cores())
     if done is not None:
+        if change.plugins or change.objects:
+            run = run.with_plugins(_recorded_host(run, change, screen))
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
     elapsed = max(ledger.elapsed, finished.elapsed if finished else 0.0)
-    host = run.host(change.plugins, change.objects)
+    host = _recorded_host(run, change, screen)
     if run.concluded(ledger):
         _require_more_to_search(run, host, ledger, Clock(elapsed, budget))
-    for warning in host.warnings():
-        screen.note(warning)
+    run = run.with_plugins(host)
     with _runner(run.record.study, host, watch, screen) as runner:
         machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
         run = _moved(run, runner.name, machine, screen)
@@ -265,6 +266,14 @@ def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
         host.exporter(name)
     for name in study.freeze:
         host.freeze_strategy(name)
+    return host
+
+
+def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
+    """The plugins that the run recorded, changed as asked."""
+    host = run.host(change.plugins, change.objects)
+    for warning in host.warnings():
+        screen.note(warning)
     return host
 
 

@@ -92,6 +92,8 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         _export_path(run, records[0].trial.id, wish.out)  # what is quick to find out comes first
         run.images()
         host = run.host(plugins)
+        for warning in host.warnings():
+            screen.note(warning)
         worker = _exporting_worker(run, host, stopped)
         wanted, watch = Wanted(FULL, wish.layout, "val"), Stopwatch(time.time())
 
@@ -108,7 +110,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
             raise RunFolderError(f"trial {records[0].trial.id}: {problem}; see autoft leaderboard for others") from None
         except Cancelled:
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
-        run.save()
+        run.with_plugins(host).save()
         return found
 
 

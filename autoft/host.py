@@ -153,8 +153,7 @@ class Host:
         given = {plugins.object_ref(plugin): plugin for plugin in objects}
         for ref in refs:
             here = plugins.found(ref) if ref not in given else ref
-            if here.version != ref.version:
-                host._notes.append(f"the run used {ref}; here it is {here.version}")
+            host._note_change(ref, here)
             host._load(here, given)
             if host._failures:
                 cause = host._failures[0].cause
@@ -167,13 +166,19 @@ class Host:
     ) -> Host:
         """The plugins of a run that goes on, but for `selections`, as `-p` takes them, and AUTOFT_DISABLE_PLUGINS.
 
-        A file or an object takes the place of the recorded plugin of its name, wherever that was, or comes on top.
-        Raises as `discover`, `from_refs` and `check` do.
+        A file or an object takes the place of the recorded plugin of its name, wherever that was, or comes on top; one
+        that differs from what the run has used is a warning. Raises as `discover`, `from_refs` and `check` do.
         """
+        recorded = {ref.name: ref for ref in refs}
         files = [plugins.file_ref(selection) for selection in selections if not selection.startswith("no:")]
-        wanted = {ref.name: ref for ref in (*refs, *files, *map(plugins.object_ref, objects))}
+        given = {ref.name: ref for ref in (*files, *map(plugins.object_ref, objects))}
+        replaced = {name: plugins.in_place_of(recorded.get(name, ref), ref) for name, ref in given.items()}
+        wanted = recorded | replaced
         off = cls._switched_off(selections, set(wanted))
         host = cls.from_refs([ref for ref in wanted.values() if ref.name not in off], objects)
+        for name, ref in replaced.items():
+            if name in recorded and name not in off:
+                host._note_change(recorded[name], ref)
         host._disabled = [ref for ref in wanted.values() if ref.name in off]
         host._notes += [f"{ref} is switched off; what the run has of it cannot go on" for ref in host._disabled]
         host.check()
@@ -295,6 +300,11 @@ class Host:
             if name not in known:
                 raise StudyError(f"-p no:{name}: {unknown_name('plugin', name, known)}")
         return {*named, *filter(None, map(str.strip, os.environ.get(DISABLE, "").split(",")))}
+
+    def _note_change(self, before: PluginRef, here: PluginRef) -> None:
+        if plugins.is_another(before, here):
+            was, now = plugins.described(before), plugins.described(here)
+            self._notes.append(f"the run used {was} as plugin {before.name!r}; here it is {now}")
 
     def _load(self, ref: PluginRef, given: Mapping[PluginRef, object]) -> None:
         try:

@@ -7,7 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,9 @@ class PluginRef:
     """Where a plugin comes from: enough for another process to load the very same one.
 
     `location` is a module, `module:attribute` or the absolute path of a file. `distribution` and `version` are None
-    for a file and for an object. An object with `importable` False lives in the process that made it.
+    for a file and for an object. An object with `importable` False lives in the process that made it. `sha256` is that
+    of a file; runs of older versions did not record it. `earlier` is what the run used in its place before, oldest
+    first, as `described` says it.
     """
 
     name: str
@@ -35,6 +37,8 @@ class PluginRef:
     distribution: str | None = None
     version: str | None = None
     importable: bool = True
+    sha256: str | None = None
+    earlier: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         """How messages call the plugin."""
@@ -58,11 +62,15 @@ def entry_point_refs() -> Iterator[PluginRef]:
 
 
 def file_ref(path: str) -> PluginRef:
-    """The reference of an unpackaged plugin. Raises `StudyError` when there is no such file."""
+    """The reference of an unpackaged plugin. Raises `StudyError` when there is no such file, or it cannot be read."""
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         raise StudyError(f"-p {path}: there is no such file; give the path of a Python file, or no:NAME")
-    return PluginRef(as_text(Path(file.stem)), "file", as_text(file))
+    try:
+        digest = sha256(file)
+    except OSError as error:
+        raise StudyError(f"-p {path} cannot be read: {error.strerror}; look at its permissions") from None
+    return PluginRef(as_text(Path(file.stem)), "file", as_text(file), sha256=digest)
 
 
 def object_ref(plugin: Any) -> PluginRef:
@@ -85,21 +93,38 @@ def load(ref: PluginRef) -> object:
 
 
 def found(ref: PluginRef) -> PluginRef:
-    """A recorded plugin as it is here, with the version found. Raises `PluginError` when it is not here."""
+    """A recorded plugin as it is here: the version or the content found. Raises `PluginError` when it is not here."""
     if not ref.importable:
         raise PluginError(
             f"{ref} lives in the program that made it; give the object again, move it to a file, or {without(ref)}"
         )
-    if ref.kind == "file" and not as_path(ref.location).is_file():
-        again = f"say where it is with -p FOLDER/{Path(ref.location).name}, or {without(ref)}"
-        raise PluginError(f"the run uses {ref}, which is not there any more; {again}")
+    if ref.kind == "file":
+        try:
+            return in_place_of(ref, replace(ref, sha256=sha256(as_path(ref.location))))
+        except OSError as error:
+            lost = isinstance(error, FileNotFoundError | NotADirectoryError)
+            gone = "is not there any more" if lost else f"cannot be read ({error.strerror})"
+            again = f"say where it is with -p FOLDER/{Path(ref.location).name}, or {without(ref)}"
+            raise PluginError(f"the run uses {ref}, which {gone}; {again}") from None
     if ref.kind != "entry_point" or ref.distribution is None:
         return ref
     try:
-        return replace(ref, version=metadata.version(ref.distribution))
+        return in_place_of(ref, replace(ref, version=metadata.version(ref.distribution)))
     except metadata.PackageNotFoundError:
         wanted = f"pip install '{ref.distribution}=={ref.version}', or {without(ref)}"
         raise PluginError(f"the run uses {ref}, which is not installed here; {wanted}") from None
+
+
+def in_place_of(before: PluginRef, now: PluginRef) -> PluginRef:
+    """`now`, which remembers what a run has used so far under its name."""
+    used = (*before.earlier, *((described(before),) if is_another(before, now) else ()))
+    return replace(now, earlier=tuple(one for one in dict.fromkeys(used) if one != described(now)))
+
+
+def is_another(before: PluginRef, now: PluginRef) -> bool:
+    """Whether two plugins of one name differ in content or version, as far as both are known."""
+    unknown = before.kind == now.kind == "file" and before.sha256 is None
+    return not unknown and described(before) != described(now)
 
 
 def switch_off(ref: PluginRef) -> str:
@@ -119,15 +144,23 @@ def duplicates(refs: Iterable[PluginRef]) -> dict[PluginRef, PluginRef]:
 
 
 def plugin_versions(refs: Iterable[PluginRef]) -> dict[str, str]:
-    """What was loaded besides autoft's own, for a stranger: distribution and version, or a file's name and SHA-256."""
-    return {f"plugin {ref.name}": _version(ref) for ref in refs if ref.kind != "builtin"}
+    """What was loaded besides autoft's own, for a stranger: distribution and version, or a file's name and SHA-256.
+
+    Where a run has used others before in their place, these too.
+    """
+    return {f"plugin {ref.name}": _with_earlier(ref) for ref in refs if ref.kind != "builtin"}
 
 
-def _version(ref: PluginRef) -> str:
+def _with_earlier(ref: PluginRef) -> str:
+    earlier = f"; earlier in this run: {'; '.join(ref.earlier)}" if ref.earlier else ""
+    return f"{described(ref)}{earlier}"
+
+
+def described(ref: PluginRef) -> str:
+    """What tells this plugin from others of its name, wherever it lies."""
     match ref.kind:
         case "file":
-            path = as_path(ref.location)
-            return f"{as_text(path.name)}, SHA-256 {sha256(path)}"
+            return f"{as_text(as_path(ref.location).name)}, SHA-256 {ref.sha256}"
         case "object":
             return "an object of the program that searched"
         case _:

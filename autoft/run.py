@@ -38,12 +38,12 @@ class Run:
             raise RunFolderError(f"{folder.study} is damaged or of another version: {problem}") from None
 
     def save(self) -> None:
-        """Have study.json say of study and data what `record` says. Under the run's lock, and once nothing can fail.
+        """Have study.json say of study, data and plugins what `record` says.
 
-        Raises `RunFolderError` when it cannot be written.
+        To be called under the run's lock, and once nothing can fail. Raises `RunFolderError` when it cannot be written.
         """
         before = Run.open(self.folder.path).record
-        after = replace(before, study=self.record.study, data=self.record.data)
+        after = replace(before, study=self.record.study, data=self.record.data, plugins=self.record.plugins)
         if after != before:
             with self.writing(self.folder.study):
                 write_atomic(self.folder.study, encode(after))
@@ -77,6 +77,15 @@ class Run:
         host = Host.recorded(self.record.plugins, selections, objects)
         host.errors = self.folder.errors
         return host
+
+    def with_plugins(self, host: Host) -> Run:
+        """The run with each recorded plugin as `host`, a later one, has it: from where, and which version or content.
+
+        One that is switched off, or that no other process could load, stays as it was recorded; nothing is written yet.
+        """
+        here = {ref.name: ref for ref in host.refs if ref.importable}
+        plugins = tuple(here.get(ref.name, ref) for ref in self.record.plugins)
+        return replace(self, record=replace(self.record, plugins=plugins))
 
     def dataset(self) -> Dataset:
         """The images, as split when the run began, less validation images that nobody has time to score."""

@@ -178,7 +178,8 @@ class StudyRecord:
 class Change:
     """What a resumed run gets anew: `time` maps its budget in seconds to another, `data` is where its images lie.
 
-    `plugins`, as `-p` takes them, and `objects` change those it recorded for this time, as `Host.recorded` says.
+    `plugins`, as `-p` takes them, and `objects` change those it recorded, as `Host.recorded` says. What takes the place
+    of a recorded one is recorded instead; what is switched off, or comes on top, is so for this time.
     """
 
     time: Callable[[float], float] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -201,16 +202,32 @@ def test_a_bound_is_a_gate(tiny_images, tmp_path):
     assert json.loads(done.stdout)["best"]["freeze"] == "probe"
 
 
-def test_data_that_moved_is_found_again_and_changed_data_is_not_taken(tiny_images, tmp_path):
-    run, moved = tmp_path / "run", tmp_path / "elsewhere"
-    done = autoft("search", tiny_images, *SMALL, "--trials", 1, "--freeze", "probe", "--out", run, "--time", "60s")
+def digest(file: Path, more: str = "") -> str:
+    """SHA-256 of a file to which a line is added."""
+    file.write_text(file.read_text() + more)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_data_and_plugins_that_moved_are_found_again_and_changed_data_is_not_taken(tiny_images, tmp_path):
+    run, moved, zoo = tmp_path / "run", tmp_path / "elsewhere", tmp_path / "small_zoo.py"
+    shutil.copy(ZOO, zoo)
+    only = ("--backbones", "small/test_resnet", "--freeze", "probe", "--runner", "inline")
+    done = autoft("search", tiny_images, "-p", zoo, *only, "--trials", 1, "--out", run, "--time", "60s")
     assert done.returncode == 0, done.stderr
+    (tmp_path / "newer").mkdir()
+    first, newer = digest(zoo), zoo.rename(tmp_path / "newer" / zoo.name)
+    second = digest(newer, "# of no consequence")
     tiny_images.rename(moved)
     lost = autoft("export", run)
     assert lost.returncode == 2
     assert str(tiny_images) in lost.stderr and "--data DIR" in lost.stderr
-    found = autoft("export", run, "--data", moved)
+    found = autoft("export", run, "--data", moved, "-p", newer)
     assert found.returncode == 0, found.stderr
+    assert f"the run used small_zoo.py, SHA-256 {first}" in found.stderr
+    manifest = json.loads((run / "exports" / "0" / "manifest.json").read_text())
+    said = f"small_zoo.py, SHA-256 {second}; earlier in this run: small_zoo.py, SHA-256 {first}"
+    assert manifest["versions"]["plugin small_zoo"] == said
+    assert said in (run / "exports" / "0" / "MODEL_CARD.md").read_text().replace("\\_", "_")
     assert json.loads((run / "study.json").read_text())["data"]["root"] == str(moved)
     assert autoft("export", run).returncode == 0  # it remembers
     before = (run / "study.json").read_bytes()

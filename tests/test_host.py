@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import subprocess
 import sys
 import types
@@ -16,7 +17,7 @@ from autoft import host as host_module
 from autoft.codec import decode, encode
 from autoft.errors import BackboneUnavailable, PluginError, StudyError
 from autoft.host import Host
-from autoft.plugins import PluginRef, plugin_versions
+from autoft.plugins import PluginRef, file_ref, plugin_versions
 
 SPEC = autoft.InputSpec(32)
 
@@ -326,6 +327,53 @@ def test_plugins_are_named_for_a_stranger_without_their_place(tmp_path):
     refs = (
         PluginRef("timm", "builtin", "autoft.builtin.timm_zoo", "autoft", "0.1.0"),
         PluginRef("lite", "entry_point", "autoft_lite", "autoft-lite", "0.2.0"),
-        PluginRef("mine", "file", str(file)),
+        file_ref(str(file)),
     )
     assert plugin_versions(refs) == {"plugin lite": "autoft-lite 0.2.0", "plugin mine": f"mine.py, SHA-256 {digest}"}
+
+
+def test_a_stranger_is_told_every_version_and_content_that_a_run_has_used(
+    tmp_path: Path, installed: Callable[[str, str, str], None]
+) -> None:
+    installed("autoft-alpha", "alpha", FILE.format(zoo="alpha"))
+    first, second = FILE.format(zoo="mine"), FILE.format(zoo="mine") + "# changed"
+    mine = Path(write(tmp_path, "mine.py", first))
+    recorded = [PluginRef("alpha", "entry_point", "autoft_alpha", "autoft-alpha", "1.4"), file_ref(str(mine))]
+    mine.write_text(second)
+    host = Host.recorded(recorded)
+    begun, now = (f"mine.py, SHA-256 {hashlib.sha256(text.encode()).hexdigest()}" for text in (first, second))
+    assert plugin_versions(host.refs) == {
+        "plugin alpha": "autoft-alpha 1.5; earlier in this run: autoft-alpha 1.4",
+        "plugin mine": f"{now}; earlier in this run: {begun}",
+    }
+    assert f"the run used {begun} as plugin 'mine'; here it is {now}" in host.warnings()
+    again = [decode(PluginRef, encode(ref)) for ref in host.refs]
+    assert plugin_versions(Host.recorded(again).refs) == plugin_versions(host.refs)
+    assert Host.recorded(again).warnings() == []
+    mine.write_text(first)  # and back: both have had a part in it
+    assert plugin_versions(Host.recorded(again).refs)["plugin mine"] == f"{begun}; earlier in this run: {now}"
+
+
+def test_a_file_that_has_only_moved_is_the_same_plugin(tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+    old, new = (write(tmp_path / folder, "mine.py", FILE.format(zoo="mine")) for folder in ("old", "new"))
+    host = Host.recorded([file_ref(old)], [new])
+    assert (host.refs[0].location, host.refs[0].earlier, host.warnings()) == (new, (), [])
+
+
+def test_of_a_file_whose_content_an_older_version_did_not_record_nothing_is_claimed(tmp_path: Path) -> None:
+    mine = write(tmp_path, "mine.py", FILE.format(zoo="mine"))
+    host = Host.recorded([PluginRef("mine", "file", mine)])
+    assert (host.refs[0].sha256, host.refs[0].earlier, host.warnings()) == (file_ref(mine).sha256, (), [])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    mine = Path(write(tmp_path, "mine.py", FILE.format(zoo="mine")))
+    ref = file_ref(str(mine))
+    mine.chmod(0)
+    with pytest.raises(StudyError, match=r"mine\.py cannot be read: Permission denied"):
+        file_ref(str(mine))
+    with pytest.raises(PluginError, match=r"cannot be read \(Permission denied\); say where it is"):
+        Host.from_refs([ref])

@@ -5,23 +5,28 @@ from __future__ import annotations
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from autoft import engine
+from autoft import api, engine
 from autoft.__main__ import _run
+from autoft.codec import encode
 from autoft.data.scan import scan
 from autoft.engine import begin
 from autoft.errors import PluginError, StudyError
 from autoft.host import Host
+from autoft.plugins import plugin_versions
+from autoft.run import Run
 from autoft.runners.inline import InlineRunner
 from autoft.screen import Silent
 from autoft.stopwatch import Stopwatch
+from autoft.store import Journal
 from autoft.study import Study
 from autoft.summary import Best, Scores, Summary
 from autoft.train.worker import Job, Worker
-from autoft.types import Slice
+from autoft.types import Clock, Report, Slice, Started
 
 MINE = """
 import autoft, torch
@@ -176,3 +181,41 @@ def test_resume_takes_plugins_from_where_they_are_now(run, tmp_path, resume):
     assert code == 0, said
     assert [ref.location for ref in host.refs if ref.name == "mine"] == [str(tmp_path / "new" / "mine.py")]
     assert host.errors == begun.folder.errors
+
+
+def test_a_plugin_that_moved_is_remembered_once_a_resume_has_begun(run, tmp_path, monkeypatch):
+    begun, resumed = run(write(tmp_path / "old")), []
+    monkeypatch.setattr(engine, "_execute", lambda run, *rest: resumed.append(run) or summary(run))
+    (tmp_path / "old" / "mine.py").unlink()
+    before = begun.folder.study.read_bytes()
+    api.resume(begun.folder.path, plugins=[write(tmp_path / "new", plan="0\n        " + GOOD), "no:freeze"])
+    assert begun.folder.study.read_bytes() == before  # only the search itself writes it
+    resumed[0].save()
+    with pytest.raises(PluginError, match="old"):
+        begun.host()
+    host = Run.open(begun.folder.path).host()
+    assert [ref.location for ref in host.refs if ref.kind == "file"] == [str(tmp_path / "new" / "mine.py")]
+    assert "full" in host.freeze_strategies()  # what was switched off is back
+    assert re.fullmatch(
+        r"mine\.py, SHA-256 \w{64}; earlier in this run: mine\.py, SHA-256 \w{64}",
+        plugin_versions(host.refs)["plugin mine"],
+    )
+
+
+def test_a_finished_run_remembers_where_its_plugin_went_if_it_works(run, tmp_path):
+    begun = run(write(tmp_path / "old"))
+    with Journal(begun.folder.journal) as journal:
+        trial = begun.record.candidates[0].trial(0, {}, 0)
+        journal.append(Started(0, Slice(trial, 0.0, 1.0, 9.0), Clock(1.0, 9.0)))
+        journal.append(Report(0, "finished", 1.0, 0.5, 1.0, elapsed=2.0))
+    begun.folder.summary.write_text(encode(replace(summary(begun), budget=begun.record.study.time, elapsed=3.0)))
+    (tmp_path / "old" / "mine.py").rename(tmp_path / "mine.py")
+    before = begun.folder.study.read_bytes()
+    broken = tmp_path / "broken" / "mine.py"
+    broken.parent.mkdir()
+    broken.write_text("1 / 0")
+    with pytest.raises(PluginError, match="ZeroDivisionError"):
+        api.resume(begun.folder.path, plugins=[broken])
+    assert begun.folder.study.read_bytes() == before
+    api.resume(begun.folder.path, plugins=[tmp_path / "mine.py"])
+    assert "mine" in Run.open(begun.folder.path).host().zoos()
