@@ -21,6 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoft.codec import encode
 from autoft.errors import RunFolderError
 from autoft.files import sha256, write_atomic
 from autoft.ledger import Kept, Ledger
@@ -206,6 +207,36 @@ def test_a_line_that_cannot_follow_is_an_error_with_its_number(tmp_path: Path) -
     write_journal(path, [started(0), report(0), report(0)])
     with pytest.raises(RunFolderError, match="line 3: trial 0 is finished, but no slice"):
         Journal.read(path)
+
+
+def test_a_bit_that_flips_anywhere_is_an_error_with_the_number_of_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, history(2))
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    begin, end = len(lines[0]), len(lines[0]) + len(lines[1]) - 1  # the first report, without its newline
+    for place in range(begin, end):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(RunFolderError, match=r"trials\.jsonl, line 2: .*restore the file from a backup"):
+            Journal.read(path)
+
+
+@pytest.mark.parametrize(("was", "now"), [('"score": 0.5', '"score": 0.9'), ('"step": 1.0', '"step": 2.0')])
+def test_a_number_that_was_changed_by_hand_is_told_in_the_last_line_too(tmp_path: Path, was: str, now: str) -> None:
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, history(1))
+    path.write_text(path.read_text().replace(was, now))
+    with pytest.raises(RunFolderError, match=r"line 2: its checksum is not that of its text"):
+        Journal.read(path)
+
+
+def test_lines_of_a_version_without_checksums_are_read_and_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    path.write_text("".join(f"{encode(event)}\n" for event in history(1)))
+    write_journal(path, [started(1), report(1)])
+    assert Journal.read(path) == history(2)
+    with_checksum = ["crc32" in json.loads(line) for line in path.read_text().splitlines()]
+    assert with_checksum == [False, False, True, True]
 
 
 def test_no_journal_yet_is_an_empty_one(tmp_path: Path) -> None:

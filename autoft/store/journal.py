@@ -1,10 +1,16 @@
-"""`Journal`: trials.jsonl, the append-only truth about a run."""
+"""`Journal`: trials.jsonl, the append-only truth about a run.
+
+A line is an event as JSON with one more field, the last: the CRC-32 of the line as it would be without that field. It
+tells a digit that has changed since; lines without one, of older versions, are read as they stand.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +20,8 @@ from autoft.errors import RunFolderError
 from autoft.files import fsync_dir
 from autoft.ledger import Ledger
 from autoft.types import Event
+
+_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}\n$')
 
 
 class Journal:
@@ -42,7 +50,7 @@ class Journal:
 
         Raises `RunFolderError` when it cannot be written (disk full, ...); the journal is then as it was before.
         """
-        line = f"{encode(event)}\n".encode()
+        line = _line(event)
         try:
             self._write(line)
             os.fsync(self._descriptor)
@@ -78,7 +86,7 @@ class Journal:
         events = []
         for number, line in enumerate(lines, start=1):
             try:
-                event: Event = decode(Event, line.decode())
+                event = _event(line)
                 ledger.record(event)
             except ValueError as problem:
                 raise RunFolderError(f"{path}, line {number}: {problem}; restore the file from a backup") from None
@@ -95,6 +103,21 @@ class Journal:
         if os.fstat(self._descriptor).st_size > self._end:
             os.ftruncate(self._descriptor, self._end)
             os.fsync(self._descriptor)
+
+
+def _line(event: Event) -> bytes:
+    plain = encode(event).encode()
+    return plain.removesuffix(b"}") + b', "crc32": "%08x"}\n' % zlib.crc32(plain)
+
+
+def _event(line: bytes) -> Event:
+    """The event of a line. Raises `ValueError` when there is none in it, or its text is not what was written."""
+    if found := _CHECKSUM.search(line):
+        line = line[: found.start()] + b"}"
+        if int(found[1], 16) != zlib.crc32(line):
+            raise ValueError("its checksum is not that of its text: something in it has changed since it was written")
+    event: Event = decode(Event, line.decode())
+    return event
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
