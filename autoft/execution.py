@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,10 +49,8 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
             with watch.phase("search"), Journal(run.folder.journal) as journal:
                 search = _search(run, host, screen, clock, journal, stopped, ending)
                 run.save()  # workers read it
-                runner.run(search, _site(run, clock), stopped)
-            screen.close()
-            with run.writing(run.folder.leaderboard):
-                run.folder.write_leaderboard(search.ledger, run.record.study.metric)
+                with _leaderboard_at_the_end(run, search.ledger, screen):
+                    runner.run(search, _site(run, clock), stopped)
             _raise_if_stopped(run, search.ledger, stopped)
             if before := run.concluded(search.ledger):
                 return let_stand(run, before, clock, screen)
@@ -68,6 +66,21 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
                 raise
     host.notify_search_finished(summary)
     return summary
+
+
+@contextmanager
+def _leaderboard_at_the_end(run: Run, ledger: Ledger, screen: Screen) -> Iterator[None]:
+    """However the search in the block ends, leaderboard.csv says what came of it."""
+    write = partial(run.folder.write_leaderboard, ledger, run.record.study.metric)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what ended the search is what has to be said
+            write()
+        raise
+    screen.close()
+    with run.writing(run.folder.leaderboard):
+        write()
 
 
 @dataclass(frozen=True)

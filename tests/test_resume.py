@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import time
@@ -207,6 +208,38 @@ def test_trials_that_ended_after_the_last_summary_are_exported_with_no_trial_lef
         journal.append(Report(1, "finished", 1.0, 0.875, 2.0, elapsed=23.0))
     api.resume(run.folder.path)
     assert len(executed) == 1
+
+
+class Breaks(InlineRunner):
+    """Tells of one more trial, then fails as a plugin, a worker or a person would have it."""
+
+    def __init__(self, how: BaseException) -> None:
+        super().__init__()
+        self.how = how
+
+    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+        asked = search.ask()
+        assert isinstance(asked, Slice)
+        search.tell(Report(asked.trial.id, "finished", 1.0, 0.875, 2.0))
+        raise self.how
+
+
+@pytest.mark.parametrize("how", [PluginError("the searcher is broken"), RunFolderError("full"), KeyboardInterrupt()])
+def test_a_search_that_fails_leaves_a_leaderboard_of_what_it_has(how: BaseException, run: Run) -> None:
+    more = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0)))
+    now = time.time()
+    with pytest.raises(type(how)):
+        execute(more, more.host(), Breaks(how), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0))
+    rows = list(csv.DictReader(run.folder.leaderboard.read_text().splitlines()))
+    assert [(row["trial"], row["score"]) for row in rows] == [("1", "0.875"), ("0", "0.75")]
+
+
+def test_a_leaderboard_that_cannot_be_written_does_not_hide_why_the_search_failed(run: Run) -> None:
+    run.folder.leaderboard.mkdir()
+    with pytest.raises(PluginError, match="is broken"):
+        execute(
+            run, run.host(), Breaks(PluginError("it is broken")), Silent(), Stopwatch(0.0), RunClock(time.time(), 60.0)
+        )
 
 
 class NothingRuns(InlineRunner):

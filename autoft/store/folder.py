@@ -105,7 +105,7 @@ class RunFolder:
         return False
 
     def write_leaderboard(self, ledger: Ledger, metric: str) -> None:
-        """Write leaderboard.csv anew, when the search has ended. Raises `OSError`."""
+        """Write leaderboard.csv anew, when the search has ended, however. Raises `OSError`."""
         write_leaderboard(self.leaderboard, ledger, metric)
 
     @property
