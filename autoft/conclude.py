@@ -102,60 +102,68 @@ def chosen(ledger: Ledger, number: int) -> TrialRecord:
     return exportable[number]
 
 
-def export(
-    run: Run, host: Host, worker: Worker, record: TrialRecord, folder: Path, wanted: Wanted, watch: Stopwatch
-) -> Bundle:
-    """Write the trial's bundle as `folder`, in place of what is there, once it is whole.
+@dataclass(frozen=True)
+class BundleMaker:
+    """Makes bundles of a run's trials. `worker` computes what the files are held against; seconds go to `watch`."""
 
-    What was prepared for its backbone is tried first. Raises `GateFailed` with the numbers when it differs from torch;
-    `folder` is then as it was. Raises `NoWeights`, what building the backbone raises, and `RunFolderError` when the
-    bundle cannot be written.
-    """
-    with watch.phase("export"):
-        checkpoint, classifier = _restored(run, worker, record)
-    handoff, dataset = handoff_of(run.record, record), run.dataset()
-    order = Order(
-        handoff=handoff,
-        reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
-        dataset=dataset if wanted.images is None else dataset.limited(wanted.reported, wanted.images),
-        reported=wanted.reported,
-        gate=wanted.gate,
-        layout=wanted.layout,
-        versions=versions() | plugin_versions(host.refs),
-        scored=checkpoint.logits,
-        known=run.samples(),
-        beside={
-            name: partial(host.exporter(name).export, classifier, handoff)
-            for name in run.record.study.exporter
-            if name != CORE_EXPORTER
-        },
-    )
-    exporter = host.exporter(CORE_EXPORTER)
-    prepared = prepared_folder(run, host.refs, record.trial.backbone, record.trial.image_size)
-    with run.writing(folder), replacing(folder) as fresh:
-        quick = _if_it_works(exporter.export_prepared(classifier, handoff, prepared, fresh))
-        return write_bundle(order, chain(quick, exporter.export(classifier, handoff, fresh)), fresh, watch)
+    run: Run
+    host: Host
+    worker: Worker
+    watch: Stopwatch
+
+    def make(self, record: TrialRecord, folder: Path, wanted: Wanted) -> Bundle:
+        """Write the trial's bundle as `folder`, in place of what is there, once it is whole.
+
+        What was prepared for its backbone is tried first. Raises `GateFailed` with the numbers when it differs from
+        torch; `folder` is then as it was. Raises `NoWeights`, what building the backbone raises, and `RunFolderError`
+        when the bundle cannot be written.
+        """
+        with self.watch.phase("export"):
+            checkpoint, classifier = self._restored(record)
+        run, host, worker = self.run, self.host, self.worker
+        handoff, dataset = handoff_of(run.record, record), run.dataset()
+        order = Order(
+            handoff=handoff,
+            reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
+            dataset=dataset if wanted.images is None else dataset.limited(wanted.reported, wanted.images),
+            reported=wanted.reported,
+            gate=wanted.gate,
+            layout=wanted.layout,
+            versions=versions() | plugin_versions(host.refs),
+            scored=checkpoint.logits,
+            known=run.samples(),
+            beside={
+                name: partial(host.exporter(name).export, classifier, handoff)
+                for name in run.record.study.exporter
+                if name != CORE_EXPORTER
+            },
+        )
+        exporter = host.exporter(CORE_EXPORTER)
+        prepared = prepared_folder(run, host.refs, record.trial.backbone, record.trial.image_size)
+        with run.writing(folder), replacing(folder) as fresh:
+            quick = _if_it_works(exporter.export_prepared(classifier, handoff, prepared, fresh))
+            return write_bundle(order, chain(quick, exporter.export(classifier, handoff, fresh)), fresh, self.watch)
+
+    def _restored(self, record: TrialRecord) -> tuple[Checkpoint, Classifier]:
+        try:
+            checkpoint = self.worker.checkpoint(record)
+            classifier = self.worker.restored(checkpoint)
+        except (LookupError, ValueError, RuntimeError) as problem:  # torch's for tensors of another shape
+            raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
+        if checkpoint.logits is not None:
+            labels = self.run.dataset().labels("val")
+            scored = METRICS[self.run.record.study.metric].score(checkpoint.logits, labels)
+            if abs(scored - (record.score or 0.0)) > ROUNDING:
+                raise NoWeights(
+                    f"its weights scored {scored:.4f}, the journal says {record.score:.4f}: one of them is damaged"
+                )
+        return checkpoint, classifier
 
 
 def _if_it_works(quick: Iterator[Artifact]) -> Iterator[Artifact]:
     """What a prepared graph gives; whatever goes wrong with it, the full exports follow."""
     with suppress(PluginError):
         yield from quick
-
-
-def _restored(run: Run, worker: Worker, record: TrialRecord) -> tuple[Checkpoint, Classifier]:
-    try:
-        checkpoint = worker.checkpoint(record)
-        classifier = worker.restored(checkpoint)
-    except (LookupError, ValueError, RuntimeError) as problem:  # torch's for tensors of another shape
-        raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
-    if checkpoint.logits is not None:
-        scored = METRICS[run.record.study.metric].score(checkpoint.logits, run.dataset().labels("val"))
-        if abs(scored - (record.score or 0.0)) > ROUNDING:
-            raise NoWeights(
-                f"its weights scored {scored:.4f}, the journal says {record.score:.4f}: one of them is damaged"
-            )
-    return checkpoint, classifier
 
 
 def export_best(
@@ -198,31 +206,22 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
     )
 
 
-def conclude(
-    run: Run,
-    host: Host,
-    worker: Worker,
-    ledger: Ledger,
-    watch: Stopwatch,
-    screen: Screen,
-    ending: Ending,
-    clock: RunClock,
-) -> Summary:
+def conclude(maker: BundleMaker, ledger: Ledger, ending: Ending, clock: RunClock, screen: Screen) -> Summary:
     """Export the best trial that can be, open the test split, write summary.json.
 
     As many test images are scored as there is time for. Raises `GateFailed` with the causes when none passes. A model
     of an earlier end of this run is replaced only by one that passed the gate.
     """
-    study = run.record.study
+    run, study = maker.run, maker.run.record.study
     wanted = Wanted(FULL if study.full_parity else QUICK, layout(study.batched), "test")
 
     def exported(record: TrialRecord) -> Bundle:
         in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))
-        return export(run, host, worker, record, run.folder.export, in_time, watch)
+        return maker.make(record, run.folder.export, in_time)
 
     record, bundle = export_best(finalists(ledger), exported, screen)
     _report(run, bundle, screen)
-    summary = replace(_summary(run, ledger, record, bundle), seconds=watch.seconds(), elapsed=clock.now())
+    summary = replace(_summary(run, ledger, record, bundle), seconds=maker.watch.seconds(), elapsed=clock.now())
     return _written(run, summary)
 
 

@@ -44,7 +44,7 @@ class Ending:
         tested = self.record.data.counts["test"]
         scoring = an_image * (min(tested, FEWEST_TESTED) if self._is_slow(an_image) else tested)
         missing = self.preparation.seconds_missing(winner.backbone, winner.image_size) if winner else 0.0
-        own = self.record.workers * self.record.threads + 1.0
+        own = self.record.machine.busy + 1.0
         seconds = FIXED_SECONDS + missing + scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
         return min(crowding(own) * seconds, MOST_OF_A_BUDGET * self.record.study.time)
 
@@ -60,8 +60,8 @@ class Ending:
 
     def _image_seconds(self, ledger: Ledger, of: Trial | None) -> float:
         """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
-        measured = self._measured(ledger, of) if of and self.record.device == "cpu" else None
-        return (measured or _guess(self.record, of)) * min(1.0, self.record.threads / cores())
+        measured = self._measured(ledger, of) if of and self.record.machine.device == "cpu" else None
+        return (measured or _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
 
     def _measured(self, ledger: Ledger, of: Trial) -> float | None:
         seen = (record for record in ledger.trials.values() if record.score is not None)
@@ -71,11 +71,12 @@ class Ending:
 
 def require_enough_time(record: StudyRecord, elapsed: float) -> None:
     """Raise `StudyError` when the time left does not hold a worker's start, the cheapest probe, and the end."""
-    cheapest = forward_work(min(candidate.cost for candidate in record.candidates)) / WORK_PER_SECOND[record.device]
+    machine = record.machine
+    cheapest = forward_work(min(candidate.cost for candidate in record.candidates)) / WORK_PER_SECOND[machine.device]
     scored = record.data.counts["val"] if record.validation is None else record.validation
     probe = cheapest * (scored + FEWEST_TRAINED)
     testing = cheapest * min(record.data.counts["test"], FEWEST_TESTED)
-    least = elapsed + STARTING_SECONDS[record.runner] + probe + FIXED_SECONDS + testing
+    least = elapsed + STARTING_SECONDS[machine.runner] + probe + FIXED_SECONDS + testing
     if least > record.study.time:
         raise StudyError(
             f"--time {record.study.time:g}s is too short: {elapsed:.0f} s are over, and starting, one probe and the "
@@ -95,7 +96,7 @@ def require_any_time(study: Study) -> None:
 
 def require_more_time(record: StudyRecord, elapsed: float) -> None:
     """Raise `StudyError` when a finished run is given more time that holds nothing but another end."""
-    least = STARTING_SECONDS[record.runner] + FIXED_SECONDS
+    least = STARTING_SECONDS[record.machine.runner] + FIXED_SECONDS
     if record.study.time < elapsed + least:
         raise StudyError(
             f"the run is finished after {elapsed:.0f} s, and --time {record.study.time:g}s leaves no time to search: "

@@ -22,16 +22,16 @@ from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.files import as_path, as_text
 from autoft.host import Host
 from autoft.ledger import Ledger
-from autoft.machine import WORKER_BYTES, Machine, choose_runner, cores, share_out, versions, worker_memory
+from autoft.machine import WORKER_BYTES, choose_runner, cores, share_out, versions, worker_memory
 from autoft.run import Run
 from autoft.runners.base import Runner
 from autoft.screen import Screen
 from autoft.shortlist import Workload, candidates, choose_size, scored_images, shortlist
 from autoft.stopwatch import Stopwatch
 from autoft.store import RunFolder
-from autoft.study import CORE_EXPORTER, Change, RunnerName, Study, StudyRecord
+from autoft.study import CORE_EXPORTER, Change, Machine, RunnerName, Study, StudyRecord
 from autoft.summary import Summary
-from autoft.types import Backbone, Clock, DataProblem, DatasetInfo, View
+from autoft.types import Clock, DataProblem
 from autoft.view import choose_view, side_seen, what_a_crop_hides
 
 RUNNERS = ("auto", "inline", "ray")
@@ -83,7 +83,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     run = run.with_plugins(host)
     with _runner(run.record.study, host, watch, screen) as runner:
         machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
-        run = _moved(run, runner.name, machine, screen)
+        run = _moved(run, machine, screen)
         return _execute(run, host, runner, screen, watch, RunClock(began - elapsed, budget))
 
 
@@ -96,15 +96,26 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
     with watch.phase("shortlist"):
         workload, downloading = Workload(len(found.files), side), partial(_require_time, clock, "downloading weights")
         backbones = shortlist(study, host, machine, workload, screen, downloading)
+        searched = candidates(study, host.freeze_strategies(), backbones, side)
     with watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
         in_time = partial(_require_time, clock, "decoding the images")
-        dataset = open_dataset(found, study.seed, squares, machine.cores, in_time)
+        dataset = open_dataset(found, study.seed, squares, cores(), in_time)
         _report_data(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
             screen.note(hidden)
-    record = _resolved(replace(study, out=as_text(out)), host, runner.name, machine, backbones, dataset.info, view)
+    record = StudyRecord(
+        study=replace(study, out=as_text(out)),
+        data=dataset.info,
+        view=view,
+        backbones=backbones,
+        candidates=searched,
+        plugins=host.refs,
+        versions=versions(),
+        machine=machine,
+        validation=scored_images(study, machine, searched, dataset.info.counts["val"]),
+    )
     if record.validation is not None:
         screen.note(
             f"validation on {record.validation:,} of {dataset.info.counts['val']:,} images, for the time there is"
@@ -112,35 +123,6 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
     require_enough_time(record, clock.now())
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
     return Run(folder, record)
-
-
-def _resolved(
-    study: Study,
-    host: Host,
-    runner: RunnerName,
-    machine: Machine,
-    backbones: tuple[Backbone, ...],
-    info: DatasetInfo,
-    view: View,
-) -> StudyRecord:
-    """study.json of a new run."""
-    searched = candidates(study, host.freeze_strategies(), backbones, side_seen(view, info.short_side, info.aspect))
-    return StudyRecord(
-        study=study,
-        data=info,
-        view=view,
-        backbones=backbones,
-        candidates=searched,
-        plugins=host.refs,
-        versions=versions(),
-        runner=runner,
-        workers=machine.workers,
-        threads=machine.threads,
-        device=machine.device,
-        cpus=machine.cpus,
-        gpus=machine.gpus,
-        validation=scored_images(study, machine, searched, info.counts["val"]),
-    )
 
 
 def _require_time(clock: RunClock, doing: str) -> None:
@@ -183,25 +165,12 @@ def _keep_change(before: Run, after: Run) -> None:
             after.save()
 
 
-def _moved(run: Run, runner: RunnerName, machine: Machine, screen: Screen) -> Run:
+def _moved(run: Run, machine: Machine, screen: Screen) -> Run:
     """The run on this machine, which may be another than the one it began on; study.json keeps to the first."""
-    before = run.record
-    now = replace(
-        before,
-        runner=runner,
-        workers=machine.workers,
-        threads=machine.threads,
-        device=machine.device,
-        cpus=machine.cpus,
-        gpus=machine.gpus,
-    )
-    if (was := _placement(before)) != _placement(now):
-        screen.note(f"going on with {_placement(now)}; this run began with {was}")
-    return replace(run, record=now)
-
-
-def _placement(record: StudyRecord) -> str:
-    return f"{record.workers} workers of {record.threads} threads on {record.device} by {record.runner}"
+    before = run.record.machine
+    if str(before) != str(machine):
+        screen.note(f"going on with {machine}; this run began with {before}")
+    return replace(run, record=replace(run.record, machine=machine))
 
 
 def _execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,17 @@ from autoft.bundle.parity import FULL
 from autoft.bundle.place import require_free
 from autoft.bundle.raw_pixels import Layout
 from autoft.clock import RunClock
-from autoft.conclude import Exported, NoWeights, Wanted, chosen, conclude, export, export_best, finalists, let_stand
+from autoft.conclude import (
+    BundleMaker,
+    Exported,
+    NoWeights,
+    Wanted,
+    chosen,
+    conclude,
+    export_best,
+    finalists,
+    let_stand,
+)
 from autoft.ending import Ending
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.files import as_path, as_text
@@ -43,14 +53,14 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
         with watch.phase("data"):
             dataset = run.dataset()  # open to the end, so that no other run evicts the pixels that the workers need
             interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
-            dataset.hold(run.record.squares, run.record.workers * run.record.threads, interrupt)
+            dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
         with closing(Preparation(run, host.refs)) as preparation:
             ending = Ending(run.record, preparation)
             with watch.phase("search"), Journal(run.folder.journal) as journal:
                 search = _search(run, host, screen, clock, journal, stopped, ending)
                 run.save()  # workers read it
                 with _leaderboard_at_the_end(run, search.ledger, screen):
-                    runner.run(search, _site(run, clock), stopped)
+                    runner.run(search, Site(run.folder.path, run.record.machine, clock.origin), stopped)
             _raise_if_stopped(run, search.ledger, stopped)
             if before := run.concluded(search.ledger):
                 return let_stand(run, before, clock, screen)
@@ -59,8 +69,8 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
                     best = finalists(search.ledger)[0].trial
                     with watch.phase("export"):
                         preparation.finish(best.backbone, best.image_size, 0.5 * (clock.budget - clock.now()))
-                    worker = _exporting_worker(run, host, stopped)
-                    summary = conclude(run, host, worker, search.ledger, watch, screen, ending, clock)
+                    maker = _bundle_maker(run, host, watch, stopped)
+                    summary = conclude(maker, search.ledger, ending, clock, screen)
             except (Cancelled, KeyboardInterrupt):
                 _raise_if_stopped(run, search.ledger, stopped)
                 raise
@@ -107,12 +117,12 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         host = run.host(plugins)
         for warning in host.warnings():
             screen.note(warning)
-        worker = _exporting_worker(run, host, stopped)
-        wanted, watch = Wanted(FULL, wish.layout, "val"), Stopwatch(time.time())
+        maker = _bundle_maker(run, host, Stopwatch(time.time()), stopped)
+        wanted = Wanted(FULL, wish.layout, "val")
 
         def exported(record: TrialRecord) -> Exported:
             folder = _export_path(run, record.trial.id, wish.out)
-            bundle = export(run, host, worker, record, folder, wanted, watch)
+            bundle = maker.make(record, folder, wanted)
             return Exported(
                 record.trial, as_text(folder), bundle.model_bytes, bundle.parity, bundle.calibration, bundle.validation
             )
@@ -127,9 +137,9 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         return found
 
 
-def _exporting_worker(run: Run, host: Host, stopped: StopFlag) -> Worker:
-    """A worker on the CPU: what is exported, and what it is held against, are promises about the CPU."""
-    return Worker(replace(run.record, device="cpu"), host, run.dataset(), run.checkpoints, stopped)
+def _bundle_maker(run: Run, host: Host, watch: Stopwatch, stopped: StopFlag) -> BundleMaker:
+    """One that works on the CPU: what is exported, and what it is held against, are promises about the CPU."""
+    return BundleMaker(run, host, Worker(run.record.on("cpu"), host, run.dataset(), run.checkpoints, stopped), watch)
 
 
 def _export_path(run: Run, number: int, out: Path | None) -> Path:
@@ -164,19 +174,6 @@ def _search(
         stopped=stopped,
         reserve=ending,
         told=ending.preparation.follow,
-    )
-
-
-def _site(run: Run, clock: RunClock) -> Site:
-    record = run.record
-    return Site(
-        run=run.folder.path,
-        workers=record.workers,
-        threads=record.threads,
-        device=record.device,
-        cpus=record.cpus,
-        gpus=record.gpus,
-        origin=clock.origin,
     )
 
 

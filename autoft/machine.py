@@ -11,13 +11,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from autoft.cgroups import cpu_quota, memory_left
 from autoft.errors import StudyError
 from autoft.ledger import Ledger
 from autoft.screen import Screen
-from autoft.study import RunnerName, Study
+from autoft.study import Device, Machine, RunnerName, Study
 
 PACKAGES = ("autoft", "torch", "timm", "onnx", "onnxruntime", "ray", "numpy", "pillow")
 
@@ -49,21 +48,6 @@ class Resources:
         if not gpus:
             return by_cores
         return min(by_cores, self.gpus * math.floor(1 / gpus + EPSILON) if gpus <= 1 else self.gpus // int(gpus))
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How slices run: `workers` at a time, each with `threads` threads, on `device`; `cores` are this process's.
-
-    `cpus` and `gpus` are a worker's share of what its machine has.
-    """
-
-    device: Literal["cpu", "cuda"]
-    workers: int
-    threads: int
-    cores: int
-    cpus: float = 1.0
-    gpus: float = 0.0
 
 
 def cores() -> int:
@@ -128,7 +112,7 @@ def share_out(study: Study, runner: RunnerName, nodes: Sequence[Resources], need
     count, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
     if 0 < gpus < study.gpus_per_trial:
         raise StudyError(f"--gpus-per-trial {study.gpus_per_trial:g} asks for more than the {gpus} GPUs there are")
-    device: Literal["cpu", "cuda"] = "cuda" if gpus else "cpu"
+    device: Device = "cuda" if gpus else "cpu"
     most = int(gpus / study.gpus_per_trial) if gpus else max(1, count)
     workers = 1 if runner == "inline" else study.workers or _within_memory(most, nodes, need, screen)
     share = min(study.gpus_per_trial, 1 / math.ceil(workers / gpus)) if gpus else 0.0
@@ -141,7 +125,7 @@ def share_out(study: Study, runner: RunnerName, nodes: Sequence[Resources], need
         raise StudyError(f"no worker fits into {count} cores and {gpus} GPUs; use --runner inline")
     if room < workers:
         screen.note(f"{room} workers and not {workers}: more do not fit into {count} cores and {gpus} GPUs")
-    return Machine(device, min(workers, room), threads, cores(), cpus, share)
+    return Machine(runner, min(workers, room), threads, device, cpus, share)
 
 
 def _within_memory(workers: int, nodes: Sequence[Resources], need: int, screen: Screen) -> int:

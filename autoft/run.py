@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from autoft.codec import decode, encode
 from autoft.data.dataset import Dataset, read_dataset, verify_unchanged
@@ -16,7 +18,7 @@ from autoft.host import Host
 from autoft.ledger import Ledger
 from autoft.parts import Problem
 from autoft.store import CheckpointStore, Journal, RunFolder
-from autoft.study import StudyRecord
+from autoft.study import SCHEMA, Machine, StudyRecord
 from autoft.summary import Summary
 from autoft.types import Sample
 
@@ -33,7 +35,7 @@ class Run:
         """The run in `path`. Raises `RunFolderError` when there is none."""
         folder = RunFolder.open(path)
         try:
-            return cls(folder, decode(StudyRecord, folder.study.read_text(encoding="utf-8")))
+            return cls(folder, decode(StudyRecord, _upgraded(json.loads(folder.study.read_text(encoding="utf-8")))))
         except ValueError as problem:
             raise RunFolderError(f"{folder.study} is damaged or of another version: {problem}") from None
 
@@ -114,7 +116,7 @@ class Run:
     def problem(self) -> Problem:
         """What its searcher is told."""
         study = self.record.study
-        return Problem(self.record.candidates, study.seed, self.record.workers, study.trials)
+        return Problem(self.record.candidates, study.seed, self.record.machine.workers, study.trials)
 
     def concluded(self, ledger: Ledger) -> Summary | None:
         """What the run came to, if nothing has happened in it since. Raises as `summary` does."""
@@ -133,3 +135,12 @@ class Run:
                 f"{self.folder.summary} is damaged or of another version: {problem}; take it away, and autoft resume "
                 "writes it anew"
             ) from None
+
+
+def _upgraded(study: Any) -> Any:
+    """The content of a study.json as it is written today: in its first version the parts of `machine` stood alone."""
+    if not isinstance(study, dict) or study.get("schema") != "autoft.study/1":
+        return study
+    parts = {field.name for field in fields(Machine)} & study.keys()
+    rest = {name: value for name, value in study.items() if name not in parts}
+    return rest | {"machine": {name: study[name] for name in parts}, "schema": SCHEMA}

@@ -11,10 +11,9 @@ from functools import partial
 from autoft.data.parallel import Check, in_thread, never_stop
 from autoft.errors import BackboneUnavailable, StudyError, unknown_name
 from autoft.host import Host
-from autoft.machine import Machine
 from autoft.parts import FreezeStrategy
 from autoft.screen import Screen
-from autoft.study import Study, licence_allowed
+from autoft.study import Machine, Study, licence_allowed
 from autoft.types import Backbone, Candidate, InputSpec
 
 MOST_BACKBONES = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,13 +26,14 @@ PERMISSIVE = (
 )
 SEEDS = 2**63
 """As many as torch and numpy tell apart, and as every reader of JSON can be expected to keep."""
-SCHEMA = "autoft.study/1"
+SCHEMA = "autoft.study/2"
 CORE_EXPORTER = "onnx"
 """The exporter of what every bundle is made of."""
 
 VIEWS = ("auto", *get_args(View))
 
 RunnerName = Literal["inline", "ray"]
+Device = Literal["cpu", "cuda"]
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
@@ -142,13 +143,36 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """How a machine is shared out: `runner` runs `workers` slices at a time, each with `threads` threads on `device`.
+
+    `cpus` and `gpus` are a worker's share of the cores and GPUs of its machine.
+    """
+
+    runner: RunnerName
+    workers: int
+    threads: int
+    device: Device
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __str__(self) -> str:
+        """As people read it."""
+        return f"{self.workers} workers of {self.threads} threads on {self.device} by {self.runner}"
+
+    @property
+    def busy(self) -> int:
+        """Threads of all workers together."""
+        return self.workers * self.threads
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """study.json: the study resolved, everything that resuming and the workers need besides journal and checkpoints.
 
-    `view` is how images become squares. `versions` of autoft, torch and the like. `runner`, `workers`, `threads`,
-    `device`, `cpus` and `gpus` (a worker's shares): how the machine was shared out, which a resumed run decides anew.
-    `validation` is how many images of the validation split are scored, None for all: where scoring them all would take
-    too much of the time.
+    `view` is how images become squares. `versions` of autoft, torch and the like. `machine` is how the one that the run
+    began on was shared out, which a resumed run decides anew. `validation` is how many images of the validation split
+    are scored, None for all: where scoring them all would take too much of the time.
     """
 
     study: Study
@@ -158,14 +182,13 @@ class StudyRecord:
     candidates: tuple[Candidate, ...]
     plugins: tuple[PluginRef, ...]
     versions: Mapping[str, str]
-    runner: RunnerName
-    workers: int
-    threads: int
-    device: Literal["cpu", "cuda"]
-    cpus: float = 1.0
-    gpus: float = 0.0
+    machine: Machine
     validation: int | None = None
     schema: str = SCHEMA
+
+    def on(self, device: Device) -> StudyRecord:
+        """The record for a process that computes on that device."""
+        return replace(self, machine=replace(self.machine, device=device))
 
     @property
     def squares(self) -> frozenset[tuple[int, Interpolation, View]]:

@@ -25,6 +25,7 @@ from rich.table import Table
 from autoft.codec import decode
 from autoft.ledger import Ledger
 from autoft.machine import versions
+from autoft.run import Run
 from autoft.store import Journal
 from autoft.study import StudyRecord
 from autoft.summary import Summary
@@ -190,7 +191,7 @@ class RunFiles:
     @property
     def record(self) -> StudyRecord:
         """study.json."""
-        return decode(StudyRecord, (self.path / "study.json").read_text(encoding="utf-8"))
+        return Run.open(self.path).record
 
     @property
     def events(self) -> list[Event]:

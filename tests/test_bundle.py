@@ -27,7 +27,7 @@ from autoft.data.scan import scan
 from autoft.ledger import TrialRecord
 from autoft.onnx_runtime import PixelModel
 from autoft.stopwatch import Stopwatch
-from autoft.study import Study, StudyRecord
+from autoft.study import Machine, Study, StudyRecord
 from autoft.types import Preprocess, SplitName, View
 
 FILES = {
@@ -235,10 +235,7 @@ def test_what_goes_with_a_model_names_no_place_on_this_machine(dataset: Dataset)
         candidates=(candidate,),
         plugins=(),
         versions={},
-        runner="inline",
-        workers=1,
-        threads=1,
-        device="cpu",
+        machine=Machine("inline", 1, 1, "cpu"),
     )
     report = Report(0, "finished", 1.0, 0.75, 2.0)
     made = handoff_of(study, TrialRecord(candidate.trial(0, {}, 0), (), (report,)))

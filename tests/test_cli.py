@@ -42,7 +42,7 @@ from autoft.run import Run
 from autoft.screen import Screen, Silent
 from autoft.space import Space
 from autoft.store import Journal, RunFolder
-from autoft.study import Change, Study, StudyRecord, budget_change
+from autoft.study import Change, Machine, Study, StudyRecord, budget_change
 from autoft.summary import Best, Scores, Summary
 from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Report, Slice, Started
 
@@ -88,10 +88,7 @@ def run_folder(tmp_path: Path) -> Path:
         candidates=(candidate,),
         plugins=(),
         versions={},
-        runner="inline",
-        workers=1,
-        threads=1,
-        device="cpu",
+        machine=Machine("inline", 1, 1, "cpu"),
     )
     (folder / "study.json").write_text(encode(record))
     journal = Journal(folder / "trials.jsonl")

@@ -10,7 +10,7 @@ from autoft.ending import FEWEST_TESTED, Ending, require_any_time, require_enoug
 from autoft.errors import StudyError
 from autoft.ledger import Ledger
 from autoft.space import Space
-from autoft.study import Study
+from autoft.study import Machine, Study
 from autoft.types import Candidate, Clock, Costs, Report, Slice, Started, Trial
 
 CHEAP = Candidate("z/cheap", "probe", 64, Space({}), "closed_form", cost=0.01)
@@ -40,10 +40,7 @@ def record(seconds=600.0, test=1000):
         data=SimpleNamespace(counts=counts),
         candidates=(CHEAP, DEAR),
         validation=None,
-        device="cpu",
-        runner="inline",
-        workers=1,
-        threads=1,
+        machine=Machine("inline", 1, 1, "cpu"),
     )
 
 

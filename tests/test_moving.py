@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from autoft import StudyError, engine, machine
-from autoft.codec import decode
 from autoft.data.scan import scan
 from autoft.host import Host
 from autoft.machine import GIB, Resources
+from autoft.run import Run
 from autoft.runners.inline import InlineRunner
 from autoft.screen import Silent
 from autoft.stopwatch import Stopwatch
-from autoft.study import Change, Study, StudyRecord
+from autoft.study import Change, Machine, Study
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 
@@ -50,7 +50,7 @@ def run(tiny_images, tmp_path):
 
 def resumed(run, monkeypatch, **changes):
     """What a resume of it, on this machine without Ray, would execute, and what was said."""
-    record = replace(run.record, **changes)
+    record = replace(run.record, machine=replace(run.record.machine, **changes))
     run.folder.study.write_text(engine.encode(record), encoding="utf-8")
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(engine, "_execute", lambda run, *rest: run)
@@ -59,13 +59,12 @@ def resumed(run, monkeypatch, **changes):
 
 
 def test_a_run_goes_on_with_what_this_machine_has(run, monkeypatch):
-    assert (run.record.runner, run.record.workers) == ("ray", 8)
+    assert (run.record.machine.runner, run.record.machine.workers) == ("ray", 8)
     found, said = resumed(run, monkeypatch, device="cuda", gpus=0.5)
-    assert (found.runner, found.workers, found.threads) == ("inline", 1, machine.cores())
-    assert (found.device, found.gpus) == ("cpu", 0.0)
+    assert found.machine == Machine("inline", 1, machine.cores(), "cpu", machine.cores(), 0.0)
     assert "going on with 1 workers" in said[-1]
     assert "this run began with 8 workers of 1 threads on cuda by ray" in said[-1]
-    kept = decode(StudyRecord, run.folder.study.read_text(encoding="utf-8"))
+    kept = Run.open(run.folder.path).record.machine
     assert (kept.device, kept.workers) == ("cuda", 8)
 
 

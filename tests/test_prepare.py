@@ -17,7 +17,7 @@ from autoft.host import Host
 from autoft.prepare import Preparation, prepare, prepared_folder
 from autoft.run import Run
 from autoft.store import RunFolder
-from autoft.study import Study, StudyRecord
+from autoft.study import Machine, Study, StudyRecord
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 BACKBONE = SmallZoo().backbones()[0]
@@ -35,10 +35,7 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
         candidates=(),
         plugins=Host.discover([ZOO]).refs,
         versions={},
-        runner="inline",
-        workers=1,
-        threads=1,
-        device="cpu",
+        machine=Machine("inline", 1, 1, "cpu"),
     )
     folder = RunFolder.create(tmp_path / "run", encode(record), lambda made: write_split_csv(dataset, made.split_csv))
     return Run(folder, record)

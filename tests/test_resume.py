@@ -33,7 +33,7 @@ from autoft.screen import Silent
 from autoft.space import Space
 from autoft.stopwatch import Stopwatch
 from autoft.store import Journal, RunFolder
-from autoft.study import Study, StudyRecord
+from autoft.study import Machine, Study, StudyRecord
 from autoft.summary import Best, Scores, Summary
 from autoft.types import DONE, Backbone, Candidate, Clock, Done, InputSpec, Report, Slice, Started
 
@@ -53,10 +53,7 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
         view="crop",
         plugins=(PluginRef("searchers", "builtin", "autoft.builtin.searchers"),),
         versions={},
-        runner="inline",
-        workers=1,
-        threads=1,
-        device="cpu",
+        machine=Machine("inline", 1, 1, "cpu"),
     )
     created = RunFolder.create(folder, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
     opened = Run(created, record)

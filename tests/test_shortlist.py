@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoft.errors import BackboneUnavailable, StudyError
-from autoft.machine import Machine
 from autoft.shortlist import FEWEST_SCORED, Workload, choose_size, scored_images, shortlist
 from autoft.space import Space
-from autoft.study import Study
+from autoft.study import Machine, Study
 from autoft.types import Backbone, Candidate, InputSpec
 
 
@@ -51,7 +50,7 @@ PHOTOS = Workload(images=1000, side=500)
 
 
 def chosen(host, notes=None, workload=PHOTOS, **study):
-    machine = Machine("cpu", 2, 1, 2)
+    machine = Machine("ray", 2, 1, "cpu")
     return [b.name for b in shortlist(Study("data", **study), host, machine, workload, notes or Notes())]
 
 
@@ -165,9 +164,9 @@ def test_readme_default_is_found_without_naming_it():
 @given(st.floats(1, 1e5), st.integers(1, 100_000), st.floats(1e-3, 10))
 def test_scoring_has_its_share_of_the_time(seconds, images, cost):
     candidate = Candidate("z/a", "full", 64, Space({}), cost=cost)
-    scored = scored_images(Study("data", time=seconds), Machine("cpu", 1, 1, 1), [candidate], images)
+    scored = scored_images(Study("data", time=seconds), Machine("inline", 1, 1, "cpu"), [candidate], images)
     if scored is None:
         return
     assert FEWEST_SCORED <= scored < images
-    longer = scored_images(Study("data", time=2 * seconds), Machine("cpu", 1, 1, 1), [candidate], images)
+    longer = scored_images(Study("data", time=2 * seconds), Machine("inline", 1, 1, "cpu"), [candidate], images)
     assert longer is None or longer >= scored

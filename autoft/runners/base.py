@@ -6,26 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from autoft.asking import Search
 from autoft.machine import Resources
-from autoft.study import RunnerName
+from autoft.study import Machine, RunnerName
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where and how slices run. `origin` is the wall-clock time of run time 0.
-
-    `cpus` and `gpus` are a worker's share of the cores and GPUs of its machine.
-    """
+    """Where and how slices run. `origin` is the wall-clock time of run time 0."""
 
     run: Path
-    workers: int
-    threads: int
-    device: Literal["cpu", "cuda"]
-    cpus: float
-    gpus: float
+    machine: Machine
     origin: float
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -35,8 +34,9 @@ class InlineRunner(Runner):
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
         """Ask, execute, tell."""
         run = Run.open(site.run)
-        torch.set_num_threads(site.threads)
-        worker = Worker(replace(run.record, device=site.device), search.host, run.dataset(), run.checkpoints, stopped)
+        torch.set_num_threads(site.machine.threads)
+        record = run.record.on(site.machine.device)
+        worker = Worker(record, search.host, run.dataset(), run.checkpoints, stopped)
         while isinstance(answer := search.ask(), Slice):
             try:
                 report = worker.run(Job(answer, site.origin))

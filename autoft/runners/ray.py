@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from autoft import faults
 from autoft.asking import Search
@@ -33,6 +33,7 @@ from autoft.runners.deaths import cause_of_death, oom_kills
 from autoft.runners.obstacles import OBJECT_STORE_BYTES, home_for_token, ray_obstacle
 from autoft.runners.stop_file import StopFile
 from autoft.signals import put_back
+from autoft.study import Device
 from autoft.types import Done, Report, Slice
 
 # Ray and Tune read these when they are imported. Whoever set one before knows why.
@@ -59,7 +60,7 @@ SHUTDOWN_SECONDS = 5.0
 
 
 class RayRunner(Runner):
-    """Runs `site.workers` slices at a time, each in an actor with its own cores or its share of the GPUs."""
+    """Runs `site.machine.workers` slices at a time, each in an actor with its own cores or its share of the GPUs."""
 
     name = "ray"
 
@@ -198,7 +199,7 @@ def _import_worker() -> None:
 
 
 def _tuner(adapter: _Adapter, site: Site, over: Callable[[], bool], storage: str) -> Any:
-    resources = {"cpu": site.cpus, "gpu": site.gpus}
+    resources = {"cpu": site.machine.cpus, "gpu": site.machine.gpus}
     return tune.Tuner(
         tune.with_resources(_SliceTrainable, resources),
         tune_config=tune.TuneConfig(search_alg=adapter, num_samples=-1, reuse_actors=True),
@@ -220,7 +221,7 @@ class _Errand:
 
     run: str
     threads: int
-    device: Literal["cpu", "cuda"]
+    device: Device
     plugins: tuple[PluginRef, ...]
     origin: float
     slice: Slice
@@ -239,13 +240,13 @@ class _Adapter(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next slice as a Tune configuration, None to be asked again, or FINISHED."""
-        if len(self._running) >= self._site.workers:
+        if len(self._running) >= self._site.machine.workers:
             return None
         answer = self._guarded(self._search.ask)
         if isinstance(answer, Slice):
             self._running[trial_id] = answer
-            site, plugins = self._site, self._search.host.refs
-            errand = _Errand(str(site.run), site.threads, site.device, plugins, site.origin, answer)
+            site, machine, plugins = self._site, self._site.machine, self._search.host.refs
+            errand = _Errand(str(site.run), machine.threads, machine.device, plugins, site.origin, answer)
             return {"errand": encode(errand)}
         return Searcher.FINISHED if isinstance(answer, Done) else None
 

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from autoft.plugins import PluginRef
 from autoft.run import Run
 from autoft.space import Scalar
 from autoft.store import Checkpoint, CheckpointStore
-from autoft.study import StudyRecord
+from autoft.study import Device, StudyRecord
 from autoft.task import SingleLabel
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
@@ -101,7 +100,7 @@ class Worker:
         self._record, self._host, self._dataset, self._checkpoints = record, host, dataset, checkpoints
         self._cancelled = cancelled
         self._task = SingleLabel()
-        self._device = torch.device(record.device)
+        self._device = torch.device(record.machine.device)
         self._features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
@@ -112,7 +111,7 @@ class Worker:
         cls,
         run: Path,
         threads: int,
-        device: Literal["cpu", "cuda"],
+        device: Device,
         plugins: Iterable[PluginRef],
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Worker:
@@ -122,7 +121,7 @@ class Worker:
         """
         torch.set_num_threads(threads)
         opened = Run.open(run)
-        record, host = replace(opened.record, device=device), Host.from_refs(plugins)
+        record, host = opened.record.on(device), Host.from_refs(plugins)
         host.errors = opened.folder.errors
         return cls(record, host, opened.dataset(), opened.checkpoints, cancelled)
 

@@ -17,6 +17,7 @@ from autoft import DONE, WAIT, AutoftError, Ledger, Report, Slice, Trial
 from autoft.host import Host
 from autoft.runners import ray as subject
 from autoft.runners.base import Site
+from autoft.study import Machine
 
 
 class Worker(subject._SliceTrainable):
@@ -75,7 +76,7 @@ def run(search: Search, stopped=lambda: False, workers: int = 2) -> dict:
     began, raised = time.monotonic(), None
     runner = subject.RayRunner()
     runner._logs = LOGS
-    site = Site(RUN, workers, 1, "cpu", 1.0, 0.0, time.time())
+    site = Site(RUN, Machine("ray", workers, 1, "cpu"), time.time())
     try:
         runner.run(search, site, stopped)
     except AutoftError as error:
