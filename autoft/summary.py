@@ -39,7 +39,7 @@ class Summary:
 
     `validation` chose the trial and is therefore optimistic; `test` was scored from the ONNX file.
     `seconds` holds "total" and one entry a phase. `model` is the path of the ONNX file relative to `run`.
-    `budget` is the time budget it came of, `elapsed` the run time at its end, in seconds, over all sittings.
+    `budget` is the time budget it has had, `elapsed` the run time at its end, in seconds, over all sittings.
     `test_openings` counts how often the test split was scored: more than once only when a finished run was extended.
     `problems` counts the files that were not used. Of `candidates`, pairs of backbone and freeze strategy, `tried` got
     a score. `missed`: classes of which not one test image was recognised, with the number of their test images.

@@ -74,8 +74,8 @@ ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, l
 from autoft import engine, execution, machine
 from autoft.screen import Silent
 from autoft.study import Study
-site = execution._site
-execution._site = lambda run, clock: dataclasses.replace(site(run, clock), gpus=1.0)
+site = execution.Site
+execution.Site = lambda run, machine, origin: site(run, dataclasses.replace(machine, gpus=1.0), origin)
 study = Study(data={str(tiny_images)!r}, out={str(tmp_path / "run")!r}, plugins=({ZOO!r},), time=120.0, trials=4,
               backbones=("small/test_resnet",), searcher="random", freeze=("full",), workers=2, runner="ray")
 engine.search(study, Silent(), time.time())
