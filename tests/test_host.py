@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
-import os
 import subprocess
 import sys
 import types
@@ -368,12 +368,15 @@ def test_of_a_file_whose_content_an_older_version_did_not_record_nothing_is_clai
     assert (host.refs[0].sha256, host.refs[0].earlier, host.warnings()) == (file_ref(mine).sha256, (), [])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    mine = Path(write(tmp_path, "mine.py", FILE.format(zoo="mine")))
-    ref = file_ref(str(mine))
-    mine.chmod(0)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = write(tmp_path, "mine.py", FILE.format(zoo="mine"))
+    ref = file_ref(mine)
+
+    def refuse(path: Path) -> str:  # as `chmod 0` does to who is not root
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("autoft.plugins.sha256", refuse)
     with pytest.raises(StudyError, match=r"mine\.py cannot be read: Permission denied"):
-        file_ref(str(mine))
+        file_ref(mine)
     with pytest.raises(PluginError, match=r"cannot be read \(Permission denied\); say where it is"):
         Host.from_refs([ref])
