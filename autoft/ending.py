@@ -44,15 +44,20 @@ class Ending:
         tested = self.record.data.counts["test"]
         scoring = an_image * (min(tested, FEWEST_TESTED) if self._is_slow(an_image) else tested)
         missing = self.preparation.seconds_missing(winner.backbone, winner.image_size) if winner else 0.0
-        own = self.record.machine.busy + 1.0
-        seconds = FIXED_SECONDS + missing + scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
-        return min(crowding(own) * seconds, MOST_OF_A_BUDGET * self.record.study.time)
+        forward = scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
+        seconds = self._crowding * (FIXED_SECONDS + missing) + forward
+        return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
 
     def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
         """How many test images there is time to score when the export begins with so many seconds left."""
         an_image = self._image_seconds(ledger, trial)
-        left = seconds_left - FIXED_SECONDS - min(GATE_SECONDS, GATE_IMAGES * an_image)
+        left = seconds_left - self._crowding * FIXED_SECONDS - min(GATE_SECONDS, GATE_IMAGES * an_image)
         return max(FEWEST_TESTED, int(max(left, LEAST_TESTING_SECONDS) / an_image))
+
+    @property
+    def _crowding(self) -> float:
+        """How much longer takes what was measured on an idle machine; what this run has measured has it in it."""
+        return crowding(own=self.record.machine.busy + 1.0)
 
     def _is_slow(self, an_image: float) -> bool:
         """Whether scoring all test images would take too much of the time; then as many as there is time for are."""
@@ -61,7 +66,7 @@ class Ending:
     def _image_seconds(self, ledger: Ledger, of: Trial | None) -> float:
         """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
         measured = self._measured(ledger, of) if of and self.record.machine.device == "cpu" else None
-        return (measured or _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
+        return (measured or self._crowding * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
 
     def _measured(self, ledger: Ledger, of: Trial) -> float | None:
         seen = (record for record in ledger.trials.values() if record.score is not None)

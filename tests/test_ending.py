@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from autoft.ending import FEWEST_TESTED, Ending, require_any_time, require_enough_time, require_more_time
+from autoft.ending import FEWEST_TESTED, FIXED_SECONDS, Ending, require_any_time, require_enough_time, require_more_time
 from autoft.errors import StudyError
 from autoft.ledger import Ledger
 from autoft.space import Space
@@ -55,6 +55,15 @@ def test_what_is_measured_counts_for_more_than_what_is_guessed():
     ending = Ending(record(), Prepared("z/cheap", "z/dear"))
     slow, quick = (ending(scored(CHEAP, an_image), None) for an_image in (0.02, 0.0001))
     assert slow - quick == pytest.approx(1000 * (0.02 - 0.0001) + min(4.0, 256 * 0.02) - 256 * 0.0001)
+
+
+def test_a_busy_machine_is_reckoned_with_once(monkeypatch):
+    """What was measured on it is slow already."""
+    ending = Ending(record(), Prepared("z/cheap"))
+    measured, guessed = (ending(ledger, None) for ledger in (scored(CHEAP, 0.001), Ledger([])))
+    monkeypatch.setattr("autoft.ending.crowding", lambda own: 3.0)
+    assert ending(scored(CHEAP, 0.001), None) - measured == pytest.approx(2 * FIXED_SECONDS)
+    assert ending(Ledger([]), None) > guessed + 2 * FIXED_SECONDS
 
 
 def test_a_graph_that_is_not_prepared_is_reckoned_with():

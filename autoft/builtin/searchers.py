@@ -139,15 +139,15 @@ class _Race:
         return None if over and any(True for _ in self._raced()) else self.late_entry()
 
     def late_entry(self) -> Slice | None:
-        """The next trial of the portfolio, as long as a first rung still fits."""
+        """The next trial of the portfolio, as long as a good part of a first rung still fits."""
         lanes = self._lanes()
         if not lanes or _exhausted(self.problem, self.ledger) or self.clock.remaining < MIN_SLICE_SECONDS:
             return None
         entered = Counter(_address(record.trial) for record in self.ledger.trials.values())
         candidate = min(lanes, key=lambda lane: entered[_address(lane)])  # the first of those that had the fewest turns
         lap = entered[_address(candidate)]
-        needed = self._pass_seconds(candidate.backbone, candidate.cost) + self._scoring_seconds(candidate.backbone)
-        if needed > self.clock.remaining:
+        a_pass = self._pass_seconds(candidate.backbone, candidate.cost)
+        if WORTH_PASSES * a_pass + self._scoring_seconds(candidate.backbone) > self.clock.remaining:
             return None
         number = len(self.ledger.trials)
         rng = random.Random(f"{self.problem.seed}/{number}")
