@@ -10,12 +10,19 @@ from autoft.errors import AutoftError
 from autoft.files import write_atomic
 
 MOST_FILES = 100
+LONGEST_SHOWN = 80
 
 
 def cause(error: BaseException) -> str:
     """The error in one line, with what was noted on its way; one that autoft raised on purpose speaks for itself."""
     text = str(error) if isinstance(error, AutoftError) else f"{type(error).__name__}: {error}"
     return " ".join("; ".join([text, *getattr(error, "__notes__", ())]).split())
+
+
+def shown(value: object) -> str:
+    """The value as a line shows it: itself where that is short, else its type, as of a module or an array."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN and "\n" not in text else f"a value of type {type(value).__name__}"
 
 
 def record(error: BaseException, folder: Path | None = None) -> str:

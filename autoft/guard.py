@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from autoft import faults
 from autoft.codec import encode
 from autoft.ledger import Ledger
 from autoft.network import Network
@@ -51,9 +52,17 @@ class GuardedZoo(Zoo):
         self._zoo, self._blame, self._ref = zoo, blame, ref
 
     def backbones(self) -> list[Backbone]:
-        """As the zoo lists them."""
+        """As the zoo lists them, each once and under the zoo's name."""
         with self._blame("backbones()"):
-            return [_stored(backbone, Backbone) for backbone in self._zoo.backbones()]
+            found = {}
+            for backbone in self._zoo.backbones():
+                name = _stored(backbone, Backbone).name
+                if not name.removeprefix(f"{self.name}/") or not name.startswith(f"{self.name}/"):
+                    raise ValueError(f"it lists {name!r}; the names of its backbones are '{self.name}/MODEL'")
+                if name in found:
+                    raise ValueError(f"it lists {name!r} twice")
+                found[name] = backbone
+            return list(found.values())
 
     def build(self, backbone: Backbone) -> Network:
         """As the zoo builds it."""
@@ -102,7 +111,7 @@ class GuardedSearcher(Searcher):
             if isinstance(answer, Wait | Done):
                 return answer
             if not isinstance(answer, Slice):
-                raise TypeError(f"it gave {answer!r}, not a Slice, WAIT or DONE")
+                raise TypeError(f"it gave {faults.shown(answer)}, not a Slice, WAIT or DONE")
             return _stored(answer, Slice)
 
 
@@ -141,14 +150,11 @@ def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
     named = [name for group in plan.groups for name in group.names]
     lost = sorted(set(named) - {parameter.name for stage in stages for parameter in stage.parameters})
     closed, recipe = isinstance(plan.head, ClosedFormHead), plan.recipe
-    rated: tuple[ParameterGroup | GradientHead, ...]
-    rated = plan.groups if isinstance(plan.head, ClosedFormHead) else (*plan.groups, plan.head)
     rules = {
         f"no such parameters: {lost[:3]}": not lost,
         "a parameter stands in two groups": len(set(named)) == len(named),
         "a closed-form head trains no parameter group": not (closed and named),
-        "a learning rate is positive and finite": all(0 < one.learning_rate < math.inf for one in rated),
-        "a weight decay is not negative and finite": all(0 <= one.weight_decay < math.inf for one in rated),
+        **_rules_of_rates(plan),
         f"passes and batch size must be positive: {recipe}": 0 < recipe.passes < math.inf and recipe.batch_size >= 1,
         f"the warm-up lies within the passes: {recipe}": 0 <= recipe.warmup_passes <= recipe.passes,
         f"label smoothing lies in [0, 1): {recipe}": 0 <= recipe.label_smoothing < 1,
@@ -157,9 +163,25 @@ def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
     return next((rule for rule, kept in rules.items() if not kept), None)
 
 
+def _rules_of_rates(plan: Plan) -> dict[str, bool]:
+    """For each group and the head what holds of its rates, and whether it does."""
+    rated: list[tuple[str, ParameterGroup | GradientHead]] = [
+        (f"group {number} ({', '.join(group.names[:2])}{', ...' if len(group.names) > 2 else ''})", group)
+        for number, group in enumerate(plan.groups)
+    ]
+    if isinstance(plan.head, GradientHead):
+        rated.append(("the head", plan.head))
+    rules: dict[str, bool] = {}
+    for whose, one in rated:
+        rate, decay = one.learning_rate, one.weight_decay
+        rules[f"the learning rate of {whose} is positive and finite, not {rate:g}"] = 0 < rate < math.inf
+        rules[f"the weight decay of {whose} is 0 or more and finite, not {decay:g}"] = 0 <= decay < math.inf
+    return rules
+
+
 def _checked(value: object, kind: type[T]) -> T:
     if not isinstance(value, kind):
-        raise TypeError(f"it gave {value!r}, not an autoft.{kind.__name__}")
+        raise TypeError(f"it gave {faults.shown(value)}, not an autoft.{kind.__name__}")
     return value
 
 

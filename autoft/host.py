@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -63,15 +64,16 @@ class PluginStatus:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a plugin is not there: one line, and the traceback where there is one."""
+    """Why a plugin is not there: one line, what to do, and the traceback where there is one."""
 
     ref: PluginRef
     cause: str
+    advice: str
     traceback: str | None = None
 
     def __str__(self) -> str:
         """The line a user sees."""
-        return f"{self.ref} failed to load: {self.cause}; fix it or switch it off with -p no:{self.ref.name}"
+        return f"{self.ref} failed to load: {self.cause}; {self.advice}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class _Kind(Generic[P]):
     hook: str
     part: type[P]
     guard: Callable[[P, Blame, PluginRef], P]
+    opening: Callable[[Any], object] = lambda part: None
+    """What a search asks a guarded part for before anything else."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +92,13 @@ class _Offer(Generic[P]):
     ref: PluginRef
 
 
-_ZOO: _Kind[Zoo] = _Kind("zoo", "autoft_zoos", Zoo, GuardedZoo)  # type: ignore[type-abstract]
+_ZOO: _Kind[Zoo] = _Kind("zoo", "autoft_zoos", Zoo, GuardedZoo, GuardedZoo.backbones)  # type: ignore[type-abstract]
 _FREEZE: _Kind[FreezeStrategy] = _Kind(
     "freeze strategy",
     "autoft_freeze_strategies",
     FreezeStrategy,  # type: ignore[type-abstract]
     GuardedFreezeStrategy,
+    GuardedFreezeStrategy.space,
 )
 _SEARCHER: _Kind[Searcher] = _Kind("searcher", "autoft_searchers", Searcher, GuardedSearcher)  # type: ignore[type-abstract]
 _EXPORTER: _Kind[Exporter] = _Kind("exporter", "autoft_exporters", Exporter, GuardedExporter)  # type: ignore[type-abstract]
@@ -130,15 +135,18 @@ class Host:
         given = {plugins.object_ref(plugin): plugin for plugin in objects}
         files = [plugins.file_ref(selection) for selection in selections if not selection.startswith("no:")]
         refs = [*map(plugins.builtin_ref, BUILTINS), *plugins.entry_point_refs(), *files, *given]
+        taken = plugins.duplicates(refs)
         known = {ref.name for ref in refs}
         off = host._switched_off(selections, known)
+        for ref, first in taken.items():
+            if ref.name in off:
+                raise StudyError(f"no:{ref.name} would switch off both {first} and {ref}; {plugins.rename(ref)}")
         host._notes += [f"{DISABLE}: {unknown_name('plugin', name, known)}" for name in sorted(off - known)]
         host._disabled = [ref for ref in refs if ref.name in off]
-        wanted = [ref for ref in refs if ref.name not in off]
-        taken = plugins.duplicates(wanted)
-        for ref in wanted:
+        for ref in (ref for ref in refs if ref.name not in off):
             if ref in taken:
-                host._failures.append(Failure(ref, f"the name {ref.name!r} is taken by {taken[ref]}"))
+                cause = f"the name {ref.name!r} is taken by {taken[ref]}"
+                host._failures.append(Failure(ref, cause, plugins.rename(ref)))
             else:
                 host._load(ref, given)
         return host
@@ -167,11 +175,15 @@ class Host:
         """The plugins of a run that goes on, but for `selections`, as `-p` takes them, and AUTOFT_DISABLE_PLUGINS.
 
         A file or an object takes the place of the recorded plugin of its name, wherever that was, or comes on top; one
-        that differs from what the run has used is a warning. Raises as `discover`, `from_refs` and `check` do.
+        that differs from what the run has used is a warning, and one of a built-in's name an error. Raises as
+        `discover`, `from_refs` and `check` do.
         """
         recorded = {ref.name: ref for ref in refs}
         files = [plugins.file_ref(selection) for selection in selections if not selection.startswith("no:")]
         given = {ref.name: ref for ref in (*files, *map(plugins.object_ref, objects))}
+        for name, ref in given.items():
+            if name in recorded and recorded[name].kind == "builtin":
+                raise PluginError(f"{ref}: the name {name!r} is taken by {recorded[name]}; {plugins.rename(ref)}")
         replaced = {name: plugins.in_place_of(recorded.get(name, ref), ref) for name, ref in given.items()}
         wanted = recorded | replaced
         off = cls._switched_off(selections, set(wanted))
@@ -197,14 +209,17 @@ class Host:
     def check(self) -> None:
         """Find out, before anything slow, what would end the run later: nobody may name a plugin that is not there.
 
-        Raises `PluginError` when a file or object that the user gave failed to load, a hook fails, or two parts of one
-        kind have one name.
+        Raises `PluginError` when a file or object that the user gave failed to load, a hook fails, two parts of one
+        kind have one name, a zoo cannot list its backbones, or a freeze strategy has no space. The built-in parts are
+        not asked: listing timm's takes seconds.
         """
         for failure in self._failures:
             if failure.ref.kind in BY_HAND:
                 raise PluginError(str(failure))
         for kind in _KINDS:
-            self._collect(kind)
+            for offer in self._collect(kind).values():
+                if offer.ref.kind != "builtin":
+                    kind.opening(offer.part)
 
     def warnings(self) -> list[str]:
         """One line for each plugin that is not there although nobody switched it off, or is not the one recorded."""
@@ -246,15 +261,7 @@ class Host:
 
     def backbones(self) -> list[Backbone]:
         """Every backbone of every zoo. Raises `PluginError` when a zoo fails or an address is not `zoo/model`."""
-        found: dict[str, Backbone] = {}
-        for name, offer in self._collect(_ZOO).items():
-            for backbone in offer.part.backbones():
-                if not backbone.name.startswith(f"{name}/"):
-                    raise PluginError(f"{offer.ref}: zoo {name!r} lists {backbone!r}; its names must be '{name}/MODEL'")
-                if backbone.name in found:
-                    raise PluginError(f"{offer.ref}: zoo {name!r} lists {backbone.name!r} twice")
-                found[backbone.name] = backbone
-        return list(found.values())
+        return [backbone for zoo in self.zoos().values() for backbone in zoo.backbones()]
 
     def build(self, backbone: Backbone) -> Network:
         """The backbone's network. Raises `BackboneUnavailable`, or `PluginError` when its zoo fails."""
@@ -264,6 +271,17 @@ class Host:
     def zoos_by_hand(self) -> frozenset[str]:
         """Names of the zoos that come from a file or object the user gave, rather than from an installed plugin."""
         return frozenset(name for name, offer in self._collect(_ZOO).items() if offer.ref.kind in BY_HAND)
+
+    def makers(self, plugin: str) -> Iterator[tuple[str, Callable[[], Part]]]:
+        """For each part of a loaded plugin: the hook that offers it, and what asks that hook for a new one."""
+        for kind, impl in self._implemented(plugin):
+            for number, _ in enumerate(self._offered(kind, impl)):
+                yield kind.hook, partial(self._new, kind, impl, number)
+
+    def hooks(self, plugin: str) -> list[str]:
+        """The names of the hooks that a loaded plugin implements."""
+        callers = self._manager.get_hookcallers(self._manager.get_plugin(plugin)) or ()
+        return [caller.name for caller in callers]
 
     def describe(self, error: BaseException) -> str:
         """The error in one line, with the file that holds its traceback; for whatever went wrong in a run."""
@@ -310,20 +328,32 @@ class Host:
         try:
             plugin = given[ref] if ref in given else plugins.load(ref)
         except (Exception, SystemExit) as error:
-            self._failures.append(Failure(ref, self.describe(error), "".join(traceback.format_exception(error))))
+            trace = "".join(traceback.format_exception(error))
+            self._failures.append(Failure(ref, self.describe(error), _fix(ref), trace))
             return
         try:
             self._manager.register(plugin, name=ref.name)
-            self._manager.check_pending()
-            cause = None if self._manager.get_hookcallers(plugin) else "no function in it is marked @autoft.hookimpl"
+            cause = self._misfit(plugin)
         except (pluggy.PluginValidationError, ValueError) as error:
             cause = faults.cause(error)
         if cause is None:
             self._loaded[ref.name] = ref
             return
-        self._failures.append(Failure(ref, cause))
+        self._failures.append(Failure(ref, cause, _fix(ref)))
         if self._manager.get_plugin(ref.name) is plugin:
             self._manager.unregister(plugin)
+
+    def _misfit(self, plugin: object) -> str | None:
+        """What of a registered plugin would never be called, though it looks as if it should."""
+        callers = self._manager.get_hookcallers(plugin) or []
+        known = [name for name in vars(hookspecs) if name.startswith("autoft_")]
+        if lost := [caller.name for caller in callers if not caller.has_spec()]:
+            return str(unknown_name("hook", lost[0], known))
+        unmarked = [name for name in known if callable(getattr(plugin, name, None))]
+        unmarked = [name for name in unmarked if name not in {caller.name for caller in callers}]
+        if unmarked:
+            return f"{unmarked[0]} is not marked @autoft.hookimpl"
+        return None if callers else f"no function in it is marked @autoft.hookimpl; the hooks are {', '.join(known)}"
 
     def _impls(self, hook: str) -> list[pluggy.HookImpl]:
         """Implementations in the order their plugins were loaded."""
@@ -346,14 +376,23 @@ class Host:
         key = (kind.hook, impl.plugin_name)
         if key not in self._offers:
             ref = self._loaded[impl.plugin_name]
-            with self._blaming(ref, kind.hook):
-                parts = _as_parts(impl.function())
-            for part in parts:
-                if not isinstance(part, kind.part) or not _is_name(getattr(part, "name", None)):
-                    what = f"a list of {kind.part.__name__}, each with a `name` of one word"
-                    raise PluginError(f"{ref}: {kind.hook} must return {what}; got {part!r}; {plugins.switch_off(ref)}")
-            self._offers[key] = [_Offer(self._guarded(kind, part, ref), ref) for part in parts]
+            self._offers[key] = [_Offer(part, ref) for part in self._given(kind, impl)]
         return self._offers[key]
+
+    def _given(self, kind: _Kind[P], impl: pluggy.HookImpl) -> list[P]:
+        """What a hook returns when it is called now, guarded."""
+        ref = self._loaded[impl.plugin_name]
+        with self._blaming(ref, kind.hook):
+            parts = _as_parts(impl.function())
+        for part in parts:
+            if not isinstance(part, kind.part) or not _is_name(getattr(part, "name", None)):
+                what = f"a list of {kind.part.__name__}, each with a `name` of one word"
+                got = f"got {faults.shown(part)}"
+                raise PluginError(f"{ref}: {kind.hook} must return {what}; {got}; {plugins.switch_off(ref)}")
+        return [self._guarded(kind, part, ref) for part in parts]
+
+    def _new(self, kind: _Kind[P], impl: pluggy.HookImpl, number: int) -> P:
+        return self._given(kind, impl)[number]
 
     def _parts(self, kind: _Kind[P]) -> dict[str, P]:
         return {name: offer.part for name, offer in self._collect(kind).items()}
@@ -399,19 +438,22 @@ class Host:
         """The plugin's line; `taken` holds who offers what so far, and learns what this one adds."""
         adds: list[str] = []
         try:
-            for kind, name in self._names(ref):
-                adds.append(f"{kind.noun} {name}")
-                if (first := taken.setdefault((kind.noun, name), ref)) != ref:
-                    raise PluginError(_clash(kind, name, first, ref))
+            for kind, impl in self._implemented(ref.name):
+                for part in (offer.part for offer in self._offered(kind, impl)):
+                    adds.append(f"{kind.noun} {part.name}")
+                    if (first := taken.get((kind.noun, part.name))) is not None:
+                        raise PluginError(_clash(kind, part.name, first, ref))
+                    taken[kind.noun, part.name] = ref
+                    if ref.kind != "builtin":
+                        kind.opening(part)
         except AutoftError as error:
-            return _line(ref, "failed", tuple(adds), Failure(ref, str(error)))
+            return _line(ref, "failed", tuple(adds), Failure(ref, str(error), _fix(ref)))
         return _line(ref, "ok", tuple(adds), None)
 
-    def _names(self, ref: PluginRef) -> Iterator[tuple[_Kind[Any], str]]:
+    def _implemented(self, plugin: str) -> Iterator[tuple[_Kind[Any], pluggy.HookImpl]]:
+        """The hooks for parts that a loaded plugin implements."""
         for kind in _KINDS:
-            for impl in self._impls(kind.hook):
-                if impl.plugin_name == ref.name:
-                    yield from ((kind, offer.part.name) for offer in self._offered(kind, impl))
+            yield from ((kind, impl) for impl in self._impls(kind.hook) if impl.plugin_name == plugin)
 
 
 def _line(
@@ -421,14 +463,22 @@ def _line(
     return PluginStatus(ref.name, ref.kind, ref.distribution, ref.version, status, adds, cause, trace)
 
 
+def _fix(ref: PluginRef) -> str:
+    return f"fix it or {plugins.switch_off(ref)}"
+
+
 def _clash(kind: _Kind[Any], name: str, first: PluginRef, second: PluginRef) -> str:
+    """Two parts of one name; of a built-in plugin's other parts too nobody wants to be rid."""
+    if first == second:
+        return f"{first} offers two parts called {name!r}, each a {kind.noun}; give one of them another `name`"
     both = f"{first} and {second} both offer a {kind.noun} {name!r}"
-    return f"two parts: {both}; switch one off with -p no:{first.name} or -p no:{second.name}"
+    off = " or ".join(f"-p no:{ref.name}" for ref in (first, second) if ref.kind != "builtin")
+    return f"two parts: {both}; give yours another `name`, or switch a plugin off with {off}"
 
 
 def _as_parts(returned: Any) -> list[Any]:
     if not isinstance(returned, Iterable) or isinstance(returned, str):
-        raise TypeError(f"it must return a list of parts, not {returned!r}")
+        raise TypeError(f"it must return a list of parts, not {faults.shown(returned)}")
     return list(returned)
 
 

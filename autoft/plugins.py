@@ -132,6 +132,17 @@ def switch_off(ref: PluginRef) -> str:
     return f"switch it off with -p no:{ref.name}"
 
 
+def rename(ref: PluginRef) -> str:
+    """What to do about a plugin whose name is another one's."""
+    match ref.kind:
+        case "file":
+            return f"rename the file: {Path(ref.location).name!r} without its ending is the plugin's name"
+        case "object":
+            return "give the module or object another name"
+        case _:
+            return f"pip uninstall {ref.distribution}, or have its entry point renamed"
+
+
 def without(ref: PluginRef) -> str:
     """What to do when a plugin of a run is no longer wanted."""
     return f"go on without it: -p no:{ref.name}"

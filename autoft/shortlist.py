@@ -40,8 +40,8 @@ def forward_work(cost: float) -> float:
 def choose_size(study: Study, spec: InputSpec, side: int) -> int:
     """The input size in pixels for images whose view has the resolution of a square of this `side` (`side_seen`).
 
-    A backbone of fixed size keeps it; `--image-size` is obeyed; otherwise images are enlarged at most `ENLARGE` times
-    and never beyond what the backbone was trained on.
+    A backbone of fixed size keeps it; the others obey `--image-size`; otherwise images are enlarged at most `ENLARGE`
+    times and never beyond what the backbone was trained on.
     """
     if spec.fixed_size:
         return spec.size
@@ -66,7 +66,7 @@ def shortlist(
 
     Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time, and before them those of
     zoos that the user gave as a file or an object, prior or not. What the user named and does not get is skipped with a
-    line. Raises `StudyError` when nothing is left.
+    line. Raises `StudyError` when nothing is left, or nothing of the size that was asked for.
     """
     known = host.backbones()
     given = [backbone for backbone in known if backbone.name.partition("/")[0] in host.zoos_by_hand]
@@ -78,10 +78,12 @@ def shortlist(
     _report_offline(study, _among(elsewhere, missed), screen)
     wanted = here if study.offline else here + elsewhere
     chosen = wanted if study.backbones else _affordable(study, wanted, given, machine, workload)
+    _require_size(study, chosen)
     _report_choice(study, chosen, _among(wanted, missed), screen)
     available = _fetched(study, host, chosen, screen, check)
     if not available:
         raise StudyError(_nothing_left(study, asked))
+    _require_size(study, available)
     return tuple(available)
 
 
@@ -159,9 +161,24 @@ def _report_choice(study: Study, chosen: list[Backbone], expected: list[Backbone
         limits = f"the time, or the {MOST_BACKBONES} backbones of a search"
         screen.note(f"not searched: {_some(left)}; more than {limits}; --backbones takes any you name")
     for backbone in chosen:
-        if backbone.input.fixed_size and study.image_size not in (0, backbone.input.size):
-            only = f"{backbone.name} takes {backbone.input.size} px only"
-            screen.note(f"{only}; --image-size {study.image_size} is not used for it")
+        if not _can_have_size(study, backbone):
+            screen.note(f"{_only(backbone)}; --image-size {study.image_size} is not used for it")
+
+
+def _require_size(study: Study, backbones: list[Backbone]) -> None:
+    """Raise `StudyError` when none of the backbones, of which there are some, can have the size that was asked for."""
+    if backbones and not any(_can_have_size(study, backbone) for backbone in backbones):
+        others = f" and {len(backbones) - 1} more have fixed sizes too" if len(backbones) > 1 else ""
+        advice = "leave it out, or name other backbones with --backbones"
+        raise StudyError(f"--image-size {study.image_size}: {_only(backbones[0])}{others}; {advice}")
+
+
+def _can_have_size(study: Study, backbone: Backbone) -> bool:
+    return not backbone.input.fixed_size or study.image_size in (0, backbone.input.size)
+
+
+def _only(backbone: Backbone) -> str:
+    return f"{backbone.name} takes {backbone.input.size} px only"
 
 
 def _among(backbones: list[Backbone], others: list[Backbone]) -> list[Backbone]:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 Scalar = float | int | str | bool
 Params = Mapping[str, Scalar]
@@ -14,18 +14,16 @@ Params = Mapping[str, Scalar]
 
 @dataclass(frozen=True)
 class Float:
-    """A real number in `[low, high]`; with `log`, uniform in its logarithm.
-
-    Raises `ValueError` when the bounds are not finite, not ordered, or not positive under `log`.
-    """
+    """A real number in `[low, high]`; with `log`, uniform in its logarithm."""
 
     low: float
     high: float
     log: bool = False
     kind: Literal["float"] = "float"
 
-    def __post_init__(self) -> None:
-        _check_bounds(self.low, self.high, self.log)
+    def fault(self) -> str | None:
+        """Why nothing can be drawn: bounds that are not finite, not in order, or not positive under `log`."""
+        return _fault_of_bounds(self.low, self.high, self.log)
 
     def sample(self, rng: random.Random) -> float:
         """One value, uniform over the range."""
@@ -42,18 +40,18 @@ class Float:
 
 @dataclass(frozen=True)
 class Int:
-    """A whole number in `[low, high]`, both included; with `log`, uniform in its logarithm.
-
-    Raises `ValueError` as `Float` does.
-    """
+    """A whole number in `[low, high]`, both included; with `log`, uniform in its logarithm."""
 
     low: int
     high: int
     log: bool = False
     kind: Literal["int"] = "int"
 
-    def __post_init__(self) -> None:
-        _check_bounds(self.low, self.high, self.log)
+    def fault(self) -> str | None:
+        """Why nothing can be drawn: as of a `Float`, or bounds that are no whole numbers."""
+        if not (isinstance(self.low, int) and isinstance(self.high, int)):
+            return f"the bounds of an Int are whole numbers, got low={self.low!r}, high={self.high!r}"
+        return _fault_of_bounds(self.low, self.high, self.log)
 
     def sample(self, rng: random.Random) -> int:
         """One value, uniform over the range."""
@@ -69,17 +67,17 @@ class Int:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few options, all equally likely.
-
-    Raises `ValueError` when there is no option or one stands twice.
-    """
+    """One of a few options, all equally likely."""
 
     options: tuple[Scalar, ...]
     kind: Literal["choice"] = "choice"
 
-    def __post_init__(self) -> None:
-        if not self.options or len(set(self.options)) != len(self.options):
-            raise ValueError(f"a choice needs distinct options, got {self.options!r}")
+    def fault(self) -> str | None:
+        """Why nothing can be drawn: there is no option, one stands twice, or one is no plain value."""
+        if not self.options or not all(isinstance(option, Scalar) for option in self.options):
+            return f"the options of a Choice are numbers, texts or truth values, at least one; got {self.options!r}"
+        distinct = len(set(self.options)) == len(self.options)
+        return None if distinct else f"a Choice needs distinct options, got {self.options!r}"
 
     def sample(self, rng: random.Random) -> Scalar:
         """One of the options."""
@@ -97,13 +95,19 @@ Dimension = Float | Int | Choice
 class Space:
     """Named dimensions, and `starts`: parameter sets known to do well, which searchers try first.
 
-    Raises `ValueError` when a start does not lie in the space.
+    Raises `TypeError` for what is no dimension, and `ValueError` for one that nothing can be drawn from and for a start
+    that does not lie in the space; each names the dimension.
     """
 
     dimensions: Mapping[str, Dimension]
     starts: tuple[Params, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, dimension in self.dimensions.items():
+            if not isinstance(dimension, Dimension):
+                raise TypeError(f"{name}: a dimension is a Float, an Int or a Choice, not {dimension!r}")
+            if fault := dimension.fault():
+                raise ValueError(f"{name}: {fault}")
         for start in self.starts:
             if problem := self.problem(start):
                 raise ValueError(f"start {dict(start)!r}: {problem}")
@@ -124,12 +128,11 @@ class Space:
         return None
 
 
-def _check_bounds(low: float, high: float, log: bool) -> None:
-    if not (math.isfinite(low) and math.isfinite(high)) or low > high:
-        raise ValueError(f"`low <= high` must hold and both be finite, got {low=}, {high=}")
-    if log and low <= 0:
-        raise ValueError(f"a logarithmic range starts above 0, got {low=}")
+def _fault_of_bounds(low: object, high: object, log: bool) -> str | None:
+    if _is_number(low) and _is_number(high) and -math.inf < low <= high < math.inf:
+        return f"a logarithmic range starts above 0, got {low=}" if log and low <= 0 else None
+    return f"`low <= high` must hold and both be finite numbers, got {low=}, {high=}"
 
 
-def _is_number(value: Scalar) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, float | int) and not isinstance(value, bool)

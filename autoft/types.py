@@ -123,13 +123,19 @@ class Recipe:
 class Plan:
     """What trains, at which rate, and how; `groups` empty means a frozen backbone.
 
-    `batch_norm` "frozen" keeps the pretrained running statistics, the safe choice on small data.
+    With `GradientHead(rate)` the head trains beside the groups, or alone; with `ClosedFormHead()` there are no groups.
+    `batch_norm` "frozen" keeps the pretrained running statistics, the safe choice on small data. Raises `TypeError` for
+    another head.
     """
 
     groups: tuple[ParameterGroup, ...]
     head: ClosedFormHead | GradientHead
     batch_norm: Literal["frozen", "train"] = "frozen"
     recipe: Recipe = Recipe()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.head, ClosedFormHead | GradientHead):
+            raise TypeError(f"the head of a plan is ClosedFormHead() or GradientHead(learning_rate), not {self.head!r}")
 
     def frozen_prefix(self, stages: tuple[Stage, ...]) -> int:
         """How many stages, counted from the input, hold no parameter that trains."""

@@ -168,7 +168,9 @@ def plan(names: tuple[str, ...] = ("stem.weight",), rate: float = 1e-3, **recipe
     [
         (plan(("stem.wieght",)), "no such parameters: ['stem.wieght']"),
         (plan(("stem.weight", "stem.weight")), "stands in two groups"),
-        (plan(rate=0.0), "learning rate"),
+        (plan(rate=0.0), "the learning rate of group 0 (stem.weight) is positive and finite, not 0"),
+        (autoft.Plan((), autoft.GradientHead(-1.0)), "the learning rate of the head is positive and finite, not -1"),
+        (autoft.Plan((), autoft.GradientHead(1.0, -1.0)), "the weight decay of the head is 0 or more and finite"),
         (plan(batch_size=0), "batch size"),
         (plan(passes=0.0), "passes"),
         (plan(passes=1.0, warmup_passes=2.0), "warm-up"),
@@ -182,6 +184,18 @@ def test_a_plan_that_cannot_be_carried_out_is_blamed(tmp_path: Path, given: auto
     with pytest.raises(PluginError) as caught:
         CALLS["plan"](odd(lambda: given, tmp_path))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("head", [None, 1e-3, autoft.GradientHead])
+def test_a_head_that_is_none_is_told_what_a_head_can_be(tmp_path: Path, head: Any) -> None:
+    with pytest.raises(PluginError, match=r"plan\(\).*is ClosedFormHead\(\) or GradientHead\(learning_rate\), not"):
+        CALLS["plan"](odd(lambda: autoft.Plan((), head), tmp_path))
+
+
+def test_a_module_in_place_of_a_network_is_named_by_its_type(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with pytest.raises(PluginError, match=r"it gave a value of type Sequential, not an autoft\.Network;"):
+        CALLS["build"](odd(lambda: module, tmp_path))
 
 
 def test_a_plan_without_warm_up_is_a_plan(tmp_path: Path) -> None:

@@ -201,13 +201,15 @@ def test_an_unknown_hook_fails_the_plugin_and_no_other(tmp_path: Path) -> None:
     bad = write(tmp_path, "bad.py", "import autoft\n@autoft.hookimpl\ndef autoft_zooos(): return []\n")
     host = Host.discover([bad, write(tmp_path, "good.py", FILE.format(zoo="good"))])
     assert list(host.zoos()) == ["good"]
-    assert "autoft_zooos" in host.warnings()[0]
+    assert "no hook is called 'autoft_zooos'; did you mean 'autoft_zoos'?" in host.warnings()[0]
 
 
 @pytest.mark.parametrize(
     ("source", "word"),
     [
         ("x = 1\n", "hookimpl"),
+        ("def autoft_zoos(): return []\n", "autoft_zoos is not marked @autoft.hookimpl"),
+        ("import autoft\n@autoft.hookimpl\ndef searchers(): return []\n", "did you mean 'autoft_searchers'?"),
         ("import autoft\n@autoft.hookimpl\ndef autoft_zoos(extra): return []\n", "extra"),
         ("def broken(:\n", "SyntaxError"),
     ],
@@ -250,6 +252,84 @@ def test_parts_come_in_the_order_of_their_plugins_and_once(tmp_path: Path) -> No
     host = Host.discover(files)
     assert list(host.zoos()) == ["c", "a", "b"]
     assert host.zoo("a") is host.zoos()["a"]
+
+
+MANY = """
+from autoft import *
+from autoft import hookimpl
+
+class Mine(FreezeStrategy):
+    def __init__(self, name="mine"): self.name = name
+    def space(self): return Space({space})
+    def plan(self, stages, params): return Plan((), GradientHead(1e-3))
+
+class Own(Zoo):
+    name = "own"
+    def backbones(self): return [{backbones}]
+    def build(self, backbone): raise BackboneUnavailable(backbone.name)
+
+@hookimpl
+def autoft_freeze_strategies(): return [{strategies}]
+
+@hookimpl
+def autoft_zoos(): return [Own()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"space": '{"lr": Float(1.0, 0.1)}'}, "space() of freeze strategy 'mine': ValueError: lr: `low <= high`"),
+        ({"space": '{"lr": Float(0, 1, log=True)}'}, "ValueError: lr: a logarithmic range starts above 0"),
+        ({"space": '{"lr": (0.1, 1.0)}'}, "TypeError: lr: a dimension is a Float, an Int or a Choice, not (0.1, 1.0)"),
+        ({"space": '{"lr": Float(0, 1)}, ({"lr": 2},)'}, "start {'lr': 2}: lr=2 lies outside"),
+        ({"space": '{"lr": Float(0, 1)}, ({"rl": 1},)'}, "start {'rl': 1}: ['lr'] missing"),
+        ({"backbones": 'Backbone("other/x", 1, InputSpec(32))'}, "it lists 'other/x'; the names of its backbones are"),
+        ({"backbones": 'Backbone("own/x", 1.5, InputSpec(32))'}, "parameters: Input should be a valid integer"),
+        (
+            {"strategies": 'Mine("one"), Mine("one")'},
+            "two parts called 'one', each a freeze strategy; give",
+        ),
+    ],
+)
+def test_what_a_search_would_refuse_is_found_beforehand(tmp_path: Path, given: dict[str, str], says: str) -> None:
+    parts = {"space": "{}", "backbones": "", "strategies": "Mine()"} | given
+    source = MANY
+    for name, text in parts.items():
+        source = source.replace(f"{{{name}}}", text)
+    host = Host.discover([write(tmp_path, "many.py", source)])
+    with pytest.raises(PluginError) as caught:
+        host.check()
+    assert says in str(caught.value)
+    (line,) = host.table()
+    assert line.status == "failed"
+    assert says in (line.cause or "")
+
+
+@pytest.fixture
+def built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the built-in strategies, and nothing else."""
+    monkeypatch.setattr(host_module, "BUILTINS", ("autoft.builtin.freeze",))
+
+
+@pytest.mark.usefixtures("built_in")
+def test_a_file_of_a_builtins_name_is_to_be_renamed_and_takes_nothing_away(tmp_path: Path) -> None:
+    file = write(tmp_path, "freeze.py", FILE.format(zoo="mine"))
+    with pytest.raises(PluginError, match=r"the name 'freeze' is taken by plugin 'freeze' of .*'autoft'.*; rename"):
+        Host.discover([file]).check()
+    with pytest.raises(StudyError, match=r"no:freeze would switch off both .*'autoft'.* and .*freeze\.py.*; rename"):
+        Host.discover([file, "no:freeze"])
+    recorded = Host.discover().refs
+    with pytest.raises(PluginError, match=r"taken by plugin 'freeze' of .*'autoft'.*; rename the file"):
+        Host.recorded(recorded, [file])
+
+
+@pytest.mark.usefixtures("built_in")
+def test_a_part_of_a_builtins_name_is_to_be_renamed(tmp_path: Path) -> None:
+    source = MANY.replace("{space}", "{}").replace("{backbones}", "").replace("{strategies}", 'Mine("probe")')
+    with pytest.raises(PluginError) as caught:
+        Host.discover([write(tmp_path, "many.py", source)]).check()
+    assert str(caught.value).endswith("give yours another `name`, or switch a plugin off with -p no:many")
 
 
 def test_an_unknown_part_suggests_the_near_one() -> None:
@@ -314,7 +394,7 @@ def test_an_importable_object_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -
 def test_discovering_and_the_table_import_nothing_heavy() -> None:
     code = (
         "import sys; from autoft.host import Host; Host.discover().table();"
-        "sys.exit(str(sorted({'torch','timm','ray','onnx','onnxruntime','sklearn','pydantic'} & set(sys.modules))))"
+        "sys.exit(str(sorted({'torch','timm','ray','onnx','onnxruntime','sklearn'} & set(sys.modules))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"

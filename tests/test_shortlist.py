@@ -110,6 +110,15 @@ def test_the_only_size_of_a_backbone_wins_over_the_flag_and_is_said():
     assert len(notes.lines) == 1
 
 
+def test_a_size_that_no_backbone_can_have_is_refused():
+    fixed, far = backbone("z/a", input=InputSpec(224, fixed_size=True)), backbone("far/b", weights="download")
+    with pytest.raises(StudyError, match=r"--image-size 96: z/a takes 224 px only; leave it out, or name other"):
+        chosen(FakeHost(fixed), image_size=96)
+    with pytest.raises(StudyError, match="z/a takes 224 px only"):  # the other one was not to be had
+        chosen(FakeHost(fixed, far, unreachable=["far/b"]), image_size=96)
+    assert chosen(FakeHost(fixed), image_size=224) == ["z/a"]
+
+
 def test_licences_filter_and_say_so():
     notes = Notes()
     host = FakeHost(backbone("z/a"), backbone("z/b", license="cc-by-nc-4.0"))

@@ -71,16 +71,29 @@ def test_a_number_that_is_not_finite_lies_in_no_range(value: float) -> None:
     assert not Float(-1e308, 1e308).contains(value)
 
 
-@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (math.nan, 1.0), (0.0, math.inf), (math.nan, math.nan)])
-def test_bounds_must_be_finite_and_in_order(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="low <= high"):
-        Float(low, high)
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 0.0), (math.nan, 1.0), (0.0, math.inf), (math.nan, math.nan), ("0", 1)]
+)
+def test_bounds_must_be_finite_numbers_in_order_and_name_what_they_bound(low: Any, high: Any) -> None:
+    with pytest.raises(ValueError, match=r"^lr: `low <= high`"):
+        Space({"lr": Float(low, high)})
 
 
 @pytest.mark.parametrize("low", [0.0, -1.0])
 def test_a_logarithmic_range_starts_above_zero(low: float) -> None:
-    with pytest.raises(ValueError, match="above 0"):
-        Float(low, 1.0, log=True)
+    with pytest.raises(ValueError, match=r"^lr: .*above 0"):
+        Space({"lr": Float(low, 1.0, log=True)})
+
+
+def test_whole_numbers_have_whole_bounds() -> None:
+    with pytest.raises(ValueError, match=r"^depth: .*whole numbers"):
+        Space({"depth": Int(1.5, 3)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dimension", [(1e-4, 1e-2), 3, None, Float])
+def test_what_is_no_dimension_is_named(dimension: Any) -> None:
+    with pytest.raises(TypeError, match=r"^lr: a dimension is a Float, an Int or a Choice"):
+        Space({"lr": dimension})
 
 
 def test_a_logarithmic_range_is_drawn_evenly_in_its_logarithm() -> None:
@@ -95,10 +108,12 @@ def test_whole_numbers_are_all_drawn() -> None:
     assert {Int(-1, 1).sample(rng) for _ in range(200)} == {-1, 0, 1}
 
 
-@pytest.mark.parametrize("options", [(), ("a", "a")])
-def test_a_choice_needs_distinct_options(options: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="distinct"):
-        Choice(options)
+@pytest.mark.parametrize(
+    ("options", "says"), [((), "at least one"), (("a", "a"), "distinct"), (([1],), "numbers, texts")]
+)
+def test_a_choice_needs_distinct_plain_options(options: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=f"^head: .*{says}"):
+        Space({"head": Choice(options)})
 
 
 def test_a_start_outside_is_refused_by_name() -> None:

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from autoft.testing import (
     candidates,
     simulate,
 )
+from autoft.testing.__main__ import main as command
 from autoft.types import Parent
 
 HOST = Host.from_refs(map(builtin_ref, BUILTINS))
@@ -183,11 +184,11 @@ def test_a_simulation_is_the_same_every_time() -> None:
 class Freezing(autoft.FreezeStrategy):
     name = "wrong"
 
-    def __init__(self, group: autoft.ParameterGroup, starts: Iterable[autoft.Params] = ({"depth": 1},)) -> None:
-        self.group, self.starts = group, tuple(starts)
+    def __init__(self, group: autoft.ParameterGroup) -> None:
+        self.group = group
 
     def space(self) -> autoft.Space:
-        return autoft.Space({"depth": autoft.Int(1, 3)}, self.starts)
+        return autoft.Space({"depth": autoft.Int(1, 3)}, ({"depth": 1},))
 
     def plan(self, stages: tuple[autoft.Stage, ...], params: autoft.Params) -> autoft.Plan:
         return autoft.Plan((self.group,), autoft.GradientHead(1e-3))
@@ -199,7 +200,6 @@ class Freezing(autoft.FreezeStrategy):
         (Freezing(autoft.ParameterGroup(("nowhere",), 1e-3)), "test_its_plans_can_be_carried_out", "nowhere"),
         (Freezing(autoft.ParameterGroup((), 1e-3)), "test_its_plans_can_be_carried_out", "empty"),
         (Freezing(autoft.ParameterGroup(("stem.0.weight",), 0.0)), "test_its_plans_can_be_carried", "learning rate"),
-        (Freezing(autoft.ParameterGroup(("a",), 1.0), starts=()), "test_its_space_has_a_start", "start"),
     ],
 )
 def test_a_wrong_strategy_is_told_what_is_wrong(strategy: Freezing, check: str, word: str) -> None:
@@ -289,17 +289,187 @@ def test_a_network_of_one_size_that_says_so_passes(check: str) -> None:
     getattr(zoo_suite(lambda: Net(one_size), fixed_size=True), check)()
 
 
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """`run(source, name="kind.py")`: exit code and lines on stdout and stderr of the checks of a file."""
+
+    def run(source: str | None, name: str = "kind.py") -> tuple[int, list[str], list[str]]:
+        if source is not None:
+            (tmp_path / name).write_text("from autoft import *\nfrom autoft import hookimpl\n" + source)
+        with pytest.raises(SystemExit) as ended:
+            command([str(tmp_path / name) if name.endswith(".py") else name], prog_name="autoft.testing")
+        out = capsys.readouterr()
+        return int(ended.value.code or 0), out.out.splitlines(), out.err.splitlines()
+
+    return run
+
+
+Run = Callable[..., tuple[int, list[str], list[str]]]
+STRATEGY = """
+class Mine(FreezeStrategy):
+    name = "{name}"
+    def space(self): return Space({{}})
+    def plan(self, stages, params): return {plan}
+
+@hookimpl
+def autoft_freeze_strategies(): return {given}
+"""
+
+
+def strategy(name: str = "mine", plan: str = "Plan((), GradientHead(1e-3))", given: str = "[Mine()]") -> str:
+    return STRATEGY.format(name=name, plan=plan, given=given)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("@hookimpl\ndef autoft_freeze_strategy(): return []", "did you mean 'autoft_freeze_strategies'?"),
+        ("@hookimpl\ndef freeze_strategies(): return []", "did you mean 'autoft_freeze_strategies'?"),
+        ("@hookimpl\ndef autoft_trial_finished(trials): pass", "Argument(s) {'trials'} are declared"),
+        ("x = 1", "no function in it is marked @autoft.hookimpl"),
+        ("@hookimpl\ndef autoft_trial_finished(trial): pass", "nothing was checked but that it loads"),
+        ("@hookimpl\ndef autoft_zoos(): return []", "nothing was checked but that it loads"),
+        (strategy(name="probe"), "both offer a freeze strategy 'probe'"),
+        (strategy(given="[Mine(), Mine()]"), "two parts called 'mine'"),
+        (strategy(given="None"), "it must return a list of parts, not None"),
+        (strategy(given="[FreezeStrategy()]"), "TypeError: Can't instantiate abstract class FreezeStrategy"),
+        ("import no_such_module_at_all", "ModuleNotFoundError"),
+        (None, "there is no such file"),
+    ],
+)
+def test_what_a_search_refuses_is_one_line_and_exit_code_2(run: Run, source: str | None, says: str) -> None:
+    code, out, err = run(source)
+    assert (code, out) == (2, [])
+    (line,) = err
+    assert line.startswith("error: ")
+    assert says in line
+
+
+def test_a_module_that_is_not_there_is_one_line_and_exit_code_2(run: Run) -> None:
+    code, out, (line,) = run(None, "no_such_module_at_all")
+    assert (code, out) == (2, [])
+    assert "give the path of a .py file, or the name of a module" in line
+
+
+@pytest.mark.parametrize(("option", "code"), [("--help", 0), ("--such", 2)])
+def test_an_option_is_no_module(run: Run, option: str, code: int) -> None:
+    found, out, err = run(None, option)
+    assert found == code
+    assert "FILE.py|MODULE..." in (out or err)[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "checks", "says"),
+    [
+        (strategy(plan="Plan((), None)"), 5, "is ClosedFormHead() or GradientHead(learning_rate), not None"),
+        (
+            strategy(plan="Plan((), GradientHead(0.0))"),
+            5,
+            "the learning rate of the head is positive and finite, not 0",
+        ),
+    ],
+)
+def test_one_mistake_is_told_once(run: Run, source: str, checks: int, says: str) -> None:
+    code, (line, verdict), _ = run(source)
+    assert code == 1
+    assert says in line
+    assert (
+        verdict
+        == f"mine: FreezeStrategyConformance failed {checks}, {checks - 1} of them for a cause that stands above"
+    )
+
+
+ZOO = """
+class Own(Zoo):
+    name = "own"
+    def backbones(self): return [Backbone("own/x", 112, InputSpec(32))]
+    def build(self, backbone):
+        from torch import nn
+        return {network}
+
+@hookimpl
+def autoft_zoos(): return [Own()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (
+            "Network.of(nn.Conv2d(3, 4, 3), backbone.input)",
+            "a backbone gives features (batch, dim), this one gives (2, 4",
+        ),
+        (
+            "nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())",
+            "it gave a value of type Sequential, not an autoft.Network",
+        ),
+    ],
+)
+def test_a_zoo_that_builds_nothing_is_told_so_once_and_not_that_it_knows_no_other(
+    run: Run, network: str, says: str
+) -> None:
+    code, (unknown, line, verdict), _ = run(ZOO.format(network=network))
+    assert code == 1
+    assert unknown.endswith("not checked: own/x, which is there, cannot be built either")
+    assert says in line
+    assert verdict == "own: ZooConformance failed 7, 6 of them for a cause that stands above, 1 not checked"
+
+
+BYTES = """
+import hashlib
+
+class Bytes(Exporter):
+    name = "bytes"
+    def export(self, classifier, handoff, folder):
+        (folder / "model.bin").write_bytes(b"weights")
+        digest = hashlib.sha256(b"weights").hexdigest()
+        yield Artifact("export/model.bin", "bytes", 0, 7, digest, "bytes")
+
+@hookimpl
+def autoft_exporters(): return [Bytes()]
+"""
+
+
+def test_an_exporter_need_not_write_onnx(run: Run) -> None:
+    code, lines, _ = run(BYTES)
+    assert code == 0
+    assert lines[-1] == "bytes: ExporterConformance passed, 2 not checked"
+    assert lines[0].endswith("not checked: bytes is not compared with torch: model.bin is not run here")
+
+
+def test_an_exporter_called_onnx_writes_the_core() -> None:
+    class Elsewhere(ExporterConformance):
+        def part(self) -> autoft.Exporter:
+            real = HOST.exporter("onnx")
+
+            class Renamed(autoft.Exporter):
+                name = "onnx"
+
+                def export(
+                    self, classifier: nn.Module, handoff: autoft.Handoff, folder: Path
+                ) -> Iterator[autoft.Artifact]:
+                    artifact = next(real.export(classifier, handoff, folder))
+                    (folder / "model.core.onnx").rename(folder / "model.onnx")
+                    yield replace(artifact, path="export/model.onnx")
+
+            return Renamed()
+
+    with pytest.raises(AssertionError, match=r"the core is called model\.core\.onnx, not model\.onnx"):
+        Elsewhere().test_the_file_has_its_place_in_the_bundle()
+
+
 def test_the_checks_run_on_a_file_without_pytest_and_hypothesis(tmp_path: Path) -> None:
     """As a plugin's author may: nothing but autoft is installed."""
     example = Path(__file__).parents[1] / "examples" / "custom_backbone" / "my_backbone.py"
     wrong = tmp_path / "wrong.py"
-    wrong.write_text(example.read_text().replace('"mine/tiny", parameters', '"yours/tiny", parameters'))
+    wrong.write_text(example.read_text().replace("parameters=7_296", "parameters=7"))
     code = (
         "import runpy, sys; sys.modules['pytest'] = sys.modules['hypothesis'] = None;"
         "runpy.run_module('autoft.testing', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run([sys.executable, "-c", code, example, wrong], capture_output=True, text=True, check=False)
-    right, failed, *_ = done.stdout.splitlines()
+    right, failed, verdict = done.stdout.splitlines()
     assert right == "mine: ZooConformance passed", done.stderr
-    assert "addresses_are_unique_and_start_with_the_zoo: every name is mine/MODEL; look at ['yours/tiny']" in failed
+    assert "mine: the_network_is_what_the_list_said: mine/tiny: it has 7296 parameters, the list says 7," in failed
+    assert verdict == "mine: ZooConformance failed 1"
     assert done.returncode == 1

@@ -49,14 +49,6 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
             for params in drawn:
                 yield name, stages, params, self.part().plan(stages, params)
 
-    def test_its_space_has_a_start(self) -> None:
-        """A search on a small budget tries the starts and little else."""
-        space = self.part().space()
-        assert space.starts or not space.dimensions, (
-            "give `Space` at least one start: a parameter set that does well without tuning"
-        )
-        assert all(space.problem(start) is None for start in space.starts), "every start must lie in the space"
-
     def test_its_space_survives_json(self) -> None:
         """Spaces go to workers inside candidates."""
         space = self.part().space()

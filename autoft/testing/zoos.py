@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 from typing import TYPE_CHECKING
+from unittest import SkipTest
 
+from autoft import faults
 from autoft.codec import decode, encode
 from autoft.errors import BackboneUnavailable
 from autoft.network import Network
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 
 OTHER_SIZES = (64, 96)
+_UNAVAILABLE = "build() of a backbone that is not there must raise BackboneUnavailable"
 
 
 class ZooConformance(Conformance[Zoo]):
@@ -27,6 +30,11 @@ class ZooConformance(Conformance[Zoo]):
         """The backbones that are built: two small local ones; override it to choose others."""
         local = [backbone for backbone in self.part().backbones() if backbone.weights == "local"]
         return sorted(local, key=lambda backbone: backbone.parameters)[:2]
+
+    def _at_hand(self) -> list[Backbone]:
+        if sample := self.sample():
+            return sample
+        raise SkipTest("no backbone of it has its weights here, so none is built")
 
     def test_addresses_are_unique_and_start_with_the_zoo(self) -> None:
         """`zoo/model`, each once."""
@@ -58,18 +66,25 @@ class ZooConformance(Conformance[Zoo]):
 
     def test_an_unknown_backbone_is_unavailable_with_advice(self) -> None:
         """Not a KeyError: the search goes on without it."""
+        for known in self.sample()[:1]:
+            try:
+                self.part().build(known)
+            except Exception:
+                raise SkipTest(f"{known.name}, which is there, cannot be built either") from None
         lost = Backbone(f"{self.part().name}/no_such_model_anywhere", 1, InputSpec(32))
         try:
             self.part().build(lost)
         except BackboneUnavailable as error:
             assert lost.name.partition("/")[2] in str(error), "name the backbone in BackboneUnavailable"
             assert "\n" not in str(error), "say what to do in one line"
-        else:
-            raise AssertionError("build() of a backbone that is not there must raise BackboneUnavailable")
+            return
+        except Exception as error:
+            raise AssertionError(f"{_UNAVAILABLE}, not {faults.cause(error)}") from error
+        raise AssertionError(_UNAVAILABLE)
 
     def test_features_are_finite_and_of_the_promised_width(self) -> None:
         """`(2, dim)` for two images, at the size the network asks for."""
-        for backbone in self.sample():
+        for backbone in self._at_hand():
             network = self.part().build(backbone)
             features = _features(network, 2, network.input.size)
             assert tuple(features.shape) == (2, network.dim), f"{backbone.name}: features must be (2, {network.dim})"
@@ -77,7 +92,7 @@ class ZooConformance(Conformance[Zoo]):
 
     def test_it_takes_other_sizes_unless_it_says_that_it_does_not(self) -> None:
         """Without `fixed_size` a search chooses the size from the images, and `--image-size` is obeyed."""
-        for backbone in self.sample():
+        for backbone in self._at_hand():
             network = self.part().build(backbone)
             for size in () if backbone.input.fixed_size else OTHER_SIZES:
                 advice = f"{backbone.name} fails at {size} px; say InputSpec({network.input.size}, fixed_size=True)"
@@ -91,7 +106,7 @@ class ZooConformance(Conformance[Zoo]):
         """Images come one by one and in batches, in rows of channels (`torch.channels_last`)."""
         import torch
 
-        for backbone in self.sample():
+        for backbone in self._at_hand():
             network = self.part().build(backbone)
             network.module.eval().to(memory_format=torch.channels_last)
             together = _features(network, 3, network.input.size)
@@ -103,7 +118,7 @@ class ZooConformance(Conformance[Zoo]):
         """Two steps as a trial takes them, on a copy: its own weights stay as they are."""
         import torch
 
-        for backbone in self.sample():
+        for backbone in self._at_hand():
             network = self.part().build(backbone)
             before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
             after = train(network, everything(network), network.input.size)
@@ -116,7 +131,7 @@ class ZooConformance(Conformance[Zoo]):
 
     def test_stages_hold_every_parameter_once(self) -> None:
         """Freezing works by stages, so none may be missing."""
-        for backbone in self.sample():
+        for backbone in self._at_hand():
             network = self.part().build(backbone)
             staged = [parameter.name for stage in network.stages for parameter in stage.parameters]
             held = [name for name, _ in network.module.named_parameters()]
@@ -124,18 +139,19 @@ class ZooConformance(Conformance[Zoo]):
 
     def test_building_twice_gives_the_same_weights(self) -> None:
         """Every worker builds its own copy."""
-        for backbone in self.sample()[:1]:
+        for backbone in self._at_hand()[:1]:
             one, two = (self.part().build(backbone).module.state_dict() for _ in range(2))
             differ = [name for name, tensor in one.items() if not tensor.equal(two[name])]
             assert not differ, f"{backbone.name}: building must be deterministic; look at {differ[:3]}"
 
     def test_the_network_is_what_the_list_said(self) -> None:
         """The list decides the plan before anything is built."""
-        for backbone in self.sample():
+        for backbone in self._at_hand():
             network = self.part().build(backbone)
             count = sum(parameter.numel() for parameter in network.module.parameters())
             assert network.input == backbone.input, f"{backbone.name}: the list and the network differ in `input`"
-            assert 0.5 <= count / backbone.parameters <= 2, f"{backbone.name}: it has {count} parameters"
+            told = f"{backbone.name}: it has {count} parameters, the list says {backbone.parameters}"
+            assert count == backbone.parameters, f"{told}, which stands in the model card"
 
 
 def _features(network: Network, count: int, size: int) -> Tensor:
