@@ -269,6 +269,44 @@ def test_a_broken_file_that_was_named_is_an_error_with_its_traceback_in_a_file(
     assert "broken.py" in Path(traceback).read_text()
 
 
+REFUSED = """
+from autoft import *
+from autoft import hookimpl
+
+class Mine(FreezeStrategy):
+    name = "mine"
+    def space(self): return Space({{"lr": {range}}})
+    def plan(self, stages, params): return Plan((), GradientHead(1e-3))
+
+class Own(Zoo):
+    name = "own"
+    def backbones(self): return [Backbone("{backbone}", 1, InputSpec(32))]
+    def build(self, backbone): raise BackboneUnavailable(backbone.name)
+
+@hookimpl
+def {hook}(): return [Mine()]
+
+@hookimpl
+def autoft_zoos(): return [Own()]
+"""
+SOUND = {"range": "Float(0, 1)", "backbone": "own/x", "hook": "autoft_freeze_strategies"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"range": "Float(1, 0)"}, {"range": "(0, 1)"}, {"backbone": "other/x"}, {"hook": "autoft_freeze_strategy"}],
+)
+def test_every_command_refuses_a_plugin_in_the_same_words(
+    fault: dict[str, str], tmp_path: Path, autoft_: Callable[..., Outcome]
+) -> None:
+    (tmp_path / "many.py").write_text(REFUSED.format(**SOUND | fault))
+    commands = (("search", "nowhere"), ("backbones",), ("plugins",))
+    outcomes = [autoft_(*command, "-p", str(tmp_path / "many.py")) for command in commands]
+    assert [outcome.code for outcome in outcomes] == [2, 2, 2]
+    (line,) = {outcome.err for outcome in outcomes}
+    assert line.startswith("error: plugin 'many'")
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -18,6 +18,7 @@ from autoft.cli import cli
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\$ (.+)$", README, re.MULTILINE)
+PLUGINS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"), re.DOTALL)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 # The documents give budgets for people; the same commands run here with less time.
 SHORTER = {"2m": "45s", "30m": "30s", "30s": "20s", "1m": "45s", "+10m": "+15s"}
@@ -118,17 +119,23 @@ def test_python_snippets_run(place, tmp_path):
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
     """The plugin on docs/plugins.md, as the file that it is."""
-    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
     file = tmp_path_factory.mktemp("plugin") / "kinds.py"
-    file.write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)))
+    file.write_text("\n".join(PLUGINS))
     return file
 
 
-def test_plugin_page_shows_parts_that_pass_their_checks(kinds):
-    checked = run([sys.executable, "-m", "autoft.testing", kinds.name], kinds.parent)
+@pytest.mark.parametrize("number", range(4))
+def test_a_block_of_the_plugin_page_passes_its_checks_alone(number, tmp_path):
+    (tmp_path / "block.py").write_text(PLUGINS[number])
+    checked = run([sys.executable, "-m", "autoft.testing", "block.py"], tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert checked.stdout.count("passed") == 4
-    listed = run([sys.executable, "-m", "autoft", "plugins", "-p", kinds.name], kinds.parent)
+    assert checked.stdout.strip().endswith("Conformance passed")
+
+
+def test_blocks_of_the_plugin_page_load_alone_and_together(kinds):
+    (kinds.parent / "told.py").write_text(PLUGINS[4])
+    listed = run([sys.executable, "-m", "autoft", "plugins", "-p", kinds.name, "-p", "told.py"], kinds.parent)
+    assert listed.returncode == 0, listed.stderr
     assert "zoo own, freeze strategy last, searcher turns, exporter script" in listed.stdout
 
 

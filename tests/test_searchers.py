@@ -172,3 +172,16 @@ def test_there_has_to_be_time_for_the_score_too():
     assert isinstance(play.ask(), Slice)
     play.now = 15.0
     assert play.ask() == DONE
+
+
+def test_what_fails_without_parameters_is_not_tried_again():
+    fixed, free = (
+        Candidate("z/a", "fixed", 64, Space({})),
+        Candidate("z/a", "free", 64, Space({"lr": Float(1e-4, 1e-2)})),
+    )
+    play, tried = Play(Problem((fixed, free), seed=0, workers=1)), []
+    while isinstance(answer := play.ask(), Slice):
+        play.ledger.record(Started(answer.trial.id, answer, Clock(play.now, play.deadline)))
+        play.report(answer, 0.0, event="failed")
+        tried.append(answer.trial.freeze)
+    assert sorted(tried) == ["fixed", "free", "free"]

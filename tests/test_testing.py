@@ -26,6 +26,7 @@ from autoft.testing import (
     candidates,
     simulate,
 )
+from autoft.testing.__main__ import loaded, suites
 from autoft.testing.__main__ import main as command
 from autoft.types import Parent
 
@@ -435,6 +436,19 @@ def test_an_exporter_need_not_write_onnx(run: Run) -> None:
     assert code == 0
     assert lines[-1] == "bytes: ExporterConformance passed, 2 not checked"
     assert lines[0].endswith("not checked: bytes is not compared with torch: model.bin is not run here")
+
+
+def test_a_module_is_checked_as_a_file_is(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "writes_bytes.py").write_text("from autoft import *\nfrom autoft import hookimpl\n" + BYTES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, lines, _ = run(None, "writes_bytes")
+    assert (code, lines[-1]) == (0, "bytes: ExporterConformance passed, 2 not checked")
+
+
+def test_a_module_that_is_installed_is_the_one_of_a_search() -> None:
+    host, plugin = loaded("autoft.builtin.freeze")
+    assert plugin == "freeze"
+    assert [suite.part().name for suite in suites(host, plugin)] == ["probe", "full", "last_stages", "bias_norm"]
 
 
 def test_an_exporter_called_onnx_writes_the_core() -> None:

@@ -228,7 +228,10 @@ class _Race:
 
 
 def _promising(candidates: Sequence[Candidate], ledger: Ledger) -> list[Candidate]:
-    """Candidates worth another trial: not those that only ever failed, nor closed-form ones already tried."""
+    """Candidates worth another trial: not those that only ever failed, nor closed-form ones already tried.
+
+    One that failed is tried once more with other parameters, if it has any.
+    """
     records = ledger.trials.values()
     tried = {_address(record.trial) for record in records if not _given_back(record)}
     scored = {_address(record.trial) for record in records if record.score is not None}
@@ -238,7 +241,7 @@ def _promising(candidates: Sequence[Candidate], ledger: Ledger) -> list[Candidat
         address = _address(candidate)
         if candidate.fit == "closed_form":
             return address not in tried
-        return address in scored or failures[address] < FAILURES_BORNE
+        return address in scored or failures[address] < (FAILURES_BORNE if candidate.space.dimensions else 1)
 
     return [candidate for candidate in candidates if promising(candidate)]
 
