@@ -131,14 +131,6 @@ class Plan:
     batch_norm: Literal["frozen", "train"] = "frozen"
     recipe: Recipe = Recipe()
 
-    def frozen_prefix(self, stages: tuple[Stage, ...]) -> int:
-        """How many stages, counted from the input, hold no parameter that trains."""
-        trained = {name for group in self.groups for name in group.names}
-        for depth, stage in enumerate(stages):
-            if any(parameter.name in trained for parameter in stage.parameters):
-                return depth
-        return len(stages)
-
 
 # ---------------------------------------------------------------- search
 
