@@ -322,7 +322,8 @@ class DatasetInfo:
 
     `aspect` is the median of long side / short side, at least 1. `problems` are the files that are not used.
     `value_range` is the one scale for its float and 32-bit integer images, None where there are none. `contradictions`
-    are images that stand in several classes, and are used as all of them.
+    are images that stand in several classes, and are used as all of them; `gaps` are float images some of whose pixels
+    hold no number, and are used with the least value there (for infinity the greatest).
     """
 
     root: str
@@ -334,6 +335,7 @@ class DatasetInfo:
     problems: tuple[DataProblem, ...] = ()
     value_range: ValueRange | None = None
     contradictions: tuple[DataProblem, ...] = ()
+    gaps: tuple[DataProblem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -353,7 +355,7 @@ class Preprocess:
     colour for all backbones, they share their pixels.
 
     Before all that, float and 32-bit integer images become 8-bit ones: `value_range` (low, high) of the training data
-    becomes 0 to 255, rounded, and what lies outside is clipped. None: there were no such images.
+    becomes 0 to 255, rounded, and what lies outside is clipped; NaN becomes 0. None: there were no such images.
     """
 
     size: int

@@ -116,6 +116,7 @@ def open_dataset(
         problems=usable.problems,
         value_range=found.value_range,
         contradictions=tuple(_contradictions(found.listing.classes, usable.files)),
+        gaps=tuple(_gaps(usable.files)),
     )
     dataset = Dataset(info, samples)
     dataset.hold(squares, threads, check)
@@ -211,6 +212,14 @@ def _contradictions(classes: Sequence[str], files: Sequence[tuple[int, ScannedFi
         if one.label != file.entry.label:
             where = f"{classes[one.label]!r} ({one.path})"
             yield DataProblem(file.entry.path, f"the same image is in {where}; take one of the two away")
+
+
+def _gaps(files: Sequence[tuple[int, ScannedFile]]) -> Iterator[DataProblem]:
+    """Images that are used although some of their pixels hold no number."""
+    for _, file in files:
+        if file.gaps:
+            of = file.width * file.height
+            yield DataProblem(file.entry.path, f"{file.gaps:,} of {of:,} pixels are not finite")
 
 
 def _split(found: Scan, files: tuple[tuple[int, ScannedFile], ...], seed: int) -> tuple[Sample, ...]:
