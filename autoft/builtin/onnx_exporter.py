@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import secrets
 import warnings
@@ -21,7 +22,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoft import Artifact, Exporter, Handoff, RunFailed, hookimpl
 
@@ -33,6 +34,7 @@ FILE = "model.core.onnx"
 TEMPLATE = "template.onnx"
 SCHEMA = 1
 OPSET = 18
+_SMALL_CONSTANT = 512 * 512  # numbers; the optimiser's own limit of what it computes beforehand
 IR_VERSION = 8  # the oldest that may carry opset 18, so the one that most runtimes read
 
 log = logging.getLogger("autoft")
@@ -109,11 +111,10 @@ def _exported(way: _Way, classifier: nn.Module, images: Tensor, handoff: Handoff
 def _filled(template: Path, classifier: nn.Module, handoff: Handoff) -> bytes:
     """The finished file of a template. Raises nearly anything.
 
-    torch's graph optimiser runs only now: it computes with weights (it merges equal ones, folds BatchNorm into
+    The graph is optimised only now: that computes with weights (it merges equal ones, folds BatchNorm into
     convolutions), and takes a fraction of a second, where following the network takes several.
     """
     import onnx
-    from onnxscript import optimizer
 
     model, tensors = onnx.load(template), classifier.state_dict()
     for initializer in _weights(model, tensors):
@@ -122,7 +123,7 @@ def _filled(template: Path, classifier: nn.Module, handoff: Handoff) -> bytes:
             raise ValueError(f"{initializer.name} has another shape or type than when the graph was made")
         initializer.CopyFrom(tensor)
     with _quiet():
-        content: bytes = _finished(optimizer.optimize(model), handoff).SerializeToString()
+        content: bytes = _finished(_optimised(model), handoff).SerializeToString()
     return content
 
 
@@ -161,12 +162,51 @@ def _dynamo(classifier: nn.Module, images: Tensor, optimize: bool = True) -> onn
         opset_version=OPSET,
         dynamo=True,
         dynamic_shapes=({0: "batch"},),
-        optimize=optimize,
+        optimize=False,
         verbose=False,
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    return program.model_proto
+    return _optimised(program.model_proto) if optimize else program.model_proto
+
+
+def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with everything computed that follows from its weights, in forms that older runtimes know.
+
+    Whatever its size: OpenCV fails on a network that standardises its weights as it runs, where it loads a convolution.
+    """
+    from onnxscript import optimizer, rewriter
+
+    largest = max((math.prod(tensor.dims) for tensor in model.graph.initializer), default=0)
+    rewritten = rewriter.rewrite(model, list(_rules()))
+    optimised: onnx.ModelProto = optimizer.optimize(
+        rewritten, input_size_limit=largest, output_size_limit=max(largest, _SMALL_CONSTANT)
+    )
+    return optimised
+
+
+def _rules() -> Iterator[Any]:
+    """What torch writes and OpenCV 4.10 crashes on, and how to write it instead."""
+    from onnxscript import ir
+    from onnxscript.rewriter import pattern
+
+    def gelu(op: Any, x: Any, root: Any, one: Any, half: Any) -> Any:
+        return op.Mul(x, op.Mul(half, op.Add(op.Erf(op.Div(x, root)), one)))
+
+    def gelu_halved_last(op: Any, x: Any, root: Any, one: Any, half: Any) -> Any:
+        return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
+
+    def shaped_like(op: Any, values: Any, other: Any) -> Any:
+        return op.Reshape(values, op.Shape(other, start=0, _allow_other_attributes=False))
+
+    def only_the_batch_is_open(_: Any, other: Any, **__: Any) -> bool:
+        return bool(other.shape) and all(isinstance(size, int) for size in list(other.shape)[1:])
+
+    def shaped(op: Any, values: Any, other: Any) -> Any:
+        return op.Reshape(values, op.Constant(value=ir.tensor([-1, *list(other.shape)[1:]])))
+
+    yield pattern.RewriteRule(gelu, gelu_halved_last)
+    yield pattern.RewriteRule(shaped_like, shaped, only_the_batch_is_open)
 
 
 def _torchscript(classifier: nn.Module, images: Tensor) -> onnx.ModelProto:
@@ -204,7 +244,7 @@ _PLAIN: Mapping[str, bool] = {"inplace": False, "fused_attn": False}
 _WAYS = (
     _Way("torch.onnx dynamo, attention not fused", _dynamo, _PLAIN),
     _Way("torch.onnx dynamo", _dynamo, {}),
-    # torch's own optimiser loses a node of some graphs (gemma4_vit).
+    # The optimiser loses a node of some graphs (gemma4_vit).
     _Way("torch.onnx dynamo, graph not optimised", partial(_dynamo, optimize=False), _PLAIN),
     _Way("torch.onnx torchscript", _torchscript, _PLAIN),
 )
