@@ -322,8 +322,9 @@ class DatasetInfo:
 
     `aspect` is the median of long side / short side, at least 1. `problems` are the files that are not used.
     `value_range` is the one scale for its float and 32-bit integer images, None where there are none. `contradictions`
-    are images that stand in several classes, and are used as all of them; `gaps` are float images some of whose pixels
-    hold no number, and are used with the least value there (for infinity the greatest).
+    are images that stand in several classes, and are used as all of them. `unseen` are float images that are used
+    though some of their pixels hold no number (the least value stands there, for infinity the greatest), or though the
+    one scale leaves a single grey of them.
     """
 
     root: str
@@ -335,7 +336,7 @@ class DatasetInfo:
     problems: tuple[DataProblem, ...] = ()
     value_range: ValueRange | None = None
     contradictions: tuple[DataProblem, ...] = ()
-    gaps: tuple[DataProblem, ...] = ()
+    unseen: tuple[DataProblem, ...] = ()
 
 
 @dataclass(frozen=True)

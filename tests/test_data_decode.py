@@ -301,6 +301,8 @@ def test_a_truncated_jpeg_says_so():
         (b"hello", "not an image: text"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "not an image Pillow can decode: heic"),
         (bytes(range(200, 256)), "not an image"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "damaged: the header of a PNG cannot be read"),
+        (b"\xff\xd8\xff\xe0\0", "damaged: the header of a JPEG cannot be read"),
     ],
 )
 def test_what_is_no_image_is_named(data, why):

@@ -69,6 +69,7 @@ _NUMBERS_AT_ONCE: Final = 2**22
 _large_images = threading.Lock()
 _EOI: Final = b"\xff\xd9"
 _CONTINUATIONS: Final = (b"\x55" * 512, b"\xaa" * 512)  # they differ in the first bit already
+_HEADS: Final = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"))
 _SIGNATURES: Final = (
     (b"<svg", "SVG"),
     (b"<!doctype html", "HTML"),
@@ -247,6 +248,9 @@ def _what_it_is(head: bytes) -> str:
     """Why bytes that Pillow does not know are no image; a saved error page is the usual case."""
     if not head.strip(b"\0"):
         return "not an image: only zeros" if head else "empty file"
+    for signature, kind in _HEADS:
+        if head.startswith(signature):
+            return f"damaged: the header of a {kind} cannot be read"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for signature, kind in _SIGNATURES:
         if start.startswith(signature):
