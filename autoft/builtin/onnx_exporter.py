@@ -171,42 +171,55 @@ def _dynamo(classifier: nn.Module, images: Tensor, optimize: bool = True) -> onn
 
 
 def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with everything computed that follows from its weights, in forms that older runtimes know.
+    """The model with everything computed that follows from its weights, in forms that OpenCV 4.10 does not fail on.
 
-    Whatever its size: OpenCV fails on a network that standardises its weights as it runs, where it loads a convolution.
+    Whatever its size: OpenCV crashes on a network that standardises its weights as it runs, not on one that did.
     """
     from onnxscript import optimizer, rewriter
 
     largest = max((math.prod(tensor.dims) for tensor in model.graph.initializer), default=0)
-    rewritten = rewriter.rewrite(model, list(_rules()))
     optimised: onnx.ModelProto = optimizer.optimize(
-        rewritten, input_size_limit=largest, output_size_limit=max(largest, _SMALL_CONSTANT)
+        rewriter.rewrite(model, [_gelu_halved_last()]),
+        input_size_limit=largest,
+        output_size_limit=max(largest, _SMALL_CONSTANT),
     )
+    _settle_reshapes(optimised)
+    optimizer.remove_unused_nodes(optimised)
     return optimised
 
 
-def _rules() -> Iterator[Any]:
-    """What torch writes and OpenCV 4.10 crashes on, and how to write it instead."""
-    from onnxscript import ir
+def _gelu_halved_last() -> Any:
+    """A rule that takes x * (0.5 * y), as torch writes GELU, for (x * y) * 0.5, where OpenCV looks for the 0.5."""
     from onnxscript.rewriter import pattern
 
-    def gelu(op: Any, x: Any, root: Any, one: Any, half: Any) -> Any:
+    def found(op: Any, x: Any, root: Any, one: Any, half: Any) -> Any:
         return op.Mul(x, op.Mul(half, op.Add(op.Erf(op.Div(x, root)), one)))
 
-    def gelu_halved_last(op: Any, x: Any, root: Any, one: Any, half: Any) -> Any:
+    def written(op: Any, x: Any, root: Any, one: Any, half: Any) -> Any:
         return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
 
-    def shaped_like(op: Any, values: Any, other: Any) -> Any:
-        return op.Reshape(values, op.Shape(other, start=0, _allow_other_attributes=False))
+    return pattern.RewriteRule(found, written)
 
-    def only_the_batch_is_open(_: Any, other: Any, **__: Any) -> bool:
-        return bool(other.shape) and all(isinstance(size, int) for size in list(other.shape)[1:])
 
-    def shaped(op: Any, values: Any, other: Any) -> Any:
-        return op.Reshape(values, op.Constant(value=ir.tensor([-1, *list(other.shape)[1:]])))
+def _settle_reshapes(model: onnx.ModelProto) -> None:
+    """Give every Reshape of whose result only one size is open its shape as a constant, where it is computed."""
+    import numpy as np
+    import onnx
 
-    yield pattern.RewriteRule(gelu, gelu_halved_last)
-    yield pattern.RewriteRule(shaped_like, shaped, only_the_batch_is_open)
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    sizes = {value.name: _sizes(value) for value in (*graph.value_info, *graph.output)}
+    constant = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        wanted = sizes.get(node.output[0], [])
+        if node.op_type == "Reshape" and node.input[1] not in constant and wanted and wanted.count(0) <= 1:
+            shape = np.array([size or -1 for size in wanted], np.int64)
+            node.input[1] = f"{node.output[0]}/shape"
+            model.graph.initializer.append(onnx.numpy_helper.from_array(shape, node.input[1]))
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int]:
+    """The sizes of a tensor, 0 for an open one."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def _torchscript(classifier: nn.Module, images: Tensor) -> onnx.ModelProto:
@@ -353,7 +366,7 @@ def _finished(model: onnx.ModelProto, handoff: Handoff) -> onnx.ModelProto:
 
 def _declare(values: Sequence[onnx.ValueInfoProto], name: str, shape: tuple[int, ...]) -> None:
     """Name the batch dimension of the one input or output, and state the sizes that the exporter left open."""
-    found = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    found = {value.name: _sizes(value) for value in values}
     wanted = (0, *shape)  # 0 stands for an open size
     sizes = found.get(name, [])
     if len(found) != 1 or len(sizes) != len(wanted) or any(a not in (0, b) for a, b in zip(sizes, wanted, strict=True)):
