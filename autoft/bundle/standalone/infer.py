@@ -57,7 +57,7 @@ def is_large(image: Any) -> bool:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS // 1_000_000} megapixels")
-    return pixels > EXACT_PIXELS
+    return bool(pixels > EXACT_PIXELS)
 
 
 def halved(image: Any) -> Any:
