@@ -252,6 +252,7 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
     screen.note(f"{info.root}: {sum(info.counts.values())} images, {len(info.classes)} classes, {counts}")
     _report(info.problems, "files are not used", screen)
     _report(info.contradictions, "images stand in two classes, and are used as both", screen)
+    _report(info.unseen, "float images are used, but do not show all they should", screen)
 
 
 def _report(problems: Sequence[DataProblem], what: str, screen: Screen) -> None:

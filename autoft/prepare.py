@@ -40,7 +40,6 @@ _IMPORTED_AT_THE_END = (
     "onnxscript.optimizer",
     "scipy.stats",
     "sklearn.model_selection",
-    "sklearn.metrics",
 )
 
 

@@ -18,9 +18,8 @@ from autoft.errors import DataError, UserError
 from autoft.files import as_path, as_text
 from autoft.onnx_runtime import PixelModel
 from autoft.predict import image_files, predictions
-from autoft.statistics import scores
 from autoft.summary import Scores
-from autoft.task import SingleLabel
+from autoft.task import SingleLabel, scores
 from autoft.types import SplitName
 
 _READERS: Final = 4

@@ -8,9 +8,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.summary import Scores
-from autoft.task import METRICS, SingleLabel
-
 RESAMPLES: Final = 1000
 _NUMBERS_AT_ONCE: Final = 2**18
 
@@ -22,16 +19,6 @@ Hits = NDArray[np.bool_]
 Interval = tuple[float, float]
 Statistic = Callable[[Counts], Floats]
 """From how often each image counts, `(resamples, n)`, to one figure a resample, `(resamples,)`."""
-
-
-def scores(task: SingleLabel, primary: str, logits: Logits, labels: Labels) -> Scores:
-    """Every metric of the task over logits `(n, classes)`, with a 95 % interval for the primary one."""
-    metrics = {name: task.score(name, logits, labels) for name in task.metrics}
-    correct = int((logits.argmax(axis=1) == labels).sum())
-    interval = _INTERVALS[primary](logits, labels, metrics[primary])
-    low, high = sorted(map(METRICS[primary].shown, interval))
-    figures = {name: METRICS[name].shown(score) for name, score in metrics.items()}
-    return Scores(n=len(labels), correct=correct, metrics=figures, ci95=(low, high))
 
 
 def proportion(hits: int, n: int) -> Interval:
@@ -75,7 +62,7 @@ def _resamples(n: int) -> Iterator[Counts]:
 # ---------------------------------------------------------------- statistics
 
 
-def mean(values: Floats) -> Statistic:
+def mean(values: Floats | Hits) -> Statistic:
     """The mean of a value of each image, `(n,)`."""
     return lambda counts: counts @ values / len(values)
 
@@ -125,25 +112,3 @@ def _mean_over_classes(parts: Counts, wholes: Counts, occurs: Hits) -> Floats:
     ratios = np.divide(parts, wholes, out=np.zeros(parts.shape), where=occurs)
     means: Floats = ratios.sum(axis=1) / occurs.sum(axis=1)
     return means
-
-
-# ---------------------------------------------------------------- intervals of the task's metrics
-
-
-def _of_accuracy(logits: Logits, labels: Labels, _: float) -> Interval:
-    return proportion(int((logits.argmax(axis=1) == labels).sum()), len(labels))
-
-
-def _of(statistic: Callable[[Logits, Labels], Statistic]) -> Callable[[Logits, Labels, float], Interval]:
-    def interval(logits: Logits, labels: Labels, value: float) -> Interval:
-        return percentiles(value, bootstrap({"": statistic(logits, labels)}, len(labels))[""])
-
-    return interval
-
-
-_INTERVALS: Final[Mapping[str, Callable[[Logits, Labels, float], Interval]]] = {
-    "accuracy": _of_accuracy,
-    "balanced_accuracy": _of(lambda logits, labels: balanced_accuracy(labels, logits.argmax(axis=1))),
-    "macro_f1": _of(lambda logits, labels: macro_f1(labels, logits.argmax(axis=1))),
-    "log_loss": _of(lambda logits, labels: mean(-log_losses(logits, labels))),  # negated, as scores are
-}

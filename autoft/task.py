@@ -8,63 +8,55 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from autoft.parts import Task
+from autoft.statistics import (
+    Labels,
+    Logits,
+    Statistic,
+    balanced_accuracy,
+    bootstrap,
+    log_losses,
+    macro_f1,
+    mean,
+    percentiles,
+    proportion,
+    value_of,
+)
+from autoft.summary import Scores
 from autoft.types import Output
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a task. `score` gives it of logits `(n, classes)` and class indices `(n,)`.
+    """One figure of a task, by what it is a `statistic` of: logits `(n, classes)` and class indices `(n,)`.
 
     Of scores greater is better, always: of a metric that `is_loss` it is the negative. A metric that `weighs_classes`
     alike gets worse when a rare class is never found. The figures it is `shown` as lie between 0 and `greatest`.
     """
 
-    score: Callable[[np.ndarray, np.ndarray], float]
+    statistic: Callable[[Logits, Labels], Statistic]
     is_loss: bool = False
     weighs_classes: bool = False
     greatest: float = 1.0
+
+    def score(self, logits: Logits, labels: Labels) -> float:
+        """The score of logits `(n, classes)` for class indices `(n,)`."""
+        return value_of(self.statistic(logits, labels), len(labels))
 
     def shown(self, score: float) -> float:
         """The figure that people and files get to see: of a loss the loss itself, positive, smaller is better."""
         return 0.0 - score if self.is_loss else score
 
 
-def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float((logits.argmax(axis=1) == labels).mean())
-
-
-def _balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    from sklearn.metrics import recall_score
-
-    # The mean recall over the classes that occur; sklearn's balanced_accuracy_score warns about the others.
-    return float(recall_score(labels, logits.argmax(axis=1), labels=_present(labels), average="macro"))
-
-
-def _macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, logits.argmax(axis=1), labels=_present(labels), average="macro", zero_division=0))
-
-
-def _log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    from scipy.special import log_softmax
-
-    return float(log_softmax(logits.astype("float64"), axis=1)[range(len(labels)), labels].mean())
-
-
-def _present(labels: np.ndarray) -> list[int]:
-    return sorted(set(labels.tolist()))
-
-
 METRICS: Final[Mapping[str, Metric]] = {
-    "accuracy": Metric(_accuracy),
-    "balanced_accuracy": Metric(_balanced_accuracy, weighs_classes=True),
-    "macro_f1": Metric(_macro_f1, weighs_classes=True),
-    "log_loss": Metric(_log_loss, is_loss=True, greatest=math.inf),
+    "accuracy": Metric(lambda logits, labels: mean(logits.argmax(axis=1) == labels)),
+    "balanced_accuracy": Metric(
+        lambda logits, labels: balanced_accuracy(labels, logits.argmax(axis=1)), weighs_classes=True
+    ),
+    "macro_f1": Metric(lambda logits, labels: macro_f1(labels, logits.argmax(axis=1)), weighs_classes=True),
+    "log_loss": Metric(lambda logits, labels: mean(-log_losses(logits, labels)), is_loss=True, greatest=math.inf),
 }
 
 
@@ -85,6 +77,23 @@ class SingleLabel(Task):
 
         return cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
-    def score(self, metric: str, logits: np.ndarray, labels: np.ndarray) -> float:
+    def score(self, metric: str, logits: Logits, labels: Labels) -> float:
         """The metric over logits `(n, classes)` and class indices `(n,)`; greater is better."""
         return METRICS[metric].score(logits, labels)
+
+
+def scores(task: SingleLabel, primary: str, logits: Logits, labels: Labels) -> Scores:
+    """Every metric of the task over logits `(n, classes)`, with a 95 % interval for the primary one.
+
+    That of accuracy is Wilson's; the others are bootstraps over images.
+    """
+    metrics = {name: task.score(name, logits, labels) for name in task.metrics}
+    correct = int((logits.argmax(axis=1) == labels).sum())
+    if primary == "accuracy":
+        interval = proportion(correct, len(labels))
+    else:
+        drawn = bootstrap({primary: METRICS[primary].statistic(logits, labels)}, len(labels))
+        interval = percentiles(metrics[primary], drawn[primary])
+    low, high = sorted(map(METRICS[primary].shown, interval))
+    figures = {name: METRICS[name].shown(score) for name, score in metrics.items()}
+    return Scores(n=len(labels), correct=correct, metrics=figures, ci95=(low, high))

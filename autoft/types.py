@@ -137,14 +137,6 @@ class Plan:
         if not isinstance(self.head, ClosedFormHead | GradientHead):
             raise TypeError(f"the head of a plan is ClosedFormHead() or GradientHead(learning_rate), not {self.head!r}")
 
-    def frozen_prefix(self, stages: tuple[Stage, ...]) -> int:
-        """How many stages, counted from the input, hold no parameter that trains."""
-        trained = {name for group in self.groups for name in group.names}
-        for depth, stage in enumerate(stages):
-            if any(parameter.name in trained for parameter in stage.parameters):
-                return depth
-        return len(stages)
-
 
 # ---------------------------------------------------------------- search
 
@@ -336,7 +328,9 @@ class DatasetInfo:
 
     `aspect` is the median of long side / short side, at least 1. `problems` are the files that are not used.
     `value_range` is the one scale for its float and 32-bit integer images, None where there are none. `contradictions`
-    are images that stand in several classes, and are used as all of them.
+    are images that stand in several classes, and are used as all of them. `unseen` are float images that are used
+    though some of their pixels hold no number (the least value stands there, for infinity the greatest), or though the
+    one scale leaves a single grey of them.
     """
 
     root: str
@@ -348,6 +342,7 @@ class DatasetInfo:
     problems: tuple[DataProblem, ...] = ()
     value_range: ValueRange | None = None
     contradictions: tuple[DataProblem, ...] = ()
+    unseen: tuple[DataProblem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -367,7 +362,7 @@ class Preprocess:
     colour for all backbones, they share their pixels.
 
     Before all that, float and 32-bit integer images become 8-bit ones: `value_range` (low, high) of the training data
-    becomes 0 to 255, rounded, and what lies outside is clipped. None: there were no such images.
+    becomes 0 to 255, rounded, and what lies outside is clipped; NaN becomes 0. None: there were no such images.
     """
 
     size: int

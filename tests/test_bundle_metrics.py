@@ -14,8 +14,7 @@ from autoft.bundle.calibration import fit_temperature
 from autoft.bundle.metrics import BINS, MAX_CONFUSION_CLASSES, metrics_report
 from autoft.bundle.values import Calibration, Estimate, MetricsReport
 from autoft.codec import decode, encode
-from autoft.statistics import scores
-from autoft.task import SingleLabel
+from autoft.task import SingleLabel, scores
 
 METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece"]
 DEFINED_IN = {"log_loss": (0.0, float("inf"))}

@@ -193,6 +193,36 @@ def test_float_images_have_one_scale(tmp_path):
         np.testing.assert_array_equal(dataset.pixels(16)[sample.row], expected)
 
 
+@pytest.mark.parametrize("mark", [np.nan, np.inf, -np.inf, -3.4e38])
+def test_a_float_image_with_pixels_without_a_number_is_used_and_named(tmp_path, mark):
+    for name in ("dark", "light"):
+        (tmp_path / "floats" / name).mkdir(parents=True)
+        for number in range(4):
+            values = np.linspace(0, (10 if name == "dark" else 20) + number, 64, dtype=np.float32).reshape(8, 8)
+            Image.fromarray(values).save(tmp_path / "floats" / name / f"{number}.tif")
+    values[2, 3:5] = mark
+    Image.fromarray(values).save(tmp_path / "floats" / "dark" / "gaps.tif")
+    Image.fromarray(np.full((8, 8), mark, np.float32)).save(tmp_path / "floats" / "light" / "nothing.tif")
+    dataset = opened(tmp_path / "floats")
+    assert reasons(dataset) == {"light/nothing.tif": "no finite pixel values"}
+    info = dataset.info
+    assert [(one.path, one.reason) for one in info.unseen] == [("dark/gaps.tif", "2 of 64 pixels are not finite")]
+    assert info.value_range == (0.0, 23.0) and sum(info.counts.values()) == 9
+
+
+def test_a_float_image_that_the_one_scale_leaves_a_single_grey_of_is_named(tmp_path):
+    for name in ("dark", "light"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            values = np.linspace(0, (1000 if name == "dark" else 4000) + number, 64, dtype=np.float32).reshape(8, 8)
+            Image.fromarray(values).save(tmp_path / name / f"{number}.tif")
+    Image.fromarray(values / 4003).save(tmp_path / "light" / "reflectance.tif")
+    Image.fromarray(np.full((8, 8), 7, np.float32)).save(tmp_path / "light" / "constant.tif")
+    (named,) = opened(tmp_path).info.unseen
+    assert named.path == "light/reflectance.tif"
+    assert named.reason == "values from 0 to 1 are one grey on 0 to 4003, the one scale of all images"
+
+
 def test_ordinary_images_have_no_scale(tiny_images):
     assert opened(tiny_images).info.value_range is None
 

@@ -223,10 +223,17 @@ def test_class_folders_that_look_alike(tmp_path, one, other):
     assert "differ only in case, spaces" in refusal(tmp_path)
 
 
+def test_classes_one_level_too_deep_and_hidden_ones_are_pointed_at(tmp_path):
+    for folder in ("deep/photos/cat", "deep/photos/dog", "hidden/.cat", "hidden/.dog"):
+        fill(tmp_path / folder)
+    assert refusal(tmp_path / "deep").endswith(f"if the folders in it are the classes, give {tmp_path}/deep/photos")
+    assert "hidden folders such as '.cat' are left out" in refusal(tmp_path / "hidden")
+
+
 def test_class_spelt_differently_in_another_split(tmp_path):
     for folder in ("train/cat", "train/dog", "val/Cat", "val/dog"):
         fill(tmp_path / folder)
-    assert "'Cat' and 'cat'" in refusal(tmp_path)
+    assert "'train/cat' and 'val/Cat' differ only in case" in refusal(tmp_path)
 
 
 def test_class_that_train_lacks(tmp_path):

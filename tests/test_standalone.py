@@ -614,10 +614,10 @@ def test_the_python_example_says_how_it_is_used(bundle: Path) -> None:
 
 
 def huge_png(path: Path) -> None:
-    """A PNG that says it has 200 megapixels."""
+    """A PNG that says it has 400 megapixels."""
     Image.new("1", (1, 1)).save(path)
     content = bytearray(path.read_bytes())
-    content[16:24] = (20_000).to_bytes(4, "big") + (10_000).to_bytes(4, "big")
+    content[16:24] = 2 * (20_000).to_bytes(4, "big")
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from autoft.statistics import scores
-from autoft.task import METRICS, SingleLabel
+from autoft.task import METRICS, SingleLabel, scores
 
 
 def test_a_loss_is_positive_for_people_and_greater_is_better_inside() -> None:
@@ -22,3 +25,29 @@ def test_a_loss_is_positive_for_people_and_greater_is_better_inside() -> None:
 
 def test_no_loss_at_all_is_plain_zero() -> None:
     assert str(METRICS["log_loss"].shown(0.0)) == str(METRICS["log_loss"].shown(-0.0)) == "0.0"
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of up to 12 classes, of which some may never occur and some may never be predicted."""
+    n, classes = draw(st.integers(1, 60)), draw(st.integers(1, 12))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    occur, predicted = (draw(st.sets(st.integers(0, classes - 1), min_size=1)) for _ in range(2))
+    logits = rng.standard_normal((n, classes)).astype(np.float32)
+    logits[:, [label for label in range(classes) if label not in predicted]] -= 50
+    return logits, rng.choice(sorted(occur), n)
+
+
+@given(answers())
+@settings(max_examples=150, deadline=None)
+def test_scores_are_those_of_scikit_learn(data: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = data
+    predicted, present = logits.argmax(axis=1), sorted(set(labels.tolist()))
+    expected = {
+        "accuracy": accuracy_score(labels, predicted),
+        "balanced_accuracy": recall_score(labels, predicted, labels=present, average="macro"),
+        "macro_f1": f1_score(labels, predicted, labels=present, average="macro", zero_division=0),
+        "log_loss": log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean(),
+    }
+    found = {name: SingleLabel().score(name, logits, labels) for name in METRICS}
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)

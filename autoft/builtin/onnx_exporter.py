@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import secrets
 import warnings
@@ -21,7 +22,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoft import Artifact, Exporter, Handoff, RunFailed, hookimpl
 
@@ -33,6 +34,7 @@ FILE = "model.core.onnx"
 TEMPLATE = "template.onnx"
 SCHEMA = 1
 OPSET = 18
+_SMALL_CONSTANT = 512 * 512  # numbers; the optimiser's own limit of what it computes beforehand
 IR_VERSION = 8  # the oldest that may carry opset 18, so the one that most runtimes read
 
 log = logging.getLogger("autoft")
@@ -109,11 +111,10 @@ def _exported(way: _Way, classifier: nn.Module, images: Tensor, handoff: Handoff
 def _filled(template: Path, classifier: nn.Module, handoff: Handoff) -> bytes:
     """The finished file of a template. Raises nearly anything.
 
-    torch's graph optimiser runs only now: it computes with weights (it merges equal ones, folds BatchNorm into
+    The graph is optimised only now: that computes with weights (it merges equal ones, folds BatchNorm into
     convolutions), and takes a fraction of a second, where following the network takes several.
     """
     import onnx
-    from onnxscript import optimizer
 
     model, tensors = onnx.load(template), classifier.state_dict()
     for initializer in _weights(model, tensors):
@@ -122,7 +123,7 @@ def _filled(template: Path, classifier: nn.Module, handoff: Handoff) -> bytes:
             raise ValueError(f"{initializer.name} has another shape or type than when the graph was made")
         initializer.CopyFrom(tensor)
     with _quiet():
-        content: bytes = _finished(optimizer.optimize(model), handoff).SerializeToString()
+        content: bytes = _finished(_optimised(model), handoff).SerializeToString()
     return content
 
 
@@ -161,12 +162,64 @@ def _dynamo(classifier: nn.Module, images: Tensor, optimize: bool = True) -> onn
         opset_version=OPSET,
         dynamo=True,
         dynamic_shapes=({0: "batch"},),
-        optimize=optimize,
+        optimize=False,
         verbose=False,
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    return program.model_proto
+    return _optimised(program.model_proto) if optimize else program.model_proto
+
+
+def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with everything computed that follows from its weights, in forms that OpenCV 4.10 does not fail on.
+
+    Whatever its size: OpenCV crashes on a network that standardises its weights as it runs, not on one that did.
+    """
+    from onnxscript import optimizer, rewriter
+
+    largest = max((math.prod(tensor.dims) for tensor in model.graph.initializer), default=0)
+    optimised: onnx.ModelProto = optimizer.optimize(
+        rewriter.rewrite(model, [_gelu_halved_last()]),
+        input_size_limit=largest,
+        output_size_limit=max(largest, _SMALL_CONSTANT),
+    )
+    _settle_reshapes(optimised)
+    optimizer.remove_unused_nodes(optimised)
+    return optimised
+
+
+def _gelu_halved_last() -> Any:
+    """A rule that takes x * (0.5 * y), as torch writes GELU, for (x * y) * 0.5, where OpenCV looks for the 0.5."""
+    from onnxscript.rewriter import pattern
+
+    def found(op: Any, x: Any, root: Any, one: Any, half: Any) -> Any:
+        return op.Mul(x, op.Mul(half, op.Add(op.Erf(op.Div(x, root)), one)))
+
+    def written(op: Any, x: Any, root: Any, one: Any, half: Any) -> Any:
+        return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
+
+    return pattern.RewriteRule(found, written)
+
+
+def _settle_reshapes(model: onnx.ModelProto) -> None:
+    """Give every Reshape of whose result only one size is open its shape as a constant, where it is computed."""
+    import numpy as np
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    sizes = {value.name: _sizes(value) for value in (*graph.value_info, *graph.output)}
+    constant = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        wanted = sizes.get(node.output[0], [])
+        if node.op_type == "Reshape" and node.input[1] not in constant and wanted and wanted.count(0) <= 1:
+            shape = np.array([size or -1 for size in wanted], np.int64)
+            node.input[1] = f"{node.output[0]}/shape"
+            model.graph.initializer.append(onnx.numpy_helper.from_array(shape, node.input[1]))
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int]:
+    """The sizes of a tensor, 0 for an open one."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def _torchscript(classifier: nn.Module, images: Tensor) -> onnx.ModelProto:
@@ -204,7 +257,7 @@ _PLAIN: Mapping[str, bool] = {"inplace": False, "fused_attn": False}
 _WAYS = (
     _Way("torch.onnx dynamo, attention not fused", _dynamo, _PLAIN),
     _Way("torch.onnx dynamo", _dynamo, {}),
-    # torch's own optimiser loses a node of some graphs (gemma4_vit).
+    # The optimiser loses a node of some graphs (gemma4_vit).
     _Way("torch.onnx dynamo, graph not optimised", partial(_dynamo, optimize=False), _PLAIN),
     _Way("torch.onnx torchscript", _torchscript, _PLAIN),
 )
@@ -313,7 +366,7 @@ def _finished(model: onnx.ModelProto, handoff: Handoff) -> onnx.ModelProto:
 
 def _declare(values: Sequence[onnx.ValueInfoProto], name: str, shape: tuple[int, ...]) -> None:
     """Name the batch dimension of the one input or output, and state the sizes that the exporter left open."""
-    found = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    found = {value.name: _sizes(value) for value in values}
     wanted = (0, *shape)  # 0 stands for an open size
     sizes = found.get(name, [])
     if len(found) != 1 or len(sizes) != len(wanted) or any(a not in (0, b) for a, b in zip(sizes, wanted, strict=True)):

@@ -45,10 +45,9 @@ from autoft.codec import decode, encode_readable
 from autoft.data.decode import normalise, preprocess
 from autoft.errors import GateFailed
 from autoft.onnx_runtime import Logits
-from autoft.statistics import scores
 from autoft.stopwatch import Stopwatch
 from autoft.summary import Scores
-from autoft.task import SingleLabel
+from autoft.task import SingleLabel, scores
 from autoft.types import Artifact, SplitName
 
 _SCRIPTS: Final = {"verify.py": "verify.py", "infer.py": "examples/infer.py", "infer.mjs": "examples/infer.mjs"}

@@ -19,7 +19,7 @@ from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, s
 from autoft.data.split import require_enough, split, stratified_order
 from autoft.errors import DataError, RunFolderError
 from autoft.files import as_path, write_atomic
-from autoft.types import DataProblem, DatasetInfo, Entry, Interpolation, Sample, SplitName, View
+from autoft.types import DataProblem, DatasetInfo, Entry, Interpolation, Sample, SplitName, ValueRange, View
 
 Square = tuple[int, Interpolation, View]
 """How an image becomes a square: size in pixels, interpolation, view."""
@@ -116,6 +116,7 @@ def open_dataset(
         problems=usable.problems,
         value_range=found.value_range,
         contradictions=tuple(_contradictions(found.listing.classes, usable.files)),
+        unseen=tuple(_unseen(usable.files, found.value_range)),
     )
     dataset = Dataset(info, samples)
     dataset.hold(squares, threads, check)
@@ -211,6 +212,19 @@ def _contradictions(classes: Sequence[str], files: Sequence[tuple[int, ScannedFi
         if one.label != file.entry.label:
             where = f"{classes[one.label]!r} ({one.path})"
             yield DataProblem(file.entry.path, f"the same image is in {where}; take one of the two away")
+
+
+def _unseen(files: Sequence[tuple[int, ScannedFile]], scale: ValueRange | None) -> Iterator[DataProblem]:
+    """Float images that are used, although pixels hold no number or the scale leaves a single grey of them."""
+    bottom, top = scale or (0.0, 0.0)
+    for _, file in files:
+        if file.gaps:
+            of = file.width * file.height
+            yield DataProblem(file.entry.path, f"{file.gaps:,} of {of:,} pixels are not finite")
+        low, high = file.values or (0.0, 0.0)
+        if 0 < 255 * (high - low) < top - bottom:
+            where = f"{bottom:g} to {top:g}, the one scale of all images"
+            yield DataProblem(file.entry.path, f"values from {low:g} to {high:g} are one grey on {where}")
 
 
 def _split(found: Scan, files: tuple[tuple[int, ScannedFile], ...], seed: int) -> tuple[Sample, ...]:

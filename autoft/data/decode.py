@@ -4,8 +4,8 @@ Every image becomes 8-bit RGB, upright. What is not RGB is turned into it like t
 
 - transparency (alpha, palette, colour key) is composited over white
 - 16-bit grey is scaled so that 65535 becomes 255
-- 32-bit integers and floats are scaled so that a range of values becomes 0 to 255: the one that was chosen for the data
-  set, or for a single image the one that `full_scale` chooses for it
+- 32-bit integers and floats are scaled so that a range of values, the one of the data set, becomes 0 to 255; NaN and
+  negative infinity become 0, infinity 255
 - palette, greyscale, 1-bit, CMYK, YCbCr, HSV and LAB go through Pillow
 - of an animation or a multi-page file only the first frame counts
 - an image of more than `EXACT_PIXELS` is halved, so that memory stays bounded
@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError, _imaging
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from autoft.errors import ReadFailed, UnreadableImage
 from autoft.types import Interpolation, Preprocess, ValueRange, View
@@ -44,7 +44,7 @@ MAX_PIXELS: Final = 256_000_000
 MAX_BYTES: Final = 1 << 30
 """Bytes above which a file is refused unread."""
 
-DECODER: Final = f"2-{PIL.__version__}"
+DECODER: Final = f"3-{PIL.__version__}"
 """Changes whenever the same file may give other pixels; the first number counts changes in this module."""
 
 # Formats Pillow only recognises, or opens by starting another program.
@@ -65,9 +65,11 @@ _NUMBERS: Final = ("I", "F")
 _LARGEST_VALUE: Final = 1e30  # beyond it are marks for "no data"
 _RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _LARGE: Final = 40_000_000
+_NUMBERS_AT_ONCE: Final = 2**22
 _large_images = threading.Lock()
 _EOI: Final = b"\xff\xd9"
 _CONTINUATIONS: Final = (b"\x55" * 512, b"\xaa" * 512)  # they differ in the first bit already
+_HEADS: Final = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"))
 _SIGNATURES: Final = (
     (b"<svg", "SVG"),
     (b"<!doctype html", "HTML"),
@@ -96,8 +98,9 @@ def readable_extensions() -> frozenset[str]:
 def decode(source: Path | bytes, value_range: ValueRange | None = None) -> Pixels:
     """Pixels `(height, width, 3)` uint8 RGB of an image file, or of its bytes, as a person sees it.
 
-    `value_range`: the values of a float or 32-bit image that become 0 and 255. A baseline JPEG that lacks nothing but
-    its end marker is accepted. Raises `UnreadableImage` with the reason.
+    `value_range`: the values of a float or 32-bit image that become 0 and 255; None where such an image is not
+    expected, and refused. A baseline JPEG that lacks nothing but its end marker is accepted. Raises `UnreadableImage`
+    with the reason.
     """
     data = _bytes_of(source)
     with _decoding_errors():
@@ -115,11 +118,15 @@ def decode(source: Path | bytes, value_range: ValueRange | None = None) -> Pixel
 
 @dataclass(frozen=True)
 class Measured:
-    """Width and height in pixels as the header states them; of float and 32-bit images the least and greatest value."""
+    """Width and height in pixels as the header states them; of float and 32-bit images the least and greatest value.
+
+    `gaps` counts the pixels of these that hold no number: NaN, infinity, or a mark for "no data" beyond 1e30.
+    """
 
     width: int
     height: int
     values: ValueRange | None = None
+    gaps: int = 0
 
 
 def measure(file: BinaryIO) -> Measured:
@@ -128,10 +135,7 @@ def measure(file: BinaryIO) -> Measured:
         if image.mode not in _NUMBERS:
             return Measured(*image.size)
         with _turn_of(image):
-            values = np.asarray(image)
-            finite = values[_is_number(values)]
-            span = (float(finite.min()), float(finite.max())) if finite.size else None
-        return Measured(*image.size, span)
+            return Measured(*image.size, *_census(np.asarray(image)))
 
 
 def full_scale(low: float, high: float) -> ValueRange:
@@ -211,10 +215,6 @@ def _open(file: BinaryIO) -> Image.Image:
     except UnidentifiedImageError as error:
         file.seek(0)
         raise UnreadableImage(_kind_of_tiff(file) or _what_it_is(file.read(512))) from error
-    width, height = image.size
-    limit = EXACT_PIXELS if image.mode.startswith("I;16") else MAX_PIXELS  # Pillow cannot halve these
-    if width * height > limit:
-        raise UnreadableImage(f"{width} x {height} pixels, the limit is {limit // 1_000_000} megapixels")
     return image
 
 
@@ -248,6 +248,9 @@ def _what_it_is(head: bytes) -> str:
     """Why bytes that Pillow does not know are no image; a saved error page is the usual case."""
     if not head.strip(b"\0"):
         return "not an image: only zeros" if head else "empty file"
+    for signature, kind in _HEADS:
+        if head.startswith(signature):
+            return f"damaged: the header of a {kind} cannot be read"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for signature, kind in _SIGNATURES:
         if start.startswith(signature):
@@ -327,15 +330,17 @@ def _may_lack_end_marker(data: bytes) -> bool:
 
 def _decode_bytes(data: bytes, value_range: ValueRange | None) -> Pixels:
     with _open(io.BytesIO(data)) as image, _turn_of(image):
-        if _is_too_large(image) and isinstance(image, JpegImagePlugin.JpegImageFile):
-            image.draft(None, (image.width // 2, image.height // 2))  # decoded at half its size
+        if _is_too_large(image):
+            image.draft(None, (image.width // 2, image.height // 2))  # a JPEG is decoded at half its size
         image.load()
-        turn = _turn_upright(image)
+        turn, sixteen = _turn_upright(image), image.mode.startswith("I;16")
         exact = _halved(image) if _is_too_large(image) else image
         upright = exact if turn is None else exact.transpose(turn)
+        if sixteen:
+            return _grey16(upright)
         if upright.mode in _NUMBERS:
-            return _as_rgb(_scaled(np.asarray(upright).astype(np.float64), value_range))
-        return _grey16(upright) if upright.mode.startswith("I;16") else _through_pillow(upright)
+            return _as_rgb(_scaled(np.asarray(upright), value_range))
+        return _through_pillow(upright)
 
 
 def _is_too_large(image: Image.Image) -> bool:
@@ -344,8 +349,10 @@ def _is_too_large(image: Image.Image) -> bool:
 
 def _halved(image: Image.Image) -> Image.Image:
     """The image with the means of two by two pixels, in a mode that has means."""
+    if image.mode.startswith("I;16"):
+        return image.convert("I").reduce(2)
     if image.has_transparency_data:
-        return image.convert("RGBA").reduce(2)
+        return (image if image.mode == "RGBA" else image.convert("RGBA")).reduce(2)
     return (image.convert("RGB") if image.mode in ("P", "1") else image).reduce(2)
 
 
@@ -389,11 +396,32 @@ def _is_number(values: NDArray[Any]) -> NDArray[np.bool_]:
     return marks
 
 
-def _scaled(values: NDArray[np.float64], value_range: ValueRange | None) -> Pixels:
-    finite = values[_is_number(values)]
-    if not finite.size:
+def _blocks(values: NDArray[Any]) -> list[NDArray[Any]]:
+    """Rows of an image, together so many values that working on them takes little memory."""
+    return np.array_split(values, 1 + values.size // _NUMBERS_AT_ONCE)
+
+
+def _census(values: NDArray[Any]) -> tuple[ValueRange | None, int]:
+    """The least and the greatest number, and how many pixels hold none."""
+    ends, found = [], 0
+    for block in _blocks(values):
+        numbers = block[_is_number(block)]
+        found += numbers.size
+        if numbers.size:
+            ends += [float(numbers.min()), float(numbers.max())]
+    return (min(ends), max(ends)) if ends else None, values.size - found
+
+
+def _scaled(values: NDArray[Any], value_range: ValueRange | None) -> Pixels:
+    blocks = _blocks(values)
+    if not any(_is_number(block).any() for block in blocks):
         raise UnreadableImage("no finite pixel values")
-    bottom, top = value_range or full_scale(float(finite.min()), float(finite.max()))
+    if value_range is None:
+        raise UnreadableImage("float or 32-bit values, and the training images had none, so there is no scale for them")
+    return np.concatenate([_scaled_block(block.astype(np.float64), *value_range) for block in blocks])
+
+
+def _scaled_block(values: NDArray[np.float64], bottom: float, top: float) -> Pixels:
     filled = np.where(_is_number(values), values, np.where(values > _LARGEST_VALUE, top, bottom))
     shown = np.clip((filled - bottom) / (top - bottom or 1.0) * 255.0, 0.0, 255.0)
     return np.rint(shown).astype(np.uint8)

@@ -81,7 +81,7 @@ class ImageFolderReader(Reader):
         if not splits:
             _refuse_unclear_splits(top, walk.root)
         class_folders = {name: walk.subfolders(folder) for name, folder in splits.items()} if splits else {None: top}
-        _refuse_lookalikes(folder.name for folders in class_folders.values() for folder in folders)
+        _refuse_lookalikes(folder for folders in class_folders.values() for folder in folders)
         claimed = [(name, folder) for name, folders in class_folders.items() for folder in walk.claim(folders)]
         images = walk.images([folder for _, folder in claimed])
         found = [(name, folder, images[folder.path]) for name, folder in claimed]
@@ -339,20 +339,26 @@ def _subfolder_names(folder: Path) -> Iterator[str]:
         yield from (entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
 
 
+def _hidden_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.name.startswith(".") and _is_folder(entry))
+
+
 def _holds_images(walk: _Walk, folder: _Folder) -> bool:
     another = _Walk(walk.root, walk.check)
     return any(another.images(another.claim([folder])).values())
 
 
-def _refuse_lookalikes(names: Iterable[str]) -> None:
+def _refuse_lookalikes(folders: Iterable[_Folder]) -> None:
     """Raise `DataError` for names that a person or another file system takes for one."""
-    spellings: defaultdict[str, set[str]] = defaultdict(set)
-    for name in names:
-        spellings[unicodedata.normalize("NFC", name).casefold().strip()].add(name)
+    spellings: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for folder in folders:
+        spellings[unicodedata.normalize("NFC", folder.name).casefold().strip()].setdefault(folder.name, folder.path)
     for same in spellings.values():
         if len(same) > 1:
-            shown = " and ".join(ascii(name) for name in sorted(same))
-            raise DataError(f"the class folders {shown} differ only in case, spaces or accents' encoding; merge them")
+            shown = " and ".join(ascii(path) for path in sorted(same.values()))
+            hint = "merge them, or give them one name"
+            raise DataError(f"the class folders {shown} differ only in case, spaces or accents' encoding; {hint}")
 
 
 _Found = tuple[SplitName | None, _Folder, list[str]]
@@ -361,6 +367,8 @@ _Found = tuple[SplitName | None, _Folder, list[str]]
 def _refuse_empty(found: Sequence[_Found], walk: _Walk) -> None:
     if not any(images for _, _, images in found):
         beside = f"; {len(walk.stray)} lie beside the class folders" if walk.stray else ""
+        if hidden := _hidden_folders(walk.root):
+            beside += f"; hidden folders such as {hidden[0]!r} are left out"
         hint = "put the images of each class into a folder of its own"
         if others := walk.other_types():
             beside = f": {others[0].reason}"
@@ -403,8 +411,11 @@ def _in_text(listing: Listing) -> Listing:
 def _refuse_small(classes: tuple[str, ...], entries: tuple[Entry, ...], walk: _Walk) -> None:
     if len(classes) == 1:
         count = Counter(entry.label for entry in entries)[0]
+        only = walk.root / classes[0]
+        nested = entries[0].split is None and len(list(_subfolder_names(only))) > 1
+        hint = f"; if the folders in it are the classes, give {only}" if nested else ""
         raise DataError(
-            f"only one class, {classes[0]!r} with {count} images, in {walk.root}; a classifier needs two or more"
+            f"only one class, {classes[0]!r} with {count} images, in {walk.root}; a classifier needs two or more{hint}"
         )
     labels = [entry.label for entry in entries]
     require_enough(classes, [entry.path for entry in entries], labels, [entry.split for entry in entries])

@@ -28,7 +28,7 @@ class ScannedFile:
     """One file: its entry, the blake2b-128 hash of its bytes in hex, and its width and height in pixels.
 
     The sides are those of the header, before the image is turned upright. `values` are the least and the greatest of a
-    float or 32-bit image. `problem` says why the header cannot be read;
+    float or 32-bit image, `gaps` counts its pixels without a number. `problem` says why the header cannot be read;
     `digest` is empty when not even the bytes can.
     """
 
@@ -37,6 +37,7 @@ class ScannedFile:
     width: int = 0
     height: int = 0
     values: ValueRange | None = None
+    gaps: int = 0
     problem: str = ""
 
     @property
@@ -132,7 +133,7 @@ def _scan_file(root: Path, entry: Entry) -> ScannedFile:
             digest = content_hash(file)
             file.seek(0)
             measured = measure(file)
-            return ScannedFile(entry, digest, measured.width, measured.height, measured.values)
+            return ScannedFile(entry, digest, measured.width, measured.height, measured.values, measured.gaps)
     except OSError as error:
         return ScannedFile(entry, problem=lasting_cause(error, path))
     except ReadFailed as error:

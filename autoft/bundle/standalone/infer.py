@@ -10,15 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
 
 BUNDLE = Path(__file__).resolve().parent.parent
 VECTORS = BUNDLE / "test_vectors" / "vectors.json"
+EXACT_PIXELS = 100_000_000  # an image of more is halved, as it was for training: it would take more than 1 GB
+MAX_PIXELS = 256_000_000  # one of more is refused
+UPRIGHT = dict(  # by EXIF orientation
+    enumerate(
+        ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), 2
+    )
+)
 
 
 def read(photo: Path, value_range: Any = None) -> Any:
@@ -27,29 +35,73 @@ def read(photo: Path, value_range: Any = None) -> Any:
     `value_range` is what becomes 0 and 255 of float and 32-bit images. Damaged files raise nearly anything.
     """
     with Image.open(photo) as image:
-        sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == (
-            "I",
-            "PNG",
-        )  # older versions of Pillow
-        upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
-        upright = eight_bits(upright, (0, 65535) if sixteen else value_range)
-    upright = upright.convert("RGBA")
-    white = Image.new("RGBA", upright.size, "white")
-    return np.asarray(Image.alpha_composite(white, upright).convert("RGB"))
+        # Older versions of Pillow open a 16-bit PNG as one of 32 bits.
+        sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
+        if is_large(image):
+            image.draft(None, (image.width // 2, image.height // 2))  # a JPEG is decoded at half its size
+        image.load()
+        turn = turn_of(image)
+        seen = halved(image) if is_large(image) else image
+    if turn:
+        seen = seen.transpose(Image.Transpose[turn])
+    if seen.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+        seen = eight_bits(seen, (0, 65535) if sixteen else value_range)
+    if not is_transparent(seen):
+        return np.asarray(seen.convert("RGB"))
+    layer = (seen.convert("LA") if seen.mode == "La" else seen).convert("RGBA")
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
+
+
+def is_large(image: Any) -> bool:
+    """Whether it has to be halved; an image that has too many pixels for that raises `ValueError`."""
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS // 1_000_000} megapixels")
+    return bool(pixels > EXACT_PIXELS)
+
+
+def halved(image: Any) -> Any:
+    """The means of two by two pixels, in a mode that has means."""
+    if image.mode.startswith("I;16"):
+        return image.convert("I").reduce(2)
+    if is_transparent(image):
+        return (image if image.mode == "RGBA" else image.convert("RGBA")).reduce(2)
+    return (image.convert("RGB") if image.mode in ("P", "1") else image).reduce(2)
+
+
+def turn_of(image: Any) -> Any:
+    """The name of the transposition that turns it upright, or None; damaged EXIF data counts as none."""
+    try:
+        return UPRIGHT.get(image.getexif().get(0x0112))
+    except Exception:
+        return None
+
+
+def is_transparent(image: Any) -> bool:
+    """Whether it has an alpha channel, or a palette or colour with one."""
+    palette = image.palette.mode if image.mode == "P" else ""
+    return (image.mode + palette).endswith(("A", "a")) or "transparency" in image.info
 
 
 def eight_bits(image: Any, value_range: Any) -> Any:
     """An image of whole or float numbers as 8-bit grey: `value_range` becomes 0 to 255, what is outside is clipped."""
+    values = np.asarray(image)
+    blocks = np.array_split(values, 1 + values.size // 2**22)  # as doubles take eight bytes a pixel
+    if not any((np.isfinite(block) & (np.abs(block) < 1e30)).any() for block in blocks):
+        raise ValueError("no finite pixel values")
     if value_range is None:
         raise ValueError(f"no 8-bit image ({image.mode}), and the training data had none like it; scale it to 0 to 255")
-    low, high = value_range
-    values = np.nan_to_num(np.asarray(image).astype(float), nan=low, posinf=high, neginf=low)
-    grey = Image.fromarray(np.rint(np.clip((values - low) / (high - low or 1) * 255, 0, 255)).astype(np.uint8))
+    grey = Image.fromarray(np.concatenate([scaled(block.astype(float), *value_range) for block in blocks]))
     clear = image.info.get("transparency")  # of 16-bit PNG: one value that is transparent
     if clear is not None:
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     return grey
+
+
+def scaled(values: Any, low: float, high: float) -> Any:
+    """0 to 255 for `low` to `high`; NaN counts as `low`."""
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    return np.rint(np.clip((values - low) / (high - low or 1) * 255, 0, 255)).astype(np.uint8)
 
 
 def training_range(session: Any) -> Any:
@@ -97,6 +149,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(usage="python examples/infer.py PHOTO ...", description=__doc__)
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="without any, the test vectors are run")
     photos = parser.parse_args().photos
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many, and warns of more than that
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     session = onnxruntime.InferenceSession(str(BUNDLE / "model.onnx"), providers=["CPUExecutionProvider"])
     if photos:
         return classify(session, photos)
