@@ -13,7 +13,7 @@ from autoft.ledger import Ledger
 from autoft.parts import Problem, Searcher
 from autoft.screen import Screen
 from autoft.store import CheckpointStore, Journal
-from autoft.types import DONE, WAIT, Clock, Done, Report, Slice, Started, Trial, Wait
+from autoft.types import DONE, WAIT, Clock, Done, Event, Queued, Report, Slice, Started, Trial, Wait
 
 Reserve = Callable[[Ledger, Trial | None], float]
 """Seconds the end of the run will take if that trial wins, or if the best so far does."""
@@ -46,7 +46,7 @@ class Search:
         self._left_open = list(self.ledger.in_flight)
 
     def ask(self) -> Slice | Wait | Done:
-        """The next slice, `WAIT` for a report, or `DONE`; what is handed out is in the journal before it runs."""
+        """The next slice, `WAIT` for a report, or `DONE`; what is handed out is in the journal, as queued."""
         if self.stopped():
             return DONE
         reading = self._reading()
@@ -67,12 +67,14 @@ class Search:
                 return answer
         raise PluginError(f"searcher {self.searcher} answers {answer!r}; it must be a Slice, WAIT or DONE")
 
+    def began(self, trial: int) -> None:
+        """Take in that a worker has the trial's slice, which is queued until then."""
+        self._record(Started(trial, self.clock.now()))
+
     def tell(self, report: Report) -> None:
-        """Take in how a slice ended: journal first, then prune, notify and show."""
+        """Take in how a slice ended, or that it is given back as it was: journal first, then prune, notify and show."""
         report = replace(report, elapsed=self.clock.now())
-        self.ledger.record(report)
-        self.journal.append(report)
-        self.screen.show(self.ledger, self.clock)
+        self._record(report)
         self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
         self.told(self.ledger)
         self.host.notify_trial_finished(self.ledger.trials[report.trial].trial, report)
@@ -84,7 +86,7 @@ class Search:
         if problem := problem_of(asked, self.problem, self.ledger):
             raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}")
         allowed = replace(asked, deadline=min(asked.deadline, self._deadline(asked.trial, reading)))
-        self._start(Started(allowed.trial.id, allowed, reading))
+        self._queue(Queued(allowed.trial.id, allowed, reading))
         return allowed
 
     def _nothing_more(self) -> Wait | Done:
@@ -109,12 +111,15 @@ class Search:
             return reading
         return replace(reading, deadline=max(reading.deadline, reading.elapsed + LATE_START_SECONDS))
 
-    def _start(self, event: Started) -> None:
-        """Journal a slice, once the ledger has taken it: what could not be read back must not be written."""
+    def _queue(self, event: Queued) -> None:
         try:
-            self.ledger.record(event)
+            self._record(event)
         except ValueError as problem:
             raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}") from None
+
+    def _record(self, event: Event) -> None:
+        """Journal an event, once the ledger has taken it: what could not be read back must not be written."""
+        self.ledger.record(event)
         self.journal.append(event)
         self.screen.show(self.ledger, self.clock)
 

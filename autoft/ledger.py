@@ -7,23 +7,33 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from autoft.types import Costs, Event, Parent, Report, Slice, Started, Trial
+from autoft.types import Costs, Event, Parent, Queued, Report, Slice, Started, Trial
 
-State = Literal["running", "paused", "finished", "failed"]
+State = Literal["queued", "running", "paused", "finished", "failed"]
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial so far: its slices and their reports, oldest first."""
+    """One trial so far: its slices and their reports, oldest first; `started` are the slices that a worker has had, by
+    their place in `slices`.
+    """
 
     trial: Trial
     slices: tuple[Slice, ...]
     reports: tuple[Report, ...]
+    started: frozenset[int] = frozenset()
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a slice of it is handed out and not reported."""
+        return len(self.slices) > len(self.reports)
 
     @property
     def state(self) -> State:
-        """The last report's event, or "running" while a slice is in flight."""
-        return "running" if len(self.slices) > len(self.reports) else self.reports[-1].event
+        """The last report's event; of a slice in flight "running", or "queued" until a worker has it."""
+        if self.in_flight:
+            return "running" if len(self.slices) - 1 in self.started else "queued"
+        return self.reports[-1].event
 
     @property
     def step(self) -> float:
@@ -103,6 +113,8 @@ class Ledger:
     def record(self, event: Event) -> None:
         """Take in one journal line. Raises `ValueError` on one that cannot follow those before."""
         match event:
+            case Queued():
+                self._queue(event)
             case Started():
                 self._start(event)
             case Report():
@@ -112,13 +124,13 @@ class Ledger:
 
     @property
     def trials(self) -> Mapping[int, TrialRecord]:
-        """Every trial by id, in the order they were started."""
+        """Every trial by id, in the order they were asked for."""
         return MappingProxyType(self._records)
 
     @property
     def in_flight(self) -> tuple[Slice, ...]:
         """Slices handed out and not reported, oldest trial first."""
-        return tuple(record.slices[-1] for record in self._records.values() if record.state == "running")
+        return tuple(record.slices[-1] for record in self._records.values() if record.in_flight)
 
     @property
     def elapsed(self) -> float:
@@ -140,7 +152,7 @@ class Ledger:
     def kept(self) -> Mapping[int, Kept]:
         """Which checkpoints stay, by trial; a trial in flight is not among them, it may be saving one."""
         needed = (self._records[number] for number in self._alive | self._parents())
-        return {record.trial.id: self._kept(record) for record in needed if record.state != "running"}
+        return {record.trial.id: self._kept(record) for record in needed if not record.in_flight}
 
     def has_checkpoint(self, parent: Parent) -> bool:
         """Whether the checkpoint that `parent` names is kept."""
@@ -165,31 +177,40 @@ class Ledger:
         alive = self._alive | {event.trial} if self._records[event.trial].score is not None else self._alive
         ranking = [record for record in self.ranking() if record.trial.id in alive]
         paused = [record for record in ranking if record.state == "paused"]
-        running = [record for record in ranking if record.state == "running"]
-        return frozenset(record.trial.id for record in (*ranking[: self.keep], *paused[: self.keep], *running))
+        in_flight = [record for record in ranking if record.in_flight]
+        return frozenset(record.trial.id for record in (*ranking[: self.keep], *paused[: self.keep], *in_flight))
 
-    def _start(self, event: Started) -> None:
+    def _queue(self, event: Queued) -> None:
         trial = event.slice.trial
         known = self._records.get(event.trial)
         if known is None and event.trial != len(self._records):
-            raise ValueError(f"trial {event.trial} started, but the next new one is {len(self._records)}")
+            raise ValueError(f"trial {event.trial} is asked for, but the next new one is {len(self._records)}")
         if known is not None and known.state != "paused":
-            raise ValueError(f"trial {event.trial} started, but it is {known.state}")
+            raise ValueError(f"trial {event.trial} is asked for, but it is {known.state}")
         if known is not None and known.trial != trial:
             raise ValueError(f"trial {event.trial} goes on, but as another trial than it was")
         if event.slice.start != (known.step if known else 0.0):
             reached = known.step if known else 0.0
             raise ValueError(f"trial {event.trial} starts from {event.slice.start:g} passes, but it is at {reached:g}")
         before = known or TrialRecord(trial, (), ())
-        self._records[event.trial] = TrialRecord(trial, (*before.slices, event.slice), before.reports)
+        self._records[event.trial] = replace(before, slices=(*before.slices, event.slice))
         self._elapsed = max(self._elapsed, event.clock.elapsed)
 
+    def _start(self, event: Started) -> None:
+        known = self._in_flight(event.trial, "started")
+        self._records[event.trial] = replace(known, started=known.started | {len(known.slices) - 1})
+        self._elapsed = max(self._elapsed, event.elapsed)
+
     def _report(self, report: Report) -> None:
-        known = self._records.get(report.trial)
-        if known is None or known.state != "running":
-            raise ValueError(f"trial {report.trial} is {report.event}, but no slice of it is in flight")
-        self._records[report.trial] = TrialRecord(known.trial, known.slices, (*known.reports, report))
+        known = self._in_flight(report.trial, report.event)
+        self._records[report.trial] = replace(known, reports=(*known.reports, report))
         self._elapsed = max(self._elapsed, report.elapsed)
+
+    def _in_flight(self, number: int, event: str) -> TrialRecord:
+        known = self._records.get(number)
+        if known is None or not known.in_flight:
+            raise ValueError(f"trial {number} is {event}, but no slice of it is in flight")
+        return known
 
 
 def _unborn(record: TrialRecord) -> tuple[Parent, ...]:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 TOP = 5
-MOST_RUNNING = 8  # rows; the rest of a large machine's trials are counts
+MOST_IN_FLIGHT = 8  # rows; the rest of a large machine's trials are counts
 REFRESHES_PER_SECOND = 1.0
-STATES = ("running", "paused", "finished", "failed")
+STATES = ("running", "queued", "paused", "finished", "failed")
 COLUMNS: Mapping[str, Literal["left", "right"]] = {
     "trial": "right",
     "backbone": "left",
@@ -58,16 +58,16 @@ class View:
 
     @classmethod
     def of(cls, ledger: Ledger, clock: RunClock, metric: Metric) -> View:
-        """The top of the ranking, and what is running below it."""
+        """The top of the ranking, and below it what is running or waits to."""
         ranking, records = list(ledger.ranking()), list(ledger.trials.values())
         top = ranking[:TOP]
-        running = [record for record in records if record.state == "running" and record not in top]
+        in_flight = [record for record in records if record.in_flight and record not in top]
         best = ranking[0].trial.id if ranking else None
         states = [record.state for record in records]
         counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
         if ranking:
             counts.append(f"best {_figure(metric, ranking[0].score)} by trial {best}")
-        rows = tuple(_row(record, metric, record.trial.id == best) for record in top + running[:MOST_RUNNING])
+        rows = tuple(_row(record, metric, record.trial.id == best) for record in top + in_flight[:MOST_IN_FLIGHT])
         return cls(rows, ", ".join(counts), clock)
 
     def last_line(self) -> str:
@@ -171,11 +171,12 @@ def _stopped(ledger: Ledger) -> str:
 def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Iterable[str]:
     """What happened to a trial, one line each."""
     trial = now.trial
-    slices, reports = (len(before.slices), len(before.reports)) if before else (0, 0)
-    for number, piece in enumerate(now.slices[slices:], start=slices):
-        begins = "goes on" if number else f"started: {trial.backbone}, {trial.freeze}, {trial.image_size} px,"
-        yield f"trial {trial.id} {begins} to {_passes(piece.until)}"
-    for report in now.reports[reports:]:
+    known = before or TrialRecord(trial, (), ())
+    for number in sorted(now.started - known.started):
+        is_first = number == min(now.started)
+        begins = f"started: {trial.backbone}, {trial.freeze}, {trial.image_size} px," if is_first else "goes on"
+        yield f"trial {trial.id} {begins} to {_passes(now.slices[number].until)}"
+    for report in now.reports[len(known.reports) :]:
         part = f", on {part_of_images(report.share)}" if report.share < 1 else ""
         rest = part + (f": {report.error}" if report.error else "")
         yield f"trial {trial.id} {report.event}, {_result(now, report, metric)}, {report.seconds:.1f} s{rest}"

@@ -226,12 +226,24 @@ WAIT, DONE = Wait(), Done()
 
 
 @dataclass(frozen=True)
-class Started:
-    """Journal line: a slice was handed out, and the clock that `ask` saw."""
+class Queued:
+    """Journal line: a slice was handed out to wait for a worker, and the clock that `ask` saw."""
 
     trial: int
     slice: Slice
     clock: Clock
+    event: Literal["queued"] = "queued"
+
+
+@dataclass(frozen=True)
+class Started:
+    """Journal line: a worker has the trial's slice, `elapsed` is the run time in seconds.
+
+    One that a kill cut short starts again when the run goes on.
+    """
+
+    trial: int
+    elapsed: float
     event: Literal["started"] = "started"
 
 
@@ -279,7 +291,7 @@ class Report:
     share: float = 1.0
 
 
-Event = Started | Report
+Event = Queued | Started | Report
 
 # ---------------------------------------------------------------- data
 

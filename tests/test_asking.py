@@ -16,7 +16,7 @@ from autoft.parts import Problem, Searcher
 from autoft.screen import Silent
 from autoft.space import Float, Space
 from autoft.store import CheckpointStore, Journal
-from autoft.types import DONE, WAIT, Candidate, Clock, Parent, Report, Slice, Started, Wait
+from autoft.types import DONE, WAIT, Candidate, Clock, Parent, Queued, Report, Slice, Started, Wait
 
 CANDIDATE = Candidate("z/a", "full", 64, Space({"lr": Float(1e-4, 1e-2)}))
 
@@ -58,19 +58,30 @@ def search(tmp_path):
     return make
 
 
-def test_what_is_asked_is_in_the_journal_before_it_runs(search, tmp_path):
-    answer = search(slice_of()).ask()
-    (event,) = Journal.read(tmp_path / "trials.jsonl")
-    assert isinstance(event, Started)
-    assert event.slice == answer
+def test_nothing_is_journalled_as_started_before_it_runs(search, tmp_path):
+    """Two slices wait for a worker, as on a busy cluster; the one asked for last begins first and alone."""
+    begun = search(slice_of(0), slice_of(1), elapsed=30.0)
+    answers = [begun.ask(), begun.ask()]
+    queued = Journal.read(tmp_path / "trials.jsonl")
+    assert [(type(event), event.slice) for event in queued] == [(Queued, answer) for answer in answers]
+    begun.began(1)
+    begun.tell(Report(0, "paused", 0.0, None, 0.0, error="no worker was free in time"))
+    events = Journal.read(tmp_path / "trials.jsonl")
+    assert [(event.event, event.trial) for event in events[2:]] == [("started", 1), ("paused", 0)]
+    assert 30.0 <= events[2].elapsed < 40.0
+    assert dict(Ledger(events).trials) == dict(begun.ledger.trials)
+    assert [record.state for record in begun.ledger.trials.values()] == ["paused", "running"]
 
 
-def test_an_open_slice_is_handed_out_again_and_not_journalled_twice(search, tmp_path):
-    left_open = Started(0, slice_of(), Clock(5.0, 90.0))
-    resumed = search(DONE, events=[left_open], elapsed=50.0)
+@pytest.mark.parametrize("before", [[], [Started(0, 6.0)]], ids=["queued", "started"])
+def test_an_open_slice_is_handed_out_again_and_asked_for_once(search, before):
+    left_open = Queued(0, slice_of(), Clock(5.0, 90.0))
+    resumed = search(DONE, events=[left_open, *before], elapsed=50.0)
     again = resumed.ask()
     assert again.trial == left_open.slice.trial
-    assert Journal.read(tmp_path / "trials.jsonl") == []
+    assert resumed.ledger.in_flight == (left_open.slice,)
+    resumed.began(0)
+    assert resumed.ledger.trials[0].state == "running"
     resumed.tell(Report(0, "paused", 1.0, 0.5, 1.0))
     assert resumed.ask() == DONE
 
@@ -135,8 +146,8 @@ def test_an_answer_that_is_none_is_named(search, answer):
         search(answer).ask()
 
 
-PAUSED = [Started(0, slice_of(), Clock(0.0, 90.0)), Report(0, "paused", 1.0, 0.5, 1.0)]
-FINISHED = [Started(0, slice_of(), Clock(0.0, 90.0)), Report(0, "finished", 1.0, 0.5, 1.0)]
+PAUSED = [Queued(0, slice_of(), Clock(0.0, 90.0)), Report(0, "paused", 1.0, 0.5, 1.0)]
+FINISHED = [Queued(0, slice_of(), Clock(0.0, 90.0)), Report(0, "finished", 1.0, 0.5, 1.0)]
 
 
 def child_of(trial: int, step: float) -> Slice:
@@ -169,7 +180,7 @@ def test_what_would_damage_the_journal_is_refused(search, tmp_path, answer, even
 def test_a_parent_of_another_backbone_is_refused(search):
     other = replace(CANDIDATE, backbone="z/b")
     begun = search(child_of(0, 1.0), candidates=(CANDIDATE, other), events=[
-        Started(0, Slice(other.trial(0, {"lr": 1e-3}, 0), 0.0, 1.0, 90.0), Clock(0.0, 90.0)), PAUSED[1]
+        Queued(0, Slice(other.trial(0, {"lr": 1e-3}, 0), 0.0, 1.0, 90.0), Clock(0.0, 90.0)), PAUSED[1]
     ])  # fmt: skip
     with pytest.raises(PluginError, match="is of another backbone, z/b"):
         begun.ask()

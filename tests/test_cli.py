@@ -44,7 +44,7 @@ from autoft.space import Space
 from autoft.store import Journal, RunFolder
 from autoft.study import Change, Machine, Study, StudyRecord, budget_change
 from autoft.summary import Best, Scores, Summary
-from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Report, Slice, Started
+from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Queued, Report, Slice, Started
 
 SCORES = Scores(n=20, correct=17, metrics={"accuracy": 0.85}, ci95=(0.64, 0.95))
 
@@ -96,7 +96,8 @@ def run_folder(tmp_path: Path) -> Path:
         (Report(0, "finished", 1.0, 0.75, 2.0), Report(1, "failed", 0.0, None, 1.0, error="out of memory"), None)
     ):
         piece = Slice(candidate.trial(number, {}, 0), 0.0, 1.0, 60.0)
-        journal.append(Started(number, piece, Clock(float(number), 60.0)))
+        journal.append(Queued(number, piece, Clock(float(number), 60.0)))
+        journal.append(Started(number, float(number)))
         if report is not None:
             journal.append(report)
     journal.close()

@@ -33,6 +33,7 @@ from autoft.types import (
     Parent,
     Plan,
     Preprocess,
+    Queued,
     Recipe,
     Report,
     Sample,
@@ -57,7 +58,8 @@ spaces = st.dictionaries(texts, floats | ints | choices, max_size=4).map(Space)
 
 VALUE_TYPES = (
     Artifact, Backbone, Candidate, Clock, DatasetInfo, Handoff, InputSpec, Listing, ParameterGroup, ParameterInfo,
-    Plan, Preprocess, Recipe, Report, Sample, Slice, Stage, Started, Summary, Best, Scores, GradientHead,
+    Plan, Preprocess, Queued, Recipe, Report, Sample, Slice, Stage, Started, Summary, Best, Scores,
+    GradientHead,
 )  # fmt: skip
 
 
@@ -110,8 +112,10 @@ def test_a_space_keeps_its_kinds_of_dimension(space: Space) -> None:
     assert same(decode(Space, encode(space)), space)
 
 
-@given(st.builds(Started, st.integers(0), slices, st.builds(Clock, finite, finite)))
-def test_a_started_line_is_told_from_a_report(started: Started) -> None:
+@given(st.builds(Queued, st.integers(0), slices, st.builds(Clock, finite, finite)))
+def test_a_line_of_one_kind_is_told_from_the_others(queued: Queued) -> None:
+    assert same(decode(Event, encode(queued)), queued)
+    started = Started(queued.trial, queued.clock.elapsed)
     assert same(decode(Event, encode(started)), started)
 
 

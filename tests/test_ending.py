@@ -11,7 +11,7 @@ from autoft.errors import StudyError
 from autoft.ledger import Ledger
 from autoft.space import Space
 from autoft.study import Machine, Study
-from autoft.types import Candidate, Clock, Costs, Report, Slice, Started, Trial
+from autoft.types import Candidate, Clock, Costs, Queued, Report, Slice, Trial
 
 CHEAP = Candidate("z/cheap", "probe", 64, Space({}), "closed_form", cost=0.01)
 DEAR = Candidate("z/dear", "probe", 224, Space({}), "closed_form", cost=10.0)
@@ -47,7 +47,7 @@ def record(seconds=600.0, test=1000):
 def scored(candidate: Candidate, an_image: float) -> Ledger:
     trial = candidate.trial(0, {}, 0)
     costs = Costs(image=an_image)
-    started = Started(0, Slice(trial, 0.0, 1.0, 99.0), Clock(0.0, 99.0))
+    started = Queued(0, Slice(trial, 0.0, 1.0, 99.0), Clock(0.0, 99.0))
     return Ledger([started, Report(0, "finished", 1.0, 0.5, 1.0, costs=costs)])
 
 

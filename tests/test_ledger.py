@@ -6,38 +6,43 @@ from hypothesis import strategies as st
 
 from autoft.codec import decode, encode
 from autoft.ledger import Kept, Ledger
-from autoft.types import Clock, Costs, Event, Parent, Report, Slice, Started, Trial
+from autoft.types import Clock, Costs, Event, Parent, Queued, Report, Slice, Started, Trial
 
 
-def started(number: int, start: float = 0.0, elapsed: float = 0.0) -> Started:
+def queued(number: int, start: float = 0.0, elapsed: float = 0.0) -> Queued:
     trial = Trial(number, "zoo/b", "full", 32, {"rate": 0.1}, number)
-    return Started(number, Slice(trial, start, start + 1, 60.0), Clock(elapsed, 60.0))
+    return Queued(number, Slice(trial, start, start + 1, 60.0), Clock(elapsed, 60.0))
 
 
-def child(number: int, parents: tuple[Parent, ...], start: float = 0.0) -> Started:
+def child(number: int, parents: tuple[Parent, ...], start: float = 0.0) -> Queued:
     trial = Trial(number, "zoo/b", "full", 32, {"rate": 0.1}, number, parents)
-    return Started(number, Slice(trial, start, start + 1, 60.0), Clock(0.0, 60.0))
+    return Queued(number, Slice(trial, start, start + 1, 60.0), Clock(0.0, 60.0))
 
 
 @st.composite
 def journals(draw: st.DrawFn) -> list[Event]:
-    """Journals as a run writes them: slices start, pause, go on, finish and fail in any order."""
+    """Journals as a run writes them: slices wait, start, pause, go on, finish and fail in any order.
+
+    A slice that was cut short starts again; one that no worker took is reported without having started.
+    """
     events: list[Event] = []
     running: dict[int, float] = {}
     paused: dict[int, float] = {}
     new, elapsed = 0, 0.0
     for _ in range(draw(st.integers(0, 25))):
         elapsed += draw(st.floats(0, 10))
-        moves = ["start"] + ["report"] * bool(running) + ["go on"] * bool(paused)
+        moves = ["ask"] + ["start", "report"] * bool(running) + ["go on"] * bool(paused)
         move = draw(st.sampled_from(moves))
-        if move == "start":
-            events.append(started(new, 0.0, elapsed))
+        if move == "ask":
+            events.append(queued(new, 0.0, elapsed))
             running[new] = 0.0
             new += 1
         elif move == "go on":
             number = draw(st.sampled_from(sorted(paused)))
             running[number] = paused.pop(number)
-            events.append(started(number, running[number], elapsed))
+            events.append(queued(number, running[number], elapsed))
+        elif move == "start":
+            events.append(Started(draw(st.sampled_from(sorted(running))), elapsed))
         else:
             number = draw(st.sampled_from(sorted(running)))
             step = running.pop(number) + 1
@@ -70,13 +75,16 @@ def test_recording_goes_on_where_a_run_stopped(events: list[Event], at: int) -> 
 @given(journals())
 def test_a_slice_is_in_flight_until_it_is_reported(events: list[Event]) -> None:
     ledger = Ledger(events)
-    starts = sum(isinstance(event, Started) for event in events)
-    assert len(ledger.in_flight) == starts - (len(events) - starts)
-    assert all(ledger.trials[slice_.trial.id].state == "running" for slice_ in ledger.in_flight)
+    asked, told = (sum(isinstance(event, kind) for event in events) for kind in (Queued, Report))
+    assert len(ledger.in_flight) == asked - told
+    last = {event.trial: event.event for event in events}
+    for slice_ in ledger.in_flight:
+        state = ledger.trials[slice_.trial.id].state
+        assert state == ("running" if last[slice_.trial.id] == "started" else "queued")
 
 
 @given(journals())
-def test_trials_are_numbered_in_the_order_they_start(events: list[Event]) -> None:
+def test_trials_are_numbered_in_the_order_they_are_asked_for(events: list[Event]) -> None:
     assert list(Ledger(events).trials) == list(range(len(Ledger(events).trials)))
 
 
@@ -94,8 +102,8 @@ def test_the_ranking_holds_scored_trials_best_first(events: list[Event]) -> None
 def test_checkpoints_are_bounded_and_hold_the_best(events: list[Event], keep: int) -> None:
     ledger = Ledger(events, keep)
     kept = ledger.with_checkpoint()
-    running = {slice_.trial.id for slice_ in ledger.in_flight}
-    assert len(kept - running) <= 2 * keep
+    in_flight = {slice_.trial.id for slice_ in ledger.in_flight}
+    assert len(kept - in_flight) <= 2 * keep
     before = Ledger(events[:-1], keep).with_checkpoint() if events else frozenset()
     assert kept - before <= {events[-1].trial for _ in events[-1:]}
     if ranking := ledger.ranking():
@@ -111,20 +119,24 @@ def test_time_never_runs_back(events: list[Event]) -> None:
 @pytest.mark.parametrize(
     "events",
     [
-        [started(1)],
-        [started(0), started(0)],
+        [queued(1)],
+        [queued(0), queued(0)],
         [Report(0, "finished", 1.0, 0.5, 1.0)],
-        [started(0), Report(0, "finished", 1.0, 0.5, 1.0), started(0, 1.0)],
-        [started(0), Report(0, "failed", 0.0, None, 1.0), started(0)],
-        [started(0), Report(0, "paused", 1.0, 0.5, 1.0), Report(0, "paused", 2.0, 0.6, 1.0)],
-        [started(0), Report(0, "paused", 1.0, 0.5, 1.0), started(0, 2.0)],
-        [started(0, 1.0)],
-        [started(0), Report(0, "paused", 1.0, 0.5, 1.0), child(0, (Parent(0, 1.0),), 1.0)],
+        [Started(0, 1.0)],
+        [queued(0), Report(0, "paused", 1.0, 0.5, 1.0), Started(0, 1.0)],
+        [queued(0), Report(0, "finished", 1.0, 0.5, 1.0), queued(0, 1.0)],
+        [queued(0), Report(0, "failed", 0.0, None, 1.0), queued(0)],
+        [queued(0), Report(0, "paused", 1.0, 0.5, 1.0), Report(0, "paused", 2.0, 0.6, 1.0)],
+        [queued(0), Report(0, "paused", 1.0, 0.5, 1.0), queued(0, 2.0)],
+        [queued(0, 1.0)],
+        [queued(0), Report(0, "paused", 1.0, 0.5, 1.0), child(0, (Parent(0, 1.0),), 1.0)],
     ],
     ids=[
         "gap",
-        "started twice",
+        "asked twice",
         "report of nothing",
+        "start of nothing",
+        "start after its end",
         "after finish",
         "after failure",
         "reported twice",
@@ -139,7 +151,7 @@ def test_a_line_that_cannot_follow_is_refused(events: list[Event]) -> None:
 
 
 def test_a_later_failure_leaves_the_scored_checkpoint() -> None:
-    events = [started(0), Report(0, "paused", 1.0, 0.9, 1.0), started(0, 1.0), Report(0, "failed", 1.0, None, 2.0)]
+    events = [queued(0), Report(0, "paused", 1.0, 0.9, 1.0), queued(0, 1.0), Report(0, "failed", 1.0, None, 2.0)]
     ledger = Ledger(events)
     assert ledger.trials[0].state == "failed"
     assert (ledger.trials[0].score, ledger.trials[0].best_step) == (0.9, 1.0)
@@ -148,15 +160,15 @@ def test_a_later_failure_leaves_the_scored_checkpoint() -> None:
 
 
 def test_a_trial_that_failed_at_once_has_no_score_and_no_checkpoint() -> None:
-    ledger = Ledger([started(0), Report(0, "failed", 0.0, None, 2.0)])
+    ledger = Ledger([queued(0), Report(0, "failed", 0.0, None, 2.0)])
     assert ledger.ranking() == ()
     assert ledger.with_checkpoint() == frozenset()
 
 
 def test_a_pruned_checkpoint_does_not_come_back() -> None:
     """Trial 0 is pruned for trial 1; when trial 1 goes on without a gain, trial 0 stays pruned."""
-    events = [started(0), Report(0, "paused", 1.0, 0.5, 1.0), started(1), Report(1, "paused", 1.0, 0.6, 1.0)]
-    later = [*events, started(1, 1.0), Report(1, "paused", 2.0, 0.1, 1.0)]
+    events = [queued(0), Report(0, "paused", 1.0, 0.5, 1.0), queued(1), Report(1, "paused", 1.0, 0.6, 1.0)]
+    later = [*events, queued(1, 1.0), Report(1, "paused", 2.0, 0.1, 1.0)]
     assert Ledger(events, keep=1).with_checkpoint() == frozenset({1})
     assert Ledger(later, keep=1).with_checkpoint() == frozenset({1})
 
@@ -171,30 +183,34 @@ def test_going_on_never_takes_a_score_away(events: list[Event], keep: int) -> No
             best[event.trial] = max(best.get(event.trial, event.score), event.score)
         assert {number: record.score for number, record in ledger.trials.items() if number in best} == best
         for record in ledger.ranking():
-            if record.state != "running" and record.trial.id in ledger.with_checkpoint():
+            if not record.in_flight and record.trial.id in ledger.with_checkpoint():
                 assert record.best_step in ledger.kept()[record.trial.id].steps
 
 
 def test_the_best_checkpoint_stays_beside_the_latest() -> None:
-    events = [started(0), Report(0, "paused", 1.0, 0.89, 1.0), started(0, 1.0), Report(0, "paused", 3.0, 0.88, 1.0)]
+    events = [queued(0), Report(0, "paused", 1.0, 0.89, 1.0), queued(0, 1.0), Report(0, "paused", 3.0, 0.88, 1.0)]
     record = Ledger(events).trials[0]
     assert (record.score, record.best_step, record.latest_score, record.step) == (0.89, 1.0, 0.88, 3.0)
     assert Ledger(events).kept() == {0: Kept(frozenset({1.0, 3.0}), going_on=3.0)}
-    ended = [*events, started(0, 3.0), Report(0, "finished", 4.0, 0.87, 1.0)]
+    ended = [*events, queued(0, 3.0), Report(0, "finished", 4.0, 0.87, 1.0)]
     assert Ledger(ended).kept() == {0: Kept(frozenset({1.0}))}  # nothing goes on from the last one
 
 
 def test_a_slice_that_was_given_back_changes_nothing_but_the_time() -> None:
-    events = [started(0), Report(0, "paused", 1.0, 0.5, 1.0), started(0, 1.0), Report(0, "paused", 1.0, None, 0.2)]
-    ledger = Ledger(events)
+    begun = [queued(0), Started(0, 1.0), Report(0, "paused", 1.0, 0.5, 1.0)]
+    ledger = Ledger([*begun, queued(0, 1.0), Report(0, "paused", 1.0, None, 0.2)])
     assert (ledger.trials[0].score, ledger.trials[0].step, ledger.trials[0].state) == (0.5, 1.0, "paused")
+    assert ledger.trials[0].started == {0}
+    ledger.record(queued(0, 1.0))
+    assert ledger.trials[0].state == "queued"
+    ledger.record(Report(0, "paused", 1.0, None, 0.2))
     assert ledger.kept() == {0: Kept(frozenset({1.0}), going_on=1.0)}
 
 
 def test_a_parents_checkpoint_stays_until_the_child_has_one() -> None:
     """Trial 1 drives trial 0 out of the kept ones; trial 2 is its child, and was started before that."""
-    parent = [started(0), Report(0, "finished", 1.0, 0.5, 1.0)]
-    begun = [*parent, started(1), child(2, (Parent(0, 1.0),)), Report(1, "finished", 1.0, 0.9, 1.0)]
+    parent = [queued(0), Report(0, "finished", 1.0, 0.5, 1.0)]
+    begun = [*parent, queued(1), child(2, (Parent(0, 1.0),)), Report(1, "finished", 1.0, 0.9, 1.0)]
     assert Ledger(begun, keep=1).with_checkpoint() == frozenset({1})
     assert Ledger(begun, keep=1).kept() == {0: Kept(frozenset({1.0})), 1: Kept(frozenset({1.0}))}
     assert Ledger(begun, keep=1).has_checkpoint(Parent(0, 1.0))
@@ -207,19 +223,19 @@ def test_a_parents_checkpoint_stays_until_the_child_has_one() -> None:
 
 def test_the_pace_is_that_of_the_last_slice_that_told_one() -> None:
     slow, steady, short = Costs(scoring=1.0), Costs(0.5, 10, 2.0), Costs(scoring=3.0)
-    events: list[Event] = [started(0), Report(0, "paused", 1.0, 0.5, 1.0, costs=slow)]
+    events: list[Event] = [queued(0), Report(0, "paused", 1.0, 0.5, 1.0, costs=slow)]
     assert Ledger(events).trials[0].costs.a_pass is None
-    events += [started(0, 1.0), Report(0, "paused", 2.0, 0.5, 1.0, costs=steady)]
-    events += [started(0, 2.0), Report(0, "paused", 2.1, 0.5, 1.0, costs=short)]
+    events += [queued(0, 1.0), Report(0, "paused", 2.0, 0.5, 1.0, costs=steady)]
+    events += [queued(0, 2.0), Report(0, "paused", 2.1, 0.5, 1.0, costs=short)]
     assert Ledger(events).trials[0].costs == Costs(0.5, 10, 3.0)
     assert Ledger(events).trials[0].costs.a_pass == 5.0
 
 
 def test_of_equal_scores_the_cheaper_trial_ranks_first() -> None:
     dear, cheap = Report(0, "finished", 1.0, 0.5, 9.0), Report(1, "finished", 1.0, 0.5, 2.0)
-    assert [record.trial.id for record in Ledger([started(0), started(1), dear, cheap]).ranking()] == [1, 0]
+    assert [record.trial.id for record in Ledger([queued(0), queued(1), dear, cheap]).ranking()] == [1, 0]
 
 
 def test_trials_cannot_be_changed_from_outside() -> None:
     with pytest.raises(TypeError):
-        Ledger([started(0)]).trials[1] = None  # type: ignore[index]
+        Ledger([queued(0)]).trials[1] = None  # type: ignore[index]

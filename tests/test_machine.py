@@ -11,7 +11,7 @@ from autoft.cgroups import cpu_quota, memory_left
 from autoft.machine import GIB, MIB, WORKER_BYTES, Resources, share_out, worker_memory
 from autoft.screen import Silent
 from autoft.study import Study
-from autoft.types import Clock, Started
+from autoft.types import Clock, Queued
 
 
 class Notes(Silent):
@@ -91,7 +91,7 @@ def test_what_a_worker_needs_is_measured():
     assert worker_memory(ledger) == WORKER_BYTES
     for number, peak in enumerate((900, 2000)):
         trial = Trial(number, "b", "full", 64, {}, 0)
-        ledger.record(Started(number, Slice(trial, 0.0, 1.0, 9.0), Clock(0.0, 9.0)))
+        ledger.record(Queued(number, Slice(trial, 0.0, 1.0, 9.0), Clock(0.0, 9.0)))
         ledger.record(Report(number, "finished", 1.0, 0.5, 1.0, {"peak_rss_mib": peak}))
     assert worker_memory(ledger) == 2000 * MIB
 

@@ -26,7 +26,7 @@ from autoft.store import Journal
 from autoft.study import Study
 from autoft.summary import Best, Scores, Summary
 from autoft.train.worker import Job, Worker
-from autoft.types import Clock, Report, Slice, Started
+from autoft.types import Clock, Queued, Report, Slice
 
 MINE = """
 import autoft, torch
@@ -206,7 +206,7 @@ def test_a_finished_run_remembers_where_its_plugin_went_if_it_works(run, tmp_pat
     begun = run(write(tmp_path / "old"))
     with Journal(begun.folder.journal) as journal:
         trial = begun.record.candidates[0].trial(0, {}, 0)
-        journal.append(Started(0, Slice(trial, 0.0, 1.0, 9.0), Clock(1.0, 9.0)))
+        journal.append(Queued(0, Slice(trial, 0.0, 1.0, 9.0), Clock(1.0, 9.0)))
         journal.append(Report(0, "finished", 1.0, 0.5, 1.0, elapsed=2.0))
     begun.folder.summary.write_text(encode(replace(summary(begun), budget=begun.record.study.time, elapsed=3.0)))
     (tmp_path / "old" / "mine.py").rename(tmp_path / "mine.py")

@@ -23,7 +23,7 @@ def autoft(*arguments, **environment):
 
 def scores(run: Path):
     lines = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
-    return {line["trial"]: line["score"] for line in lines if line["event"] != "started"}
+    return {line["trial"]: line["score"] for line in lines if "score" in line}
 
 
 @pytest.mark.slow
@@ -115,6 +115,11 @@ def test_a_lost_worker_is_a_failed_slice_with_its_cause(faults, fault, cause):
 
 
 @pytest.mark.slow
+def test_every_slice_that_a_worker_takes_is_said_to_begin(faults):
+    assert faults["begun"] == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
 def test_an_error_in_the_driver_ends_the_search_while_a_slice_runs(faults):
     assert faults["error"]["raised"] == "the driver's own"
     assert faults["error"]["seconds"] < 8  # the slice would have run for a minute
@@ -132,6 +137,7 @@ def test_a_request_to_stop_reaches_a_worker_in_its_slice(faults, worker):
 def test_a_slice_that_no_worker_takes_is_given_back_at_the_deadline(faults):
     (report,) = faults["busy"]["told"]
     assert report[:2] == ["paused", "no worker was free in time"]
+    assert faults["busy"]["begun"] == []
     assert 2 <= faults["busy"]["seconds"] < 12
 
 

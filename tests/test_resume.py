@@ -35,7 +35,7 @@ from autoft.stopwatch import Stopwatch
 from autoft.store import Journal, RunFolder
 from autoft.study import Machine, Study, StudyRecord
 from autoft.summary import Best, Scores, Summary
-from autoft.types import DONE, Backbone, Candidate, Clock, Done, InputSpec, Report, Slice, Started
+from autoft.types import DONE, Backbone, Candidate, Clock, Done, InputSpec, Queued, Report, Slice
 
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
@@ -58,7 +58,7 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
     created = RunFolder.create(folder, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
     opened = Run(created, record)
     with Journal(opened.folder.journal) as journal:
-        journal.append(Started(0, Slice(candidate.trial(0, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
+        journal.append(Queued(0, Slice(candidate.trial(0, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
         journal.append(Report(0, "finished", 1.0, 0.75, 2.0, elapsed=3.0))
     best = Best(0, "zoo/net", "probe", 64, {})
     ended = Summary(str(folder), "accuracy", best, SCORES, SCORES, {"finished": 1}, {"total": 9.0}, "m", 60.0, 9.0)
@@ -201,7 +201,7 @@ def test_trials_that_ended_after_the_last_summary_are_exported_with_no_trial_lef
     """A run that was extended, and killed when all its trials were done."""
     rewrite(run, replace(run.record, study=replace(run.record.study, trials=2, time=70.0)))
     with Journal(run.folder.journal) as journal:
-        journal.append(Started(1, Slice(run.record.candidates[0].trial(1, {}, 0), 0.0, 1.0, 60.0), Clock(20.0, 60.0)))
+        journal.append(Queued(1, Slice(run.record.candidates[0].trial(1, {}, 0), 0.0, 1.0, 60.0), Clock(20.0, 60.0)))
         journal.append(Report(1, "finished", 1.0, 0.875, 2.0, elapsed=23.0))
     api.resume(run.folder.path)
     assert len(executed) == 1

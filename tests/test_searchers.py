@@ -7,7 +7,7 @@ from autoft.ledger import Ledger
 from autoft.parts import Problem
 from autoft.space import Float, Space
 from autoft.testing import SearcherConformance
-from autoft.types import DONE, WAIT, Candidate, Clock, Costs, Report, Slice, Started
+from autoft.types import DONE, WAIT, Candidate, Clock, Costs, Queued, Report, Slice
 
 
 class TestRandom(SearcherConformance):
@@ -39,7 +39,7 @@ class Play:
     def start(self):
         answer = self.ask()
         assert isinstance(answer, Slice), answer
-        self.ledger.record(Started(answer.trial.id, answer, Clock(self.now, self.deadline)))
+        self.ledger.record(Queued(answer.trial.id, answer, Clock(self.now, self.deadline)))
         return answer
 
     def report(self, slice_, score, seconds=1.0, event=None, **facts):

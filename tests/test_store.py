@@ -26,7 +26,7 @@ from autoft.errors import RunFolderError
 from autoft.files import sha256, write_atomic
 from autoft.ledger import Kept, Ledger
 from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder, leaderboard_rows, write_leaderboard
-from autoft.types import Clock, Event, Parent, Report, Slice, Started, Trial
+from autoft.types import Clock, Event, Parent, Queued, Report, Slice, Started, Trial
 
 PARAMS = {"learning_rate": 1e-3, "depth": 2, "flip": True, "init": "ridge"}
 
@@ -36,8 +36,8 @@ def trial(number: int, **changes: object) -> Trial:
                     "seed": 7, **changes})  # fmt: skip
 
 
-def started(number: int, start: float = 0.0) -> Started:
-    return Started(number, Slice(trial(number), start, start + 1, 90.0), Clock(1.5, 100.0))
+def queued(number: int, start: float = 0.0) -> Queued:
+    return Queued(number, Slice(trial(number), start, start + 1, 90.0), Clock(1.5, 100.0))
 
 
 def report(number: int, event: str = "finished", score: float | None = 0.5, **rest: object) -> Report:
@@ -45,7 +45,7 @@ def report(number: int, event: str = "finished", score: float | None = 0.5, **re
 
 
 def history(trials: int) -> list[Event]:
-    return [event for number in range(trials) for event in (started(number), report(number))]
+    return [event for number in range(trials) for event in (queued(number), report(number))]
 
 
 def write_journal(path: Path, events: list[Event]) -> None:
@@ -128,7 +128,9 @@ def histories(draw: st.DrawFn) -> list[Event]:
         )
         reached = 0.0
         for event in [*["paused"] * draw(st.integers(0, 2)), draw(st.sampled_from(["finished", "failed", "open"]))]:
-            events.append(Started(number, Slice(shape, reached, draw(numbers), 9.0), Clock(draw(numbers), 9.0)))
+            events.append(Queued(number, Slice(shape, reached, draw(numbers), 9.0), Clock(draw(numbers), 9.0)))
+            if draw(st.booleans()):
+                events.append(Started(number, draw(numbers)))
             if event != "open":
                 reached, score = draw(numbers), None if event == "failed" else draw(numbers)
                 error = draw(st.none() | texts)
@@ -204,7 +206,7 @@ def test_a_complete_last_line_that_is_no_event_is_an_error(tmp_path: Path) -> No
 
 def test_a_line_that_cannot_follow_is_an_error_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
-    write_journal(path, [started(0), report(0), report(0)])
+    write_journal(path, [queued(0), report(0), report(0)])
     with pytest.raises(RunFolderError, match="line 3: trial 0 is finished, but no slice"):
         Journal.read(path)
 
@@ -257,13 +259,13 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path: Path) -> None:
         with Journal(path) as journal:
             resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, resource.RLIM_INFINITY))
             with pytest.raises(RunFolderError, match="File too large"):
-                journal.append(started(1))
+                journal.append(queued(1))
             assert path.read_bytes() == whole
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            journal.append(started(1))
+            journal.append(queued(1))
 
     assert exit_status(in_child(work)) == 0
-    assert Journal.read(path) == [*history(1), started(1)]
+    assert Journal.read(path) == [*history(1), queued(1)]
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -509,7 +511,7 @@ def test_a_journal_append_killed_before_any_of_its_steps_stays_readable(
 
         def work(path: Path = path, number: int = number) -> None:
             kill_at_call(number, monkeypatch)
-            write_journal(path, [started(1)])
+            write_journal(path, [queued(1)])
 
         status = exit_status(in_child(work))
         counts.append(len(Journal.read(path)))
@@ -528,12 +530,12 @@ def test_kills_at_random_moments_leave_a_run_readable(tmp_path: Path) -> None:
         with Journal(path) as journal:
             step = Ledger(Journal.read(path)).trials[0].step
             while True:
-                journal.append(started(0, step))
+                journal.append(queued(0, step))
                 step += 1
                 save(store, 0, step, step)
                 journal.append(report(0, "paused", step=step))
 
-    write_journal(path, [started(0), report(0, "paused", step=0.0)])
+    write_journal(path, [queued(0), report(0, "paused", step=0.0)])
     save(store, 0, 0.0, 0.0)
     for _ in range(10):
         child = in_child(work)
@@ -545,7 +547,7 @@ def test_kills_at_random_moments_leave_a_run_readable(tmp_path: Path) -> None:
         assert checkpoint is not None
         assert value_of(checkpoint) == checkpoint.step
         assert record.step <= checkpoint.step <= record.step + 1  # a checkpoint is durable before its report
-        if record.state == "running":  # resuming runs the open slice again
+        if record.in_flight:  # resuming runs the open slice again
             write_journal(path, [report(0, "paused", step=checkpoint.step)])
     assert Ledger(Journal.read(path)).trials[0].step > 0
 
@@ -672,12 +674,13 @@ def test_write_atomic_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 def ledger() -> Ledger:
     return Ledger(
         [
-            *(started(0), replace(report(0, score=0.5), share=0.02)),
-            *(started(1), report(1, "failed", None, error='OSError: "disk full",\nno space')),
-            *(started(2), report(2, "paused", 0.9, step=3.0), started(2, 3.0), report(2, score=0.8, step=9.0)),
-            started(3),
-            *(started(4), report(4, "paused", 0.8, seconds=1.0)),
-            *(started(5), report(5, score=-0.25)),
+            *(queued(0), replace(report(0, score=0.5), share=0.02)),
+            *(queued(1), report(1, "failed", None, error='OSError: "disk full",\nno space')),
+            *(queued(2), report(2, "paused", 0.9, step=3.0), queued(2, 3.0), report(2, score=0.8, step=9.0)),
+            *(queued(3), Started(3, 2.0)),
+            *(queued(4), report(4, "paused", 0.8, seconds=1.0)),
+            *(queued(5), report(5, score=-0.25)),
+            queued(6),
         ],
         keep=2,
     )
@@ -691,6 +694,7 @@ def test_leaderboard_has_every_trial_best_first_then_open_then_failed(ledger: Le
         (3, 0, "finished"),
         (4, 5, "finished"),
         (None, 3, "running"),
+        (None, 6, "queued"),
         (None, 1, "failed"),
     ]
     assert [row.trial for row in rows if row.exportable] == [2, 4]
@@ -706,19 +710,19 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
         *("rank", "trial", "state", "score", "best_step", "latest_score", "step", "seconds", "share"),
         *("backbone", "freeze", "image_size", "params", "exportable", "error"),
     ]
-    assert [row["trial"] for row in rows] == ["2", "4", "0", "5", "3", "1"]
-    assert [row["exportable"] for row in rows] == ["yes", "yes", "no", "no", "no", "no"]
+    assert [row["trial"] for row in rows] == ["2", "4", "0", "5", "3", "6", "1"]
+    assert [row["exportable"] for row in rows] == ["yes", "yes", "no", "no", "no", "no", "no"]
     assert json.loads(rows[0]["params"]) == PARAMS
     first = tuple(float(rows[0][column]) for column in ("score", "best_step", "latest_score", "step"))
     assert first == (0.9, 3.0, 0.8, 9.0)
-    assert [row["share"] for row in rows] == ["1.0", "1.0", "0.02", "1.0", "", ""]
-    assert rows[4]["state"] == "stopped"  # nobody runs it once this file is written
+    assert [row["share"] for row in rows] == ["1.0", "1.0", "0.02", "1.0", "", "", ""]
+    assert rows[4]["state"] == rows[5]["state"] == "stopped"  # nobody runs them once this file is written
     assert (rows[-1]["rank"], rows[-1]["score"]) == ("", "")
     assert rows[-1]["error"] == 'OSError: "disk full",\nno space'
 
 
 def test_losses_are_positive_on_the_leaderboard_and_the_smallest_leads() -> None:
-    events = [started(0), report(0, score=-0.5), started(1), report(1, score=-0.25), started(2)]
+    events = [queued(0), report(0, score=-0.5), queued(1), report(1, score=-0.25), queued(2)]
     rows = leaderboard_rows(Ledger(events), "log_loss", "stopped")
     assert [(row.trial, row.score, row.latest_score) for row in rows] == [
         (1, 0.25, 0.25),

@@ -12,27 +12,28 @@ from rich.console import Console
 from autoft.clock import RunClock
 from autoft.ledger import Ledger
 from autoft.task import METRICS
-from autoft.terminal import MOST_RUNNING, TOP, LineScreen, LiveScreen, View, open_screen
-from autoft.types import Clock, Event, Report, Slice, Started, Trial
+from autoft.terminal import MOST_IN_FLIGHT, TOP, LineScreen, LiveScreen, View, open_screen
+from autoft.types import Clock, Event, Queued, Report, Slice, Started, Trial
 
 ACCURACY = METRICS["accuracy"]
 CAUSE = "out of\nmemory \x1b[31mnow"
 
 
-def started(number: int, start: float = 0.0, until: float = 1.0) -> Started:
+def started(number: int, start: float = 0.0, until: float = 1.0) -> tuple[Event, Event]:
+    """A slice that waits, and then is begun."""
     trial = Trial(number, f"zoo/net_{number}", "full", 64, {}, seed=0)
-    return Started(number, Slice(trial, start, until, 60.0), Clock(0.0, 60.0))
+    return Queued(number, Slice(trial, start, until, 60.0), Clock(0.0, 60.0)), Started(number, 0.0)
 
 
 def events() -> Iterator[Event]:
     """Three trials: one is paused and goes on to be the best, one fails, one is running."""
-    yield started(0)
+    yield from started(0)
     yield Report(0, "paused", 1.0, 0.5, 2.0)
-    yield started(1)
+    yield from started(1)
     yield Report(1, "failed", 0.0, None, 1.0, error=CAUSE)
-    yield started(0, 1.0, 3.0)
+    yield from started(0, 1.0, 3.0)
     yield Report(0, "finished", 3.0, 0.75, 4.0)
-    yield started(2)
+    yield from started(2)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_resumed_run_is_not_told_again(clock: RunClock, capsys: pytest.Capture
 def test_every_slice_of_a_resumed_run_that_had_no_report_yet_gets_its_line(
     clock: RunClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begun = [started(0), started(1)]
+    begun = [*started(0), *started(1)]
     screen, ledger = LineScreen(ACCURACY, Ledger(begun)), Ledger(begun)
     for number in (1, 0):
         ledger.record(Report(number, "finished", 1.0, 0.5, 1.0))
@@ -95,23 +96,48 @@ def test_every_slice_of_a_resumed_run_that_had_no_report_yet_gets_its_line(
     ]
 
 
+def test_a_slice_that_waits_for_a_worker_is_not_said_to_run(
+    clock: RunClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen, ledger = LineScreen(ACCURACY), Ledger()
+    for event in (*(begins := started(0)), Report(0, "paused", 1.0, 0.5, 2.0), *(goes_on := started(0, 1.0, 3.0))):
+        ledger.record(event)
+        screen.show(ledger, clock)
+        if event in (begins[0], goes_on[0]):
+            assert "1 queued" in View.of(ledger, clock, ACCURACY).last_line()
+            assert capsys.readouterr().err == ""
+        if event in (begins[1], goes_on[1]):
+            assert "1 running" in View.of(ledger, clock, ACCURACY).last_line()
+            assert capsys.readouterr().err.count("to ") == 1
+        capsys.readouterr()
+    assert "1 queued" in _going_on(Ledger([begins[0]]), clock, capsys)
+    assert "1 cut short" in _going_on(Ledger(begins), clock, capsys)
+
+
+def _going_on(before: Ledger, clock: RunClock, capsys: pytest.CaptureFixture[str]) -> str:
+    LineScreen(ACCURACY, before).show(before, clock)
+    return capsys.readouterr().err.splitlines()[0]
+
+
 def test_a_run_that_was_stopped_before_its_first_trial_begins_as_a_new_one(
     clock: RunClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    LineScreen(ACCURACY, Ledger()).show(Ledger([started(0)]), clock)
+    LineScreen(ACCURACY, Ledger()).show(Ledger([*started(0)]), clock)
     assert capsys.readouterr().err.split(maxsplit=1)[1].startswith("trial 0 started")
 
 
 def test_a_view_has_the_top_then_what_runs_and_counts_the_rest(clock: RunClock) -> None:
     ledger = Ledger()
     for number in range(20):
-        ledger.record(started(number))
+        for event in started(number):
+            ledger.record(event)
         ledger.record(Report(number, "paused", 1.0, number / 20, 1.0))
     for number in range(20, 40):
-        ledger.record(started(number))
+        for event in started(number):
+            ledger.record(event)
     view = View.of(ledger, clock, ACCURACY)
-    assert [int(row[0]) for row in view.rows] == [19, 18, 17, 16, 15, *range(20, 20 + MOST_RUNNING)]
-    assert len(view.rows) == TOP + MOST_RUNNING
+    assert [int(row[0]) for row in view.rows] == [19, 18, 17, 16, 15, *range(20, 20 + MOST_IN_FLIGHT)]
+    assert len(view.rows) == TOP + MOST_IN_FLIGHT
     assert [row[-1] for row in view.rows].count("★ best") == 1
     assert view.rows[0][-1] == "★ best"
     assert view.last_line() == "1:05 elapsed, 8:54 left; 20 running, 20 paused, best 0.9500 by trial 19"
@@ -122,7 +148,8 @@ def test_a_trial_that_got_worse_shows_its_best_and_its_latest(
 ) -> None:
     screen, ledger = LineScreen(ACCURACY), Ledger()
     for start, until, score in ((0.0, 9.0, 0.89), (9.0, 27.0, 0.88)):
-        ledger.record(started(0, start, until))
+        for event in started(0, start, until):
+            ledger.record(event)
         ledger.record(Report(0, "paused", until, score, 2.0))
         screen.show(ledger, clock)
     lines = [line.strip().partition("  ")[2] for line in capsys.readouterr().err.splitlines()]
@@ -144,7 +171,7 @@ def test_a_trial_that_got_worse_shows_its_best_and_its_latest(
 def test_a_head_on_a_part_of_the_images_says_so(
     share: float, words: str, clock: RunClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = Ledger([started(0), Report(0, "finished", 1.0, 0.5, 2.0, share=share)])
+    ledger = Ledger([*started(0), Report(0, "finished", 1.0, 0.5, 2.0, share=share)])
     LineScreen(ACCURACY).show(ledger, clock)
     news = capsys.readouterr().err.splitlines()[1]
     assert news.endswith("0.5000 at 1 pass, 2.0 s" + (f", on {words}" if words else ""))
@@ -155,7 +182,8 @@ def test_a_head_on_a_part_of_the_images_says_so(
 def test_a_loss_is_shown_positive_and_the_smallest_is_best(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
     screen, ledger = LineScreen(METRICS["log_loss"]), Ledger()
     for number, score in ((0, -0.5), (1, -0.25)):
-        ledger.record(started(number))
+        for event in started(number):
+            ledger.record(event)
         ledger.record(Report(number, "finished", 1.0, score, 2.0))
         screen.show(ledger, clock)
     lines = [line.strip().partition("  ")[2] for line in capsys.readouterr().err.splitlines()]

@@ -32,12 +32,13 @@ class InlineRunner(Runner):
         return (Resources.here(self._cores),)
 
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
-        """Ask, execute, tell."""
+        """Ask, begin, execute, tell."""
         run = Run.open(site.run)
         torch.set_num_threads(site.machine.threads)
         record = run.record.on(site.machine.device)
         worker = Worker(record, search.host, run.dataset(), run.checkpoints, stopped)
         while isinstance(answer := search.ask(), Slice):
+            search.began(answer.trial.id)
             try:
                 report = worker.run(Job(answer, site.origin))
             except Cancelled:

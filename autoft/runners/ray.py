@@ -258,8 +258,10 @@ class _Adapter(Searcher):
             self._guarded(lambda: self._search.tell(decode(Report, result["report"])))
 
     def began(self, trial_id: str) -> None:
-        """A worker has taken the slice."""
-        self._begun.add(trial_id)
+        """A worker has the slice."""
+        if sent := self._running.get(trial_id):
+            self._begun.add(trial_id)
+            self._guarded(partial(self._search.began, sent.trial.id))
 
     def died(self, trial_id: str, said: str) -> None:
         """The process of a slice is gone; `said` is what Ray knows about it."""
@@ -348,7 +350,7 @@ class _Witness(tune.Callback):
         self._adapter = adapter
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A worker has it."""
+        """Its actor answers, a new one or one that is used again, and is about to be told to run the slice."""
         self._adapter.began(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:

@@ -47,7 +47,7 @@ class LeaderboardRow:
 def leaderboard_rows(ledger: Ledger, metric: str, in_flight: Literal["running", "stopped"]) -> list[LeaderboardRow]:
     """Every trial: those with a score, best first, then those without one yet, then the failed.
 
-    `in_flight` is the state of a trial whose slice has not ended: it runs, or nobody runs it any more.
+    `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more.
     """
     board = _Board(METRICS[metric], in_flight, ledger.with_checkpoint())
     ranking = ledger.ranking()
@@ -78,7 +78,7 @@ class _Board:
         return LeaderboardRow(
             rank=rank,
             trial=trial.id,
-            state=self.in_flight if record.state == "running" else record.state,
+            state="stopped" if record.in_flight and self.in_flight == "stopped" else record.state,
             score=self._shown(record.score),
             best_step=record.best_step if scored else None,
             latest_score=self._shown(record.latest_score),
@@ -90,7 +90,7 @@ class _Board:
             image_size=trial.image_size,
             params=trial.params,
             exportable=scored and trial.id in self.kept,
-            error="" if record.state == "running" else record.reports[-1].error or "",
+            error="" if record.in_flight else record.reports[-1].error or "",
         )
 
     def _shown(self, score: float | None) -> float | None:

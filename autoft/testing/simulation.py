@@ -12,7 +12,7 @@ from autoft.asking import problem_of
 from autoft.ledger import Ledger
 from autoft.parts import Problem, Searcher
 from autoft.space import Float, Space
-from autoft.types import Candidate, Clock, Done, Event, Report, Slice, Started, Trial, Wait
+from autoft.types import Candidate, Clock, Done, Event, Queued, Report, Slice, Started, Trial, Wait
 
 Score = Callable[[Trial, float], float | None]
 
@@ -85,12 +85,13 @@ def simulate(
         if isinstance(answer, Slice):
             wrong = problem_of(answer, problem, ledger)
             assert wrong is None, f"the searcher asked for what cannot be: {wrong}"
-            _take(run, ledger, Started(answer.trial.id, answer, clock))
+            _take(run, ledger, Queued(answer.trial.id, answer, clock))
             report = _outcome(problem, answer, score, now)
             heapq.heappush(flying, (report.elapsed, answer.trial.id, report))
             continue
         run.done = run.done or isinstance(answer, Done)
         assert flying or run.done, "WAIT with nothing in flight would wait for ever: answer with a Slice or DONE"
+        _begin(run, ledger, now)
         if flying:
             now, _, report = heapq.heappop(flying)
             _take(run, ledger, report)
@@ -107,6 +108,13 @@ def _ask(searcher: Searcher, run: Simulation, ledger: Ledger, clock: Clock) -> S
     assert dict(ledger.trials) == before, "ask() must leave the ledger as it is"
     assert isinstance(answer, Slice | Wait | Done), f"ask() must give a Slice, WAIT or DONE, not {answer!r}"
     return answer
+
+
+def _begin(run: Simulation, ledger: Ledger, now: float) -> None:
+    """What is queued: as with processes, a slice begins a while after it was asked for."""
+    queued = [record.trial.id for record in ledger.trials.values() if record.state == "queued"]
+    for number in queued:
+        _take(run, ledger, Started(number, now))
 
 
 def _take(run: Simulation, ledger: Ledger, event: Event) -> None:

@@ -48,7 +48,7 @@ class Search:
     """Hands out one slice after another."""
 
     def __init__(self, *faults, deadline=1e6, failing=False):
-        self.ledger, self.told, self.host = Ledger(), [], Host.from_refs(())
+        self.ledger, self.begun, self.told, self.host = Ledger(), [], [], Host.from_refs(())
         self._slices = [
             Slice(Trial(number, "b", fault, 64, {}, 0), 0.0, 1.0, deadline) for number, fault in enumerate(faults)
         ]
@@ -67,6 +67,9 @@ class Search:
         self._asked = getattr(self, "_asked", time.monotonic())
         return time.monotonic() > self._asked + 3
 
+    def began(self, trial):
+        self.begun.append(trial)
+
     def tell(self, report):
         self._out -= 1
         self.told.append([report.event, report.error])
@@ -81,7 +84,7 @@ def run(search: Search, stopped=lambda: False, workers: int = 2) -> dict:
         runner.run(search, site, stopped)
     except AutoftError as error:
         raised = str(error)
-    return {"seconds": time.monotonic() - began, "told": search.told, "raised": raised}
+    return {"seconds": time.monotonic() - began, "begun": search.begun, "told": search.told, "raised": raised}
 
 
 def mine(number, frame):
@@ -99,7 +102,8 @@ LOGS = runner._logs
 
 results = {}
 faults = ("segv", "exit", "kill", "raise")
-results["deaths"] = dict(zip(faults, run(Search(*faults))["told"], strict=True))
+fatal = run(Search(*faults))
+results["deaths"], results["begun"] = dict(zip(faults, fatal["told"], strict=True)), fatal["begun"]
 results["error"] = run(Search("heeding", failing=True))
 for worker in ("heeding", "deaf"):
     soon = time.monotonic() + 3
