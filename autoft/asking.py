@@ -12,6 +12,7 @@ from autoft.host import Host
 from autoft.ledger import Ledger
 from autoft.parts import Problem, Searcher
 from autoft.screen import Screen
+from autoft.signals import StopFlag, TimeOver, time_limit
 from autoft.store import CheckpointStore, Journal
 from autoft.types import DONE, WAIT, Clock, Done, Event, Queued, Report, Slice, Started, Trial, Wait
 
@@ -20,6 +21,7 @@ Reserve = Callable[[Ledger, Trial | None], float]
 
 LATE_START_SECONDS = 5.0
 LATE_STARTS = 3
+ANSWER_SECONDS = 2.0  # past the time, for a searcher to answer
 
 
 @dataclass(eq=False)
@@ -38,12 +40,13 @@ class Search:
     clock: RunClock
     host: Host
     screen: Screen
-    stopped: Callable[[], bool]
+    stopped: StopFlag
     reserve: Reserve
     told: Callable[[Ledger], None] = lambda ledger: None
 
     def __post_init__(self) -> None:
         self._left_open = list(self.ledger.in_flight)
+        self._unanswered: str | None = None
 
     def ask(self) -> Slice | Wait | Done:
         """The next slice, `WAIT` for a report, or `DONE`; what is handed out is in the journal, as queued."""
@@ -53,9 +56,9 @@ class Search:
         if self._left_open:
             left_open = self._left_open.pop(0)
             return replace(left_open, deadline=self._deadline(left_open.trial, reading))
-        if reading.remaining <= 0:
+        if reading.remaining <= 0 or self._unanswered:
             return self._nothing_more()
-        answer = self.searcher.ask(self.problem, self.ledger, reading)
+        answer = self._answer(reading)
         match answer:
             case Slice():
                 return self._hand_out(answer, reading)
@@ -66,6 +69,22 @@ class Search:
             case Done():
                 return answer
         raise PluginError(f"searcher {self.searcher} answers {answer!r}; it must be a Slice, WAIT or DONE")
+
+    def _answer(self, reading: Clock) -> Slice | Wait | Done:
+        """What the searcher answers; nothing more when a signal comes first, or the time is over."""
+        began = self.clock.now()
+        try:
+            with self.stopped.at_once(), time_limit(reading.remaining + ANSWER_SECONDS):
+                return self.searcher.ask(self.problem, self.ledger, reading)
+        except KeyboardInterrupt:
+            if not self.stopped():
+                raise
+            return DONE
+        except TimeOver:
+            waited = f"{self.clock.now() - began:.0f} s"
+            self._unanswered = f"searcher {self.searcher} did not answer for {waited}, until the time was over"
+            self.screen.note(f"{self._unanswered}; the run ends with what it has")
+            return self._nothing_more()
 
     def began(self, trial: int) -> None:
         """Take in that a worker has the trial's slice, which is queued until then."""
@@ -90,6 +109,9 @@ class Search:
         return allowed
 
     def _nothing_more(self) -> Wait | Done:
+        """`WAIT` or `DONE`. Raises `PluginError` when there is no model because the searcher does not answer."""
+        if self._unanswered and not self.ledger.in_flight and not self._has_model:
+            raise PluginError(f"{self._unanswered}; choose another with --searcher")
         return WAIT if self.ledger.in_flight else DONE
 
     def _deadline(self, trial: Trial, reading: Clock) -> float:

@@ -1,14 +1,20 @@
-"""Ctrl-C and SIGTERM as a flag that the search looks at; a second signal ends the process at once."""
+"""Ctrl-C and SIGTERM as a flag that the search looks at, and an end to what does not look; a second signal ends the
+process at once.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+AGAIN_SECONDS = 1.0
+EPSILON = 1e-3  # a timer of 0 never ends
 
 
 class StopFlag:
@@ -27,6 +33,8 @@ class StopFlag:
         """While the block runs a signal raises `KeyboardInterrupt` in it: for what nobody asks between its steps."""
         self._at_once = True
         try:
+            if self.signal is not None:
+                raise KeyboardInterrupt
             yield
         finally:
             self._at_once = False
@@ -38,6 +46,41 @@ class StopFlag:
         self.signal = number
         if self._at_once:
             raise KeyboardInterrupt
+
+
+class TimeOver(BaseException):
+    """What `time_limit` raises. No `Exception`, which the block might take for a failure of its own."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `TimeOver` in the block after so many seconds, and again each second that it goes on nevertheless.
+
+    It reaches what Python executes or waits in, not a library's own loop. Outside the main thread there is no limit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    over = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not over:
+            raise TimeOver
+
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, max(seconds, EPSILON), AGAIN_SECONDS)
+    try:
+        try:
+            yield
+        finally:
+            over = True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        put_back({signal.SIGALRM: handler})
+        if left:  # somebody's own alarm
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), EPSILON), interval)
 
 
 @contextmanager

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from dataclasses import replace
 
 import pytest
 
+from autoft import asking
 from autoft.asking import LATE_STARTS, Search
 from autoft.clock import RunClock
 from autoft.errors import PluginError
@@ -14,6 +18,7 @@ from autoft.host import Host
 from autoft.ledger import Ledger
 from autoft.parts import Problem, Searcher
 from autoft.screen import Silent
+from autoft.signals import StopFlag, stop_on_signals
 from autoft.space import Float, Space
 from autoft.store import CheckpointStore, Journal
 from autoft.types import DONE, WAIT, Candidate, Clock, Parent, Queued, Report, Slice, Started, Wait
@@ -41,7 +46,8 @@ class Scripted(Searcher):
 @pytest.fixture
 def search(tmp_path):
     def make(*answers, events=(), budget=100.0, elapsed=0.0, stopped=False, trials=None, candidates=(CANDIDATE,)):
-        clock = RunClock(time.time() - elapsed, budget)
+        clock, flag = RunClock(time.time() - elapsed, budget), StopFlag()
+        flag.signal = signal.SIGINT if stopped else None
         return Search(
             searcher=Scripted(*answers),
             problem=Problem(candidates, seed=0, workers=1, trials=trials),
@@ -51,7 +57,7 @@ def search(tmp_path):
             clock=clock,
             host=Host.from_refs(()),
             screen=Silent(),
-            stopped=lambda: stopped,
+            stopped=flag,
             reserve=lambda ledger, trial: 10.0,
         )
 
@@ -188,6 +194,77 @@ def test_a_parent_of_another_backbone_is_refused(search):
 
 def test_nothing_is_asked_once_stopped(search):
     assert search(slice_of(), stopped=True).ask() == DONE
+
+
+class Deaf(Searcher):
+    """Never answers, and takes whatever is raised for a failure of its own."""
+
+    name, asked = "deaf", 0
+
+    def ask(self, problem, ledger, clock):
+        self.asked += 1
+        while True:
+            try:
+                time.sleep(60)
+            except Exception:
+                continue
+
+
+@pytest.fixture
+def deaf(search, monkeypatch):
+    """A search by a searcher that never answers, with a moment left."""
+    monkeypatch.setattr(asking, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(asking, "LATE_START_SECONDS", 0.1)
+
+    def make(events, elapsed=89.8):
+        begun = search(events=events, elapsed=elapsed)
+        begun.searcher, begun.screen = Deaf(), Notes()
+        return begun
+
+    return make
+
+
+class Notes(Silent):
+    """Remembers them."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_a_searcher_that_never_answers_ends_the_search_in_time_with_what_there_is(deaf):
+    begun = deaf(FINISHED)
+    assert begun.ask() == begun.ask() == DONE
+    assert begun.searcher.asked == 1
+    (note,) = begun.screen.notes
+    assert "deaf" in note and "did not answer for" in note
+
+
+def test_a_searcher_that_never_answers_is_the_reason_why_there_is_no_model(deaf):
+    with pytest.raises(PluginError, match=r"deaf.* did not answer for .*; choose another with --searcher"):
+        deaf([]).ask()
+
+
+def test_what_runs_while_a_searcher_does_not_answer_is_waited_for(deaf):
+    begun = deaf([])
+    begun.ledger.record(PAUSED[0])
+    assert begun.ask() == begun.ask() == WAIT
+    begun.tell(FINISHED[1])
+    assert begun.ask() == DONE
+    assert begun.searcher.asked == 1
+
+
+def test_a_signal_reaches_a_searcher_that_does_not_answer(deaf):
+    began = time.monotonic()
+    with stop_on_signals() as stopped:
+        begun = deaf([], elapsed=0.0)
+        begun.stopped = stopped
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        assert begun.ask() == DONE
+    assert stopped.signal == signal.SIGINT
+    assert time.monotonic() - began < 30.0
 
 
 def test_a_report_is_stamped_with_the_run_clock(search, tmp_path):
