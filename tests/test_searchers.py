@@ -153,6 +153,21 @@ def test_a_probe_that_no_worker_took_is_asked_for_again():
     assert play.start().trial.freeze == "probe"
 
 
+def test_a_probe_that_was_given_back_for_its_time_does_not_end_the_search():
+    """It had half of what was left; the race goes on, and it is tried again only with a multiple of that."""
+    play = Play(problem(("z/a", "z/b")), deadline=100.0)
+    play.report(play.start(), 0.5)
+    late = play.start()
+    assert late.trial.freeze == "probe"
+    play.now += 20.0
+    play.ledger.record(Report(late.trial.id, "paused", 0.0, None, 20.0, elapsed=play.now))
+    assert play.start().trial.freeze != "probe"
+    later = Play(problem(("z/a",)), deadline=1000.0)
+    given_back = later.start()
+    later.ledger.record(Report(given_back.trial.id, "paused", 0.0, None, 20.0, elapsed=0.0))
+    assert later.start().trial.freeze == "probe"
+
+
 def test_what_a_worker_gave_back_is_not_asked_for_again_at_once():
     """Otherwise the last seconds, too few for a step and its score, would fill the journal."""
     play = Play(problem(("z/a",), strategies=("full",)), deadline=30.0)

@@ -410,6 +410,18 @@ def test_the_one_before_is_used_when_the_newest_is_damaged(
     assert ("is not used" in caplog.text) == (newest.exists() or suffix != ".json")
 
 
+def test_a_store_is_empty_until_a_checkpoint_is_whole(store: CheckpointStore, tmp_path: Path) -> None:
+    assert store.is_empty()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for left_by_a_kill in ("00000-1.000000-ab.model.safetensors", ".00000-1.000000.json.ab.tmp"):
+        (folder / left_by_a_kill).touch()
+    (folder / "notes.json").touch()
+    assert store.is_empty()
+    save(store, 0, 1.0)
+    assert not store.is_empty()
+
+
 def test_prune_keeps_what_it_is_told_to_keep(store: CheckpointStore, tmp_path: Path) -> None:
     for number in (0, 1, 2, 3, 100000):
         save(store, number, 1.0)

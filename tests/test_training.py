@@ -22,6 +22,7 @@ from autoft.stopwatch import Stopwatch
 from autoft.store import Checkpoint
 from autoft.study import Study
 from autoft.train.classifier import Classifier
+from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
 from autoft.train.images import TrainingStream
 from autoft.train.worker import Cancelled, Job, Worker
@@ -137,7 +138,8 @@ def test_deadline_ends_a_slice_with_a_score_and_a_checkpoint(run, worker):
 
 def test_a_slice_that_comes_too_late_is_given_back(run, worker):
     report = execute(worker, trial(run, 0, "test_resnet", "full"), 0.0, 27.0, deadline=0.0)
-    assert (report.event, report.step, report.score, report.error) == ("paused", 0.0, None, None)
+    assert (report.event, report.step, report.score) == ("paused", 0.0, None)
+    assert report.error == "there was no time for a step and its score"
     assert not list(run.folder.path.glob("checkpoints/*"))
 
 
@@ -192,6 +194,39 @@ def test_a_probe_takes_the_images_there_is_time_for(run, worker, monkeypatch):
     assert 0.25 <= report.share < 1  # at least the fewest
     again = execute(worker, trial(run, 2, "test_resnet", "probe"), 0.0, 1.0)
     assert (again.score, again.share) == (1.0, 1.0)  # what the first computed is kept
+
+
+@pytest.fixture
+def slowly(monkeypatch):
+    """Four images, then one at a time; a pace that is known takes none."""
+    monkeypatch.setattr("autoft.train.features.SECONDS_A_BATCH", 1e-6)
+    monkeypatch.setattr(FeatureCache, "row_seconds", lambda *_: 0.0)
+
+
+def test_a_probe_whose_validation_features_come_too_late_is_given_back(run, worker, slowly):
+    """All trials are scored on the same images; what was computed stays, so another try goes on."""
+    execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
+    late = execute(worker, trial(run, 1, "test_resnet", "probe"), 0.0, 1.0, deadline=0.0)
+    assert (late.event, late.step, late.score) == ("paused", 0.0, None)
+    scored = len(run.dataset().rows("val"))
+    assert late.error == f"there was time for 4 of {scored} validation images, and it needs them all"
+    assert not list(run.folder.checkpoints.glob("00001-*"))
+    again = execute(worker, trial(run, 2, "test_resnet", "probe"), 0.0, 1.0, deadline=0.0)
+    assert (again.event, again.score is not None) == ("finished", True)
+
+
+def test_the_fewest_images_that_make_a_head_come_two_seconds_late_and_no_more(run, worker, slowly):
+    execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
+    for number in (1, 2):
+        late = execute(worker, trial(run, number, "test_resnet", "probe"), 0.0, 1.0, deadline=-60.0)
+    assert (late.event, late.score) == ("paused", None)
+    assert "training images, and it needs them all" in late.error
+
+
+def test_the_first_model_of_a_run_comes_late_rather_than_never(run, worker, slowly):
+    report = execute(worker, trial(run, 0, "test_resnet", "probe"), 0.0, 1.0, deadline=-60.0)
+    assert (report.event, report.error) == ("finished", None)
+    assert report.score is not None
 
 
 @pytest.mark.parametrize("freeze", ["probe", "full"])

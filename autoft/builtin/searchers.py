@@ -34,7 +34,7 @@ RACED_BACKBONES = 3
 # Of the time left when a probe starts, for all that wait; one that takes longer ends on a part of the images.
 PROBE_SHARE = 0.5
 MIN_PROBE_SECONDS = 10.0  # a worker's first slice begins with seconds of imports
-AGAIN = 3.0  # times the time it had: then a probe on a part of the images is worth another try
+AGAIN = 3.0  # times the time it had: then a probe that was not done with all images is worth another try
 # Share of the time after the probes in which new trials may start; the rest belongs to the best ones.
 RACE_SHARE = 0.4
 MIN_SLICE_SECONDS = 2.0
@@ -110,14 +110,17 @@ class _Race:
         return max(MIN_PROBE_SECONDS, share)
 
     def _worth_again(self, record: TrialRecord) -> bool:
-        """Whether a probe got no time, or has seen a part of the images and could now have a multiple of its time."""
-        if _given_back(record):
-            return True
-        return record.share < 1.0 and self._probe_seconds(1) > AGAIN * record.seconds
+        """Whether a probe got no time, or had enough for a part only, and could now have a multiple of it."""
+        if record.share == 1.0 and not _given_back(record):
+            return False
+        return min(self._probe_seconds(1), self.clock.remaining) > AGAIN * record.seconds
 
     def was_too_late(self) -> bool:
-        """Whether a worker has just given a slice back: there was no time for a step and its score."""
-        last = (record.reports[-1] for record in self.ledger.trials.values() if record.reports)
+        """Whether a worker has just given a slice back: there was no time for a step and its score.
+
+        A probe has a part of the time only, so one that is given back says nothing of the rest.
+        """
+        last = (r.reports[-1] for r in self.ledger.trials.values() if r.reports and self._is_raced(r))
         given_back = (report for report in last if report.event == "paused" and report.score is None)
         return any(self.clock.elapsed < report.elapsed + TOO_LATE_SECONDS for report in given_back)
 

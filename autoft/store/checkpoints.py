@@ -122,6 +122,10 @@ class CheckpointStore:
         """
         return self._first_whole(trial_id, self._sidecars(trial_id), going_on=True)
 
+    def is_empty(self) -> bool:
+        """Whether no trial has a checkpoint."""
+        return not any(path.suffix == ".json" for _, path in self._named())
+
     def prune(self, kept: Mapping[int, Kept], in_flight: Set[int]) -> None:
         """Remove all but what `kept` names, and what killed saves left behind; trials `in_flight` are left alone."""
         _remove(

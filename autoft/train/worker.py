@@ -43,12 +43,17 @@ FORWARD_SHARE = 1 / 3
 # Of the time a slice has: for solving, once the features are there; and for training, where the head begins as a ridge.
 FIT_SHARE, TRAINING_SHARE = 0.2, 0.7
 FEWEST_FITTED, FITTED_A_CLASS = 64, 2  # images; a head on fewer says nothing of a backbone
+FEWEST_GRACE_SECONDS = 2.0  # past the deadline, for the features of those, when all else is there
 # What a step is taken to cost, at most, from the first ones: on a GPU they took 18 s where the next took 0.04.
 LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
 
 
 class Cancelled(Exception):
     """The run is being stopped; the slice stays open in the journal and runs again on resume."""
+
+
+class _TooLate(Exception):
+    """The slice's deadline leaves no time for what it must do, which the message says; it is given back."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,10 @@ class Worker:
     def run(self, job: Job) -> Report:
         """Execute one slice. A failure is a report that names the cause, never an exception.
 
-        A slice whose deadline passes before its first step is given back: paused where it was, without a score. Raises
-        `RunFolderError` when nothing can be written any more: that is no fault of the trial, whose slice stays open.
+        A slice whose deadline passes before its first step, or before the features that a probe must have are there, is
+        given back: paused where it was, without a score; the report says why. Only where the run has no model at all
+        yet, such features are waited for. Raises `RunFolderError` when nothing can be written any more: that is no
+        fault of the trial, whose slice stays open.
         """
         began = time.monotonic()
         with torch.random.fork_rng(devices=[]):
@@ -137,6 +144,8 @@ class Worker:
                 report = self._execute(job)
             except Cancelled:
                 raise
+            except _TooLate as reason:
+                report = Report(job.slice.trial.id, "paused", job.slice.start, None, 0.0, error=str(reason))
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     raise _no_room(error) from error
@@ -197,9 +206,12 @@ class Worker:
                 return self._train(bench, head)
 
     def _probe(self, bench: _Bench) -> Report:
-        """Fit the head in closed form, on as many images as there is time for, and score it; the trial is finished."""
+        """Fit the head in closed form, on as many images as there is time for, and score it; the trial is finished.
+
+        The validation images are all there or the probe is given back: ranks compare what was scored on the same ones.
+        """
         costs = self._forward_costs(bench)
-        validation = self._features.features(bench.network, bench.images, self._dataset.rows("val"), self._check)
+        validation = self._needed_features(bench, self._dataset.rows("val"), "validation", 0.0)
         head, share = self._ridge(bench, bench.job.seconds_left * FIT_SHARE)
         logits = (validation @ head.weight.T + head.bias).numpy()
         score = self._score(logits)
@@ -223,7 +235,7 @@ class Worker:
         run = self._gradient_run(bench, head)
         scoring = self._image_seconds.get(bench.view, 0.0) * len(self._dataset.rows("val"))
         if bench.job.seconds_left <= scoring:
-            return Report(bench.trial.id, "paused", bench.job.slice.start, None, 0.0)
+            raise _TooLate("there was no time for a step and its score")
         saver = _Saver(self._checkpoints, bench)
         pace, facts = self._advance(bench, run, saver)
         began = time.monotonic()
@@ -312,13 +324,27 @@ class Worker:
         order = stratified_order(labels, self._record.study.seed)
         bench.network.module.to(self._device)
         fewest = rows[order[: max(FEWEST_FITTED, FITTED_A_CLASS * self._outputs)]]
-        self._features.features(bench.network, bench.images, fewest, self._check)
+        self._needed_features(bench, fewest, "training", FEWEST_GRACE_SECONDS)
         features = self._features.leading(
             bench.network, bench.images, rows[order], lambda: bench.job.seconds_left < reserve, self._check
         )
         seen = labels[order[: len(features)]]
         head = fit_ridge(features, torch.from_numpy(seen), self._outputs, self._check)
         return head, len(seen) / len(rows)
+
+    def _needed_features(self, bench: _Bench, rows: np.ndarray, kind: str, grace: float) -> torch.Tensor:
+        """Features of all these rows. Raises `_TooLate` when they are not there `grace` seconds after the deadline, and
+        keeps what was computed. The first model of a run comes late rather than never.
+        """
+
+        def too_late() -> bool:
+            return bench.job.seconds_left < -grace and not self._checkpoints.is_empty()
+
+        features = self._features.leading(bench.network, bench.images, rows, too_late, self._check)
+        if len(features) < len(rows):
+            had = f"{len(features):,} of {len(rows):,} {kind} images"
+            raise _TooLate(f"there was time for {had}, and it needs them all")
+        return features
 
     def _network(self, name: str) -> Network:
         if name not in self._networks:
