@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -159,7 +159,7 @@ def _search(
     screen: Screen,
     clock: RunClock,
     journal: Journal,
-    stopped: Callable[[], bool],
+    stopped: StopFlag,
     ending: Ending,
 ) -> Search:
     return Search(

@@ -235,7 +235,7 @@ def test_a_number_that_was_changed_by_hand_is_told_in_the_last_line_too(tmp_path
 def test_lines_of_a_version_without_checksums_are_read_and_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text("".join(f"{encode(event)}\n" for event in history(1)))
-    write_journal(path, [started(1), report(1)])
+    write_journal(path, [queued(1), report(1)])
     assert Journal.read(path) == history(2)
     with_checksum = ["crc32" in json.loads(line) for line in path.read_text().splitlines()]
     assert with_checksum == [False, False, True, True]
