@@ -72,17 +72,15 @@ class Search:
 
     def _answer(self, reading: Clock) -> Slice | Wait | Done:
         """What the searcher answers; nothing more when a signal comes first, or the time is over."""
-        began = self.clock.now()
         try:
-            with self.stopped.at_once(), time_limit(reading.remaining + ANSWER_SECONDS):
-                return self.searcher.ask(self.problem, self.ledger, reading)
+            with self.stopped.at_once():
+                return _answer_in_time(self.searcher, self.problem, self.ledger, reading)
         except KeyboardInterrupt:
             if not self.stopped():
                 raise
             return DONE
-        except TimeOver:
-            waited = f"{self.clock.now() - began:.0f} s"
-            self._unanswered = f"searcher {self.searcher} did not answer for {waited}, until the time was over"
+        except _NoAnswer as problem:
+            self._unanswered = str(problem)
             self.screen.note(f"{self._unanswered}; the run ends with what it has")
             return self._nothing_more()
 
@@ -146,9 +144,26 @@ class Search:
         self.screen.show(self.ledger, self.clock)
 
 
+class _NoAnswer(PluginError):
+    """A searcher did not answer until the time was over."""
+
+
+def _answer_in_time(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock) -> Slice | Wait | Done:
+    """What the searcher answers. Raises `_NoAnswer` a little after the time is over."""
+    seconds = reading.remaining + ANSWER_SECONDS
+    try:
+        with time_limit(seconds):
+            return searcher.ask(problem, ledger, reading)
+    except TimeOver:
+        raise _NoAnswer(f"searcher {searcher} did not answer for {seconds:.0f} s, until the time was over") from None
+
+
 def is_over(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock) -> bool:
-    """Whether a search that stands there with nothing in flight would end at once: done, or out of trials."""
-    answer = searcher.ask(problem, ledger, reading)
+    """Whether a search that stands there with nothing in flight would end at once: done, or out of trials.
+
+    Raises `PluginError` when the searcher does not answer until the time is over.
+    """
+    answer = _answer_in_time(searcher, problem, ledger, reading)
     return isinstance(answer, Done) or (isinstance(answer, Slice) and _is_one_too_many(answer, problem, ledger))
 
 

@@ -247,6 +247,11 @@ def test_a_searcher_that_never_answers_is_the_reason_why_there_is_no_model(deaf)
         deaf([]).ask()
 
 
+def test_whether_a_search_is_over_is_answered_in_time(deaf):
+    with pytest.raises(PluginError, match=r"did not answer for 0 s"):
+        asking.is_over(Deaf(), deaf(FINISHED).problem, Ledger(FINISHED), Clock(89.8, 90.0))
+
+
 def test_what_runs_while_a_searcher_does_not_answer_is_waited_for(deaf):
     begun = deaf([])
     begun.ledger.record(PAUSED[0])
