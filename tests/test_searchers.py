@@ -196,7 +196,7 @@ def test_what_fails_without_parameters_is_not_tried_again():
     )
     play, tried = Play(Problem((fixed, free), seed=0, workers=1)), []
     while isinstance(answer := play.ask(), Slice):
-        play.ledger.record(Started(answer.trial.id, answer, Clock(play.now, play.deadline)))
+        play.ledger.record(Queued(answer.trial.id, answer, Clock(play.now, play.deadline)))
         play.report(answer, 0.0, event="failed")
         tried.append(answer.trial.freeze)
     assert sorted(tried) == ["fixed", "free", "free"]
