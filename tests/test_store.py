@@ -232,6 +232,14 @@ def test_a_number_that_was_changed_by_hand_is_told_in_the_last_line_too(tmp_path
         Journal.read(path)
 
 
+def test_a_slice_of_a_version_that_journalled_it_as_started_is_read_as_queued(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    lines = [encode(event).replace('"event": "queued"', '"event": "started"') for event in history(2)]
+    path.write_text("".join(line + "\n" for line in lines))
+    assert '"started"' in path.read_text()
+    assert Journal.read(path) == history(2)
+
+
 def test_lines_of_a_version_without_checksums_are_read_and_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text("".join(f"{encode(event)}\n" for event in history(1)))

@@ -22,6 +22,7 @@ from autoft.ledger import Ledger
 from autoft.types import Event
 
 _CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}\n$')
+_IS_SLICE = re.compile(rb'^({"trial": \d+, "slice": .*, "event": )"started"}\n$')
 
 
 class Journal:
@@ -116,6 +117,8 @@ def _event(line: bytes) -> Event:
         line = line[: found.start()] + b"}"
         if int(found[1], 16) != zlib.crc32(line):
             raise ValueError("its checksum is not that of its text: something in it has changed since it was written")
+    elif _IS_SLICE.search(line):  # an older version had one line for what is queued and then started
+        line = _IS_SLICE.sub(rb'\1"queued"}\n', line)
     event: Event = decode(Event, line.decode())
     return event
 
