@@ -206,7 +206,7 @@ def test_a_float_image_with_pixels_without_a_number_is_used_and_named(tmp_path, 
     dataset = opened(tmp_path / "floats")
     assert reasons(dataset) == {"light/nothing.tif": "no finite pixel values"}
     info = dataset.info
-    assert [(one.path, one.reason) for one in info.unseen] == [("dark/gaps.tif", "2 of 64 pixels are not finite")]
+    assert [(one.path, one.reason) for one in info.unseen] == [("dark/gaps.tif", "2 of 64 pixels hold no number")]
     assert info.value_range == (0.0, 23.0) and sum(info.counts.values()) == 9
 
 

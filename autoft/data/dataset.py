@@ -220,7 +220,7 @@ def _unseen(files: Sequence[tuple[int, ScannedFile]], scale: ValueRange | None) 
     for _, file in files:
         if file.gaps:
             of = file.width * file.height
-            yield DataProblem(file.entry.path, f"{file.gaps:,} of {of:,} pixels are not finite")
+            yield DataProblem(file.entry.path, f"{file.gaps:,} of {of:,} pixels hold no number")
         low, high = file.values or (0.0, 0.0)
         if 0 < 255 * (high - low) < top - bottom:
             where = f"{bottom:g} to {top:g}, the one scale of all images"

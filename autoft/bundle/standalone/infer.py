@@ -34,6 +34,7 @@ def read(photo: Path, value_range: Any = None) -> Any:
 
     `value_range` is what becomes 0 and 255 of float and 32-bit images. Damaged files raise nearly anything.
     """
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many
     with Image.open(photo) as image:
         # Older versions of Pillow open a 16-bit PNG as one of 32 bits.
         sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
@@ -149,8 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(usage="python examples/infer.py PHOTO ...", description=__doc__)
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="without any, the test vectors are run")
     photos = parser.parse_args().photos
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many, and warns of more than that
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of more than half the limit
     session = onnxruntime.InferenceSession(str(BUNDLE / "model.onnx"), providers=["CPUExecutionProvider"])
     if photos:
         return classify(session, photos)
