@@ -182,13 +182,13 @@ def test_a_disk_that_fills_up_costs_time_only(cache, images, monkeypatch):
 def test_two_at_the_same_time_compute_it_once(cache, images):
     gate, rows = threading.Barrier(2), []
 
-    def one():
-        of = network()
+    def one(of):
         gate.wait()
         cache.features(of, images, ALL)
         rows.append(of.module.rows)
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
+    # Networks of the same weights: their generator is one for all threads.
+    threads = [threading.Thread(target=one, args=(network(),)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
