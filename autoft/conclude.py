@@ -84,9 +84,8 @@ def layout(batched: bool) -> Layout:
 
 def finalists(ledger: Ledger) -> list[TrialRecord]:
     """The trials that can be exported, best first. Raises `RunFailed`, with the causes, when there is none."""
-    kept = ledger.with_checkpoint()
-    if exportable := [record for record in ledger.ranking() if record.trial.id in kept]:
-        return exportable
+    if exportable := ledger.exportable():
+        return list(exportable)
     causes = {report.error for record in ledger.trials.values() for report in record.reports if report.error}
     raise RunFailed(f"no trial gave a model: {'; '.join(sorted(causes)[:3]) or 'the time was too short for one slice'}")
 
@@ -221,20 +220,29 @@ def conclude(maker: BundleMaker, ledger: Ledger, ending: Ending, clock: RunClock
 
     record, bundle = export_best(finalists(ledger), exported, screen)
     _report(run, bundle, screen)
-    summary = replace(_summary(run, ledger, record, bundle), seconds=maker.watch.seconds(), elapsed=clock.now())
-    return _written(run, summary)
+    return _written(run, replace(_summary(run, ledger, record, bundle), seconds=maker.watch.seconds()), ledger, clock)
 
 
-def let_stand(run: Run, before: Summary, clock: RunClock, screen: Screen) -> Summary:
-    """Write what the run came to `before` as what it comes to with the time it has now: nothing new was searched."""
-    screen.note("nothing new could be searched; the model and its score stand, and the test images stay shut")
-    return _written(run, replace(before, budget=run.record.study.time, elapsed=clock.now()))
+def let_stand(run: Run, ledger: Ledger, before: Summary, clock: RunClock, screen: Screen) -> Summary:
+    """Write what the run came to `before` as what it comes to with the time it has now: nothing better was found."""
+    screen.note("nothing better was found; the model and its score stand, and the test images stay shut")
+    return _written(run, before, ledger, clock)
 
 
-def _written(run: Run, summary: Summary) -> Summary:
+def _written(run: Run, summary: Summary, ledger: Ledger, clock: RunClock) -> Summary:
+    """Write the summary, with what was searched and the time it took as of now."""
+    records = ledger.trials.values()
+    states = [record.state for record in records]
+    now = replace(
+        summary,
+        trials={state: states.count(state) for state in ("finished", "paused", "failed")},
+        tried=len({(r.trial.backbone, r.trial.freeze) for r in records if r.score is not None}),
+        budget=run.record.study.time,
+        elapsed=clock.now(),
+    )
     with run.writing(run.folder.summary):
-        write_atomic(run.folder.summary, encode(summary))
-    return summary
+        write_atomic(run.folder.summary, encode(now))
+    return now
 
 
 def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
@@ -248,23 +256,23 @@ def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
 
 
 def _summary(run: Run, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> Summary:
-    study, records, best = run.record.study, ledger.trials.values(), record.trial
-    states = [record.state for record in records]
+    """What came of the export; `_written` adds what was searched."""
+    study, best, ranked = run.record.study, record.trial, ledger.exportable()
     return Summary(
         run=as_text(run.folder.path),
         metric=study.metric,
         best=Best(best.id, best.backbone, best.freeze, best.image_size, best.params, record.share),
         validation=bundle.validation,
         test=bundle.scores,
-        trials={state: states.count(state) for state in ("finished", "paused", "failed")},
+        trials={},
         seconds={},
         model=f"{run.folder.export.name}/{MODEL}",
         budget=study.time,
         test_openings=_openings(run) + 1,
         problems=len(run.record.data.problems),
         candidates=len(run.record.candidates),
-        tried=len({(r.trial.backbone, r.trial.freeze) for r in records if r.score is not None}),
         missed=bundle.report.missed,
+        finalists=tuple(one.best_checkpoint for one in ranked[: ranked.index(record) + 1]),
     )
 
 

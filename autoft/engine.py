@@ -145,7 +145,12 @@ def _changed(run: Run, change: Change, finished: Summary | None) -> Run:
 
 
 def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock) -> None:
-    """Raise `StudyError` when more time would only score the same model on the test images once more."""
+    """Raise `StudyError` when more time would only end with the same model once more.
+
+    The searcher is told of the workers that the run had before, and of no reserve for the end: what there is now is
+    known only once the runner is warm, which a refusal must not wait for. One that then has nothing to try after all
+    lets the model stand.
+    """
     require_more_time(run.record, reading.elapsed)
     study = run.record.study
     if not is_over(host.searcher(study.searcher), run.problem(), ledger, reading):
@@ -160,7 +165,7 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock
 
 def _keep_change(before: Run, after: Run) -> None:
     """Save a change of a run that is not searched."""
-    if after != before:
+    if encode(after.record) != encode(before.record):  # as `Run.save` compares
         with after.folder.lock():
             after.save()
 

@@ -46,7 +46,7 @@ from autoft.train.worker import Cancelled, Worker
 def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
     """Search what is left, then export the best and score it. The same for a new run and a resumed one.
 
-    A finished run in which nothing new was searched keeps its model and its score: the test split is not opened again.
+    A finished run in which nothing better was found keeps its model and its score: the test split is not opened again.
     Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when the exported file misses parity.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
@@ -63,7 +63,7 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
                     runner.run(search, Site(run.folder.path, run.record.machine, clock.origin), stopped)
             _raise_if_stopped(run, search.ledger, stopped)
             if before := run.concluded(search.ledger):
-                return let_stand(run, before, clock, screen)
+                return let_stand(run, search.ledger, before, clock, screen)
             try:
                 with stopped.at_once():
                     best = finalists(search.ledger)[0].trial

@@ -140,8 +140,8 @@ class Host:
         off = host._switched_off(selections, known)
         for ref, first in taken.items():
             if ref.name in off:
-                raise StudyError(f"no:{ref.name} would switch off both {first} and {ref}; {plugins.rename(ref)}")
-        host._notes += [f"{DISABLE}: {unknown_name('plugin', name, known)}" for name in sorted(off - known)]
+                raise StudyError(f"{off[ref.name]} would switch off both {first} and {ref}; {plugins.rename(ref)}")
+        host._notes += [f"{DISABLE}: {unknown_name('plugin', name, known)}" for name in sorted(off.keys() - known)]
         host._disabled = [ref for ref in refs if ref.name in off]
         for ref in (ref for ref in refs if ref.name not in off):
             if ref in taken:
@@ -155,13 +155,15 @@ class Host:
     def from_refs(cls, refs: Iterable[PluginRef], objects: Sequence[object] = ()) -> Host:
         """Exactly these plugins, as a worker needs them; `objects` are those that only live in this process.
 
-        Raises `PluginError`, naming distribution and version, for one that is missing or fails to load.
+        Raises `PluginError`, naming distribution and version, for one that is missing, fails to load, or is of another
+        version or content: what comes of it would go under the name of what the search has.
         """
         host = cls()
         given = {plugins.object_ref(plugin): plugin for plugin in objects}
         for ref in refs:
             here = plugins.found(ref) if ref not in given else ref
-            host._note_change(ref, here)
+            if plugins.is_another(ref, here):
+                raise PluginError(plugins.changed(ref, here))
             host._load(here, given)
             if host._failures:
                 cause = host._failures[0].cause
@@ -175,25 +177,25 @@ class Host:
         """The plugins of a run that goes on, but for `selections`, as `-p` takes them, and AUTOFT_DISABLE_PLUGINS.
 
         A file or an object takes the place of the recorded plugin of its name, wherever that was, or comes on top; one
-        that differs from what the run has used is a warning, and one of a built-in's name an error. Raises as
-        `discover`, `from_refs` and `check` do.
+        that differs from what the run has used is a warning, and one of a built-in's name, or two of one name, an
+        error. Raises as `discover`, `from_refs` and `check_names` do.
         """
         recorded = {ref.name: ref for ref in refs}
         files = [plugins.file_ref(selection) for selection in selections if not selection.startswith("no:")]
-        given = {ref.name: ref for ref in (*files, *map(plugins.object_ref, objects))}
-        for name, ref in given.items():
-            if name in recorded and recorded[name].kind == "builtin":
-                raise PluginError(f"{ref}: the name {name!r} is taken by {recorded[name]}; {plugins.rename(ref)}")
-        replaced = {name: plugins.in_place_of(recorded.get(name, ref), ref) for name, ref in given.items()}
+        given = [*files, *map(plugins.object_ref, objects)]
+        builtins = [ref for ref in recorded.values() if ref.kind == "builtin"]
+        for ref, first in plugins.duplicates([*builtins, *given]).items():
+            raise PluginError(f"{ref}: the name {ref.name!r} is taken by {first}; {plugins.rename(ref)}")
+        replaced = {ref.name: plugins.in_place_of(recorded.get(ref.name, ref), ref) for ref in given}
         wanted = recorded | replaced
         off = cls._switched_off(selections, set(wanted))
-        host = cls.from_refs([ref for ref in wanted.values() if ref.name not in off], objects)
-        for name, ref in replaced.items():
-            if name in recorded and name not in off:
-                host._note_change(recorded[name], ref)
+        used = {name: ref for name, ref in wanted.items() if name not in off}
+        host = cls.from_refs([replaced.get(name) or plugins.found(ref) for name, ref in used.items()], objects)
+        for ref in host.refs:
+            host._note_change(recorded.get(ref.name, ref), ref)
         host._disabled = [ref for ref in wanted.values() if ref.name in off]
         host._notes += [f"{ref} is switched off; what the run has of it cannot go on" for ref in host._disabled]
-        host.check()
+        host.check_names()
         return host
 
     @property
@@ -206,16 +208,26 @@ class Host:
         """Names of plugins that other processes cannot import, such as objects made in `__main__`."""
         return tuple(ref.name for ref in self.refs if not ref.importable)
 
-    def check(self) -> None:
-        """Find out, before anything slow, what would end the run later: nobody may name a plugin that is not there.
+    def check_names(self) -> None:
+        """Find out, before anything slow, whether each part can be had by its name; no part is asked for anything.
 
-        Raises `PluginError` when a file or object that the user gave failed to load, a hook fails, two parts of one
-        kind have one name, a zoo cannot list its backbones, or a freeze strategy has no space. The built-in parts are
-        not asked: listing timm's takes seconds.
+        Raises `PluginError` when a file or object that the user gave failed to load, a hook fails, or two parts of one
+        kind have one name.
         """
         for failure in self._failures:
             if failure.ref.kind in BY_HAND:
                 raise PluginError(str(failure))
+        for kind in _KINDS:
+            self._collect(kind)
+
+    def check(self) -> None:
+        """Find out, before anything slow, what would end a new search later: as `check_names`, and what parts answer.
+
+        Raises `PluginError` also when a zoo cannot list its backbones or a freeze strategy has no space. The built-in
+        parts are not asked: listing timm's takes seconds. A run that goes on has its candidates, and needs no such
+        answer of parts that it may not even use.
+        """
+        self.check_names()
         for kind in _KINDS:
             for offer in self._collect(kind).values():
                 if offer.ref.kind != "builtin":
@@ -312,12 +324,14 @@ class Host:
     # ------------------------------------------------------------ inside
 
     @staticmethod
-    def _switched_off(selections: Sequence[str], known: set[str]) -> set[str]:
+    def _switched_off(selections: Sequence[str], known: set[str]) -> dict[str, str]:
+        """The names of the plugins that are not wanted, each with what said so."""
         named = [as_text(selection.removeprefix("no:")) for selection in selections if selection.startswith("no:")]
         for name in named:
             if name not in known:
                 raise StudyError(f"-p no:{name}: {unknown_name('plugin', name, known)}")
-        return {*named, *filter(None, map(str.strip, os.environ.get(DISABLE, "").split(",")))}
+        by_environment = filter(None, map(str.strip, os.environ.get(DISABLE, "").split(",")))
+        return {name: f"{name!r} in {DISABLE}" for name in by_environment} | {name: f"-p no:{name}" for name in named}
 
     def _note_change(self, before: PluginRef, here: PluginRef) -> None:
         if plugins.is_another(before, here):

@@ -51,6 +51,11 @@ class TrialRecord:
         return self._best.step if self._best else 0.0
 
     @property
+    def best_checkpoint(self) -> Parent:
+        """The checkpoint of the best score."""
+        return Parent(self.trial.id, self.best_step)
+
+    @property
     def latest_score(self) -> float | None:
         """The validation score that was measured last, at or before `step`."""
         return next((report.score for report in reversed(self.reports) if report.score is not None), None)
@@ -144,6 +149,10 @@ class Ledger:
             scored.sort(key=lambda record: (-(record.score or 0.0), record.seconds, record.trial.id))
             self._ranking = tuple(scored)
         return self._ranking
+
+    def exportable(self) -> tuple[TrialRecord, ...]:
+        """Trials with a score whose checkpoint is kept, best first."""
+        return tuple(record for record in self.ranking() if record.trial.id in self._alive)
 
     def with_checkpoint(self) -> frozenset[int]:
         """Ids of the trials whose checkpoints are kept: exportable, and the paused ones that can go on."""

@@ -127,6 +127,14 @@ def is_another(before: PluginRef, now: PluginRef) -> bool:
     return not unknown and described(before) != described(now)
 
 
+def changed(before: PluginRef, now: PluginRef) -> str:
+    """What to say where a process of a search finds another plugin than the search has."""
+    return (
+        f"{before} changed during the search, which began with {described(before)} and now finds {described(now)}; put "
+        "it back as it was and go on with autoft resume, or go on with it as it is: card and manifest then name both"
+    )
+
+
 def switch_off(ref: PluginRef) -> str:
     """What to do about a plugin that is at fault."""
     return f"switch it off with -p no:{ref.name}"

@@ -17,6 +17,7 @@ from autoft.files import as_path, as_text, write_atomic
 from autoft.host import Host
 from autoft.ledger import Ledger
 from autoft.parts import Problem
+from autoft.plugins import in_place_of
 from autoft.store import CheckpointStore, Journal, RunFolder
 from autoft.study import SCHEMA, Machine, StudyRecord
 from autoft.summary import Summary
@@ -46,9 +47,10 @@ class Run:
         """
         before = Run.open(self.folder.path).record
         after = replace(before, study=self.record.study, data=self.record.data, plugins=self.record.plugins)
-        if after != before:
+        text = encode(after)
+        if text != encode(before):  # records are equal whatever was in a plugin's place before
             with self.writing(self.folder.study):
-                write_atomic(self.folder.study, encode(after))
+                write_atomic(self.folder.study, text)
 
     def with_images(self, data: Path) -> Run:
         """The run with its images in `data` instead; nothing is read or written yet."""
@@ -83,10 +85,12 @@ class Run:
     def with_plugins(self, host: Host) -> Run:
         """The run with each recorded plugin as `host`, a later one, has it: from where, and which version or content.
 
-        One that is switched off, or that no other process could load, stays as it was recorded; nothing is written yet.
+        One that is switched off stays as it was recorded. So does one in whose place is an object that no other process
+        could load, for this once; that it was there is remembered. Nothing is written yet.
         """
-        here = {ref.name: ref for ref in host.refs if ref.importable}
-        plugins = tuple(here.get(ref.name, ref) for ref in self.record.plugins)
+        here = {ref.name: ref for ref in host.refs}
+        used = tuple((ref, here.get(ref.name, ref)) for ref in self.record.plugins)
+        plugins = tuple(now if now.importable else in_place_of(now, before) for before, now in used)
         return replace(self, record=replace(self.record, plugins=plugins))
 
     def dataset(self) -> Dataset:
@@ -119,10 +123,14 @@ class Run:
         return Problem(self.record.candidates, study.seed, self.record.machine.workers, study.trials)
 
     def concluded(self, ledger: Ledger) -> Summary | None:
-        """What the run came to, if nothing has happened in it since. Raises as `summary` does."""
+        """What the run came to, if the same model would come of it again. Raises as `summary` does."""
         summary = self.summary()
-        is_current = summary is not None and not ledger.in_flight and ledger.elapsed <= summary.elapsed
-        return summary if is_current else None
+        if summary is None or ledger.in_flight:
+            return None
+        if not summary.finalists:  # of an older version
+            return summary if ledger.elapsed <= summary.elapsed else None
+        finalists = tuple(record.best_checkpoint for record in ledger.exportable()[: len(summary.finalists)])
+        return summary if finalists == summary.finalists else None
 
     def summary(self) -> Summary | None:
         """What the run came to; None before its end. Raises `RunFolderError` when summary.json is damaged."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autoft.space import Params
+from autoft.types import Parent
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Summary:
     `test_openings` counts how often the test split was scored: more than once only when a finished run was extended.
     `problems` counts the files that were not used. Of `candidates`, pairs of backbone and freeze strategy, `tried` got
     a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
+    `finalists`: the checkpoints that were to be exported, best first; the last is `best`, those before it could not
+    be. A summary of an older version names none.
     """
 
     run: str
@@ -60,3 +63,4 @@ class Summary:
     candidates: int = 0
     tried: int = 0
     missed: Mapping[str, int] = field(default_factory=dict)
+    finalists: tuple[Parent, ...] = ()

@@ -161,12 +161,25 @@ def test_a_missing_distribution_is_asked_for_with_its_version() -> None:
         Host.from_refs([ref])
 
 
-def test_another_version_than_recorded_is_said(installed: Callable[[str, str, str], None]) -> None:
+def test_another_version_than_recorded_is_said_and_no_worker_takes_it(
+    installed: Callable[[str, str, str], None],
+) -> None:
     installed("autoft-alpha", "alpha", FILE.format(zoo="alpha"))
-    host = Host.from_refs([PluginRef("alpha", "entry_point", "autoft_alpha", "autoft-alpha", "1.4")])
-    (line,) = host.warnings()
+    before = PluginRef("alpha", "entry_point", "autoft_alpha", "autoft-alpha", "1.4")
+    (line,) = Host.recorded([before]).warnings()
     assert "1.4" in line
     assert "1.5" in line
+    with pytest.raises(PluginError, match=r"began with autoft-alpha 1\.4 and now finds autoft-alpha 1\.5"):
+        Host.from_refs([before])
+
+
+def test_a_worker_takes_no_file_that_has_changed_since_the_driver_read_it(tmp_path: Path) -> None:
+    mine = Path(write(tmp_path, "mine.py", FILE.format(zoo="mine")))
+    host = Host.discover([str(mine)])
+    assert Host.from_refs(host.refs).refs == host.refs
+    mine.write_text(FILE.format(zoo="mine") + "raise SystemExit('it ran')")
+    with pytest.raises(PluginError, match=r"plugin 'mine' .* changed during the search.*put it back.*autoft resume"):
+        Host.from_refs(host.refs)
 
 
 def test_a_recorded_file_that_is_gone_is_named(tmp_path: Path) -> None:
@@ -306,6 +319,17 @@ def test_what_a_search_would_refuse_is_found_beforehand(tmp_path: Path, given: d
     assert says in (line.cause or "")
 
 
+def test_a_run_that_goes_on_asks_no_part_for_what_only_a_new_search_needs(tmp_path: Path) -> None:
+    source = MANY.replace("{space}", "1 / 0").replace("{backbones}", "1 / 0").replace("{strategies}", "Mine()")
+    host = Host.recorded([file_ref(write(tmp_path, "many.py", source))])
+    assert (list(host.zoos()), list(host.freeze_strategies())) == (["own"], ["mine"])
+    with pytest.raises(PluginError, match="ZeroDivisionError"):
+        host.check()
+    twice = write(tmp_path, "twice.py", source.replace("[Mine()]", "[Mine(), Mine()]"))
+    with pytest.raises(PluginError, match="two parts called 'mine'"):
+        Host.recorded([file_ref(twice)])
+
+
 @pytest.fixture
 def built_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the built-in strategies, and nothing else."""
@@ -313,15 +337,31 @@ def built_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("built_in")
-def test_a_file_of_a_builtins_name_is_to_be_renamed_and_takes_nothing_away(tmp_path: Path) -> None:
+def test_a_file_of_a_builtins_name_is_to_be_renamed_and_takes_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = write(tmp_path, "freeze.py", FILE.format(zoo="mine"))
     with pytest.raises(PluginError, match=r"the name 'freeze' is taken by plugin 'freeze' of .*'autoft'.*; rename"):
         Host.discover([file]).check()
-    with pytest.raises(StudyError, match=r"no:freeze would switch off both .*'autoft'.* and .*freeze\.py.*; rename"):
+    both = r"would switch off both .*'autoft'.* and .*freeze\.py.*; rename"
+    with pytest.raises(StudyError, match=f"^-p no:freeze {both}"):
         Host.discover([file, "no:freeze"])
+    monkeypatch.setenv("AUTOFT_DISABLE_PLUGINS", "freeze")
+    with pytest.raises(StudyError, match=f"^'freeze' in AUTOFT_DISABLE_PLUGINS {both}"):
+        Host.discover([file])
+    monkeypatch.delenv("AUTOFT_DISABLE_PLUGINS")
     recorded = Host.discover().refs
     with pytest.raises(PluginError, match=r"taken by plugin 'freeze' of .*'autoft'.*; rename the file"):
         Host.recorded(recorded, [file])
+
+
+def test_two_files_of_one_name_are_refused_by_a_run_that_goes_on_too(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    one, two = (write(tmp_path / folder, "x.py", FILE.format(zoo="x")) for folder in "ab")
+    for make in (lambda: Host.discover([one, two]).check(), lambda: Host.recorded([file_ref(one)], [one, two])):
+        with pytest.raises(PluginError, match=r"b/x\.py\).*the name 'x' is taken by plugin 'x' \(.*a/x\.py\); rename"):
+            make()
 
 
 @pytest.mark.usefixtures("built_in")

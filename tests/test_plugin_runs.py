@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autoft import api, engine
+from autoft import api, engine, hookimpl, prepare
 from autoft.__main__ import _run
 from autoft.codec import encode
 from autoft.data.scan import scan
@@ -125,6 +125,29 @@ def test_a_plugin_that_moved_is_taken_from_its_new_place_in_workers_too(run, tmp
     host = begun.host([write(tmp_path / "new")])
     worker = Worker.open(begun.folder.path, 1, "cpu", host.refs)
     assert report(begun, host, worker).event == "finished"
+
+
+def test_a_plugin_that_changes_during_the_search_opens_no_worker_and_prepares_nothing(run, tmp_path):
+    begun = run(write(tmp_path / "plugins"))
+    host = begun.host()
+    write(tmp_path / "plugins", plan="0\n        " + GOOD)
+    with pytest.raises(PluginError, match=r"plugin 'mine' .* changed during the search"):
+        Worker.open(begun.folder.path, 1, "cpu", host.refs)
+    with pytest.raises(PluginError, match="changed during the search"):
+        prepare.main(encode(prepare._Errand(str(begun.folder.path), host.refs, "mine/net", 64)))
+    assert not (begun.folder.path / ".prepared").exists()
+    assert report(begun, host, Worker.open(begun.folder.path, 1, "cpu", begun.host().refs)).event == "finished"
+
+
+def test_an_object_in_the_place_of_a_file_for_one_sitting_is_remembered(run, tmp_path):
+    path = write(tmp_path / "plugins")
+    begun = run(path)
+    plugin = type("mine", (), {"autoft_zoos": hookimpl(lambda self: [])})()
+    begun.with_plugins(begun.host(objects=[plugin])).save()
+    (recorded,) = [ref for ref in Run.open(begun.folder.path).record.plugins if ref.name == "mine"]
+    assert (recorded.kind, recorded.location) == ("file", path)
+    said = plugin_versions(Run.open(begun.folder.path).host().refs)["plugin mine"]
+    assert re.fullmatch(r"mine\.py, SHA-256 \w{64}; earlier in this run: an object of the program that searched", said)
 
 
 def test_a_plugin_that_is_gone_can_be_left_out(run, tmp_path, monkeypatch):

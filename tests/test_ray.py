@@ -98,6 +98,25 @@ def faults(tmp_path_factory):
     return json.loads(done.stdout)
 
 
+def test_a_worker_without_the_plugins_of_the_driver_ends_the_search_and_fails_no_trial(tmp_path, monkeypatch):
+    from autoft import PluginError, Slice, Trial
+    from autoft.codec import encode
+    from autoft.runners import ray as subject
+
+    def refuse(*arguments):
+        raise PluginError("plugin 'mine' changed during the search")
+
+    monkeypatch.setattr("autoft.train.worker.Worker.open", refuse)
+    errand = subject._Errand(str(tmp_path), 1, "cpu", (), 0.0, Slice(Trial(0, "b", "f", 64, {}, 0), 0.0, 1.0, 1e6))
+    worker = object.__new__(subject._SliceTrainable)  # without Tune around it
+    worker.setup({"errand": encode(errand)})
+    result = worker.step()
+    adapter = subject._Adapter(None, None, None)
+    adapter.on_trial_complete("tune's", result)
+    assert (str(adapter.error), adapter.error.exit_code) == ("plugin 'mine' changed during the search", 2)
+    assert "report" not in result
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "cause"),

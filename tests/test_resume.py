@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -35,7 +35,7 @@ from autoft.stopwatch import Stopwatch
 from autoft.store import Journal, RunFolder
 from autoft.study import Machine, Study, StudyRecord
 from autoft.summary import Best, Scores, Summary
-from autoft.types import DONE, Backbone, Candidate, Clock, Done, InputSpec, Queued, Report, Slice
+from autoft.types import DONE, Backbone, Candidate, Clock, Done, InputSpec, Parent, Queued, Report, Slice
 
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
@@ -62,7 +62,7 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
         journal.append(Report(0, "finished", 1.0, 0.75, 2.0, elapsed=3.0))
     best = Best(0, "zoo/net", "probe", 64, {})
     ended = Summary(str(folder), "accuracy", best, SCORES, SCORES, {"finished": 1}, {"total": 9.0}, "m", 60.0, 9.0)
-    opened.folder.summary.write_text(encode(ended))
+    opened.folder.summary.write_text(encode(replace(ended, finalists=(Parent(0, 1.0),))))
     return opened
 
 
@@ -251,6 +251,74 @@ def test_a_search_that_brought_nothing_new_leaves_the_test_images_shut(run: Run)
     assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 90.0)
     assert not run.folder.export.exists()
     assert api.resume(run.folder.path) == found  # the time is used
+
+
+class Tells(InlineRunner):
+    """Runs one more slice, which ends so."""
+
+    def __init__(self, event: Literal["finished", "paused", "failed"], score: float | None) -> None:
+        super().__init__()
+        self.event, self.score = event, score
+
+    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+        asked = search.ask()
+        assert isinstance(asked, Slice)
+        search.tell(Report(asked.trial.id, self.event, 0.0 if self.score is None else 1.0, self.score, 2.0))
+
+
+@pytest.mark.parametrize(("event", "score"), [("failed", None), ("paused", None), ("finished", 0.5)])
+def test_a_slice_that_brought_no_better_model_leaves_the_test_images_shut(
+    event: Literal["finished", "paused", "failed"], score: float | None, run: Run
+) -> None:
+    more = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0)))
+    now = time.time()
+    found = execute(more, more.host(), Tells(event, score), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0))
+    assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 600.0)
+    assert found.trials == {"finished": 1, "paused": 0, "failed": 0} | {event: 1 + (event == "finished")}
+    assert not run.folder.export.exists()
+
+
+def with_reports(run: Run, *reports: Report) -> Ledger:
+    """The ledger of the run once further trials have ended so."""
+    ledger = run.ledger()
+    for report in reports:
+        trial = run.record.candidates[0].trial(report.trial, {}, 0)
+        ledger.record(Queued(trial.id, Slice(trial, 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
+        ledger.record(report)
+    return ledger
+
+
+def test_another_model_is_new_though_the_clock_was_set_back(run: Run) -> None:
+    assert run.concluded(with_reports(run)) == run.summary()
+    assert run.concluded(with_reports(run, Report(1, "finished", 1.0, 0.5, 2.0, elapsed=1e6))) == run.summary()
+    assert run.concluded(with_reports(run, Report(1, "finished", 1.0, 0.875, 2.0, elapsed=1.0))) is None
+
+
+def test_the_same_trial_trained_on_to_a_better_score_is_another_model(run: Run) -> None:
+    ledger, trial = Ledger(), run.record.candidates[0].trial(0, {}, 0)
+    for start, score in ((0.0, 0.75), (1.0, 0.625), (2.0, 0.875)):
+        ledger.record(Queued(0, Slice(trial, start, start + 1, 60.0), Clock(1.0, 60.0)))
+        assert run.concluded(ledger) is None  # a slice is open
+        ledger.record(Report(0, "paused", start + 1, score, 2.0, elapsed=3.0))
+        assert (run.concluded(ledger) is None) == (score == 0.875)
+
+
+def test_one_between_the_exported_and_those_passed_over_is_another_model(run: Run) -> None:
+    ended = run.summary()
+    assert ended is not None
+    over = Report(1, "finished", 1.0, 0.875, 2.0)
+    run.folder.summary.write_text(encode(replace(ended, finalists=(Parent(1, 1.0), Parent(0, 1.0)))))
+    assert run.concluded(with_reports(run, over))
+    assert run.concluded(with_reports(run, over, Report(2, "finished", 1.0, 0.8125, 2.0))) is None
+    assert run.concluded(with_reports(run, over, Report(2, "finished", 1.0, 0.5, 2.0)))
+
+
+def test_a_summary_of_an_older_version_goes_by_the_clock(run: Run) -> None:
+    ended = json.loads(run.folder.summary.read_text())
+    del ended["finalists"]
+    run.folder.summary.write_text(json.dumps(ended))
+    assert run.concluded(run.ledger()) == run.summary()
+    assert run.concluded(with_reports(run, Report(1, "failed", 0.0, None, 2.0, elapsed=10.0))) is None
 
 
 def test_images_that_moved_are_searched_where_they_are(run: Run, executed: list[Run]) -> None:

@@ -352,6 +352,20 @@ def test_a_module_that_is_not_there_is_one_line_and_exit_code_2(run: Run) -> Non
     assert "give the path of a .py file, or the name of a module" in line
 
 
+def test_after_a_plugin_that_is_refused_the_others_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = {"bad": "x = 1", "wrong": strategy(plan="Plan((), None)"), "worse": "import no_such_module_at_all"}
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(f"from autoft import *\nfrom autoft import hookimpl\n{source}\n")
+    with pytest.raises(SystemExit) as ended:
+        command([str(tmp_path / f"{name}.py") for name in sources], prog_name="autoft.testing")
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "mine: FreezeStrategyConformance failed" in said.out
+    assert [line.split("'")[1] for line in said.err.splitlines()] == ["bad", "worse"]
+
+
 @pytest.mark.parametrize(("option", "code"), [("--help", 0), ("--such", 2)])
 def test_an_option_is_no_module(run: Run, option: str, code: int) -> None:
     found, out, err = run(None, option)

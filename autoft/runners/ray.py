@@ -25,7 +25,7 @@ from typing import Any
 from autoft import faults
 from autoft.asking import Search
 from autoft.codec import decode, encode
-from autoft.errors import RunFolderError, StudyError
+from autoft.errors import PluginError, RunFolderError, StudyError, UserError
 from autoft.machine import Resources
 from autoft.plugins import PluginRef
 from autoft.runners.base import Runner, Site
@@ -253,7 +253,7 @@ class _Adapter(Searcher):
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Tell the search. A Tune trial without a report was stopped on request, or `died` says what happened."""
         if result and "ends" in result:
-            self.error = self.error or RunFolderError(result["ends"])
+            self.error = self.error or UserError(result["ends"])
         elif result and "report" in result and self._running.pop(trial_id, None):
             self._guarded(lambda: self._search.tell(decode(Report, result["report"])))
 
@@ -319,12 +319,13 @@ class _SliceTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Execute the slice. Every failure is a report: Tune's own error states carry no cause.
 
-        One that is being stopped has none; it stays open in the journal.
+        One that is being stopped has none; it stays open in the journal. So it does where the trial is not at fault:
+        nothing can be written, or this process does not get the plugins that the driver has. That ends the search.
         """
         errand = decode(_Errand, self._errand)
         try:
             report = self._execute(errand)
-        except RunFolderError as error:
+        except (RunFolderError, PluginError) as error:
             return {"ends": str(error), "done": True}
         except Exception as error:
             if self._stopped():

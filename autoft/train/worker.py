@@ -122,7 +122,8 @@ class Worker:
     ) -> Worker:
         """A worker over a run folder, in a process of its own.
 
-        `device` is this machine's, not the one recorded; `plugins` are those that the driver has.
+        `device` is this machine's, not the one recorded; `plugins` are those that the driver has. Raises `PluginError`
+        when they cannot be had here just as they are there.
         """
         torch.set_num_threads(threads)
         opened = Run.open(run)
@@ -155,7 +156,7 @@ class Worker:
 
     def checkpoint(self, record: TrialRecord) -> Checkpoint:
         """The checkpoint that `record.score` belongs to. Raises `LookupError` when it is gone or damaged."""
-        return self._saved(Parent(record.trial.id, record.best_step))
+        return self._saved(record.best_checkpoint)
 
     def restored(self, checkpoint: Checkpoint) -> Classifier:
         """The checkpoint's classifier, eval mode.
