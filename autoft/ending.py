@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from autoft.errors import StudyError
 from autoft.ledger import Ledger
 from autoft.machine import cores, crowding
-from autoft.prepare import Preparation
+from autoft.prepare import FIRST_GUESS_SECONDS, Preparation
 from autoft.shortlist import WORK_PER_SECOND, forward_work
 from autoft.study import Study, StudyRecord
 from autoft.types import Trial
@@ -43,9 +43,9 @@ class Ending:
         an_image = self._image_seconds(ledger, winner)
         tested = self.record.data.counts["test"]
         scoring = an_image * (min(tested, FEWEST_TESTED) if self._is_slow(an_image) else tested)
-        missing = self.preparation.seconds_missing(winner.backbone, winner.image_size) if winner else 0.0
+        missing = self._crowding * self._missing(winner)
         forward = scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
-        seconds = self._crowding * (FIXED_SECONDS + missing) + forward
+        seconds = self._crowding * FIXED_SECONDS + missing + forward
         return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
 
     def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
@@ -58,6 +58,15 @@ class Ending:
     def _crowding(self) -> float:
         """How much longer takes what was measured on an idle machine; what this run has measured has it in it."""
         return crowding(own=self.record.machine.busy + 1.0)
+
+    def _missing(self, winner: Trial | None) -> float:
+        """Seconds until the winner's graph is prepared, on an idle machine.
+
+        Before there is one it will be prepared beside the search; but on a crowded machine it will not be ready then.
+        """
+        if winner is None:
+            return FIRST_GUESS_SECONDS * (1.0 - 1.0 / self._crowding)
+        return self.preparation.seconds_missing(winner.backbone, winner.image_size)
 
     def _is_slow(self, an_image: float) -> bool:
         """Whether scoring all test images would take too much of the time; then as many as there is time for are."""

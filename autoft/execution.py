@@ -121,6 +121,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         wanted = Wanted(FULL, wish.layout, "val")
 
         def exported(record: TrialRecord) -> Exported:
+            screen.note(f"exporting trial {record.trial.id}: {record.trial.backbone}, {record.trial.freeze}")
             folder = _export_path(run, record.trial.id, wish.out)
             bundle = maker.make(record, folder, wanted)
             return Exported(

@@ -125,7 +125,9 @@ def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:
     for pattern in study.backbones:
         found = [backbone for backbone in known if fnmatch.fnmatchcase(backbone.name, pattern)]
         if not found:
-            unknown = unknown_name("backbone", pattern, [backbone.name for backbone in known])
+            zoo = pattern.partition("/")[0] + "/"
+            names = [backbone.name for backbone in known]
+            unknown = unknown_name("backbone", pattern, [name for name in names if name.startswith(zoo)] or names)
             raise StudyError(f"{unknown}{host.suspects()}")
         chosen |= {backbone.name: backbone for backbone in found}
     return list(chosen.values())

@@ -29,11 +29,14 @@ def proportion(hits: int, n: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def percentiles(value: float, drawn: Floats) -> Interval:
-    """The percentile bootstrap (Efron 1979); `value` lies in it.
+def percentiles(value: float, drawn: Floats, n: int) -> Interval:
+    """The percentile bootstrap (Efron 1979) of a figure of `n` images; `value` lies in it.
 
-    A resample lacks some classes and repeats images, which can push it past the figure.
+    A resample lacks some classes and repeats images, which can push it past the figure. Of `n` right answers, or wrong
+    ones, all resamples are alike, which does not make it certain: their interval is that of a proportion.
     """
+    if value in (0.0, 1.0) and (drawn == value).all():
+        return proportion(round(value * n), n)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return min(float(low), value), max(float(high), value)
 

@@ -93,7 +93,7 @@ def scores(task: SingleLabel, primary: str, logits: Logits, labels: Labels) -> S
         interval = proportion(correct, len(labels))
     else:
         drawn = bootstrap({primary: METRICS[primary].statistic(logits, labels)}, len(labels))
-        interval = percentiles(metrics[primary], drawn[primary])
+        interval = percentiles(metrics[primary], drawn[primary], len(labels))
     low, high = sorted(map(METRICS[primary].shown, interval))
     figures = {name: METRICS[name].shown(score) for name, score in metrics.items()}
     return Scores(n=len(labels), correct=correct, metrics=figures, ci95=(low, high))

@@ -9,6 +9,7 @@ import pytest
 from autoft.ending import FEWEST_TESTED, FIXED_SECONDS, Ending, require_any_time, require_enough_time, require_more_time
 from autoft.errors import StudyError
 from autoft.ledger import Ledger
+from autoft.prepare import FIRST_GUESS_SECONDS
 from autoft.space import Space
 from autoft.study import Machine, Study
 from autoft.types import Candidate, Clock, Costs, Queued, Report, Slice, Trial
@@ -64,6 +65,13 @@ def test_a_busy_machine_is_reckoned_with_once(monkeypatch):
     monkeypatch.setattr("autoft.ending.crowding", lambda own: 3.0)
     assert ending(scored(CHEAP, 0.001), None) - measured == pytest.approx(2 * FIXED_SECONDS)
     assert ending(Ledger([]), None) > guessed + 2 * FIXED_SECONDS
+
+
+def test_a_graph_that_nobody_has_begun_to_prepare_is_reckoned_with_where_it_will_be_late(monkeypatch):
+    """Preparing it goes on beside the search, unless the machine is too crowded for that."""
+    alone = Ending(record(test=10), Prepared())(Ledger([]), None)
+    monkeypatch.setattr("autoft.ending.crowding", lambda own: 2.0)
+    assert Ending(record(test=10), Prepared())(Ledger([]), None) > alone + FIXED_SECONDS + FIRST_GUESS_SECONDS
 
 
 def test_a_graph_that_is_not_prepared_is_reckoned_with():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
+from autoft.statistics import percentiles, proportion
 from autoft.task import METRICS, SingleLabel, scores
 
 
@@ -51,3 +52,11 @@ def test_scores_are_those_of_scikit_learn(data: tuple[np.ndarray, np.ndarray]) -
     }
     found = {name: SingleLabel().score(name, logits, labels) for name in METRICS}
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize(("value", "hits"), [(1.0, 18), (0.0, 0)])
+def test_answers_that_are_all_alike_are_not_certain(value: float, hits: int) -> None:
+    """Every resample of them is the same; the interval is as wide as that of a proportion."""
+    assert percentiles(value, np.full(1000, value), 18) == proportion(hits, 18)
+    low, high = percentiles(0.5, np.full(1000, 0.5), 18)
+    assert (low, high) == (0.5, 0.5)

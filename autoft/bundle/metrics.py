@@ -80,11 +80,11 @@ def _estimates(statistics: Mapping[str, Statistic], n: int) -> dict[str, Estimat
     found = {}
     for name, drawn in bootstrap(statistics, n).items():
         value = value_of(statistics[name], n)
-        found[name] = Estimate(value, _INTERVALS.get(name, percentiles)(value, drawn))
+        found[name] = Estimate(value, _INTERVALS.get(name, percentiles)(value, drawn, n))
     return found
 
 
-def _basic(value: float, drawn: Floats) -> Interval:
+def _basic(value: float, drawn: Floats, n: int) -> Interval:
     """The basic bootstrap (Davison and Hinkley 1997) of a figure in [0, 1].
 
     It takes off the bias of resampling. Calibration errors need that: they add up sizes of differences, so noise makes
@@ -94,7 +94,13 @@ def _basic(value: float, drawn: Floats) -> Interval:
     return min(float(low), value), max(float(high), value)
 
 
-_INTERVALS: Final[Mapping[str, Callable[[float, Floats], Interval]]] = {"ece": _basic, "ece_before_temperature": _basic}
+_INTERVALS: Final[Mapping[str, Callable[[float, Floats, int], Interval]]] = {
+    "ece": _basic,
+    "ece_before_temperature": _basic,
+}
+    "ece": _basic,
+    "ece_before_temperature": _basic,
+}
 
 
 # ---------------------------------------------------------------- calibration

@@ -161,7 +161,7 @@ def _lines(summary: Summary) -> list[str]:
     lines += [
         _score("validation", summary.validation, metric) + "; optimistic, as it chose the trial",
         _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px{part}"),
-        _line("trials", f"{counts} in {summary.seconds.get('total', 0.0):.0f} s"),
+        _line("trials", f"{counts} in {summary.elapsed:.0f} s"),
         *_tried(summary),
         _line("model", f"{shown(model)}, {_megabytes(model)}"),
         _line("run", shown(Path(summary.run))),

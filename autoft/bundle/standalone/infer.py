@@ -116,10 +116,9 @@ def probabilities(session: Any, pixels: Any) -> Any:
     return session.run(["probabilities"], {"image": pixels[None] if batched else pixels})[0].reshape(-1)
 
 
-def classify(session: Any, photos: list[str]) -> int:
+def classify(session: Any, labels: list[str], photos: list[str]) -> int:
     """Print label and probability of each photo; the exit code. One that cannot be read does not stop the rest."""
-    labels, value_range = json.loads((BUNDLE / "labels.json").read_text(encoding="utf-8")), training_range(session)
-    code = 0
+    value_range, code = training_range(session), 0
     for photo in photos:
         try:
             pixels = read(Path(photo), value_range)
@@ -151,9 +150,14 @@ def main() -> int:
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="without any, the test vectors are run")
     photos = parser.parse_args().photos
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of more than half the limit
-    session = onnxruntime.InferenceSession(str(BUNDLE / "model.onnx"), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(BUNDLE / "model.onnx"), providers=["CPUExecutionProvider"])
+        labels = json.loads((BUNDLE / "labels.json").read_text(encoding="utf-8"))
+    except Exception as error:  # onnxruntime's share no class
+        print(f"the bundle is not whole: {' '.join(str(error).split())}; verify.py tells more", file=sys.stderr)
+        return 1
     if photos:
-        return classify(session, photos)
+        return classify(session, labels, photos)
     if problem := run_vectors(session):
         print(problem, file=sys.stderr)
         return 1

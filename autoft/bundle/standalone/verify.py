@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]  # [height, width, 3]
     Answer = tuple[NDArray[np.float64], int]  # the probabilities and the index of the best class
+    _Call = tuple[str, Any, NDArray[Any], int, int]  # file, session, input, batch size and side of the images
 
 SCHEMA = 1
 MANIFEST, MODEL, CORE = "manifest.json", "model.onnx", "model.core.onnx"
@@ -348,12 +349,12 @@ def measure_latency(folder: Path, seconds: float = 60.0) -> dict[str, object]:
     size, batched = core.get_inputs()[0].shape[2], len(model.get_inputs()[0].shape) == 4
     images = random.standard_normal((32, 3, size, size), np.float32)
     photos = [random.integers(0, 256, (side, side, 3), np.uint8) for side in (512, 1024)]
-    calls = [(CORE, core, images[:1], 1, size)]
+    calls: list[_Call] = [(CORE, core, images[:1], 1, size)]
     calls += [(MODEL, model, photo[None] if batched else photo, 1, len(photo)) for photo in photos]
-    timings = [_timing(*call, seconds / 8) for call in calls]
+    timings = _timings(calls, seconds / 8)
     for batch in (8, 32):
         if batch * timings[0]["p50_ms"] * (_LEAST_CALLS + 1) < 1000 * seconds / 2:
-            timings.append(_timing(CORE, core, images[:batch], batch, size, seconds / 8))
+            timings += _timings([(CORE, core, images[:batch], batch, size)], seconds / 8)
     return {
         "machine": _machine(),
         "onnxruntime": onnxruntime.__version__,
@@ -365,21 +366,33 @@ def measure_latency(folder: Path, seconds: float = 60.0) -> dict[str, object]:
     }
 
 
-def _timing(file: str, session: Any, images: NDArray[Any], batch: int, side: int, seconds: float) -> dict[str, Any]:
-    """One call to warm up, then calls for so many `seconds`, half of one at most: 20 at most, 3 at least."""
+def _timings(calls: list[_Call], seconds: float) -> list[dict[str, Any]]:
+    """One call of each to warm up, then in turns, so that what else the machine does befalls all of them.
+
+    Each for so many `seconds`, half of one at most: 20 times at most, 3 at least.
+    """
     import numpy as np
 
-    feed = {session.get_inputs()[0].name: images}
-    times: list[float] = []
+    for call in calls:
+        _milliseconds(call)
+    rounds: list[list[float]] = []
+    enough = len(calls) * min(500, 1000 * seconds)
+    while len(rounds) < _LEAST_CALLS or (len(rounds) < 20 and sum(map(sum, rounds)) < enough):
+        rounds.append([_milliseconds(call) for call in calls])
+    found = []
+    for (file, _, _, batch, side), times in zip(calls, np.transpose(rounds), strict=True):
+        p50, p95 = (round(float(ms), 3) for ms in np.percentile(times, (50, 95)))
+        pixels = f"{side}x{side}"
+        found.append({"file": file, "batch": batch, "pixels": pixels, "p50_ms": p50, "p95_ms": p95, "runs": len(times)})
+    return found
+
+
+def _milliseconds(call: _Call) -> float:
+    file, session, images, _, _ = call
     with _blaming(f"{file} does not run on an input of shape {images.shape}"):
-        session.run(None, feed)
-        while len(times) < _LEAST_CALLS or (len(times) < 20 and sum(times) < min(500, 1000 * seconds)):
-            start = time.perf_counter()
-            session.run(None, feed)
-            times.append(1000 * (time.perf_counter() - start))
-    p50, p95 = (round(float(ms), 3) for ms in np.percentile(times, (50, 95)))
-    pixels = f"{side}x{side}"
-    return {"file": file, "batch": batch, "pixels": pixels, "p50_ms": p50, "p95_ms": p95, "runs": len(times)}
+        start = time.perf_counter()
+        session.run(None, {session.get_inputs()[0].name: images})
+        return 1000 * (time.perf_counter() - start)
 
 
 def _machine() -> str:
