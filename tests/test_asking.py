@@ -247,6 +247,19 @@ def test_a_searcher_that_never_answers_is_the_reason_why_there_is_no_model(deaf)
         deaf([]).ask()
 
 
+@pytest.mark.parametrize(("remaining", "seconds"), [(0, 2), (8, 5), (40, 10), (3600, 60)])
+def test_an_answer_may_take_a_share_of_the_time_left(remaining, seconds):
+    assert asking.answer_seconds(remaining) == seconds
+
+
+def test_a_searcher_that_never_answers_is_found_early(deaf, monkeypatch):
+    monkeypatch.setattr(asking, "LEAST_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(asking, "MOST_ANSWER_SECONDS", 0.1)
+    begun = deaf(FINISHED, elapsed=0.0)
+    assert begun.ask() == DONE
+    assert begun.clock.now() < 60.0
+
+
 def test_whether_a_search_is_over_is_answered_in_time(deaf):
     with pytest.raises(PluginError, match=r"did not answer for 0 s"):
         asking.is_over(Deaf(), deaf(FINISHED).problem, Ledger(FINISHED), Clock(89.8, 90.0))

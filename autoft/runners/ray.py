@@ -7,6 +7,7 @@ trial as live, and Tune's snapshots lose up to ten seconds of work on a kill. Wh
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
@@ -66,7 +67,7 @@ class RayRunner(Runner):
 
     def __init__(self) -> None:
         self._own_cluster = self._connected = False
-        self._leaving = threading.Thread(target=ray.shutdown, daemon=True)
+        self._leaving = threading.Thread(target=_shut_down, daemon=True)
         self._cores = 1
         self._logs: Path | None = None
 
@@ -146,6 +147,13 @@ class RayRunner(Runner):
         if self._connected:
             self._connected = False
             self._leaving.start()
+
+
+def _shut_down() -> None:
+    """Leave Ray once: its own handler at exit would wait for this one, however long it takes."""
+    atexit.unregister(ray.shutdown)
+    ray.shutdown()
+    atexit.register(ray.shutdown)  # for whoever starts it again in this process
 
 
 @contextmanager
