@@ -43,7 +43,7 @@ def _open_what_is_closed() -> None:
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            stream = Path(os.devnull).open(mode)  # gets the lowest number that is free, its own
+            stream = Path(os.devnull).open(mode)  # noqa: SIM115  gets the lowest number that is free, its own
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
 

@@ -87,6 +87,11 @@ class Search:
             self.screen.note(f"{self._unanswered}; the run ends with what it has")
             return self._nothing_more()
 
+    @property
+    def deadline(self) -> float:
+        """When searching ends, in run time; only a late start goes beyond it."""
+        return self.clock.reading(self.reserve(self.ledger, None)).deadline
+
     def began(self, trial: int) -> None:
         """Take in that a worker has the trial's slice, which is queued until then."""
         self._record(Started(trial, self.clock.now()))
@@ -130,7 +135,9 @@ class Search:
     def _reading(self) -> Clock:
         """The clock; while there is no model yet, one that shows a little time: even a late run should give one."""
         reading = self.clock.reading(self.reserve(self.ledger, None))
-        if self._has_model or len(self.ledger.trials) >= LATE_STARTS:
+        handed_out = (slice_ for record in self.ledger.trials.values() for slice_ in record.slices)
+        late = sum(slice_.deadline > reading.deadline for slice_ in handed_out)
+        if self._has_model or late >= LATE_STARTS:
             return reading
         return replace(reading, deadline=max(reading.deadline, reading.elapsed + LATE_START_SECONDS))
 
@@ -190,7 +197,8 @@ def problem_of(asked: Slice, problem: Problem, ledger: Ledger) -> str | None:
         return f"{address} is no candidate"
     if not asked.start < asked.until < math.inf:
         return f"a slice from {asked.start} to {asked.until} passes"
-    if trial.id in ledger.trials:
+    known = ledger.trials.get(trial.id)
+    if known is not None and not known.given_back:
         return None if trial.id in ledger.with_checkpoint() else f"trial {trial.id} has no checkpoint to go on from"
     return spaces[address].problem(trial.params) or _problem_of_parents(trial, ledger)
 
