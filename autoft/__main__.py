@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ import click
 from autoft.commands import BrokenPipe
 from autoft.errors import AutoftError, Interrupted
 from autoft.process import prepare
+from autoft.signals import StopFlag
 
 SUGGESTION = "this is a bug in autoft or in a plugin; `autoft plugins` lists them, -p no:NAME switches one off"
 
@@ -28,9 +30,22 @@ class Terminated(KeyboardInterrupt):
 def main() -> NoReturn:
     """Run the command in `sys.argv` and end the process."""
     signal.signal(signal.SIGTERM, _terminate)
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # results are UTF-8 in every locale, as JSON and CSV want to be
     _leave(_run())
+
+
+def _open_what_is_closed() -> None:
+    """Give a standard stream that was closed, as with `2>&-`, to the null device.
+
+    Otherwise its number would go to the next file that is opened, and a library's messages into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode)  # noqa: SIM115  gets the lowest number that is free, its own
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def _run() -> int:
@@ -107,8 +122,12 @@ def _leave(code: int) -> NoReturn:
     """End the process once its exit handlers have run.
 
     Nothing is unloaded and no thread is waited for: that takes seconds with torch, and as many with Ray, which a budget
-    to the exit would pay for.
+    to the exit would pay for. `sys.exit` would wait for threads, and end at a handler of ours before those that were
+    there first. A signal changes nothing any more; a second one ends what hangs.
     """
+    leaving = StopFlag()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leaving.remember)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -21,7 +21,10 @@ Reserve = Callable[[Ledger, Trial | None], float]
 
 LATE_START_SECONDS = 5.0
 LATE_STARTS = 3
-ANSWER_SECONDS = 2.0  # past the time, for a searcher to answer
+# How long a searcher may take to answer: a share of the time left, within bounds, and not far past the end of the time.
+# With Ray no report is taken in meanwhile, and the end of the run is not prepared.
+ANSWER_SHARE, LEAST_ANSWER_SECONDS, MOST_ANSWER_SECONDS = 0.25, 5.0, 60.0
+ANSWER_SECONDS = 2.0
 
 
 @dataclass(eq=False)
@@ -71,7 +74,7 @@ class Search:
         raise PluginError(f"searcher {self.searcher} answers {answer!r}; it must be a Slice, WAIT or DONE")
 
     def _answer(self, reading: Clock) -> Slice | Wait | Done:
-        """What the searcher answers; nothing more when a signal comes first, or the time is over."""
+        """What the searcher answers; nothing more when a signal comes first, or it takes too long."""
         try:
             with self.stopped.at_once():
                 return _answer_in_time(self.searcher, self.problem, self.ledger, reading)
@@ -83,6 +86,11 @@ class Search:
             self._unanswered = str(problem)
             self.screen.note(f"{self._unanswered}; the run ends with what it has")
             return self._nothing_more()
+
+    @property
+    def deadline(self) -> float:
+        """When searching ends, in run time; only a late start goes beyond it."""
+        return self.clock.reading(self.reserve(self.ledger, None)).deadline
 
     def began(self, trial: int) -> None:
         """Take in that a worker has the trial's slice, which is queued until then."""
@@ -127,7 +135,9 @@ class Search:
     def _reading(self) -> Clock:
         """The clock; while there is no model yet, one that shows a little time: even a late run should give one."""
         reading = self.clock.reading(self.reserve(self.ledger, None))
-        if self._has_model or len(self.ledger.trials) >= LATE_STARTS:
+        handed_out = (slice_ for record in self.ledger.trials.values() for slice_ in record.slices)
+        late = sum(slice_.deadline > reading.deadline for slice_ in handed_out)
+        if self._has_model or late >= LATE_STARTS:
             return reading
         return replace(reading, deadline=max(reading.deadline, reading.elapsed + LATE_START_SECONDS))
 
@@ -145,23 +155,29 @@ class Search:
 
 
 class _NoAnswer(PluginError):
-    """A searcher did not answer until the time was over."""
+    """A searcher did not answer in its time."""
 
 
 def _answer_in_time(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock) -> Slice | Wait | Done:
-    """What the searcher answers. Raises `_NoAnswer` a little after the time is over."""
-    seconds = reading.remaining + ANSWER_SECONDS
+    """What the searcher answers. Raises `_NoAnswer` when that takes too long."""
+    seconds = answer_seconds(reading.remaining)
     try:
         with time_limit(seconds):
             return searcher.ask(problem, ledger, reading)
     except TimeOver:
-        raise _NoAnswer(f"searcher {searcher} did not answer for {seconds:.0f} s, until the time was over") from None
+        raise _NoAnswer(f"searcher {searcher} did not answer for {seconds:.0f} s") from None
+
+
+def answer_seconds(remaining: float) -> float:
+    """How long a searcher may take to answer when so many seconds are left to search."""
+    share = min(ANSWER_SHARE * remaining, MOST_ANSWER_SECONDS)
+    return min(max(share, LEAST_ANSWER_SECONDS), remaining + ANSWER_SECONDS)
 
 
 def is_over(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock) -> bool:
     """Whether a search that stands there with nothing in flight would end at once: done, or out of trials.
 
-    Raises `PluginError` when the searcher does not answer until the time is over.
+    Raises `PluginError` when the searcher does not answer in its time.
     """
     answer = _answer_in_time(searcher, problem, ledger, reading)
     return isinstance(answer, Done) or (isinstance(answer, Slice) and _is_one_too_many(answer, problem, ledger))
@@ -181,7 +197,8 @@ def problem_of(asked: Slice, problem: Problem, ledger: Ledger) -> str | None:
         return f"{address} is no candidate"
     if not asked.start < asked.until < math.inf:
         return f"a slice from {asked.start} to {asked.until} passes"
-    if trial.id in ledger.trials:
+    known = ledger.trials.get(trial.id)
+    if known is not None and not known.given_back:
         return None if trial.id in ledger.with_checkpoint() else f"trial {trial.id} has no checkpoint to go on from"
     return spaces[address].problem(trial.params) or _problem_of_parents(trial, ledger)
 

@@ -36,6 +36,11 @@ class TrialRecord:
         return self.reports[-1].event
 
     @property
+    def given_back(self) -> bool:
+        """Whether it stands at its beginning: no worker, or no time, for its first step. It needs no checkpoint."""
+        return self.state == "paused" and self.step == 0 and self.score is None
+
+    @property
     def step(self) -> float:
         """Passes over the training images reached so far."""
         return self.reports[-1].step if self.reports else 0.0

@@ -109,8 +109,8 @@ class Searcher(Part):
         on from its record's `step`, if it is in `ledger.with_checkpoint()`. `until` counts passes over the training
         images; a trial reports "finished" at its recipe's horizon. One whose `fit` is "closed_form" is a single slice
         to 1.0, "paused" without a score if it was given back for lack of time. Once `clock.remaining` is 0, nothing
-        more is asked for; a call that is still under way then, or when the run is stopped, is interrupted by a
-        `BaseException` and not repeated.
+        more is asked for; a call that takes more than a share of the time left, or during which the run is
+        stopped, is interrupted by a `BaseException` and not repeated.
         """
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 AGAIN_SECONDS = 1.0
 EPSILON = 1e-3  # a timer of 0 never ends
+LONGEST_SECONDS = 1e9  # thirty years; the system refuses ten times as much
 
 
 class StopFlag:
@@ -68,11 +69,12 @@ def time_limit(seconds: float) -> Iterator[None]:
         if not over:
             raise TimeOver
 
-    began = time.monotonic()
-    handler = signal.signal(signal.SIGALRM, interrupt)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, max(seconds, EPSILON), AGAIN_SECONDS)
+    began, handler = time.monotonic(), signal.getsignal(signal.SIGALRM)
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
     try:
         try:
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, min(max(seconds, EPSILON), LONGEST_SECONDS), AGAIN_SECONDS)
             yield
         finally:
             over = True

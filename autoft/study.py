@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ class Study:
     plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.time > 0, f"--time must be positive, got {self.time:g}s; try --time 10m")
+        _require(0 < self.time < math.inf, f"--time must be positive and finite, got {self.time:g}s; try --time 10m")
         _require(self.trials is None or self.trials > 0, f"--trials must be at least 1, got {self.trials}")
         _require(0 <= self.seed < SEEDS, f"--seed is a whole number from 0 to 2**63 - 1, got {self.seed}")
         _require(self.workers >= 0, f"--workers must not be negative, got {self.workers}")

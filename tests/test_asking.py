@@ -118,6 +118,21 @@ def test_a_late_start_still_gets_one_slice(search):
     assert len(late.searcher.clocks) == 1
 
 
+def test_what_was_given_back_before_its_first_step_goes_on_as_the_same_trial(search):
+    begun = search(slice_of(), slice_of(), trials=1)
+    begun.ask()
+    begun.tell(Report(0, "paused", 0.0, None, 0.0, error="no worker was free in time"))
+    assert begun.ask().trial.id == 0
+    assert [record.state for record in begun.ledger.trials.values()] == ["queued"]
+
+
+def test_what_was_given_back_in_time_is_no_late_start(search):
+    early = [Queued(number, replace(slice_of(number), deadline=1.0), Clock(0.0, 90.0)) for number in range(LATE_STARTS)]
+    given_back = [Report(number, "paused", 0.0, None, 0.0) for number in range(LATE_STARTS)]
+    late = search(slice_of(0), events=[*early, *given_back], elapsed=95.0)
+    assert late.ask().trial.id == 0
+
+
 def test_late_starts_that_all_fail_come_to_an_end(search):
     late = search(*(slice_of(number) for number in range(50)), budget=5.0, elapsed=60.0)
     for number in range(LATE_STARTS):
@@ -245,6 +260,19 @@ def test_a_searcher_that_never_answers_ends_the_search_in_time_with_what_there_i
 def test_a_searcher_that_never_answers_is_the_reason_why_there_is_no_model(deaf):
     with pytest.raises(PluginError, match=r"deaf.* did not answer for .*; choose another with --searcher"):
         deaf([]).ask()
+
+
+@pytest.mark.parametrize(("remaining", "seconds"), [(0, 2), (8, 5), (40, 10), (3600, 60)])
+def test_an_answer_may_take_a_share_of_the_time_left(remaining, seconds):
+    assert asking.answer_seconds(remaining) == seconds
+
+
+def test_a_searcher_that_never_answers_is_found_early(deaf, monkeypatch):
+    monkeypatch.setattr(asking, "LEAST_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(asking, "MOST_ANSWER_SECONDS", 0.1)
+    begun = deaf(FINISHED, elapsed=0.0)
+    assert begun.ask() == DONE
+    assert begun.clock.now() < 60.0
 
 
 def test_whether_a_search_is_over_is_answered_in_time(deaf):

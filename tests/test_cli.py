@@ -386,6 +386,31 @@ def test_a_reader_that_goes_away_ends_a_command_as_it_ends_any_other_tool(argume
     assert done.returncode == 128 + signal.SIGPIPE
 
 
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize(("argument", "code"), [("--version", 0), ("serch", 2)])
+def test_closed_streams_change_no_exit_code(closed: tuple[int, ...], argument: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "autoft", argument], preexec_fn=lambda: [*map(os.close, closed)], check=False
+    )
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_exit_handlers_run_changes_nothing(number: signal.Signals) -> None:
+    code = f"""
+import atexit, os, runpy, sys
+def handler():
+    os.kill(os.getpid(), {int(number)})
+    print("handled")
+atexit.register(handler)
+sys.argv = ["autoft", "--version"]
+runpy.run_module("autoft", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("handled\n")
+
+
 def test_a_reader_of_the_talk_that_goes_away_is_no_bug_either() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -150,7 +150,17 @@ def test_a_probe_that_no_worker_took_is_asked_for_again():
     play = Play(problem(("z/a",)), deadline=600.0)
     asked = play.start()
     play.ledger.record(Report(asked.trial.id, "paused", 0.0, None, 1.0, elapsed=1.0))
-    assert play.start().trial.freeze == "probe"
+    assert play.start().trial == asked.trial
+
+
+def test_a_probe_that_no_worker_took_uses_up_no_trial():
+    play = Play(problem(("z/a",), trials=1), deadline=600.0)
+    asked = play.start()
+    play.ledger.record(Report(asked.trial.id, "paused", 0.0, None, 0.0, elapsed=10.0))
+    again = play.start()
+    assert again.trial == asked.trial
+    play.report(again, 0.5)
+    assert play.ask() == DONE
 
 
 def test_a_probe_that_was_given_back_for_its_time_does_not_end_the_search():

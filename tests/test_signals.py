@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -41,6 +42,22 @@ def test_nothing_is_left_of_a_limit_that_was_not_reached():
         time.sleep(0.4)
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("seconds", [1e10, math.inf])
+def test_a_limit_may_be_longer_than_a_timer(seconds):
+    before = signal.getsignal(signal.SIGALRM)
+    with time_limit(seconds):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 1e8
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
+
+
+def test_a_limit_that_cannot_be_set_leaves_nothing_behind():
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(ValueError, match="NaN"), time_limit(math.nan):
+        pass
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_a_thread_has_no_limit_and_takes_nobodys_signals():

@@ -38,6 +38,9 @@ def test_no_durations(text):
     ("options", "message"),
     [
         ({"time": 0}, "--time must be positive"),
+        ({"time": math.inf}, "time: .*finite"),
+        ({"time": math.nan}, "time: .*finite"),
+        ({"time": "9" * 400 + "h"}, "time: .*finite"),
         ({"trials": 0}, "--trials"),
         ({"workers": -1}, "--workers"),
         ({"keep": 0}, "--keep"),
@@ -76,6 +79,12 @@ def test_a_bound_that_some_scores_pass_and_others_do_not_is_taken(options):
 def test_a_bound_that_is_no_number_is_refused_in_python_too(bound):
     with pytest.raises(StudyError, match="--fail-"):
         Study("x", **bound)
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan])
+def test_a_time_that_is_no_number_is_refused_in_python_too(seconds):
+    with pytest.raises(StudyError, match="--time must be positive and finite"):
+        Study("x", time=seconds)
 
 
 def test_flags_and_toml_and_python_agree(tmp_path):

@@ -94,14 +94,17 @@ class _Race:
     clock: Clock
 
     def probe(self) -> Slice | None:
-        """A closed-form candidate that was not tried yet, the most promising first."""
+        """A closed-form candidate that was not tried yet, the best prior first; one given back is the same trial."""
         tried = {_address(record.trial) for record in self.ledger.trials.values() if not self._worth_again(record)}
-        if _exhausted(self.problem, self.ledger):
-            return None
-        waiting = [candidate for candidate in self._closed_form() if _address(candidate) not in tried]
+        open_ = [candidate for candidate in self._closed_form() if _address(candidate) not in tried]
+        begun = {_address(record.trial): record for record in self._probes() if record.given_back}
+        exhausted = _exhausted(self.problem, self.ledger)
+        waiting = [candidate for candidate in open_ if not exhausted or _address(candidate) in begun]
         if not waiting:
             return None
-        probe = self._start(max(waiting, key=lambda candidate: candidate.prior or 0.0), {})
+        chosen = max(waiting, key=lambda candidate: candidate.prior or 0.0)
+        known = begun.get(_address(chosen))
+        probe = self._go_on(known) if known else self._start(chosen, {})
         return replace(probe, deadline=min(probe.deadline, self.clock.elapsed + self._probe_seconds(len(waiting))))
 
     def _probe_seconds(self, waiting: int) -> float:
@@ -111,7 +114,7 @@ class _Race:
 
     def _worth_again(self, record: TrialRecord) -> bool:
         """Whether a probe got no time, or had enough for a part only, and could now have a multiple of it."""
-        if record.share == 1.0 and not _given_back(record):
+        if record.share == 1.0 and not record.given_back:
             return False
         return min(self._probe_seconds(1), self.clock.remaining) > AGAIN * record.seconds
 
@@ -236,7 +239,7 @@ def _promising(candidates: Sequence[Candidate], ledger: Ledger) -> list[Candidat
     One that failed is tried once more with other parameters, if it has any.
     """
     records = ledger.trials.values()
-    tried = {_address(record.trial) for record in records if not _given_back(record)}
+    tried = {_address(record.trial) for record in records if not record.given_back}
     scored = {_address(record.trial) for record in records if record.score is not None}
     failures = Counter(_address(record.trial) for record in records if record.state == "failed")
 
@@ -257,11 +260,6 @@ def _score_at(record: TrialRecord, rung: float) -> float:
     """The score when the trial first stood at the rung."""
     scores = [report.score for report in record.reports if report.step >= rung - EPSILON and report.score is not None]
     return scores[0] if scores else -math.inf
-
-
-def _given_back(record: TrialRecord) -> bool:
-    """Whether there was no time, or no worker, for its first step."""
-    return record.state == "paused" and record.score is None
 
 
 def _pass_seconds(record: TrialRecord) -> float:

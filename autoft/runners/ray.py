@@ -7,6 +7,7 @@ trial as live, and Tune's snapshots lose up to ten seconds of work on a kill. Wh
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
@@ -66,7 +67,7 @@ class RayRunner(Runner):
 
     def __init__(self) -> None:
         self._own_cluster = self._connected = False
-        self._leaving = threading.Thread(target=ray.shutdown, daemon=True)
+        self._leaving = threading.Thread(target=_shut_down, daemon=True)
         self._cores = 1
         self._logs: Path | None = None
 
@@ -146,6 +147,13 @@ class RayRunner(Runner):
         if self._connected:
             self._connected = False
             self._leaving.start()
+
+
+def _shut_down() -> None:
+    """Leave Ray once: its own handler at exit would wait for this one, however long it takes."""
+    atexit.unregister(ray.shutdown)
+    ray.shutdown()
+    atexit.register(ray.shutdown)  # for whoever starts it again in this process
 
 
 @contextmanager
@@ -272,16 +280,20 @@ class _Adapter(Searcher):
             self._guarded(partial(self._search.tell, report))
 
     def given_up(self) -> bool:
-        """Whether the time is over and no worker has begun what is left; those trials then stand where they stood."""
+        """Whether the search is over and no worker has begun what is left; those trials then stand where they stood.
+
+        A slice that waits past a deadline of its own, as a probe's is, is given back by the worker that takes it.
+        """
         waiting = [sent for trial_id, sent in self._running.items() if trial_id not in self._begun]
         grace = 0.0 if self._search.ledger.ranking() else GRACE_SECONDS
         now = time.time() - self._site.origin
-        if not waiting or len(waiting) < len(self._running) or any(now < sent.deadline + grace for sent in waiting):
+        if not waiting or len(waiting) < len(self._running):
+            return False
+        if now < max(self._search.deadline, *(sent.deadline for sent in waiting)) + grace:
             return False
         self._running.clear()
         for sent in waiting:
-            given_back = Report(sent.trial.id, "paused", sent.start, None, 0.0, error="no worker was free in time")
-            self._guarded(partial(self._search.tell, given_back))
+            self._guarded(partial(self._search.tell, _not_taken(sent)))
         return True
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
@@ -323,6 +335,8 @@ class _SliceTrainable(tune.Trainable):
         nothing can be written, or this process does not get the plugins that the driver has. That ends the search.
         """
         errand = decode(_Errand, self._errand)
+        if time.time() - errand.origin > errand.slice.deadline:
+            return {"report": encode(_not_taken(errand.slice)), "done": True}
         try:
             report = self._execute(errand)
         except (RunFolderError, PluginError) as error:
@@ -342,6 +356,10 @@ class _SliceTrainable(tune.Trainable):
             self._worker = Worker.open(run, errand.threads, errand.device, errand.plugins, self._stopped)
         report: Report = self._worker.run(Job(errand.slice, errand.origin))
         return report
+
+
+def _not_taken(waiting: Slice) -> Report:
+    return Report(waiting.trial.id, "paused", waiting.start, None, 0.0, error="no worker was free in time")
 
 
 class _Witness(tune.Callback):

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Search:
         self._slices = [
             Slice(Trial(number, "b", fault, 64, {}, 0), 0.0, 1.0, deadline) for number, fault in enumerate(faults)
         ]
-        self._out, self._failing = 0, failing
+        self._out, self._failing, self.deadline = 0, failing, 0.0
 
     def ask(self):
         if self._slices and not self._out:
@@ -129,6 +130,10 @@ while subject.ray.available_resources().get("CPU", 0) and time.monotonic() < pat
 results["free when busy"] = [[node.cores, node.gpus] for node in guest.nodes()]
 subject.GRACE_SECONDS = 1.0
 results["busy"] = run(Search("raise", deadline=1.0))
+patient = Search("raise", "raise", deadline=1.0)
+patient.deadline = 120.0
+threading.Timer(4.0, subject.ray.kill, (neighbour,)).start()
+results["busy for a while"] = run(patient)
 results["handlers"] = signal.getsignal(signal.SIGTERM) is mine and signal.getsignal(signal.SIGUSR1) is mine
 sys.stdout.write(json.dumps(results))
 sys.stdout.flush()
