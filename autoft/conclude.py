@@ -37,7 +37,7 @@ from autoft.study import CORE_EXPORTER, StudyRecord
 from autoft.summary import Best, Scores, Summary
 from autoft.task import METRICS
 from autoft.train.classifier import Classifier
-from autoft.train.worker import Worker
+from autoft.train.worker import WeightsChanged, Worker
 from autoft.types import Artifact, Handoff, Preprocess, SplitName, Trial
 
 T = TypeVar("T")
@@ -147,7 +147,12 @@ class BundleMaker:
         try:
             checkpoint = self.worker.checkpoint(record)
             classifier = self.worker.restored(checkpoint)
-        except (LookupError, ValueError, RuntimeError) as problem:  # torch's for tensors of another shape
+        except (
+            LookupError,
+            ValueError,
+            RuntimeError,
+            WeightsChanged,
+        ) as problem:  # torch's for tensors of another shape
             raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
         if checkpoint.logits is not None:
             labels = self.run.dataset().labels("val")
@@ -237,6 +242,7 @@ def _written(run: Run, summary: Summary, ledger: Ledger, clock: RunClock) -> Sum
         summary,
         trials={state: states.count(state) for state in ("finished", "paused", "failed")},
         tried=len({(r.trial.backbone, r.trial.freeze) for r in records if r.score is not None}),
+        run=as_text(run.folder.path),
         budget=run.record.study.time,
         elapsed=clock.now(),
     )

@@ -68,7 +68,7 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
                 with stopped.at_once():
                     best = finalists(search.ledger)[0].trial
                     with watch.phase("export"):
-                        preparation.finish(best.backbone, best.image_size, 0.5 * (clock.budget - clock.now()))
+                        preparation.finish(best.backbone, best.image_size)
                     maker = _bundle_maker(run, host, watch, stopped)
                     summary = conclude(maker, search.ledger, ending, clock, screen)
             except (Cancelled, KeyboardInterrupt):

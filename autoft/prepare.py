@@ -32,7 +32,7 @@ from autoft.study import CORE_EXPORTER
 from autoft.types import Backbone
 
 FIRST_GUESS_SECONDS = 10.0
-LONGEST_WAIT_SECONDS = 10.0
+LONGEST_WAIT_SECONDS = 45.0
 
 
 _IMPORTED_AT_THE_END = (
@@ -107,12 +107,12 @@ class Preparation:
         left = self._took - (time.time() - began)
         return left if left > 0 else self._took  # slower than the last one: no telling how long it still takes
 
-    def finish(self, backbone: str, image_size: int, patience: float) -> None:
-        """Wait for this backbone, so many seconds, if it is being prepared: to begin anew would take longer."""
+    def finish(self, backbone: str, image_size: int) -> None:
+        """Wait for this backbone if it is being prepared, unless it seems to hang: to begin anew would take longer."""
         is_last = list(self._began)[-1:] == [(backbone, image_size)]
         if self._process is not None and is_last:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(max(1.0, min(patience, LONGEST_WAIT_SECONDS)))
+                self._process.wait(LONGEST_WAIT_SECONDS)
 
     def close(self) -> None:
         """End what is still being prepared; what is finished stays."""

@@ -30,22 +30,27 @@ class Run:
 
     folder: RunFolder
     record: StudyRecord
+    opened: StudyRecord | None = None
 
     @classmethod
     def open(cls, path: Path) -> Run:
         """The run in `path`. Raises `RunFolderError` when there is none."""
         folder = RunFolder.open(path)
         try:
-            return cls(folder, decode(StudyRecord, _upgraded(json.loads(folder.study.read_text(encoding="utf-8")))))
+            record = decode(StudyRecord, _upgraded(json.loads(folder.study.read_text(encoding="utf-8"))))
         except ValueError as problem:
             raise RunFolderError(f"{folder.study} is damaged or of another version: {problem}") from None
+        return cls(folder, record, record)
 
     def save(self) -> None:
         """Have study.json say of study, data and plugins what `record` says.
 
-        To be called under the run's lock, and once nothing can fail. Raises `RunFolderError` when it cannot be written.
+        To be called under the run's lock, and once nothing can fail. Raises `RunFolderError` when it cannot be written,
+        or when another command has changed it since this run was opened.
         """
         before = Run.open(self.folder.path).record
+        if self.opened is not None and encode(before) != encode(self.opened):
+            raise RunFolderError(f"{self.folder.study} was changed by another command meanwhile; try again")
         after = replace(before, study=self.record.study, data=self.record.data, plugins=self.record.plugins)
         text = encode(after)
         if text != encode(before):  # records are equal whatever was in a plugin's place before

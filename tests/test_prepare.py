@@ -69,9 +69,9 @@ def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
 def test_the_one_under_way_is_waited_for(run: Run) -> None:
     preparation = Preparation(run, run.record.plugins)
     preparation.begin(*VIEW)
-    preparation.finish("small/other", 64, 60.0)  # not that one
+    preparation.finish("small/other", 64)  # not that one
     assert not prepared_folder(run, run.record.plugins, *VIEW).exists()
-    preparation.finish(*VIEW, 60.0)
+    preparation.finish(*VIEW)
     assert prepared_folder(run, run.record.plugins, *VIEW).exists()
     preparation.close()
 

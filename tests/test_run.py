@@ -70,3 +70,12 @@ def test_a_study_that_is_damaged_or_of_a_later_version_is_one_line(tmp_path: Pat
     with pytest.raises(RunFolderError, match=r"study\.json is damaged or of another version: ") as caught:
         opened(tmp_path, study)
     assert "\n" not in str(caught.value)
+
+
+def test_what_another_command_has_changed_meanwhile_is_not_undone(tmp_path: Path) -> None:
+    run = opened(tmp_path, FIRST)
+    moved = Run.open(tmp_path).with_images(tmp_path)
+    moved.save()
+    with pytest.raises(RunFolderError, match=r"study\.json was changed by another command meanwhile; try again"):
+        run.save()
+    assert Run.open(tmp_path).record.data.root == str(tmp_path)

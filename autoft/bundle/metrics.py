@@ -98,9 +98,6 @@ _INTERVALS: Final[Mapping[str, Callable[[float, Floats, int], Interval]]] = {
     "ece": _basic,
     "ece_before_temperature": _basic,
 }
-    "ece": _basic,
-    "ece_before_temperature": _basic,
-}
 
 
 # ---------------------------------------------------------------- calibration

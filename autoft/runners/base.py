@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
 from autoft.asking import Search
 from autoft.machine import Resources
+from autoft.signals import StopFlag
 from autoft.study import Machine, RunnerName
 
 
@@ -39,7 +39,7 @@ class Runner(ABC):
         """What each machine that it runs workers on has free; to be asked after `warm_up`."""
 
     @abstractmethod
-    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+    def run(self, search: Search, site: Site, stopped: StopFlag) -> None:
         """Returns when the search is done, or soon after `stopped()` turns true; slices then stay open."""
 
     @abstractmethod

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from autoft.asking import Search
@@ -11,6 +9,7 @@ from autoft.errors import PluginError
 from autoft.machine import Resources
 from autoft.run import Run
 from autoft.runners.base import Runner, Site
+from autoft.signals import StopFlag
 from autoft.train.worker import Cancelled, Job, Worker
 from autoft.types import Slice
 
@@ -31,7 +30,7 @@ class InlineRunner(Runner):
         """This machine."""
         return (Resources.here(self._cores),)
 
-    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+    def run(self, search: Search, site: Site, stopped: StopFlag) -> None:
         """Ask, begin, execute, tell."""
         run = Run.open(site.run)
         torch.set_num_threads(site.machine.threads)
@@ -40,9 +39,12 @@ class InlineRunner(Runner):
         while isinstance(answer := search.ask(), Slice):
             search.began(answer.trial.id)
             try:
-                report = worker.run(Job(answer, site.origin))
-            except Cancelled:
-                return
+                with stopped.at_once():  # loading weights asks nobody between its steps
+                    report = worker.run(Job(answer, site.origin))
+            except (Cancelled, KeyboardInterrupt):
+                if stopped():
+                    return
+                raise
             search.tell(report)
         if not stopped() and search.ledger.in_flight:
             raise PluginError("the searcher ended the search with a slice in flight; this is a bug in it")

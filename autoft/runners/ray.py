@@ -33,7 +33,7 @@ from autoft.runners.base import Runner, Site
 from autoft.runners.deaths import cause_of_death, oom_kills
 from autoft.runners.obstacles import OBJECT_STORE_BYTES, home_for_token, ray_obstacle
 from autoft.runners.stop_file import StopFile
-from autoft.signals import put_back
+from autoft.signals import StopFlag, put_back
 from autoft.study import Device
 from autoft.types import Done, Report, Slice
 
@@ -115,7 +115,7 @@ class RayRunner(Runner):
         """This machine, or what a cluster that others use too has free."""
         return (Resources.here(self._cores),) if self._own_cluster else _free_nodes()
 
-    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+    def run(self, search: Search, site: Site, stopped: StopFlag) -> None:
         """Drive the search by Tune."""
         stop_file = StopFile(site.run)
         stop_file.remove()

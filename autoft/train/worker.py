@@ -52,6 +52,10 @@ class Cancelled(Exception):
     """The run is being stopped; the slice stays open in the journal and runs again on resume."""
 
 
+class WeightsChanged(RunFolderError):
+    """The pretrained weights are not those that the run has trained from: no fault of a trial, its slice stays open."""
+
+
 class _TooLate(Exception):
     """The slice's deadline leaves no time for what it must do, which the message says; it is given back."""
 
@@ -136,14 +140,14 @@ class Worker:
 
         A slice whose deadline passes before its first step, or before the features that a probe must have are there, is
         given back: paused where it was, without a score; the report says why. Only where the run has no model at all
-        yet, such features are waited for. Raises `RunFolderError` when nothing can be written any more: that is no
-        fault of the trial, whose slice stays open.
+        yet, such features are waited for. Raises `RunFolderError` when nothing can be written any more or the weights
+        of the backbone have changed: that is no fault of the trial, whose slice stays open.
         """
         began = time.monotonic()
         with torch.random.fork_rng(devices=[]):
             try:
                 report = self._execute(job)
-            except Cancelled:
+            except (Cancelled, WeightsChanged):
                 raise
             except _TooLate as reason:
                 report = Report(job.slice.trial.id, "paused", job.slice.start, None, 0.0, error=str(reason))
@@ -161,7 +165,7 @@ class Worker:
     def restored(self, checkpoint: Checkpoint) -> Classifier:
         """The checkpoint's classifier, eval mode.
 
-        Raises `LookupError` when the backbone's weights are not those it was trained from.
+        Raises `WeightsChanged` when the backbone's weights are not those it was trained from.
         """
         network = self._network(checkpoint.trial.backbone)
         self._require_same_weights(network, checkpoint)
@@ -312,7 +316,7 @@ class Worker:
     def _require_same_weights(network: Network, checkpoint: Checkpoint) -> None:
         """A checkpoint holds what training changed; over other frozen tensors it is another model."""
         if network.fingerprint != checkpoint.weights:
-            raise LookupError(
+            raise WeightsChanged(
                 f"the pretrained weights of {checkpoint.trial.backbone} are not those that trial "
                 f"{checkpoint.trial.id} was trained from; restore them, or start a new run"
             )
