@@ -24,34 +24,15 @@ if TYPE_CHECKING:
         UnreadableImage,
         UserError,
     )
-    from autoft.hookspecs import hookimpl
-    from autoft.ledger import Ledger, TrialRecord
-    from autoft.network import Network
-    from autoft.parts import Exporter, FreezeStrategy, Problem, Searcher, Zoo
-    from autoft.space import Choice, Dimension, Float, Int, Params, Scalar, Space
-    from autoft.types import (
-        DONE,
-        WAIT,
-        Artifact,
-        Backbone,
-        Candidate,
-        Clock,
-        ClosedFormHead,
-        Done,
-        GradientHead,
-        Handoff,
-        InputSpec,
-        ParameterGroup,
-        ParameterInfo,
-        Plan,
-        Preprocess,
-        Recipe,
-        Report,
-        Slice,
-        Stage,
-        Trial,
-        Wait,
-    )
+    from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Zoo
+    from autoft.parts.hookspecs import hookimpl
+    from autoft.parts.network import Network
+    from autoft.values.backbone import Backbone, InputSpec, ParameterInfo, Stage
+    from autoft.values.handoff import Artifact, Handoff, Preprocess
+    from autoft.values.ledger import Ledger, TrialRecord
+    from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan, Recipe
+    from autoft.values.space import Choice, Dimension, Float, Int, Params, Scalar, Space
+    from autoft.values.trial import DONE, WAIT, Candidate, Clock, Done, Report, Slice, Trial, Wait
 
 __version__ = "0.1.0"
 
@@ -123,34 +104,15 @@ _HOMES = {
         "UnreadableImage",
         "UserError",
     ),
-    "autoft.hookspecs": ("hookimpl",),
-    "autoft.ledger": ("Ledger", "TrialRecord"),
-    "autoft.network": ("Network",),
-    "autoft.parts": ("Exporter", "FreezeStrategy", "Problem", "Searcher", "Zoo"),
-    "autoft.space": ("Choice", "Dimension", "Float", "Int", "Params", "Scalar", "Space"),
-    "autoft.types": (
-        "DONE",
-        "WAIT",
-        "Artifact",
-        "Backbone",
-        "Candidate",
-        "Clock",
-        "ClosedFormHead",
-        "Done",
-        "GradientHead",
-        "Handoff",
-        "InputSpec",
-        "ParameterGroup",
-        "ParameterInfo",
-        "Plan",
-        "Preprocess",
-        "Recipe",
-        "Report",
-        "Slice",
-        "Stage",
-        "Trial",
-        "Wait",
-    ),
+    "autoft.parts.hookspecs": ("hookimpl",),
+    "autoft.values.ledger": ("Ledger", "TrialRecord"),
+    "autoft.parts.network": ("Network",),
+    "autoft.parts.base": ("Exporter", "FreezeStrategy", "Problem", "Searcher", "Zoo"),
+    "autoft.values.space": ("Choice", "Dimension", "Float", "Int", "Params", "Scalar", "Space"),
+    "autoft.values.backbone": ("Backbone", "InputSpec", "ParameterInfo", "Stage"),
+    "autoft.values.handoff": ("Artifact", "Handoff", "Preprocess"),
+    "autoft.values.plan": ("ClosedFormHead", "GradientHead", "ParameterGroup", "Plan", "Recipe"),
+    "autoft.values.trial": ("DONE", "WAIT", "Candidate", "Clock", "Done", "Report", "Slice", "Trial", "Wait"),
     "autoft.api": ("resume", "search"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -15,10 +15,10 @@ from typing import NoReturn
 
 import click
 
-from autoft.commands import BrokenPipe
 from autoft.errors import AutoftError, Interrupted
-from autoft.process import prepare
-from autoft.signals import StopFlag
+from autoft.shell.commands import BrokenPipe
+from autoft.system.process import prepare
+from autoft.system.signals import StopFlag
 
 SUGGESTION = "this is a bug in autoft or in a plugin; `autoft plugins` lists them, -p no:NAME switches one off"
 
@@ -64,7 +64,7 @@ def _run() -> int:
 def _called() -> int:
     """The exit code. Raises `BrokenPipe` and `BrokenPipeError`."""
     try:
-        from autoft.cli import cli
+        from autoft.shell.cli import cli
 
         _escape_what_cannot_be_written()
         prepare()

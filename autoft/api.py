@@ -10,10 +10,10 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from autoft.process import prepare
-from autoft.screen import Screen, Silent
-from autoft.study import Change, Study, budget_change
-from autoft.summary import Summary
+from autoft.study.study import Change, Study, budget_change
+from autoft.system.process import prepare
+from autoft.system.screen import Screen, Silent
+from autoft.values.summary import Summary
 
 OFFLINE = "HF_HUB_OFFLINE"
 SAME = "TRANSFORMERS_OFFLINE"  # which huggingface_hub reads where the other is not set
@@ -109,7 +109,7 @@ def launch(study: Study, screen: Screen, began: float, objects: Sequence[object]
     """Search with a study whose budget counts from `began`, a wall-clock time."""
     prepare()
     with closing(screen), _minding_the_network(study) as study:
-        from autoft import engine
+        from autoft.engine import engine
 
         return engine.search(study, screen, began, objects)
 
@@ -130,10 +130,10 @@ def _told_apart(plugins: Sequence[object]) -> tuple[list[str], list[object]]:
 def go_on(run: Path, change: Change, screen: Screen, began: float) -> Summary:
     """Resume a run; the time it gets now counts from `began`, a wall-clock time."""
     prepare()
-    from autoft.run import Run
+    from autoft.study.run import Run
 
     with closing(screen), _minding_the_network(Run.open(run).record.study):
-        from autoft import engine
+        from autoft.engine import engine
 
         return engine.resume(run.absolute(), change, screen, began)
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoft.summary import Summary
+    from autoft.values.summary import Summary
 
 NAMES_SHOWN = 8
 

@@ -36,10 +36,11 @@ from torch import Tensor, nn
 
 from autoft import Artifact, Backbone, Handoff, InputSpec, Preprocess, Trial
 from autoft.builtin.onnx_exporter import FILE, OnnxExporter
+from autoft.bundle.onnx_runtime import CoreModel, Images, Optimisations
 from autoft.bundle.parity import Setting, core_parity, core_refusal
-from autoft.codec import decode, encode
 from autoft.errors import RunFailed, UserError
-from autoft.onnx_runtime import CoreModel, Images, Logits, Optimisations
+from autoft.tasks.statistics import Logits
+from autoft.values.codec import decode, encode
 
 NAMES = Path(__file__).with_suffix(".txt")
 ROWS = common.RESULTS / "architectures.jsonl"

@@ -22,14 +22,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from autoft.codec import decode
-from autoft.ledger import Ledger
-from autoft.machine import versions
-from autoft.run import Run
 from autoft.store import Journal
-from autoft.study import StudyRecord
-from autoft.summary import Summary
-from autoft.types import Event
+from autoft.study.machine import versions
+from autoft.study.run import Run
+from autoft.study.study import StudyRecord
+from autoft.values.codec import decode
+from autoft.values.ledger import Ledger
+from autoft.values.summary import Summary
+from autoft.values.trial import Event
 
 ROOT = Path(__file__).parents[1]
 FASHION = ROOT / "examples" / "fashion"

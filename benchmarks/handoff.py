@@ -25,7 +25,7 @@ from pathlib import Path
 import common
 from common import Check, Workplace
 
-from autoft.bundle.values import MANIFEST
+from autoft.values.bundle import MANIFEST
 
 PACKAGES = ("onnxruntime", "numpy", "pillow")
 ABSENT = ("torch", "torchvision", "timm", "autoft", "onnx", "ray")

@@ -4,7 +4,7 @@
 
 The example's images have 28 pixels. For each Lite backbone and input size a run of its own probes them with everything
 cold; its model is then scored on 2,000 further images. `seconds` are those of the probe's slice: loading the weights,
-one pass over 800 images, the ridge path. The evidence for `ENLARGE` in `autoft/shortlist.py`.
+one pass over 800 images, the ridge path. The evidence for `ENLARGE` in `autoft/study/shortlist.py`.
 """
 
 from __future__ import annotations

@@ -37,14 +37,15 @@ from PIL import Image
 from raw_pixels import CLIPART, HOW_TO_GET_CLIPART, clipart
 
 from autoft import Preprocess
+from autoft.bundle.onnx_runtime import CoreModel, Images, PixelModel
 from autoft.bundle.order import evenly
-from autoft.bundle.values import CLEAR_MARGIN, CORE, MODEL, PROBABILITY_TOLERANCE
 from autoft.data.dataset import Dataset
-from autoft.data.decode import centre_square, decode, normalise, preprocess
-from autoft.onnx_runtime import CoreModel, Images, Logits, PixelModel, Pixels, Probabilities, softmax
-from autoft.run import Run
+from autoft.media.image.decode import Pixels, centre_square, decode, normalise, preprocess
+from autoft.study.run import Run
+from autoft.tasks.statistics import Logits, Probabilities, softmax
 from autoft.train.worker import Worker
-from autoft.types import Sample, SplitName
+from autoft.values.bundle import CLEAR_MARGIN, CORE, MODEL, PROBABILITY_TOLERANCE
+from autoft.values.dataset import Sample, SplitName
 
 CLASSES = ("animals", "computer", "food", "people", "recreation", "shapes", "signs_and_symbols", "transportation")
 A_CLASS = 150

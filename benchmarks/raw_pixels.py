@@ -39,15 +39,17 @@ from PIL import Image
 
 from autoft import Handoff, Preprocess, Trial
 from autoft.builtin.onnx_exporter import OnnxExporter
-from autoft.bundle.raw_pixels import write_raw_pixel_model
-from autoft.bundle.values import CORE, MODEL, PROBABILITY_TOLERANCE
-from autoft.data.decode import decode, normalise, preprocess
+from autoft.bundle.onnx_runtime import CoreModel, PixelModel
 from autoft.data.folder import natural_key
 from autoft.errors import UnreadableImage
-from autoft.onnx_runtime import CoreModel, PixelModel, Pixels, softmax
-from autoft.task import SingleLabel
+from autoft.media.image.decode import Pixels, decode, normalise, preprocess
+from autoft.media.image.raw_pixels import write_raw_pixel_model
+from autoft.tasks.single_label import SingleLabel
+from autoft.tasks.statistics import softmax
 from autoft.train.classifier import Classifier
-from autoft.types import Interpolation, View
+from autoft.values.backbone import Interpolation
+from autoft.values.bundle import CORE, MODEL, PROBABILITY_TOLERANCE
+from autoft.values.handoff import View
 
 CLIPART = Path("/usr/share/openclipart/png")
 HOW_TO_GET_CLIPART = "Debian's openclipart-png has it: apt-get install openclipart-png, or unpack it and give --clipart"

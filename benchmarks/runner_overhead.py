@@ -20,7 +20,7 @@ from pathlib import Path
 import common
 from common import Check
 
-from autoft.types import Event, Report, Started
+from autoft.values.trial import Event, Report, Started
 
 MOST_SECONDS: Mapping[str, float] = {"ray": 0.25, "inline": 0.03}
 SLICES = 32

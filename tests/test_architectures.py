@@ -14,8 +14,8 @@ from parts.exported import LABELS, handoff, torch_logits
 from torch import nn
 
 from autoft.builtin.onnx_exporter import FILE, OnnxExporter
+from autoft.bundle.onnx_runtime import CoreModel
 from autoft.bundle.parity import Setting, core_parity, core_refusal
-from autoft.onnx_runtime import CoreModel
 
 timm = pytest.importorskip("timm")
 

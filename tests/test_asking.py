@@ -10,18 +10,18 @@ from dataclasses import replace
 
 import pytest
 
-from autoft import asking
-from autoft.asking import LATE_STARTS, Search
-from autoft.clock import RunClock
 from autoft.errors import PluginError
-from autoft.host import Host
-from autoft.ledger import Ledger
-from autoft.parts import Problem, Searcher
-from autoft.screen import Silent
-from autoft.signals import StopFlag, stop_on_signals
-from autoft.space import Float, Space
+from autoft.parts.base import Problem, Searcher
+from autoft.parts.host import Host
+from autoft.runners import search as asking
+from autoft.runners.search import LATE_STARTS, Search
 from autoft.store import CheckpointStore, Journal
-from autoft.types import DONE, WAIT, Candidate, Clock, Parent, Queued, Report, Slice, Started, Wait
+from autoft.system.clock import RunClock
+from autoft.system.screen import Silent
+from autoft.system.signals import StopFlag, stop_on_signals
+from autoft.values.ledger import Ledger
+from autoft.values.space import Float, Space
+from autoft.values.trial import DONE, WAIT, Candidate, Clock, Parent, Queued, Report, Slice, Started, Wait
 
 CANDIDATE = Candidate("z/a", "full", 64, Space({"lr": Float(1e-4, 1e-2)}))
 

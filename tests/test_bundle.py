@@ -15,20 +15,21 @@ from parts.exported import SIZE, Tiny, handoff, torch_logits
 from autoft import Artifact, Backbone, Candidate, DataError, GateFailed, InputSpec, Report, Space
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.build import Bundle, write_bundle
+from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.order import Order
 from autoft.bundle.parity import FULL, LEAST_IMAGES, QUICK
-from autoft.bundle.raw_pixels import Layout
 from autoft.bundle.standalone.verify import verify
-from autoft.bundle.values import Latency, Manifest, MetricsReport, ParityReport, Vectors
-from autoft.codec import decode
-from autoft.conclude import handoff_of
 from autoft.data.dataset import Dataset, open_dataset
 from autoft.data.scan import scan
-from autoft.ledger import TrialRecord
-from autoft.onnx_runtime import PixelModel
-from autoft.stopwatch import Stopwatch
-from autoft.study import Machine, Study, StudyRecord
-from autoft.types import Preprocess, SplitName, View
+from autoft.engine.conclude import handoff_of
+from autoft.media.image.raw_pixels import Layout
+from autoft.study.study import Machine, Study, StudyRecord
+from autoft.system.stopwatch import Stopwatch
+from autoft.values.bundle import Latency, Manifest, MetricsReport, ParityReport, Vectors
+from autoft.values.codec import decode
+from autoft.values.dataset import SplitName
+from autoft.values.handoff import Preprocess, View
+from autoft.values.ledger import TrialRecord
 
 FILES = {
     "model.onnx",

@@ -7,9 +7,9 @@ import pytest
 
 from autoft.bundle.licenses import NOTICE, SHIPPED, write_licenses
 from autoft.bundle.sources import without_place
-from autoft.bundle.values import LICENSES
-from autoft.study import PERMISSIVE
-from autoft.types import Backbone, InputSpec
+from autoft.study.study import PERMISSIVE
+from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.bundle import LICENSES
 
 FIRST_WORDS = {"apache-2.0": "Apache License", "mit": "MIT License", "bsd-3-clause": "BSD 3-Clause License"}
 

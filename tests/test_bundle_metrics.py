@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
-from autoft.bundle.calibration import fit_temperature
-from autoft.bundle.metrics import BINS, MAX_CONFUSION_CLASSES, metrics_report
-from autoft.bundle.values import Calibration, Estimate, MetricsReport
-from autoft.codec import decode, encode
-from autoft.task import SingleLabel, scores
+from autoft.tasks.calibration import fit_temperature
+from autoft.tasks.metrics import BINS, MAX_CONFUSION_CLASSES, metrics_report
+from autoft.tasks.single_label import SingleLabel, scores
+from autoft.values.bundle import Calibration, Estimate, MetricsReport
+from autoft.values.codec import decode, encode
 
 METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece"]
 DEFINED_IN = {"log_loss": (0.0, float("inf"))}

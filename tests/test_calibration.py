@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy.special import softmax as reference_softmax
 from sklearn.metrics import log_loss
 
-from autoft.bundle.calibration import BOUNDS, MIN_IMAGES, calibrated, fit_temperature
-from autoft.bundle.values import Calibration
-from autoft.codec import decode, encode
-from autoft.statistics import log_losses
+from autoft.tasks.calibration import BOUNDS, MIN_IMAGES, calibrated, fit_temperature
+from autoft.tasks.statistics import log_losses
+from autoft.values.bundle import Calibration
+from autoft.values.codec import decode, encode
 
 
 def drawn(n: int, classes: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,8 +135,8 @@ def test_a_certain_and_right_answer_has_a_loss_of_zero_without_a_sign() -> None:
 def test_calibrating_needs_no_torch() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from autoft.bundle.calibration import fit_temperature\n"
-        "from autoft.bundle.metrics import metrics_report\n"
+        "from autoft.tasks.calibration import fit_temperature\n"
+        "from autoft.tasks.metrics import metrics_report\n"
         "logits, labels = np.eye(2, dtype=np.float32)[[0, 1] * 100], np.array([0, 1] * 100)\n"
         "metrics_report('val', logits, labels, 'ab', fit_temperature(logits, labels))\n"
         "sys.exit('torch' in sys.modules)"

@@ -21,12 +21,10 @@ import pytest
 from huggingface_hub import constants
 
 import autoft
-from autoft import api, engine
+from autoft import api
 from autoft.__main__ import _run
-from autoft.cli import COMMANDS, cli
-from autoft.clock import RunClock
-from autoft.codec import encode
-from autoft.commands import aligned
+from autoft.bundle.predict import Prediction
+from autoft.engine import engine
 from autoft.errors import (
     AutoftError,
     DataError,
@@ -37,14 +35,19 @@ from autoft.errors import (
     RunFolderError,
     StudyError,
 )
-from autoft.predict import Prediction
-from autoft.run import Run
-from autoft.screen import Screen, Silent
-from autoft.space import Space
+from autoft.shell.cli import COMMANDS, cli
+from autoft.shell.commands import aligned
 from autoft.store import Journal, RunFolder
-from autoft.study import Change, Machine, Study, StudyRecord, budget_change
-from autoft.summary import Best, Scores, Summary
-from autoft.types import Backbone, Candidate, Clock, DatasetInfo, InputSpec, Queued, Report, Slice, Started
+from autoft.study.run import Run
+from autoft.study.study import Change, Machine, Study, StudyRecord, budget_change
+from autoft.system.clock import RunClock
+from autoft.system.screen import Screen, Silent
+from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.codec import encode
+from autoft.values.dataset import DatasetInfo
+from autoft.values.space import Space
+from autoft.values.summary import Best, Scores, Summary
+from autoft.values.trial import Candidate, Clock, Queued, Report, Slice, Started
 
 SCORES = Scores(n=20, correct=17, metrics={"accuracy": 0.85}, ci95=(0.64, 0.95))
 
@@ -692,7 +695,7 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> None:
         Prediction("a.jpg", "cat", 0.75, {"cat": 0.75, "elephant": 0.25}),
         Prediction("b.jpg", error="truncated"),
     ]
-    monkeypatch.setattr("autoft.predict.predict", lambda model, inputs: iter(predictions))
+    monkeypatch.setattr("autoft.bundle.predict.predict", lambda model, inputs: iter(predictions))
 
 
 @pytest.mark.usefixtures("predicted")
@@ -726,7 +729,7 @@ def test_predict_writes_every_name_in_any_encoding(
 ) -> None:
     names = ["caf\xe9 \u2605.jpg", "not\udcfftext.jpg", "\U0001f600.jpg"]
     predictions = [Prediction(name, "r\xf8d", 1.0, {"r\xf8d": 1.0}) for name in names]
-    monkeypatch.setattr("autoft.predict.predict", lambda model, inputs: iter(predictions))
+    monkeypatch.setattr("autoft.bundle.predict.predict", lambda model, inputs: iter(predictions))
     monkeypatch.setattr(sys, "argv", ["autoft", "predict", "m.onnx", "x", *form])
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
@@ -845,7 +848,7 @@ def test_doctor_quick_says_what_it_found(autoft_: Callable[..., Outcome]) -> Non
 
 
 def test_doctor_knows_a_torchvision_of_another_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoft import doctor
+    from autoft.shell import doctor
 
     def refuse(name: str) -> object:
         raise RuntimeError("operator torchvision::nms does not exist")
@@ -931,7 +934,8 @@ def test_the_screen_is_closed_whatever_happens(monkeypatch: pytest.MonkeyPatch) 
 
 def test_search_and_resume_stay_functions_after_the_engine_is_imported() -> None:
     code = (
-        "import autoft, autoft.engine; from autoft import search; assert callable(search) and callable(autoft.search)"
+        "import autoft, autoft.engine.engine; from autoft import search; "
+        "assert callable(search) and callable(autoft.search)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,35 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoft.codec import decode, encode, encode_python, encode_readable
-from autoft.space import Choice, Float, Int, Space
-from autoft.summary import Best, Scores, Summary
-from autoft.types import (
-    Artifact,
-    Backbone,
-    Candidate,
-    Clock,
-    ClosedFormHead,
-    DatasetInfo,
-    Event,
-    GradientHead,
-    Handoff,
-    InputSpec,
-    Listing,
-    ParameterGroup,
-    ParameterInfo,
-    Parent,
-    Plan,
-    Preprocess,
-    Queued,
-    Recipe,
-    Report,
-    Sample,
-    Slice,
-    Stage,
-    Started,
-    Trial,
-)
+from autoft.values.backbone import Backbone, InputSpec, ParameterInfo, Stage
+from autoft.values.codec import decode, encode, encode_python, encode_readable
+from autoft.values.dataset import DatasetInfo, Listing, Sample
+from autoft.values.handoff import Artifact, Handoff, Preprocess
+from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan, Recipe
+from autoft.values.space import Choice, Float, Int, Space
+from autoft.values.summary import Best, Scores, Summary
+from autoft.values.trial import Candidate, Clock, Event, Parent, Queued, Report, Slice, Started, Trial
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=12)
@@ -209,5 +188,5 @@ def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
 
 
 def test_importing_the_codec_does_not_import_pydantic() -> None:
-    code = "import autoft.codec, sys; sys.exit('pydantic' in sys.modules)"
+    code = "import autoft.values.codec, sys; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

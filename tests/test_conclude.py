@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from autoft import BackboneUnavailable, Candidate, DataError, GateFailed, PluginError, Report, RunFailed, Space
-from autoft.conclude import NoWeights, export_best
+from autoft.engine.conclude import NoWeights, export_best
 from autoft.errors import AutoftError, RunFolderError
-from autoft.ledger import TrialRecord
-from autoft.run import Run
-from autoft.screen import Silent
+from autoft.study.run import Run
+from autoft.system.screen import Silent
+from autoft.values.ledger import TrialRecord
 
 
 class Notes(Silent):

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autoft.data import cache as module
-from autoft.data import disk_cache
-from autoft.data.cache import PixelCache, build
-from autoft.data.decode import decode, preprocess
 from autoft.errors import DataError, UserError
-from autoft.types import Preprocess
+from autoft.media.image import pixel_cache as module
+from autoft.media.image.decode import decode, preprocess
+from autoft.media.image.pixel_cache import PixelCache, build
+from autoft.system import disk_cache
+from autoft.values.handoff import Preprocess
 
 
 def files_of(root: Path) -> list[Path]:

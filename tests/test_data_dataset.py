@@ -13,10 +13,10 @@ from PIL import Image
 
 from autoft.data import dataset as module
 from autoft.data.dataset import open_dataset, read_dataset, write_split_csv
-from autoft.data.decode import decode, preprocess
 from autoft.data.scan import fingerprint, scan
 from autoft.errors import DataError, RunFolderError
-from autoft.types import Preprocess
+from autoft.media.image.decode import decode, preprocess
+from autoft.values.handoff import Preprocess
 
 
 def opened(root: Path, seed: int = 0, sizes: tuple[int, ...] = (16,)):

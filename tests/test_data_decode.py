@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from autoft.bundle.standalone import infer, verify
-from autoft.data import decode as module
-from autoft.data.decode import Measured, decode, full_scale, measure, normalise, preprocess, readable_extensions
 from autoft.errors import UnreadableImage
-from autoft.types import Preprocess
+from autoft.media.image import decode as module
+from autoft.media.image.decode import Measured, decode, full_scale, measure, normalise, preprocess, readable_extensions
+from autoft.values.handoff import Preprocess
 
 RECIPE = Preprocess(8, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoft.data import disk_cache
-from autoft.data.disk_cache import alone, cache_limit, cache_root, new_files, open_kept
 from autoft.errors import UserError
+from autoft.system import disk_cache
+from autoft.system.disk_cache import alone, cache_limit, cache_root, new_files, open_kept
 
 KIB = 2**10
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from autoft.data.parallel import ordered_map
+from autoft.system.parallel import ordered_map
 
 
 def test_order_is_kept_and_it_runs_only_a_little_ahead():

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from autoft import doctor, machine
+from autoft.shell import doctor
+from autoft.study import machine
 
 
 def test_ray_without_a_place_for_its_sockets(tmp_path, monkeypatch):

@@ -6,13 +6,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from autoft.ending import FEWEST_TESTED, FIXED_SECONDS, Ending, require_any_time, require_enough_time, require_more_time
+from autoft.engine.ending import (
+    FEWEST_TESTED,
+    FIXED_SECONDS,
+    Ending,
+    require_any_time,
+    require_enough_time,
+    require_more_time,
+)
+from autoft.engine.prepare import FIRST_GUESS_SECONDS
 from autoft.errors import StudyError
-from autoft.ledger import Ledger
-from autoft.prepare import FIRST_GUESS_SECONDS
-from autoft.space import Space
-from autoft.study import Machine, Study
-from autoft.types import Candidate, Clock, Costs, Queued, Report, Slice, Trial
+from autoft.study.study import Machine, Study
+from autoft.values.ledger import Ledger
+from autoft.values.space import Space
+from autoft.values.trial import Candidate, Clock, Costs, Queued, Report, Slice, Trial
 
 CHEAP = Candidate("z/cheap", "probe", 64, Space({}), "closed_form", cost=0.01)
 DEAR = Candidate("z/dear", "probe", 224, Space({}), "closed_form", cost=10.0)
@@ -30,8 +37,8 @@ class Prepared:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    monkeypatch.setattr("autoft.ending.crowding", lambda own: 1.0)
-    monkeypatch.setattr("autoft.ending.cores", lambda: 1)
+    monkeypatch.setattr("autoft.engine.ending.crowding", lambda own: 1.0)
+    monkeypatch.setattr("autoft.engine.ending.cores", lambda: 1)
 
 
 def record(seconds=600.0, test=1000):
@@ -62,7 +69,7 @@ def test_a_busy_machine_is_reckoned_with_once(monkeypatch):
     """What was measured on it is slow already."""
     ending = Ending(record(), Prepared("z/cheap"))
     measured, guessed = (ending(ledger, None) for ledger in (scored(CHEAP, 0.001), Ledger([])))
-    monkeypatch.setattr("autoft.ending.crowding", lambda own: 3.0)
+    monkeypatch.setattr("autoft.engine.ending.crowding", lambda own: 3.0)
     assert ending(scored(CHEAP, 0.001), None) - measured == pytest.approx(2 * FIXED_SECONDS)
     assert ending(Ledger([]), None) > guessed + 2 * FIXED_SECONDS
 
@@ -70,7 +77,7 @@ def test_a_busy_machine_is_reckoned_with_once(monkeypatch):
 def test_a_graph_that_nobody_has_begun_to_prepare_is_reckoned_with_where_it_will_be_late(monkeypatch):
     """Preparing it goes on beside the search, unless the machine is too crowded for that."""
     alone = Ending(record(test=10), Prepared())(Ledger([]), None)
-    monkeypatch.setattr("autoft.ending.crowding", lambda own: 2.0)
+    monkeypatch.setattr("autoft.engine.ending.crowding", lambda own: 2.0)
     assert Ending(record(test=10), Prepared())(Ledger([]), None) > alone + FIXED_SECONDS + FIRST_GUESS_SECONDS
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from autoft import faults
 from autoft.errors import BackboneUnavailable
+from autoft.system import faults
 
 
 def raised(message: str, *notes: str) -> Exception:

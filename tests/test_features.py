@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from autoft.data.disk_cache import cache_root, new_files
-from autoft.data.row_table import RowTable
-from autoft.network import Network
+from autoft.media.image.batches import Images
+from autoft.parts.network import Network
+from autoft.system.disk_cache import cache_root, new_files
 from autoft.train import features as module
 from autoft.train.features import FeatureCache
-from autoft.train.images import Images
-from autoft.types import InputSpec
+from autoft.train.row_table import RowTable
+from autoft.values.backbone import InputSpec
 
 ROWS, SIZE = 150, 8
 SPEC = InputSpec(SIZE)

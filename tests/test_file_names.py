@@ -11,13 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from autoft.codec import decode, encode
+from autoft.bundle.predict import _read
 from autoft.data.dataset import open_dataset, read_dataset, write_split_csv
 from autoft.data.scan import scan
-from autoft.files import as_path, as_text
-from autoft.predict import _read
-from autoft.study import Study
-from autoft.types import DatasetInfo
+from autoft.study.study import Study
+from autoft.system.files import as_path, as_text
+from autoft.values.codec import decode, encode
+from autoft.values.dataset import DatasetInfo
 
 NAMES = st.binary(min_size=1).filter(lambda name: not {0, ord("/")} & set(name) and name not in (b".", b".."))
 

@@ -8,7 +8,8 @@ import pytest
 
 from autoft.builtin.freeze import BiasNorm, Full, LastStages, Probe, autoft_freeze_strategies
 from autoft.testing import FreezeStrategyConformance
-from autoft.types import ClosedFormHead, ParameterInfo, Stage
+from autoft.values.backbone import ParameterInfo, Stage
+from autoft.values.plan import ClosedFormHead
 
 
 def stages(count=5):

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import autoft
-from autoft import host as host_module
 from autoft.errors import BackboneUnavailable, PluginError, RunFailed
-from autoft.host import Host
+from autoft.parts import host as host_module
+from autoft.parts.host import Host
 
 SPEC = autoft.InputSpec(32)
 BACKBONE = autoft.Backbone("odd/net", 10, SPEC)

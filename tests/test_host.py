@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import autoft
-from autoft import host as host_module
-from autoft.codec import decode, encode
 from autoft.errors import BackboneUnavailable, PluginError, StudyError
-from autoft.host import Host
-from autoft.plugins import PluginRef, file_ref, plugin_versions
+from autoft.parts import host as host_module
+from autoft.parts.host import Host
+from autoft.parts.plugins import PluginRef, file_ref, plugin_versions
+from autoft.values.codec import decode, encode
 
 SPEC = autoft.InputSpec(32)
 
@@ -433,7 +433,7 @@ def test_an_importable_object_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -
 
 def test_discovering_and_the_table_import_nothing_heavy() -> None:
     code = (
-        "import sys; from autoft.host import Host; Host.discover().table();"
+        "import sys; from autoft.parts.host import Host; Host.discover().table();"
         "sys.exit(str(sorted({'torch','timm','ray','onnx','onnxruntime','sklearn'} & set(sys.modules))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -495,7 +495,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pyt
     def refuse(path: Path) -> str:  # as `chmod 0` does to who is not root
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("autoft.plugins.sha256", refuse)
+    monkeypatch.setattr("autoft.parts.plugins.sha256", refuse)
     with pytest.raises(StudyError, match=r"mine\.py cannot be read: Permission denied"):
         file_ref(mine)
     with pytest.raises(PluginError, match=r"cannot be read \(Permission denied\); say where it is"):

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoft.codec import decode, encode
-from autoft.ledger import Kept, Ledger
-from autoft.types import Clock, Costs, Event, Parent, Queued, Report, Slice, Started, Trial
+from autoft.values.codec import decode, encode
+from autoft.values.ledger import Kept, Ledger
+from autoft.values.trial import Clock, Costs, Event, Parent, Queued, Report, Slice, Started, Trial
 
 
 def queued(number: int, start: float = 0.0, elapsed: float = 0.0) -> Queued:

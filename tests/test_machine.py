@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from autoft import Ledger, Report, Slice, StudyError, Trial, machine
-from autoft.cgroups import cpu_quota, memory_left
-from autoft.machine import GIB, MIB, WORKER_BYTES, Resources, share_out, worker_memory
-from autoft.screen import Silent
-from autoft.study import Study
-from autoft.types import Clock, Queued
+from autoft import Ledger, Report, Slice, StudyError, Trial
+from autoft.study import machine
+from autoft.study.machine import GIB, MIB, WORKER_BYTES, Resources, share_out, worker_memory
+from autoft.study.study import Study
+from autoft.system.cgroups import cpu_quota, memory_left
+from autoft.system.screen import Silent
+from autoft.values.trial import Clock, Queued
 
 
 class Notes(Silent):

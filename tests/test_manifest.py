@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoft.bundle.manifest import write_manifest
-from autoft.bundle.values import MANIFEST, MIN_ONNXRUNTIME, SCHEMA, FileRecord, Manifest
-from autoft.codec import decode
+from autoft.values.bundle import MANIFEST, MIN_ONNXRUNTIME, SCHEMA, FileRecord, Manifest
+from autoft.values.codec import decode
 
 VERSIONS = {"autoft": "0.1.0", "torch": "2.99"}
 CREATED = "2026-01-02T03:04:05+00:00"

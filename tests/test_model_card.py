@@ -17,8 +17,10 @@ from PIL import Image
 from autoft.bundle.card import MOST_CLASSES, CardFacts, model_card
 from autoft.bundle.figures import WORST_CLASSES
 from autoft.bundle.markdown import plain, table
-from autoft.bundle.raw_pixels import write_raw_pixel_model
-from autoft.bundle.values import (
+from autoft.media.image.raw_pixels import write_raw_pixel_model
+from autoft.tasks.single_label import SingleLabel
+from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.bundle import (
     CORE,
     MODEL,
     Calibration,
@@ -31,8 +33,9 @@ from autoft.bundle.values import (
     PixelParity,
     Timing,
 )
-from autoft.task import SingleLabel
-from autoft.types import Backbone, DataProblem, DatasetInfo, Handoff, InputSpec, Preprocess, Trial, View
+from autoft.values.dataset import DataProblem, DatasetInfo
+from autoft.values.handoff import Handoff, Preprocess, View
+from autoft.values.trial import Trial
 
 RECIPE = Preprocess(48, (0.11, 0.12, 0.13), (0.21, 0.22, 0.23), "bilinear", "pad", value_range=(-2.5, 310.125))
 TRICKY = (

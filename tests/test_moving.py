@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from autoft import StudyError, engine, machine
+from autoft import StudyError
 from autoft.data.scan import scan
-from autoft.host import Host
-from autoft.machine import GIB, Resources
-from autoft.run import Run
+from autoft.engine import engine
+from autoft.parts.host import Host
 from autoft.runners.inline import InlineRunner
-from autoft.screen import Silent
-from autoft.stopwatch import Stopwatch
-from autoft.study import Change, Machine, Study
+from autoft.study import machine
+from autoft.study.machine import GIB, Resources
+from autoft.study.run import Run
+from autoft.study.study import Change, Machine, Study
+from autoft.system.screen import Silent
+from autoft.system.stopwatch import Stopwatch
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 

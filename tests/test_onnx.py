@@ -32,7 +32,8 @@ from torch import nn
 
 from autoft import Artifact, Preprocess, RunFailed, UserError
 from autoft.builtin.onnx_exporter import TEMPLATE, OnnxExporter
-from autoft.onnx_runtime import CoreModel, softmax
+from autoft.bundle.onnx_runtime import CoreModel
+from autoft.tasks.statistics import softmax
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from torch import nn
 
 from autoft import UserError
 from autoft.builtin.onnx_exporter import OnnxExporter
+from autoft.bundle.onnx_runtime import CoreModel, PixelModel
 from autoft.bundle.parity import (
     FULL,
     ON_GPU,
@@ -25,11 +26,11 @@ from autoft.bundle.parity import (
     pixel_refusal,
     too_different,
 )
-from autoft.bundle.raw_pixels import write_raw_pixel_model
-from autoft.bundle.values import CoreParity, ImageDelta, PixelParity
-from autoft.data.decode import normalise, preprocess
-from autoft.onnx_runtime import CoreModel, PixelModel, softmax
-from autoft.task import SingleLabel
+from autoft.media.image.decode import normalise, preprocess
+from autoft.media.image.raw_pixels import write_raw_pixel_model
+from autoft.tasks.single_label import SingleLabel
+from autoft.tasks.statistics import softmax
+from autoft.values.bundle import CoreParity, ImageDelta, PixelParity
 
 NAMES = [f"{number}.png" for number in range(20)]
 

@@ -7,8 +7,8 @@ import pytest
 
 from autoft import StudyError
 from autoft.bundle.place import replacing, require_free
-from autoft.bundle.values import FileRecord, Manifest
-from autoft.codec import encode
+from autoft.values.bundle import FileRecord, Manifest
+from autoft.values.codec import encode
 
 
 def bundle(folder: Path, content: str = "model") -> Path:

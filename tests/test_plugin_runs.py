@@ -10,23 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from autoft import api, engine, hookimpl, prepare
+from autoft import api, hookimpl
 from autoft.__main__ import _run
-from autoft.codec import encode
 from autoft.data.scan import scan
-from autoft.engine import begin
+from autoft.engine import engine, prepare
+from autoft.engine.engine import begin
 from autoft.errors import PluginError, StudyError
-from autoft.host import Host
-from autoft.plugins import plugin_versions
-from autoft.run import Run
+from autoft.parts.host import Host
+from autoft.parts.plugins import plugin_versions
 from autoft.runners.inline import InlineRunner
-from autoft.screen import Silent
-from autoft.stopwatch import Stopwatch
 from autoft.store import Journal
-from autoft.study import Study
-from autoft.summary import Best, Scores, Summary
+from autoft.study.run import Run
+from autoft.study.study import Study
+from autoft.system.screen import Silent
+from autoft.system.stopwatch import Stopwatch
 from autoft.train.worker import Job, Worker
-from autoft.types import Clock, Queued, Report, Slice
+from autoft.values.codec import encode
+from autoft.values.summary import Best, Scores, Summary
+from autoft.values.trial import Clock, Queued, Report, Slice
 
 MINE = """
 import autoft, torch

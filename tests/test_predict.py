@@ -11,14 +11,14 @@ from PIL import Image
 
 from autoft import UserError
 from autoft.builtin.onnx_exporter import OnnxExporter
-from autoft.bundle.raw_pixels import write_raw_pixel_model
-from autoft.bundle.values import FileRecord, Manifest
-from autoft.codec import encode
+from autoft.bundle.predict import Prediction, find_model, predict
 from autoft.errors import DataError, RunFolderError
-from autoft.files import sha256
-from autoft.predict import Prediction, find_model, predict
-from autoft.summary import Best, Scores, Summary
-from autoft.task import SingleLabel
+from autoft.media.image.raw_pixels import write_raw_pixel_model
+from autoft.system.files import sha256
+from autoft.tasks.single_label import SingleLabel
+from autoft.values.bundle import FileRecord, Manifest
+from autoft.values.codec import encode
+from autoft.values.summary import Best, Scores, Summary
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_an_image_of_too_many_megapixels_is_named(bundle: Path, tmp_path: Path) 
 def test_predict_runs_without_torch_and_talks_to_nobody(bundle: Path, tmp_path: Path) -> None:
     image = colour(tmp_path / "red.png", (255, 0, 0))
     program = (
-        "import sys\nfrom pathlib import Path\nfrom autoft.predict import predict\n"
+        "import sys\nfrom pathlib import Path\nfrom autoft.bundle.predict import predict\n"
         f"(one,) = predict(Path({str(bundle)!r}), [{image!r}])\n"
         "print(one.label, sorted({'torch', 'timm', 'ray', 'onnx', 'sklearn'} & set(sys.modules)))"
     )

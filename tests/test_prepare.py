@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from parts.small_zoo import SmallZoo
 
-from autoft.codec import encode
 from autoft.data.dataset import open_dataset, write_split_csv
 from autoft.data.scan import scan
+from autoft.engine.prepare import Preparation, prepare, prepared_folder
 from autoft.errors import PluginError
-from autoft.host import Host
-from autoft.prepare import Preparation, prepare, prepared_folder
-from autoft.run import Run
+from autoft.parts.host import Host
 from autoft.store import RunFolder
-from autoft.study import Machine, Study, StudyRecord
+from autoft.study.run import Run
+from autoft.study.study import Machine, Study, StudyRecord
+from autoft.values.codec import encode
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 BACKBONE = SmallZoo().backbones()[0]

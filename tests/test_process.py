@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from autoft import process
 from autoft.__main__ import _run
 from autoft.errors import UserError
+from autoft.system import process
 
 
 @pytest.fixture

@@ -16,11 +16,13 @@ from skimage import data as photos
 
 from autoft import Preprocess, UserError
 from autoft.builtin.onnx_exporter import OnnxExporter
-from autoft.bundle.raw_pixels import Layout, write_raw_pixel_model
-from autoft.data.decode import normalise, preprocess
-from autoft.onnx_runtime import CoreModel, PixelModel, softmax
-from autoft.task import SingleLabel
-from autoft.types import Interpolation, View
+from autoft.bundle.onnx_runtime import CoreModel, PixelModel
+from autoft.media.image.decode import normalise, preprocess
+from autoft.media.image.raw_pixels import Layout, write_raw_pixel_model
+from autoft.tasks.single_label import SingleLabel
+from autoft.tasks.statistics import softmax
+from autoft.values.backbone import Interpolation
+from autoft.values.handoff import View
 
 TEMPERATURE = 1.7
 PASS_THROUGH = """

@@ -100,8 +100,8 @@ def faults(tmp_path_factory):
 
 def test_a_worker_without_the_plugins_of_the_driver_ends_the_search_and_fails_no_trial(tmp_path, monkeypatch):
     from autoft import PluginError, Slice, Trial
-    from autoft.codec import encode
     from autoft.runners import ray as subject
+    from autoft.values.codec import encode
 
     def refuse(*arguments):
         raise PluginError("plugin 'mine' changed during the search")

@@ -17,15 +17,15 @@ from PIL import Image
 from autoft.__main__ import _run
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.known import DIGITS, KnownImages, known_images
-from autoft.bundle.raw_pixels import write_raw_pixel_model
-from autoft.codec import decode, encode
-from autoft.commands.handoff import Verified, _provenance
+from autoft.bundle.onnx_runtime import PixelModel
+from autoft.bundle.rescore import Rescored, labelled_images, read_known, rescore
 from autoft.errors import DataError, UserError
-from autoft.onnx_runtime import PixelModel
-from autoft.rescore import Rescored, labelled_images, read_known, rescore
-from autoft.summary import Scores
-from autoft.task import SingleLabel
-from autoft.types import Sample, SplitName
+from autoft.media.image.raw_pixels import write_raw_pixel_model
+from autoft.shell.commands.handoff import Verified, _provenance
+from autoft.tasks.single_label import SingleLabel
+from autoft.values.codec import decode, encode
+from autoft.values.dataset import Sample, SplitName
+from autoft.values.summary import Scores
 
 HEX = st.text("0123456789abcdef", min_size=32, max_size=32)
 SPLITS = st.sampled_from(["train", "val", "test"])
@@ -141,7 +141,7 @@ def test_verify_names_images_that_cannot_be_read_and_ends_as_predict_does(
         left_out=0,
     )
     result = Verified(True, (), (), (), files=1, vectors=1, worst_difference=0.0, seconds=0.1, rescored=found)
-    monkeypatch.setattr("autoft.commands.handoff._verified", lambda *arguments: result)
+    monkeypatch.setattr("autoft.shell.commands.handoff._verified", lambda *arguments: result)
     monkeypatch.setattr("sys.argv", ["autoft", "verify", "bundle", "photos", *form])
     assert _run() == 2
     out, err = capsys.readouterr()

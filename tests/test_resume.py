@@ -14,28 +14,30 @@ from typing import Any, Literal
 import pytest
 
 import autoft
-from autoft import api, engine
-from autoft.asking import Search
-from autoft.clock import RunClock
-from autoft.codec import encode
+from autoft import api
 from autoft.data.dataset import open_dataset, write_split_csv
 from autoft.data.scan import scan
+from autoft.engine import engine
+from autoft.engine.execution import execute
 from autoft.errors import AutoftError, DataError, PluginError, RunFolderError, StudyError
-from autoft.execution import execute
-from autoft.host import Host
-from autoft.ledger import Ledger
-from autoft.parts import Problem, Searcher
-from autoft.plugins import PluginRef
-from autoft.run import Run
+from autoft.parts.base import Problem, Searcher
+from autoft.parts.host import Host
+from autoft.parts.plugins import PluginRef
 from autoft.runners.base import Site
 from autoft.runners.inline import InlineRunner
-from autoft.screen import Silent
-from autoft.space import Space
-from autoft.stopwatch import Stopwatch
+from autoft.runners.search import Search
 from autoft.store import Journal, RunFolder
-from autoft.study import Machine, Study, StudyRecord
-from autoft.summary import Best, Scores, Summary
-from autoft.types import DONE, Backbone, Candidate, Clock, Done, InputSpec, Parent, Queued, Report, Slice
+from autoft.study.run import Run
+from autoft.study.study import Machine, Study, StudyRecord
+from autoft.system.clock import RunClock
+from autoft.system.screen import Silent
+from autoft.system.stopwatch import Stopwatch
+from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.codec import encode
+from autoft.values.ledger import Ledger
+from autoft.values.space import Space
+from autoft.values.summary import Best, Scores, Summary
+from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice
 
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 

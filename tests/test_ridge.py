@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from autoft.data import parallel
+from autoft.system import parallel
 from autoft.train import ridge
 from autoft.train.ridge import DEVIATION_FLOOR, RELATIVE_STRENGTHS, ROUNDING, TIE, _Path, _Rows, fit_ridge
 

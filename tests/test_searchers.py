@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from autoft.builtin.searchers import RUNGS, Halving, Random
-from autoft.ledger import Ledger
-from autoft.parts import Problem
-from autoft.space import Float, Space
+from autoft.parts.base import Problem
 from autoft.testing import SearcherConformance
-from autoft.types import DONE, WAIT, Candidate, Clock, Costs, Queued, Report, Slice
+from autoft.values.ledger import Ledger
+from autoft.values.space import Float, Space
+from autoft.values.trial import DONE, WAIT, Candidate, Clock, Costs, Queued, Report, Slice
 
 
 class TestRandom(SearcherConformance):

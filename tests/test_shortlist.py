@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoft.errors import BackboneUnavailable, StudyError
-from autoft.shortlist import FEWEST_SCORED, Workload, choose_size, scored_images, shortlist
-from autoft.space import Space
-from autoft.study import Machine, Study
-from autoft.types import Backbone, Candidate, InputSpec
+from autoft.study.shortlist import FEWEST_SCORED, Workload, choose_size, scored_images, shortlist
+from autoft.study.study import Machine, Study
+from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.space import Space
+from autoft.values.trial import Candidate
 
 
 class Notes:
@@ -163,7 +164,7 @@ def test_small_images_cost_less():
 def test_readme_default_is_found_without_naming_it():
     """The two packages of the README's first command give three backbones."""
     pytest.importorskip("autoft_lite")
-    from autoft.host import Host
+    from autoft.parts.host import Host
 
     lite = [b for b in Host.discover(("no:timm",)).backbones() if Path(b.name).parts[0] == "lite"]
     assert {"lite/efficientnet_lite0", "lite/efficientnet_lite1", "lite/efficientnet_lite2"} <= {b.name for b in lite}

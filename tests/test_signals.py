@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from autoft.signals import TimeOver, stop_on_signals, time_limit
+from autoft.system.signals import TimeOver, stop_on_signals, time_limit
 
 
 def test_a_block_is_interrupted_however_often_it_goes_on():

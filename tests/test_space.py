@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoft.space import Choice, Float, Int, Space
+from autoft.values.space import Choice, Float, Int, Space
 
 finite = st.floats(-1e300, 1e300)
 positive = st.floats(1e-300, 1e300)

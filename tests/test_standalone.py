@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autoft.bundle.standalone import verify as standalone
-from autoft.bundle.values import FileRecord, Latency, Manifest, Vector, Vectors
-from autoft.cli import cli
-from autoft.codec import decode, encode
-from autoft.data.decode import decode as decode_image
-from autoft.types import Preprocess
+from autoft.media.image.decode import decode as decode_image
+from autoft.shell.cli import cli
+from autoft.values.bundle import FileRecord, Latency, Manifest, Vector, Vectors
+from autoft.values.codec import decode, encode
+from autoft.values.handoff import Preprocess
 
 SCRIPTS = Path(standalone.__file__).parent
 LABELS = ["red", "gr\u00fcn", "blue"]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from autoft.statistics import percentiles, proportion
-from autoft.task import METRICS, SingleLabel, scores
+from autoft.tasks.single_label import METRICS, SingleLabel, scores
+from autoft.tasks.statistics import percentiles, proportion
 
 
 def test_a_loss_is_positive_for_people_and_greater_is_better_inside() -> None:

@@ -21,12 +21,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoft.codec import encode
 from autoft.errors import RunFolderError
-from autoft.files import sha256, write_atomic
-from autoft.ledger import Kept, Ledger
 from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder, leaderboard_rows, write_leaderboard
-from autoft.types import Clock, Event, Parent, Queued, Report, Slice, Started, Trial
+from autoft.system.files import sha256, write_atomic
+from autoft.values.codec import encode
+from autoft.values.ledger import Kept, Ledger
+from autoft.values.trial import Clock, Event, Parent, Queued, Report, Slice, Started, Trial
 
 PARAMS = {"learning_rate": 1e-3, "depth": 2, "flip": True, "init": "ridge"}
 

@@ -10,12 +10,13 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from autoft.codec import decode, encode
 from autoft.data.split import split
 from autoft.errors import StudyError
-from autoft.study import Study, licence_allowed, parse_duration
-from autoft.train.images import Images, TrainingStream
-from autoft.types import InputSpec, Recipe
+from autoft.media.image.batches import Images, TrainingStream
+from autoft.study.study import Study, licence_allowed, parse_duration
+from autoft.values.backbone import InputSpec
+from autoft.values.codec import decode, encode
+from autoft.values.plan import Recipe
 
 
 @given(st.integers(0, 99), st.integers(0, 59), st.integers(0, 59))

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from autoft.clock import RunClock
-from autoft.ledger import Ledger
-from autoft.task import METRICS
-from autoft.terminal import MOST_IN_FLIGHT, TOP, LineScreen, LiveScreen, View, open_screen
-from autoft.types import Clock, Event, Queued, Report, Slice, Started, Trial
+from autoft.shell.terminal import MOST_IN_FLIGHT, TOP, LineScreen, LiveScreen, View, open_screen
+from autoft.system.clock import RunClock
+from autoft.tasks.single_label import METRICS
+from autoft.values.ledger import Ledger
+from autoft.values.trial import Clock, Event, Queued, Report, Slice, Started, Trial
 
 ACCURACY = METRICS["accuracy"]
 CAUSE = "out of\nmemory \x1b[31mnow"

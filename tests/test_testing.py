@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 import autoft
-from autoft.host import BUILTINS, Host
-from autoft.plugins import builtin_ref
+from autoft.parts.host import BUILTINS, Host
+from autoft.parts.plugins import builtin_ref
 from autoft.testing import (
     ExporterConformance,
     FreezeStrategyConformance,
@@ -28,7 +28,7 @@ from autoft.testing import (
 )
 from autoft.testing.__main__ import loaded, suites
 from autoft.testing.__main__ import main as command
-from autoft.types import Parent
+from autoft.values.trial import Parent
 
 HOST = Host.from_refs(map(builtin_ref, BUILTINS))
 

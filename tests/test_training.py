@@ -12,21 +12,22 @@ import pytest
 import torch
 
 from autoft.data.scan import scan
-from autoft.engine import begin
+from autoft.engine.engine import begin
 from autoft.errors import RunFolderError
-from autoft.host import Host
-from autoft.ledger import Kept
+from autoft.media.image.batches import TrainingStream
+from autoft.parts.host import Host
 from autoft.runners.inline import InlineRunner
-from autoft.screen import Silent
-from autoft.stopwatch import Stopwatch
 from autoft.store import Checkpoint
-from autoft.study import Study
+from autoft.study.study import Study
+from autoft.system.screen import Silent
+from autoft.system.stopwatch import Stopwatch
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
-from autoft.train.images import TrainingStream
 from autoft.train.worker import Cancelled, Job, WeightsChanged, Worker
-from autoft.types import GradientHead, Parent, Plan, Recipe, Slice, Trial
+from autoft.values.ledger import Kept
+from autoft.values.plan import GradientHead, Plan, Recipe
+from autoft.values.trial import Parent, Slice, Trial
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
@@ -312,7 +313,7 @@ def test_batches_depend_on_seed_and_step_alone(run, worker):
 
 
 def test_parts_of_a_batch_add_up_to_the_whole(run, worker, monkeypatch):
-    from autoft.train import images as module
+    from autoft.media.image import batches as module
     from autoft.train.worker import _Bench
 
     of = trial(run, 0, "test_resnet", "full", head_init="ridge")

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import autoft
+from autoft.bundle.onnx_runtime import PixelModel
 from autoft.data.scan import scan
 from autoft.errors import StudyError
-from autoft.onnx_runtime import PixelModel
-from autoft.run import Run
-from autoft.screen import Silent
-from autoft.study import Study
-from autoft.types import View
-from autoft.view import choose_view, side_seen, what_a_crop_hides
+from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
+from autoft.study.run import Run
+from autoft.study.study import Study
+from autoft.system.screen import Silent
+from autoft.values.handoff import View
 
 FASHION = Path(__file__).parents[1] / "examples" / "fashion"
 CLASSES = ("bag", "sandal", "trouser")

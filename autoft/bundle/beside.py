@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from autoft.bundle.onnx_runtime import CoreModel
 from autoft.bundle.order import Order
 from autoft.bundle.parity import Setting, core_parity, core_refusal
-from autoft.bundle.values import BESIDE, Beside
 from autoft.errors import UserError
-from autoft.onnx_runtime import CoreModel
-from autoft.types import Artifact
+from autoft.values.bundle import BESIDE, Beside
+from autoft.values.handoff import Artifact
 
 _SETTING: Final = Setting(8, "all")
 

@@ -19,11 +19,17 @@ from autoft.bundle.gate import Passed, Refused, first_that_passes, logits_of
 from autoft.bundle.known import known_images
 from autoft.bundle.licenses import write_licenses
 from autoft.bundle.manifest import write_manifest
-from autoft.bundle.metrics import metrics_report
 from autoft.bundle.order import Order, evenly
 from autoft.bundle.parity import QUICK
 from autoft.bundle.standalone.verify import verify
-from autoft.bundle.values import (
+from autoft.errors import GateFailed
+from autoft.media.image.decode import normalise, preprocess
+from autoft.media.image.vectors import AS_THEY_ARE, cases, write_vectors
+from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.metrics import metrics_report
+from autoft.tasks.single_label import SingleLabel, scores
+from autoft.tasks.statistics import Logits
+from autoft.values.bundle import (
     CARD,
     CORE,
     IMAGES,
@@ -40,15 +46,10 @@ from autoft.bundle.values import (
     ParityReport,
     Vectors,
 )
-from autoft.bundle.vectors import AS_THEY_ARE, cases, write_vectors
-from autoft.codec import decode, encode_readable
-from autoft.data.decode import normalise, preprocess
-from autoft.errors import GateFailed
-from autoft.onnx_runtime import Logits
-from autoft.stopwatch import Stopwatch
-from autoft.summary import Scores
-from autoft.task import SingleLabel, scores
-from autoft.types import Artifact, SplitName
+from autoft.values.codec import decode, encode_readable
+from autoft.values.dataset import SplitName
+from autoft.values.handoff import Artifact
+from autoft.values.summary import Scores
 
 _SCRIPTS: Final = {"verify.py": "verify.py", "infer.py": "examples/infer.py", "infer.mjs": "examples/infer.mjs"}
 _LATENCY_SECONDS: Final = 1.5

@@ -9,8 +9,9 @@ from typing import Final
 from autoft.bundle import figures
 from autoft.bundle.licenses import NOTICE, TOOL_LICENCE
 from autoft.bundle.markdown import plain, table
-from autoft.bundle.raw_pixels import Layout
-from autoft.bundle.values import (
+from autoft.media.image.raw_pixels import Layout
+from autoft.values.backbone import Backbone
+from autoft.values.bundle import (
     CORE,
     IMAGES,
     LABELS,
@@ -25,7 +26,9 @@ from autoft.bundle.values import (
     MetricsReport,
     ParityReport,
 )
-from autoft.types import Backbone, DatasetInfo, Handoff, Preprocess, SplitName, Trial, ValueRange, View
+from autoft.values.dataset import DatasetInfo, SplitName, ValueRange
+from autoft.values.handoff import Handoff, Preprocess, View
+from autoft.values.trial import Trial
 
 MOST_CLASSES: Final = 30
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from autoft.bundle.markdown import plain, table
-from autoft.bundle.values import (
+from autoft.values.bundle import (
     CORE,
     METRICS,
     MODEL,

@@ -9,16 +9,18 @@ from typing import Final
 
 import numpy as np
 
-from autoft.bundle.calibration import calibrated, fit_temperature
+from autoft.bundle.onnx_runtime import CoreModel, PixelModel
 from autoft.bundle.order import Order
 from autoft.bundle.parity import core_parity, core_refusal, pixel_parity, pixel_refusal
-from autoft.bundle.raw_pixels import write_raw_pixel_model
-from autoft.bundle.values import CORE, MODEL, Calibration, CoreParity, ParityReport, PixelParity
 from autoft.errors import DataError, GateFailed, UserError
-from autoft.onnx_runtime import CoreModel, Logits, PixelModel
-from autoft.stopwatch import Stopwatch
-from autoft.task import SingleLabel
-from autoft.types import Artifact, SplitName
+from autoft.media.image.raw_pixels import write_raw_pixel_model
+from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.calibration import calibrated, fit_temperature
+from autoft.tasks.single_label import SingleLabel
+from autoft.tasks.statistics import Logits
+from autoft.values.bundle import CORE, MODEL, Calibration, CoreParity, ParityReport, PixelParity
+from autoft.values.dataset import SplitName
+from autoft.values.handoff import Artifact
 
 _SCORING_BATCH: Final = 32
 

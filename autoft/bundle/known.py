@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from autoft.types import Sample, SplitName
+from autoft.values.dataset import Sample, SplitName
 
 DIGITS: Final = 12
 """Of a content hash: with a million images known, one stranger in 280 million is taken for one of them."""

@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from autoft.bundle.values import LICENSES, VECTORS
-from autoft.types import Backbone
+from autoft.values.backbone import Backbone
+from autoft.values.bundle import LICENSES, VECTORS
 
 NOTICE: Final = "NOTICE.txt"
 TOOL_LICENCE: Final = "apache-2.0"

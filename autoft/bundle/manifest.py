@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from autoft.bundle.values import MANIFEST, MIN_ONNXRUNTIME, SCHEMA, FileRecord, Manifest
-from autoft.codec import encode_readable
-from autoft.files import sha256, write_atomic
+from autoft.system.files import sha256, write_atomic
+from autoft.values.bundle import MANIFEST, MIN_ONNXRUNTIME, SCHEMA, FileRecord, Manifest
+from autoft.values.codec import encode_readable
 
 
 def write_manifest(folder: Path, versions: Mapping[str, str], data_fingerprint: str, created: str) -> Manifest:

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from autoft.bundle.onnx_runtime import Images
 from autoft.bundle.parity import LEAST_IMAGES, ON_CPU, ON_GPU, Gate, difference, too_different
-from autoft.bundle.raw_pixels import Layout
 from autoft.data.dataset import Dataset
-from autoft.data.decode import decode, normalise
-from autoft.data.parallel import ordered_map
 from autoft.errors import DataError, GateFailed, UnreadableImage
-from autoft.onnx_runtime import Images, Logits, Pixels
-from autoft.types import Artifact, Handoff, Sample, SplitName, ValueRange
+from autoft.media.image.decode import Pixels, decode, normalise
+from autoft.media.image.raw_pixels import Layout
+from autoft.system.parallel import ordered_map
+from autoft.tasks.statistics import Logits
+from autoft.values.dataset import Sample, SplitName, ValueRange
+from autoft.values.handoff import Artifact, Handoff
 
 Reference = Callable[[Images], Logits]
 """torch: normalised images `(n, 3, size, size)` to logits `(n, classes)`."""

@@ -10,8 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.bundle.calibration import calibrated
-from autoft.bundle.values import (
+from autoft.bundle.onnx_runtime import CoreModel, Images, Optimisations, PixelModel
+from autoft.media.image.decode import Pixels
+from autoft.tasks.calibration import calibrated
+from autoft.tasks.statistics import Logits, Probabilities
+from autoft.values.bundle import (
     CLEAR_MARGIN,
     CORE,
     MODEL,
@@ -21,7 +24,6 @@ from autoft.bundle.values import (
     ImageDelta,
     PixelParity,
 )
-from autoft.onnx_runtime import CoreModel, Images, Logits, Optimisations, PixelModel, Pixels, Probabilities
 
 WORST: Final = 5
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autoft.bundle.values import MANIFEST, Manifest
-from autoft.codec import decode
 from autoft.errors import StudyError
+from autoft.values.bundle import MANIFEST, Manifest
+from autoft.values.codec import decode
 
 
 def require_free(folder: Path, kept: tuple[Path, ...]) -> Path:

@@ -13,13 +13,15 @@ from typing import Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.data.cache import PixelCache, PixelMap, build
-from autoft.data.parallel import Check, never_stop
 from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, scan
 from autoft.data.split import require_enough, split, stratified_order
 from autoft.errors import DataError, RunFolderError
-from autoft.files import as_path, write_atomic
-from autoft.types import DataProblem, DatasetInfo, Entry, Interpolation, Sample, SplitName, ValueRange, View
+from autoft.media.image.pixel_cache import PixelCache, PixelMap, build
+from autoft.system.files import as_path, write_atomic
+from autoft.system.parallel import Check, never_stop
+from autoft.values.backbone import Interpolation
+from autoft.values.dataset import DataProblem, DatasetInfo, Entry, Sample, SplitName, ValueRange
+from autoft.values.handoff import View
 
 Square = tuple[int, Interpolation, View]
 """How an image becomes a square: size in pixels, interpolation, view."""

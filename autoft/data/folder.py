@@ -25,13 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from autoft.data.decode import readable_extensions
-from autoft.data.parallel import Check, never_stop
 from autoft.data.split import require_enough
 from autoft.errors import DataError
-from autoft.files import as_text
-from autoft.parts import Reader
-from autoft.types import DataProblem, Entry, Listing, SplitName
+from autoft.media.image.decode import readable_extensions
+from autoft.parts.base import Reader
+from autoft.system.files import as_text
+from autoft.system.parallel import Check, never_stop
+from autoft.values.dataset import DataProblem, Entry, Listing, SplitName
 
 SPLIT_NAMES: Final[Mapping[str, SplitName]] = {
     "train": "train",

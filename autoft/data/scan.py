@@ -11,12 +11,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from autoft.data.decode import full_scale, measure
 from autoft.data.folder import ImageFolderReader, lasting_cause
-from autoft.data.parallel import Check, never_stop, ordered_map
 from autoft.errors import DataError, ReadFailed, UnreadableImage
-from autoft.files import as_path
-from autoft.types import DataProblem, Entry, Listing, ValueRange
+from autoft.media.image.decode import full_scale, measure
+from autoft.system.files import as_path
+from autoft.system.parallel import Check, never_stop, ordered_map
+from autoft.values.dataset import DataProblem, Entry, Listing, ValueRange
 
 _DIGEST_BYTES: Final = 16
 DIGEST_LENGTH: Final = 2 * _DIGEST_BYTES

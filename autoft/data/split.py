@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoft.errors import DataError
-from autoft.types import SplitName
+from autoft.values.dataset import SplitName
 
 SHARE: Final = 0.2
 """Part of a class that goes into each split that is carved from the training images."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from autoft.asking import Search
-from autoft.machine import Resources
-from autoft.signals import StopFlag
-from autoft.study import Machine, RunnerName
+from autoft.runners.search import Search
+from autoft.study.machine import Resources
+from autoft.study.study import Machine, RunnerName
+from autoft.system.signals import StopFlag
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from autoft.asking import Search
 from autoft.errors import PluginError
-from autoft.machine import Resources
-from autoft.run import Run
 from autoft.runners.base import Runner, Site
-from autoft.signals import StopFlag
+from autoft.runners.search import Search
+from autoft.study.machine import Resources
+from autoft.study.run import Run
+from autoft.system.signals import StopFlag
 from autoft.train.worker import Cancelled, Job, Worker
-from autoft.types import Slice
+from autoft.values.trial import Slice
 
 
 class InlineRunner(Runner):

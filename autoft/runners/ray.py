@@ -23,19 +23,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autoft import faults
-from autoft.asking import Search
-from autoft.codec import decode, encode
 from autoft.errors import PluginError, RunFolderError, StudyError, UserError
-from autoft.machine import Resources
-from autoft.plugins import PluginRef
+from autoft.parts.plugins import PluginRef
 from autoft.runners.base import Runner, Site
 from autoft.runners.deaths import cause_of_death, oom_kills
 from autoft.runners.obstacles import OBJECT_STORE_BYTES, home_for_token, ray_obstacle
+from autoft.runners.search import Search
 from autoft.runners.stop_file import StopFile
-from autoft.signals import StopFlag, put_back
-from autoft.study import Device
-from autoft.types import Done, Report, Slice
+from autoft.study.machine import Resources
+from autoft.study.study import Device
+from autoft.system import faults
+from autoft.system.signals import StopFlag, put_back
+from autoft.values.codec import decode, encode
+from autoft.values.trial import Done, Report, Slice
 
 # Ray and Tune read these when they are imported. Whoever set one before knows why.
 for _name, _value in {

@@ -22,10 +22,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from autoft.codec import decode, encode
-from autoft.files import move_durably, sha256, write_atomic
-from autoft.ledger import Kept
-from autoft.types import Parent, Trial
+from autoft.system.files import move_durably, sha256, write_atomic
+from autoft.values.codec import decode, encode
+from autoft.values.ledger import Kept
+from autoft.values.trial import Parent, Trial
 
 if TYPE_CHECKING:
     import numpy as np

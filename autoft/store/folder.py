@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoft.errors import RunFolderError
-from autoft.files import write_atomic
-from autoft.ledger import Ledger
 from autoft.store.leaderboard import write_leaderboard
+from autoft.system.files import write_atomic
+from autoft.values.ledger import Ledger
 
 LOOKING_SECONDS = 0.1
 

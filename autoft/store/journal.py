@@ -15,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from autoft.codec import decode, encode
 from autoft.errors import RunFolderError
-from autoft.files import fsync_dir
-from autoft.ledger import Ledger
-from autoft.types import Event
+from autoft.system.files import fsync_dir
+from autoft.values.codec import decode, encode
+from autoft.values.ledger import Ledger
+from autoft.values.trial import Event
 
 _CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}\n$')
 _IS_SLICE = re.compile(rb'^({"trial": \d+, "slice": .*, "event": )"started"}\n$')

@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from autoft.files import write_atomic
-from autoft.ledger import Ledger, State, TrialRecord
-from autoft.space import Params
-from autoft.task import METRICS, Metric
+from autoft.system.files import write_atomic
+from autoft.tasks.single_label import METRICS, Metric
+from autoft.values.ledger import Ledger, State, TrialRecord
+from autoft.values.space import Params
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,11 @@ from unittest import SkipTest
 
 import click
 
-from autoft import faults
 from autoft.errors import AutoftError, PluginError
-from autoft.host import Host
-from autoft.plugins import file_ref, object_ref
-from autoft.testing import (
-    ExporterConformance,
-    FreezeStrategyConformance,
-    SearcherConformance,
-    ZooConformance,
-)
+from autoft.parts.host import Host
+from autoft.parts.plugins import file_ref, object_ref
+from autoft.system import faults
+from autoft.testing import ExporterConformance, FreezeStrategyConformance, SearcherConformance, ZooConformance
 from autoft.testing.base import Conformance
 
 SUITES: dict[str, Any] = {  # the classes are abstract until they know their part

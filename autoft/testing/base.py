@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
-from autoft.parts import Part
+from autoft.parts.base import Part
 
 P = TypeVar("P", bound=Part)
 

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import SkipTest
 
-from autoft.bundle.raw_pixels import write_raw_pixel_model
-from autoft.bundle.values import CORE, MODEL
+from autoft.bundle.onnx_runtime import CoreModel, PixelModel
 from autoft.errors import UserError
-from autoft.onnx_runtime import CoreModel, PixelModel
-from autoft.parts import Exporter
-from autoft.study import CORE_EXPORTER
-from autoft.task import SingleLabel
+from autoft.media.image.raw_pixels import write_raw_pixel_model
+from autoft.parts.base import Exporter
+from autoft.study.study import CORE_EXPORTER
+from autoft.tasks.single_label import SingleLabel
 from autoft.testing.base import Conformance
-from autoft.types import Artifact, Backbone, Handoff, InputSpec, Preprocess, Trial
+from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.bundle import CORE, MODEL
+from autoft.values.handoff import Artifact, Handoff, Preprocess
+from autoft.values.trial import Trial
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from autoft.codec import decode, encode
-from autoft.guard import plan_problem
-from autoft.parts import FreezeStrategy
-from autoft.space import Params, Space
+from autoft.parts.base import FreezeStrategy
+from autoft.parts.guard import plan_problem
 from autoft.testing.base import Conformance
 from autoft.testing.training import small_network, train
-from autoft.types import ClosedFormHead, ParameterInfo, Plan, Stage
+from autoft.values.backbone import ParameterInfo, Stage
+from autoft.values.codec import decode, encode
+from autoft.values.plan import ClosedFormHead, Plan
+from autoft.values.space import Params, Space
 
 
 def layouts() -> dict[str, tuple[Stage, ...]]:

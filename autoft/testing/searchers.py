@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
-from autoft.codec import decode, encode
-from autoft.ledger import Ledger
-from autoft.parts import Problem, Searcher
+from autoft.parts.base import Problem, Searcher
 from autoft.testing.base import Conformance
 from autoft.testing.simulation import Simulation, candidate_of, candidates, hopeless, simulate, unlucky
-from autoft.types import Clock, Done, Event, Slice
+from autoft.values.codec import decode, encode
+from autoft.values.ledger import Ledger
+from autoft.values.trial import Clock, Done, Event, Slice
 
 
 class SearcherConformance(Conformance[Searcher]):

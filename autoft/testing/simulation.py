@@ -8,11 +8,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autoft.asking import problem_of
-from autoft.ledger import Ledger
-from autoft.parts import Problem, Searcher
-from autoft.space import Float, Space
-from autoft.types import Candidate, Clock, Done, Event, Queued, Report, Slice, Started, Trial, Wait
+from autoft.parts.base import Problem, Searcher
+from autoft.runners.search import problem_of
+from autoft.values.ledger import Ledger
+from autoft.values.space import Float, Space
+from autoft.values.trial import Candidate, Clock, Done, Event, Queued, Report, Slice, Started, Trial, Wait
 
 Score = Callable[[Trial, float], float | None]
 

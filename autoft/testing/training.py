@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoft.network import Network
-from autoft.types import GradientHead, InputSpec, ParameterGroup, Plan, Recipe
+from autoft.parts.network import Network
+from autoft.values.backbone import InputSpec
+from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +29,9 @@ def train(network: Network, plan: Plan, size: int) -> dict[str, Tensor]:
     """
     import torch
 
+    from autoft.media.image.batches import Images, TrainingStream
     from autoft.train.classifier import Classifier
     from autoft.train.gradient import GradientRun
-    from autoft.train.images import Images, TrainingStream
 
     assert isinstance(plan.head, GradientHead), "a closed-form head takes no step"
     rng = np.random.default_rng(0)

@@ -6,14 +6,14 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from unittest import SkipTest
 
-from autoft import faults
-from autoft.codec import decode, encode
 from autoft.errors import BackboneUnavailable
-from autoft.network import Network
-from autoft.parts import Zoo
+from autoft.parts.base import Zoo
+from autoft.parts.network import Network
+from autoft.system import faults
 from autoft.testing.base import Conformance
 from autoft.testing.training import everything, train
-from autoft.types import Backbone, InputSpec
+from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.codec import decode, encode
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Set
 import torch
 from torch import Tensor, nn
 
-from autoft.network import Network
-from autoft.types import GradientHead, Plan
+from autoft.parts.network import Network
+from autoft.values.plan import GradientHead, Plan
 
 FROZEN_NORMS = (nn.modules.batchnorm._BatchNorm,)
 

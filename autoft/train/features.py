@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoft.data.disk_cache import alone
-from autoft.data.parallel import Check, never_stop
-from autoft.data.row_table import RowTable
-from autoft.network import Network
-from autoft.train.images import Images
-from autoft.types import View
+from autoft.media.image.batches import Images
+from autoft.parts.network import Network
+from autoft.system.disk_cache import alone
+from autoft.system.parallel import Check, never_stop
+from autoft.train.row_table import RowTable
+from autoft.values.handoff import View
 
 SECONDS_A_BATCH: Final = 0.5
 """What a forward pass between two checks may take."""

@@ -9,10 +9,10 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from autoft.task import SingleLabel
+from autoft.media.image.batches import TrainingStream
+from autoft.tasks.single_label import SingleLabel
 from autoft.train.classifier import Classifier
-from autoft.train.images import TrainingStream
-from autoft.types import GradientHead, Plan
+from autoft.values.plan import GradientHead, Plan
 
 GRADIENT_CLIP = 1.0
 

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from autoft.data.parallel import Check, in_thread, never_stop
+from autoft.system.parallel import Check, in_thread, never_stop
 
 RELATIVE_STRENGTHS = tuple(10.0 ** (step / 4) for step in range(-20, 5))
 """Ridge penalties by the mean eigenvalue. Far above it every direction is shrunk alike: the intercept alone answers."""

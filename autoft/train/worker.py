@@ -13,27 +13,28 @@ import numpy as np
 import torch
 
 from autoft.data.dataset import Dataset
-from autoft.data.disk_cache import cache_root
 from autoft.data.split import stratified_order
 from autoft.errors import RunFolderError
-from autoft.files import DISK_ERRORS
-from autoft.host import Host
-from autoft.ledger import TrialRecord
-from autoft.machine import peak_memory
-from autoft.network import Network
-from autoft.plugins import PluginRef
-from autoft.run import Run
-from autoft.space import Scalar
+from autoft.media.image.batches import Images, TrainingStream
+from autoft.parts.host import Host
+from autoft.parts.network import Network
+from autoft.parts.plugins import PluginRef
 from autoft.store import Checkpoint, CheckpointStore
-from autoft.study import Device, StudyRecord
-from autoft.task import SingleLabel
+from autoft.study.machine import peak_memory
+from autoft.study.run import Run
+from autoft.study.study import Device, StudyRecord
+from autoft.system.disk_cache import cache_root
+from autoft.system.files import DISK_ERRORS
+from autoft.tasks.single_label import SingleLabel
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
-from autoft.train.images import Images, TrainingStream
 from autoft.train.pace import Pace
 from autoft.train.ridge import RidgeHead, fit_ridge
-from autoft.types import ClosedFormHead, Costs, GradientHead, Parent, Plan, Report, Slice, Trial
+from autoft.values.ledger import TrialRecord
+from autoft.values.plan import ClosedFormHead, GradientHead, Plan
+from autoft.values.space import Scalar
+from autoft.values.trial import Costs, Parent, Report, Slice, Trial
 
 INPUTS_AT_ONCE = 32
 NETWORKS_IN_MEMORY = 3

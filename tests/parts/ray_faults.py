@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from autoft import DONE, WAIT, AutoftError, Ledger, Report, Slice, Trial
-from autoft.host import Host
+from autoft.parts.host import Host
 from autoft.runners import ray as subject
 from autoft.runners.base import Site
-from autoft.study import Machine
+from autoft.study.study import Machine
 
 
 class Worker(subject._SliceTrainable):

@@ -1,0 +1,160 @@
+"""`predict`: what a bundle's model.onnx says about image files. Runs without torch."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from autoft.bundle.onnx_runtime import PixelModel
+from autoft.data.folder import natural_key
+from autoft.errors import DataError, RunFolderError, UnreadableImage, UserError
+from autoft.media.image.decode import Pixels, decode, readable_extensions
+from autoft.system.files import as_text, sha256
+from autoft.system.parallel import ordered_map
+from autoft.values.bundle import MANIFEST, MODEL, Manifest
+from autoft.values.codec import decode as decode_json
+from autoft.values.dataset import ValueRange
+from autoft.values.summary import Summary
+
+_DECODERS: Final = 4
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one image: the likeliest `label`, its probability, and those of all labels.
+
+    An image that cannot be read has an `error`, the reason, and no label.
+    """
+
+    image: str
+    label: str | None = None
+    probability: float | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+def predict(model: Path, inputs: Sequence[str]) -> Iterator[Prediction]:
+    """One prediction an image, in order: of files, of folders with all below them, of glob patterns.
+
+    `model` is a run folder, a bundle or its model.onnx; see `find_model`. Raises `UserError` at once when it is none of
+    these or has been changed, and `DataError` at the end when not one image could be read.
+    """
+    return predictions(PixelModel(find_model(model)), inputs)
+
+
+def find_bundle(path: Path) -> Path:
+    """The bundle that a path leads to: a run folder (as its summary.json says), the bundle, or its model.onnx.
+
+    Raises `UserError` when it leads to none.
+    """
+    if path.name == MODEL and (path.parent / MANIFEST).is_file():
+        return path.parent
+    if (path / MANIFEST).is_file():
+        return path
+    if (path / "summary.json").is_file():
+        return (path / _summary(path / "summary.json").model).parent
+    if (path / "study.json").is_file():
+        raise RunFolderError(f"the run in {path} has no model yet; `autoft resume {path}` goes on with it")
+    if not path.exists():
+        raise UserError(f"there is no {path}; give a run folder, a bundle or its {MODEL}")
+    raise UserError(f"{path} is no bundle: there is no {MANIFEST} in it; give a run folder, a bundle or its {MODEL}")
+
+
+def find_model(path: Path) -> Path:
+    """The model.onnx that a path leads to, as `find_bundle` does; any other file is taken for one.
+
+    Raises `UserError` when there is none, or when it is not the one that the bundle's manifest speaks of.
+    """
+    alone = path.is_file() and not (path.name == MODEL and (path.parent / MANIFEST).is_file())
+    return path if alone else _unchanged(find_bundle(path))
+
+
+def _unchanged(bundle: Path) -> Path:
+    """The bundle's model.onnx, if it is the one that the manifest speaks of."""
+    model, manifest = bundle / MODEL, bundle / MANIFEST
+    again = "copy the bundle again, or export it again"
+    try:
+        promised = decode_json(Manifest, manifest.read_text(encoding="utf-8")).files[MODEL].sha256
+        found = sha256(model)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; {again}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{manifest} is damaged: {error}; {again}") from error
+    if found != promised:
+        raise UserError(f"{model} has changed: its SHA-256 is not the one in {MANIFEST}; {again}")
+    return model
+
+
+def _summary(file: Path) -> Summary:
+    try:
+        return decode_json(Summary, file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{file} is damaged: {error}; give the .onnx file itself") from error
+
+
+# ---------------------------------------------------------------- images
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """An image file, and its pixels `(height, width, 3)` or why there are none."""
+
+    image: str
+    pixels: Pixels | None = None
+    error: str | None = None
+
+
+def predictions(model: PixelModel, inputs: Sequence[str]) -> Iterator[Prediction]:
+    """One prediction an image, as `predict` gives them. Raises `DataError` at the end when none could be read."""
+    first: _Read | None = None
+    readable = 0
+    for read in ordered_map(partial(_read, model.preprocess.value_range), image_files(inputs), _DECODERS):
+        first = first or read
+        readable += read.pixels is not None
+        yield _prediction(model, read)
+    if first is None:
+        raise DataError(f"no images in {', '.join(inputs) or 'an empty list'}; name image files, folders or patterns")
+    if not readable:
+        raise DataError(f"not one image could be read; {first.image}: {first.error}")
+
+
+def _prediction(model: PixelModel, read: _Read) -> Prediction:
+    if read.pixels is None:
+        return Prediction(read.image, error=read.error)
+    probabilities = dict(zip(model.labels, model.probabilities(read.pixels).tolist(), strict=True))
+    label = max(probabilities, key=probabilities.__getitem__)
+    return Prediction(read.image, label, probabilities[label], probabilities)
+
+
+def _read(value_range: ValueRange | None, path: Path) -> _Read:
+    try:
+        return _Read(as_text(path), decode(path, value_range))
+    except UnreadableImage as error:
+        return _Read(as_text(path), error=str(error))
+
+
+def image_files(inputs: Sequence[str]) -> Iterator[Path]:
+    """Every file that files, folders and patterns come to; a path that leads nowhere stays, so that it is reported."""
+    for text in inputs:
+        path = Path(text)
+        found = [path] if path.exists() else [Path(name) for name in _matches(text)] or [path]
+        for match in found:
+            yield from _images_below(match) if match.is_dir() else (match,)
+
+
+def _matches(pattern: str) -> Iterable[str]:
+    return sorted(glob.glob(pattern, recursive=True), key=natural_key)  # noqa: PTH207  Path.glob takes no absolute one
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Image files in and below a folder, in natural order; hidden names and links to folders are left out."""
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        for name in sorted(files, key=natural_key):
+            if not name.startswith(".") and Path(name).suffix.lower() in readable_extensions():
+                yield Path(here, name)

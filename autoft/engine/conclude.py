@@ -1,0 +1,290 @@
+"""From a finished search to a model: the best trial's bundle, and the test split, scored once from the ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from autoft.bundle.build import Bundle, write_bundle
+from autoft.bundle.order import Order
+from autoft.bundle.parity import FULL, QUICK, Gate
+from autoft.bundle.place import replacing
+from autoft.bundle.sources import without_place
+from autoft.engine.ending import Ending
+from autoft.engine.prepare import prepared_folder
+from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError
+from autoft.media.image.raw_pixels import Layout
+from autoft.parts.host import Host
+from autoft.parts.plugins import plugin_versions
+from autoft.store.checkpoints import Checkpoint
+from autoft.study.machine import versions
+from autoft.study.run import Run
+from autoft.study.study import CORE_EXPORTER, StudyRecord
+from autoft.system.clock import RunClock
+from autoft.system.files import as_text, write_atomic
+from autoft.system.screen import Screen
+from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.single_label import METRICS
+from autoft.train.classifier import Classifier
+from autoft.train.worker import WeightsChanged, Worker
+from autoft.values.bundle import MODEL, Calibration, ParityReport
+from autoft.values.codec import encode
+from autoft.values.dataset import SplitName
+from autoft.values.handoff import Artifact, Handoff, Preprocess
+from autoft.values.ledger import Ledger, TrialRecord
+from autoft.values.summary import Best, Scores, Summary
+from autoft.values.trial import Trial
+
+T = TypeVar("T")
+
+ROUNDING = 1e-6  # of a score, from one version of a library to the next
+
+
+class NoWeights(RunFailed):
+    """A trial's weights are gone or damaged, or fit its backbone no more."""
+
+
+_OF_THIS_TRIAL = (GateFailed, RunFailed, BackboneUnavailable, PluginError)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trial's bundle: its folder, the bytes of its model.onnx, what was measured; validation figures only."""
+
+    trial: Trial
+    folder: str
+    model_bytes: int
+    parity: ParityReport
+    calibration: Calibration
+    validation: Scores
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What kind of bundle: how much is compared, what model.onnx takes, and the split whose figures are reported.
+
+    `images`: the figures come of at most so many images of that split, None for all.
+    """
+
+    gate: Gate
+    layout: Layout
+    reported: SplitName
+    images: int | None = None
+
+
+def layout(batched: bool) -> Layout:
+    """What model.onnx takes, from the flag."""
+    return "batch" if batched else "image"
+
+
+def finalists(ledger: Ledger) -> list[TrialRecord]:
+    """The trials that can be exported, best first. Raises `RunFailed`, with the causes, when there is none."""
+    if exportable := ledger.exportable():
+        return list(exportable)
+    causes = {report.error for record in ledger.trials.values() for report in record.reports if report.error}
+    raise RunFailed(f"no trial gave a model: {'; '.join(sorted(causes)[:3]) or 'the time was too short for one slice'}")
+
+
+def chosen(ledger: Ledger, number: int) -> TrialRecord:
+    """Trial `number`. Raises `StudyError` when it cannot be exported."""
+    exportable = {record.trial.id: record for record in finalists(ledger)}
+    known = sorted(exportable)
+    if number not in ledger.trials:
+        raise StudyError(f"there is no trial {number}; exportable are {known} (see autoft leaderboard)")
+    if number not in exportable:
+        raise StudyError(f"trial {number} has no checkpoint; exportable are {known} (see autoft leaderboard)")
+    return exportable[number]
+
+
+@dataclass(frozen=True)
+class BundleMaker:
+    """Makes bundles of a run's trials. `worker` computes what the files are held against; seconds go to `watch`."""
+
+    run: Run
+    host: Host
+    worker: Worker
+    watch: Stopwatch
+
+    def make(self, record: TrialRecord, folder: Path, wanted: Wanted) -> Bundle:
+        """Write the trial's bundle as `folder`, in place of what is there, once it is whole.
+
+        What was prepared for its backbone is tried first. Raises `GateFailed` with the numbers when it differs from
+        torch; `folder` is then as it was. Raises `NoWeights`, what building the backbone raises, and `RunFolderError`
+        when the bundle cannot be written.
+        """
+        with self.watch.phase("export"):
+            checkpoint, classifier = self._restored(record)
+        run, host, worker = self.run, self.host, self.worker
+        handoff, dataset = handoff_of(run.record, record), run.dataset()
+        order = Order(
+            handoff=handoff,
+            reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
+            dataset=dataset if wanted.images is None else dataset.limited(wanted.reported, wanted.images),
+            reported=wanted.reported,
+            gate=wanted.gate,
+            layout=wanted.layout,
+            versions=versions() | plugin_versions(host.refs),
+            scored=checkpoint.logits,
+            known=run.samples(),
+            beside={
+                name: partial(host.exporter(name).export, classifier, handoff)
+                for name in run.record.study.exporter
+                if name != CORE_EXPORTER
+            },
+        )
+        exporter = host.exporter(CORE_EXPORTER)
+        prepared = prepared_folder(run, host.refs, record.trial.backbone, record.trial.image_size)
+        with run.writing(folder), replacing(folder) as fresh:
+            quick = _if_it_works(exporter.export_prepared(classifier, handoff, prepared, fresh))
+            return write_bundle(order, chain(quick, exporter.export(classifier, handoff, fresh)), fresh, self.watch)
+
+    def _restored(self, record: TrialRecord) -> tuple[Checkpoint, Classifier]:
+        try:
+            checkpoint = self.worker.checkpoint(record)
+            classifier = self.worker.restored(checkpoint)
+        except (
+            LookupError,
+            ValueError,
+            RuntimeError,
+            WeightsChanged,
+        ) as problem:  # torch's for tensors of another shape
+            raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
+        if checkpoint.logits is not None:
+            labels = self.run.dataset().labels("val")
+            scored = METRICS[self.run.record.study.metric].score(checkpoint.logits, labels)
+            if abs(scored - (record.score or 0.0)) > ROUNDING:
+                raise NoWeights(
+                    f"its weights scored {scored:.4f}, the journal says {record.score:.4f}: one of them is damaged"
+                )
+        return checkpoint, classifier
+
+
+def _if_it_works(quick: Iterator[Artifact]) -> Iterator[Artifact]:
+    """What a prepared graph gives; whatever goes wrong with it, the full exports follow."""
+    with suppress(PluginError):
+        yield from quick
+
+
+def export_best(
+    records: Sequence[TrialRecord],
+    export: Callable[[TrialRecord], T],
+    screen: Screen,
+) -> tuple[TrialRecord, T]:
+    """The first of the records that can be exported, and what `export` gave of it; each before it is a line.
+
+    Raises `GateFailed` with every cause when none can. What would end every other export too, images that are gone or a
+    full disk, is raised at once.
+    """
+    causes: dict[int, str] = {}
+    for record in records:
+        try:
+            return record, export(record)
+        except _OF_THIS_TRIAL as problem:
+            causes[record.trial.id] = str(problem)
+            screen.note(f"trial {record.trial.id} is passed over: {problem}")
+    every = "; ".join(f"trial {number}: {cause}" for number, cause in causes.items())
+    raise GateFailed(f"none of {len(causes)} trials can be exported: {every}")
+
+
+def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
+    """What goes with the trial's weights; nothing of this machine is in it."""
+    trial, info = record.trial, study.data
+    backbone = next(backbone for backbone in study.backbones if backbone.name == trial.backbone)
+    spec = backbone.input
+    return Handoff(
+        labels=info.classes,
+        preprocess=Preprocess(
+            trial.image_size, spec.mean, spec.std, spec.interpolation, study.view, value_range=info.value_range
+        ),
+        backbone=replace(backbone, source=without_place(backbone.source)),
+        trial=trial,
+        metric=study.study.metric,
+        validation_score=METRICS[study.study.metric].shown(record.score or 0.0),
+        data_fingerprint=info.fingerprint,
+        share=record.share,
+    )
+
+
+def conclude(maker: BundleMaker, ledger: Ledger, ending: Ending, clock: RunClock, screen: Screen) -> Summary:
+    """Export the best trial that can be, open the test split, write summary.json.
+
+    As many test images are scored as there is time for. Raises `GateFailed` with the causes when none passes. A model
+    of an earlier end of this run is replaced only by one that passed the gate.
+    """
+    run, study = maker.run, maker.run.record.study
+    wanted = Wanted(FULL if study.full_parity else QUICK, layout(study.batched), "test")
+
+    def exported(record: TrialRecord) -> Bundle:
+        in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))
+        return maker.make(record, run.folder.export, in_time)
+
+    record, bundle = export_best(finalists(ledger), exported, screen)
+    _report(run, bundle, screen)
+    return _written(run, replace(_summary(run, ledger, record, bundle), seconds=maker.watch.seconds()), ledger, clock)
+
+
+def let_stand(run: Run, ledger: Ledger, before: Summary, clock: RunClock, screen: Screen) -> Summary:
+    """Write what the run came to `before` as what it comes to with the time it has now: nothing better was found."""
+    screen.note("nothing better was found; the model and its score stand, and the test images stay shut")
+    return _written(run, before, ledger, clock)
+
+
+def _written(run: Run, summary: Summary, ledger: Ledger, clock: RunClock) -> Summary:
+    """Write the summary, with what was searched and the time it took as of now."""
+    records = ledger.trials.values()
+    states = [record.state for record in records]
+    now = replace(
+        summary,
+        trials={state: states.count(state) for state in ("finished", "paused", "failed")},
+        tried=len({(r.trial.backbone, r.trial.freeze) for r in records if r.score is not None}),
+        run=as_text(run.folder.path),
+        budget=run.record.study.time,
+        elapsed=clock.now(),
+    )
+    with run.writing(run.folder.summary):
+        write_atomic(run.folder.summary, encode(now))
+    return now
+
+
+def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
+    """Say what is not as somebody might take it to be."""
+    for one in bundle.parity.beside:
+        if not one.path:
+            screen.note(f"exporter {one.exporter}: nothing of it is in the bundle: {one.note}")
+    tested, images = bundle.scores.n, run.record.data.counts["test"]
+    if tested < images:
+        screen.note(f"test on {tested:,} of {images:,} images, for the time there was; autoft verify scores them all")
+
+
+def _summary(run: Run, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> Summary:
+    """What came of the export; `_written` adds what was searched."""
+    study, best, ranked = run.record.study, record.trial, ledger.exportable()
+    return Summary(
+        run=as_text(run.folder.path),
+        metric=study.metric,
+        best=Best(best.id, best.backbone, best.freeze, best.image_size, best.params, record.share),
+        validation=bundle.validation,
+        test=bundle.scores,
+        trials={},
+        seconds={},
+        model=f"{run.folder.export.name}/{MODEL}",
+        budget=study.time,
+        test_openings=_openings(run) + 1,
+        problems=len(run.record.data.problems),
+        candidates=len(run.record.candidates),
+        missed=bundle.report.missed,
+        finalists=tuple(one.best_checkpoint for one in ranked[: ranked.index(record) + 1]),
+    )
+
+
+def _openings(run: Run) -> int:
+    """How often the test split was opened before; a run that was extended opens it again, and says so."""
+    before = run.summary()
+    return before.test_openings if before else 0

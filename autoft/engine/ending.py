@@ -1,0 +1,128 @@
+"""`Ending`: what the end of a run is going to cost, refined by what the search has measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autoft.engine.prepare import FIRST_GUESS_SECONDS, Preparation
+from autoft.errors import StudyError
+from autoft.study.machine import cores, crowding
+from autoft.study.shortlist import WORK_PER_SECOND, forward_work
+from autoft.study.study import Study, StudyRecord
+from autoft.values.ledger import Ledger
+from autoft.values.trial import Trial
+
+# From the end of the search to the end of the process for a network that takes no time: checkpoint, filling the graph,
+# the gate on small images, figures, latency, the bundle checking itself; benchmarks/budget.py measures them.
+FIXED_SECONDS = 4.0
+# How often the gate runs an image through torch or onnxruntime, in images, and how long it may take.
+GATE_IMAGES, GATE_SECONDS = 4 * 64, 4.0
+MOST_OF_A_BUDGET = 0.5
+# From here to the first step of a worker, in this process or in one of its own.
+STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}
+FEWEST_TESTED, LEAST_TESTING_SECONDS = 200, 3.0  # a run that is late already, or resumed at its end, has a score too
+TESTING_SHARE = 0.08  # of the time, for scoring the test images
+FEWEST_TRAINED = 64
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Called with a ledger and a trial it gives the seconds from the end of the search to the end of the process.
+
+    That is if the trial wins; None stands for the best so far.
+    """
+
+    record: StudyRecord
+    preparation: Preparation
+
+    def __call__(self, ledger: Ledger, trial: Trial | None) -> float:
+        """Seconds; never more than a share of the budget."""
+        ranking = ledger.ranking()
+        winner = trial or (ranking[0].trial if ranking else None)
+        an_image = self._image_seconds(ledger, winner)
+        tested = self.record.data.counts["test"]
+        scoring = an_image * (min(tested, FEWEST_TESTED) if self._is_slow(an_image) else tested)
+        missing = self._crowding * self._missing(winner)
+        forward = scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
+        seconds = self._crowding * FIXED_SECONDS + missing + forward
+        return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
+
+    def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
+        """How many test images there is time to score when the export begins with so many seconds left."""
+        an_image = self._image_seconds(ledger, trial)
+        left = seconds_left - self._crowding * FIXED_SECONDS - min(GATE_SECONDS, GATE_IMAGES * an_image)
+        return max(FEWEST_TESTED, int(max(left, LEAST_TESTING_SECONDS) / an_image))
+
+    @property
+    def _crowding(self) -> float:
+        """How much longer takes what was measured on an idle machine; what this run has measured has it in it."""
+        return crowding(own=self.record.machine.busy + 1.0)
+
+    def _missing(self, winner: Trial | None) -> float:
+        """Seconds until the winner's graph is prepared, on an idle machine.
+
+        Before there is one it will be prepared beside the search; but on a crowded machine it will not be ready then.
+        """
+        if winner is None:
+            return FIRST_GUESS_SECONDS * (1.0 - 1.0 / self._crowding)
+        return self.preparation.seconds_missing(winner.backbone, winner.image_size)
+
+    def _is_slow(self, an_image: float) -> bool:
+        """Whether scoring all test images would take too much of the time; then as many as there is time for are."""
+        return an_image * self.record.data.counts["test"] > TESTING_SHARE * self.record.study.time
+
+    def _image_seconds(self, ledger: Ledger, of: Trial | None) -> float:
+        """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
+        measured = self._measured(ledger, of) if of and self.record.machine.device == "cpu" else None
+        return (measured or self._crowding * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
+
+    def _measured(self, ledger: Ledger, of: Trial) -> float | None:
+        seen = (record for record in ledger.trials.values() if record.score is not None)
+        alike = [r for r in seen if (r.trial.backbone, r.trial.image_size) == (of.backbone, of.image_size)]
+        return max((record.costs.image for record in alike), default=None)
+
+
+def require_enough_time(record: StudyRecord, elapsed: float) -> None:
+    """Raise `StudyError` when the time left does not hold a worker's start, the cheapest probe, and the end."""
+    machine = record.machine
+    cheapest = forward_work(min(candidate.cost for candidate in record.candidates)) / WORK_PER_SECOND[machine.device]
+    scored = record.data.counts["val"] if record.validation is None else record.validation
+    probe = cheapest * (scored + FEWEST_TRAINED)
+    testing = cheapest * min(record.data.counts["test"], FEWEST_TESTED)
+    least = elapsed + STARTING_SECONDS[machine.runner] + probe + FIXED_SECONDS + testing
+    if least > record.study.time:
+        raise StudyError(
+            f"--time {record.study.time:g}s is too short: {elapsed:.0f} s are over, and starting, one probe and the "
+            f"export take {least - elapsed:.0f} s more here; give at least --time {_enough(least)}s"
+        )
+
+
+def require_any_time(study: Study) -> None:
+    """Raise `StudyError`, before anything slow begins, for a budget that could not hold a search of ten images."""
+    least = STARTING_SECONDS["inline"] + FIXED_SECONDS
+    if study.time < least:
+        raise StudyError(
+            f"--time {study.time:g}s is too short: starting and the export alone take {least:.0f} s or more; give at "
+            f"least --time {_enough(least)}s"
+        )
+
+
+def require_more_time(record: StudyRecord, elapsed: float) -> None:
+    """Raise `StudyError` when a finished run is given more time that holds nothing but another end."""
+    least = STARTING_SECONDS[record.machine.runner] + FIXED_SECONDS
+    if record.study.time < elapsed + least:
+        raise StudyError(
+            f"the run is finished after {elapsed:.0f} s, and --time {record.study.time:g}s leaves no time to search: "
+            f"starting and the export take {least:.0f} s; give it more, such as --time {_enough(elapsed + 2 * least)}s"
+        )
+
+
+def _enough(seconds: float) -> int:
+    return 5 * math.ceil(1.2 * seconds / 5)
+
+
+def _guess(record: StudyRecord, of: Trial | None) -> float:
+    """By the cost model, of the dearest candidate when nothing is known of the winner."""
+    costs = [c.cost for c in record.candidates if of and (c.backbone, c.image_size) == (of.backbone, of.image_size)]
+    return forward_work(max(costs or [c.cost for c in record.candidates])) / WORK_PER_SECOND["cpu"]

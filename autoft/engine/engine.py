@@ -1,0 +1,280 @@
+"""The engine: from a study to a summary, and from a run folder on.
+
+What is quick to find out comes first: names, folders, the listing of the images. Only then are torch and Ray started.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from autoft.data.dataset import Dataset, open_dataset, write_split_csv
+from autoft.data.scan import Scan, scan
+from autoft.engine.ending import require_any_time, require_enough_time, require_more_time
+from autoft.errors import DataError, GateFailed, StudyError, unknown_name
+from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
+from autoft.parts.host import Host
+from autoft.runners.base import Runner
+from autoft.runners.search import is_over
+from autoft.store import RunFolder
+from autoft.study.machine import WORKER_BYTES, choose_runner, cores, share_out, versions, worker_memory
+from autoft.study.run import Run
+from autoft.study.shortlist import Workload, candidates, choose_size, scored_images, shortlist
+from autoft.study.study import CORE_EXPORTER, Change, Machine, RunnerName, Study, StudyRecord
+from autoft.system.clock import RunClock
+from autoft.system.files import as_path, as_text
+from autoft.system.screen import Screen
+from autoft.system.stopwatch import Stopwatch
+from autoft.values.codec import encode
+from autoft.values.dataset import DataProblem
+from autoft.values.ledger import Ledger
+from autoft.values.summary import Summary
+from autoft.values.trial import Clock
+
+RUNNERS = ("auto", "inline", "ray")
+PROBLEMS_SHOWN = 10
+
+
+def search(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
+    """Search, export the best and score it. `began` is the wall-clock time the budget counts from.
+
+    Raises the errors of `autoft.errors`; an interrupted or failed run can be resumed.
+    """
+    watch = Stopwatch(began)
+    require_any_time(study)
+    with watch.phase("plugins"):
+        host = _host(study, objects, screen)
+        out = _run_path(study)
+    clock = RunClock(began, study.time)
+    with watch.phase("data"):
+        found = scan(as_path(study.data).resolve(), cores(), partial(_require_time, clock, "reading the images"))
+    with _runner(study, host, watch, screen) as runner:
+        run = begin(study, host, runner, out, found, watch, screen)
+        host.errors = run.folder.errors
+        return _execute(run, host, runner, screen, watch, clock)
+
+
+def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
+    """Go on with a run, changed as asked; one that is finished and gets no more time is done.
+
+    study.json takes the change in only when the search can begin: a resume that fails leaves the run as it was.
+    """
+    watch = Stopwatch(began)
+    recorded = Run.open(path)
+    ledger, finished = recorded.ledger(), recorded.summary()
+    run = _changed(recorded, change, finished)
+    budget = run.record.study.time
+    done = finished if finished and finished.budget == budget and not ledger.in_flight else None
+    if done is None or change.data is not None:
+        with watch.phase("data"):
+            run.verify_images(cores())
+    if done is not None:
+        if change.plugins or change.objects:
+            run = run.with_plugins(_recorded_host(run, change, screen))
+        _keep_change(recorded, run)
+        return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
+    elapsed = max(ledger.elapsed, finished.elapsed if finished else 0.0)
+    host = _recorded_host(run, change, screen)
+    if run.concluded(ledger):
+        _require_more_to_search(run, host, ledger, Clock(elapsed, budget))
+    run = run.with_plugins(host)
+    with _runner(run.record.study, host, watch, screen) as runner:
+        machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
+        run = _moved(run, machine, screen)
+        return _execute(run, host, runner, screen, watch, RunClock(began - elapsed, budget))
+
+
+def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
+    """Resolve the study and create its run folder."""
+    clock = RunClock(watch.began, study.time)
+    machine = share_out(study, runner.name, runner.nodes(), WORKER_BYTES, screen)
+    view = choose_view(study.view, found.aspect)
+    side = side_seen(view, found.short_side, found.aspect)
+    with watch.phase("shortlist"):
+        workload, downloading = Workload(len(found.files), side), partial(_require_time, clock, "downloading weights")
+        backbones = shortlist(study, host, machine, workload, screen, downloading)
+        searched = candidates(study, host.freeze_strategies(), backbones, side)
+    with watch.phase("data"):
+        specs = {backbone.input for backbone in backbones}
+        squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
+        in_time = partial(_require_time, clock, "decoding the images")
+        dataset = open_dataset(found, study.seed, squares, cores(), in_time)
+        _report_data(dataset, screen)
+        if hidden := what_a_crop_hides(study.view, view, found.aspect):
+            screen.note(hidden)
+    record = StudyRecord(
+        study=replace(study, out=as_text(out)),
+        data=dataset.info,
+        view=view,
+        backbones=backbones,
+        candidates=searched,
+        plugins=host.refs,
+        versions=versions(),
+        machine=machine,
+        validation=scored_images(study, machine, searched, dataset.info.counts["val"]),
+    )
+    if record.validation is not None:
+        screen.note(
+            f"validation on {record.validation:,} of {dataset.info.counts['val']:,} images, for the time there is"
+        )
+    require_enough_time(record, clock.now())
+    folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
+    return Run(folder, record)
+
+
+def _require_time(clock: RunClock, doing: str) -> None:
+    """Raise `StudyError` once the time is over."""
+    if clock.now() > clock.budget:
+        raise StudyError(f"--time {clock.budget:g}s was over while {doing}; give it more time")
+
+
+def _changed(run: Run, change: Change, finished: Summary | None) -> Run:
+    """The run as the change wants it. Raises `StudyError` for less time than a finished run had: it is used."""
+    if change.data is not None:
+        run = run.with_images(change.data)
+    if change.time is None:
+        return run
+    study = replace(run.record.study, time=change.time(run.record.study.time))
+    if finished and study.time < finished.budget:
+        had = f"the run is finished and had {finished.budget:g} s, so --time {study.time:g}s leaves nothing to do"
+        raise StudyError(f"{had}; give it more, such as --time +10m")
+    return replace(run, record=replace(run.record, study=study))
+
+
+def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock) -> None:
+    """Raise `StudyError` when more time would only end with the same model once more.
+
+    The searcher is told of the workers that the run had before, and of no reserve for the end: what there is now is
+    known only once the runner is warm, which a refusal must not wait for. One that then has nothing to try after all
+    lets the model stand.
+    """
+    require_more_time(run.record, reading.elapsed)
+    study = run.record.study
+    if not is_over(host.searcher(study.searcher), run.problem(), ledger, reading):
+        return
+    if study.trials is not None and len(ledger.trials) >= study.trials:
+        raise StudyError(
+            f"the run is finished: --trials {study.trials} is used up, and more time adds no trial; a new search with "
+            "more --trials tries more"
+        )
+    raise StudyError(f"the run is finished: searcher {study.searcher!r} has nothing more to try, however much time")
+
+
+def _keep_change(before: Run, after: Run) -> None:
+    """Save a change of a run that is not searched."""
+    if encode(after.record) != encode(before.record):  # as `Run.save` compares
+        with after.folder.lock():
+            after.save()
+
+
+def _moved(run: Run, machine: Machine, screen: Screen) -> Run:
+    """The run on this machine, which may be another than the one it began on; study.json keeps to the first."""
+    before = run.record.machine
+    if str(before) != str(machine):
+        screen.note(f"going on with {machine}; this run began with {before}")
+    return replace(run, record=replace(run.record, machine=machine))
+
+
+def _execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
+    from autoft.engine.execution import execute  # brings torch, which a mistake found above should not wait for
+
+    summary = execute(run, host, runner, screen, watch, clock)
+    return _through_the_gate(run.record.study, summary)
+
+
+def _runner(study: Study, host: Host, watch: Stopwatch, screen: Screen) -> Runner:
+    """The runner that the study gets, warmed up: the inline one where nobody asked for another that does not start."""
+    name = choose_runner(study, host.inline_only, screen)
+    with watch.phase("start"):
+        runner = _runner_named(name)
+        try:
+            runner.warm_up(cores())
+        except StudyError as problem:
+            if study.runner != "auto":
+                raise
+            screen.note(f"one trial at a time in this process: {problem}")
+            runner = _runner_named("inline")
+            runner.warm_up(cores())
+    return runner
+
+
+def _runner_named(name: RunnerName) -> Runner:
+    """The runner of that name; each brings its own imports."""
+    if name == "inline":
+        from autoft.runners.inline import InlineRunner
+
+        return InlineRunner()
+    from autoft.runners.ray import RayRunner
+
+    return RayRunner()
+
+
+def _run_path(study: Study) -> Path:
+    """Where the run goes; never inside the data, which is read and not written."""
+    data = as_path(study.data).resolve()
+    if not data.is_dir():
+        kind = "is a file" if data.exists() else "does not exist"
+        raise DataError(f"{study.data} {kind}; give a folder that holds one folder of images for each class")
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    here = data.parent if Path.cwd().resolve().is_relative_to(data) else Path.cwd()
+    out = as_path(study.out).resolve() if study.out else here / "runs" / f"{data.name}-{stamp}"
+    if out.resolve().is_relative_to(data):
+        raise StudyError(f"the run folder {out} lies inside the data; choose another with --out")
+    RunFolder.check_writable(out)
+    return out
+
+
+def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
+    """The plugins, with every name the study uses looked up before anything slow begins."""
+    host = Host.discover(study.plugins, objects)
+    host.check()
+    for warning in host.warnings():
+        screen.note(warning)
+    if study.runner not in RUNNERS:
+        raise unknown_name("runner", study.runner, RUNNERS)
+    host.searcher(study.searcher)
+    for name in (CORE_EXPORTER, *study.exporter):
+        host.exporter(name)
+    for name in study.freeze:
+        host.freeze_strategy(name)
+    return host
+
+
+def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
+    """The plugins that the run recorded, changed as asked."""
+    host = run.host(change.plugins, change.objects)
+    for warning in host.warnings():
+        screen.note(warning)
+    return host
+
+
+def _report_data(dataset: Dataset, screen: Screen) -> None:
+    info = dataset.info
+    counts = " / ".join(f"{info.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
+    screen.note(f"{info.root}: {sum(info.counts.values())} images, {len(info.classes)} classes, {counts}")
+    _report(info.problems, "files are not used", screen)
+    _report(info.contradictions, "images stand in two classes, and are used as both", screen)
+    _report(info.unseen, "float images are used, but do not show all they should", screen)
+
+
+def _report(problems: Sequence[DataProblem], what: str, screen: Screen) -> None:
+    if problems:
+        screen.note(f"{len(problems)} {what}:")
+    for problem in problems[:PROBLEMS_SHOWN]:
+        screen.note(f"  {problem.path}: {problem.reason}")
+    if len(problems) > PROBLEMS_SHOWN:
+        screen.note(f"  and {len(problems) - PROBLEMS_SHOWN} more; study.json names them all")
+
+
+def _through_the_gate(study: Study, summary: Summary) -> Summary:
+    """Raise `GateFailed` when the test score is below `--fail-under`, or the test loss above `--fail-above`."""
+    figure = summary.test.metrics[study.metric] if summary.test else math.nan
+    if study.fail_under is not None and not figure >= study.fail_under:
+        raise GateFailed(f"test {study.metric} {figure:.4f} is below --fail-under {study.fail_under:g}", summary)
+    if study.fail_above is not None and not figure <= study.fail_above:
+        raise GateFailed(f"test {study.metric} {figure:.4f} is above --fail-above {study.fail_above:g}", summary)
+    return summary

@@ -1,0 +1,188 @@
+"""Execution: the slow half of a run, from an opened run folder to its summary."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from autoft.bundle.parity import FULL
+from autoft.bundle.place import require_free
+from autoft.engine.conclude import (
+    BundleMaker,
+    Exported,
+    NoWeights,
+    Wanted,
+    chosen,
+    conclude,
+    export_best,
+    finalists,
+    let_stand,
+)
+from autoft.engine.ending import Ending
+from autoft.engine.prepare import Preparation
+from autoft.errors import Interrupted, RunFolderError, StudyError
+from autoft.media.image.raw_pixels import Layout
+from autoft.parts.host import Host
+from autoft.runners.base import Runner, Site
+from autoft.runners.search import Search
+from autoft.store import Journal
+from autoft.study.run import Run
+from autoft.system.clock import RunClock
+from autoft.system.files import as_path, as_text
+from autoft.system.screen import Screen
+from autoft.system.signals import StopFlag, stop_on_signals
+from autoft.system.stopwatch import Stopwatch
+from autoft.train.worker import Cancelled, Worker
+from autoft.values.ledger import Ledger, TrialRecord
+from autoft.values.summary import Summary
+
+
+def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
+    """Search what is left, then export the best and score it. The same for a new run and a resumed one.
+
+    A finished run in which nothing better was found keeps its model and its score: the test split is not opened again.
+    Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when the exported file misses parity.
+    """
+    with run.folder.lock(), stop_on_signals() as stopped:
+        with watch.phase("data"):
+            dataset = run.dataset()  # open to the end, so that no other run evicts the pixels that the workers need
+            interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
+            dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
+        with closing(Preparation(run, host.refs)) as preparation:
+            ending = Ending(run.record, preparation)
+            with watch.phase("search"), Journal(run.folder.journal) as journal:
+                search = _search(run, host, screen, clock, journal, stopped, ending)
+                run.save()  # workers read it
+                with _leaderboard_at_the_end(run, search.ledger, screen):
+                    runner.run(search, Site(run.folder.path, run.record.machine, clock.origin), stopped)
+            _raise_if_stopped(run, search.ledger, stopped)
+            if before := run.concluded(search.ledger):
+                return let_stand(run, search.ledger, before, clock, screen)
+            try:
+                with stopped.at_once():
+                    best = finalists(search.ledger)[0].trial
+                    with watch.phase("export"):
+                        preparation.finish(best.backbone, best.image_size)
+                    maker = _bundle_maker(run, host, watch, stopped)
+                    summary = conclude(maker, search.ledger, ending, clock, screen)
+            except (Cancelled, KeyboardInterrupt):
+                _raise_if_stopped(run, search.ledger, stopped)
+                raise
+    host.notify_search_finished(summary)
+    return summary
+
+
+@contextmanager
+def _leaderboard_at_the_end(run: Run, ledger: Ledger, screen: Screen) -> Iterator[None]:
+    """However the search in the block ends, leaderboard.csv says what came of it."""
+    write = partial(run.folder.write_leaderboard, ledger, run.record.study.metric)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what ended the search is what has to be said
+            write()
+        raise
+    screen.close()
+    with run.writing(run.folder.leaderboard):
+        write()
+
+
+@dataclass(frozen=True)
+class ExportWish:
+    """What is to be exported: trial `number`, None for the best that can be, as `out`, None for RUN/exports/N."""
+
+    number: int | None
+    out: Path | None
+    layout: Layout
+
+
+def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Screen) -> Exported:
+    """Write a trial's bundle.
+
+    `plugins` change those the run recorded, as `Host.recorded` says. The gate compares in full, and the test split
+    stays shut. Raises `StudyError` for a trial without a checkpoint, `GateFailed` when files and torch differ, or no
+    trial can be exported, `DataError` when the run's images are not where it looks for them.
+    """
+    with run.folder.lock(), stop_on_signals() as stopped:
+        ledger = run.ledger()
+        records = finalists(ledger) if wish.number is None else [chosen(ledger, wish.number)]
+        _export_path(run, records[0].trial.id, wish.out)  # what is quick to find out comes first
+        run.images()
+        host = run.host(plugins)
+        for warning in host.warnings():
+            screen.note(warning)
+        maker = _bundle_maker(run, host, Stopwatch(time.time()), stopped)
+        wanted = Wanted(FULL, wish.layout, "val")
+
+        def exported(record: TrialRecord) -> Exported:
+            screen.note(f"exporting trial {record.trial.id}: {record.trial.backbone}, {record.trial.freeze}")
+            folder = _export_path(run, record.trial.id, wish.out)
+            bundle = maker.make(record, folder, wanted)
+            return Exported(
+                record.trial, as_text(folder), bundle.model_bytes, bundle.parity, bundle.calibration, bundle.validation
+            )
+
+        try:
+            found = exported(records[0]) if wish.number is not None else export_best(records, exported, screen)[1]
+        except NoWeights as problem:
+            raise RunFolderError(f"trial {records[0].trial.id}: {problem}; see autoft leaderboard for others") from None
+        except Cancelled:
+            raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
+        run.with_plugins(host).save()
+        return found
+
+
+def _bundle_maker(run: Run, host: Host, watch: Stopwatch, stopped: StopFlag) -> BundleMaker:
+    """One that works on the CPU: what is exported, and what it is held against, are promises about the CPU."""
+    return BundleMaker(run, host, Worker(run.record.on("cpu"), host, run.dataset(), run.checkpoints, stopped), watch)
+
+
+def _export_path(run: Run, number: int, out: Path | None) -> Path:
+    """Where a trial is exported to: neither into the data nor over the model that summary.json speaks of."""
+    folder = run.folder.path / "exports" / str(number) if out is None else out
+    data, best = as_path(run.record.data.root), run.folder.export
+    if folder.resolve().is_relative_to(data.resolve()):
+        raise StudyError(f"{folder} lies inside the data; choose another --out")
+    if folder.resolve().is_relative_to(best.resolve()):
+        raise StudyError(f"{folder} holds the model that summary.json speaks of; choose another --out")
+    return require_free(folder, (run.folder.path, data))
+
+
+def _search(
+    run: Run,
+    host: Host,
+    screen: Screen,
+    clock: RunClock,
+    journal: Journal,
+    stopped: StopFlag,
+    ending: Ending,
+) -> Search:
+    return Search(
+        searcher=host.searcher(run.record.study.searcher),
+        problem=run.problem(),
+        ledger=run.ledger(),
+        journal=journal,
+        checkpoints=run.checkpoints,
+        clock=clock,
+        host=host,
+        screen=screen,
+        stopped=stopped,
+        reserve=ending,
+        told=ending.preparation.follow,
+    )
+
+
+def _raise_if_stopped(run: Run, ledger: Ledger, stopped: StopFlag) -> None:
+    """Raise `Interrupted`, with the commands that make something of what there is, after a signal."""
+    if stopped.signal is None:
+        return
+    path = shlex.quote(str(run.folder.path))
+    kept = any(record.trial.id in ledger.with_checkpoint() for record in ledger.ranking())
+    best = f"; the best so far is kept, and autoft export {path} hands it over" if kept else ""
+    raise Interrupted(f"stopped{best}. Go on with: autoft resume {path}", stopped.signal)

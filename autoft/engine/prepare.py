@@ -1,0 +1,200 @@
+"""Preparing the end of a run while it still searches: what has to be imported, and the graph of a backbone.
+
+Following a network is most of what exporting costs, and the graph does not depend on the weights. `Preparation` has it
+done beside the search for the backbone that leads; `conclude` then only puts the weights in. torch's exporter holds the
+interpreter and redirects its output, so it cannot be a thread. Nothing here can end a search: what fails to be prepared
+is exported at the end as if it had never been tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoft.parts.host import Host
+from autoft.parts.plugins import PluginRef, plugin_versions
+from autoft.study.machine import versions
+from autoft.study.run import Run
+from autoft.study.study import CORE_EXPORTER
+from autoft.values.backbone import Backbone
+from autoft.values.codec import decode, encode
+from autoft.values.ledger import Ledger
+
+FIRST_GUESS_SECONDS = 10.0
+LONGEST_WAIT_SECONDS = 45.0
+
+
+_IMPORTED_AT_THE_END = (
+    "onnxruntime",
+    "onnxscript.optimizer",
+    "scipy.stats",
+    "sklearn.model_selection",
+)
+
+
+def prepared_folder(run: Run, plugins: tuple[PluginRef, ...], backbone: str, image_size: int) -> Path:
+    """Where what was prepared for a backbone at this size lies: RUN/.prepared/KEY, whether it is there or not.
+
+    The key stands for everything a graph depends on: another torch, another plugin or a changed one finds nothing.
+    """
+    facts = (backbone, image_size, len(run.record.data.classes), _surroundings(plugins))
+    return _folder(run) / hashlib.sha256(encode(facts).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _surroundings(plugins: tuple[PluginRef, ...]) -> str:
+    return encode((versions(), plugin_versions(plugins)))
+
+
+def _folder(run: Run) -> Path:
+    return run.folder.path / ".prepared"
+
+
+class Preparation:
+    """Has the end of a run prepared in the background, one backbone at a time. `close` it with the search.
+
+    Nothing in it raises, and nothing but `finish` waits longer than ending a process takes.
+    """
+
+    def __init__(self, run: Run, plugins: tuple[PluginRef, ...]) -> None:
+        self._run, self._plugins = run, plugins
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began: dict[tuple[str, int], float] = {}
+        self._took = FIRST_GUESS_SECONDS
+        self._imports = threading.Thread(target=_import_ahead, name="imports", daemon=True)
+
+    def follow(self, ledger: Ledger) -> None:
+        """Begin with the backbone that leads, once as many trials have a score as there are backbones."""
+        ranking = ledger.ranking()
+        if len(ranking) >= len(self._run.record.backbones):
+            self.begin(ranking[0].trial.backbone, ranking[0].trial.image_size)
+
+    def begin(self, backbone: str, image_size: int) -> None:
+        """Begin with this backbone, once; while another one is being prepared, nothing: so call it again and again."""
+        if self._busy() or (backbone, image_size) in self._began:
+            return
+        if not self._began:
+            self._imports.start()
+        self._began[backbone, image_size] = time.time()
+        errand = encode(_Errand(str(self._run.folder.path), self._plugins, backbone, image_size))
+        command = [sys.executable, "-m", "autoft.engine.prepare", errand]
+        # One thread, no GPU, and no signals that are meant for the search.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        silent = subprocess.DEVNULL
+        with contextlib.suppress(OSError):
+            self._process = subprocess.Popen(
+                command, stdin=silent, stdout=silent, stderr=silent, env=environment, start_new_session=True
+            )
+
+    def seconds_missing(self, backbone: str, image_size: int) -> float:
+        """What preparing this backbone would still take: 0 when it is done, else what the last one took."""
+        if self._is_ready(backbone, image_size):
+            return 0.0
+        began = self._began.get((backbone, image_size))
+        if began is None or not self._busy():
+            return self._took
+        left = self._took - (time.time() - began)
+        return left if left > 0 else self._took  # slower than the last one: no telling how long it still takes
+
+    def finish(self, backbone: str, image_size: int) -> None:
+        """Wait for this backbone if it is being prepared, unless it seems to hang: to begin anew would take longer."""
+        is_last = list(self._began)[-1:] == [(backbone, image_size)]
+        if self._process is not None and is_last:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(LONGEST_WAIT_SECONDS)
+
+    def close(self) -> None:
+        """End what is still being prepared; what is finished stays."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._began:
+            self._imports.join()  # one that is still importing when Python ends crashes it
+
+    def _busy(self) -> bool:
+        """Whether a backbone is being prepared; when one has ended since, remember what it took."""
+        if self._process is None:
+            return False
+        if self._process.poll() is None:
+            return True
+        (backbone, image_size), began = list(self._began.items())[-1]
+        if self._is_ready(backbone, image_size):
+            self._took = prepared_folder(self._run, self._plugins, backbone, image_size).stat().st_mtime - began
+        self._process = None
+        return False
+
+    def _is_ready(self, backbone: str, image_size: int) -> bool:
+        return prepared_folder(self._run, self._plugins, backbone, image_size).exists()
+
+
+@dataclass(frozen=True)
+class _Errand:
+    """What the process in the background is told, as JSON."""
+
+    run: str
+    plugins: tuple[PluginRef, ...]
+    backbone: str
+    image_size: int
+
+
+def prepare(run: Run, host: Host, backbone: Backbone, image_size: int) -> None:
+    """Have the exporter of the core prepare for the backbone. Raises whatever the zoo or the exporter raises."""
+    import torch
+
+    from autoft.train.classifier import Classifier
+
+    torch.set_num_threads(1)
+    for left in _folder(run).glob(".*"):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    folder = prepared_folder(run, host.refs, backbone.name, image_size)
+    if folder.exists():  # by an earlier process of this run
+        return
+    classifier = Classifier.of(host.build(backbone), len(run.record.data.classes))
+    # From a head of zeros nobody could tell whether a network made easier to follow still gives the same.
+    torch.nn.init.normal_(classifier.head.weight)
+    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    fresh.mkdir(parents=True)
+    try:
+        host.exporter(CORE_EXPORTER).prepare(classifier, image_size, fresh)
+        if any(fresh.iterdir()):
+            fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _import_ahead() -> None:
+    for name in _IMPORTED_AT_THE_END:
+        with contextlib.suppress(Exception):  # who needs it will say so
+            importlib.import_module(name)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the search that began it is gone, killed perhaps."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def main(text: str) -> None:
+    """`python -m autoft.engine.prepare ERRAND`."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    errand = decode(_Errand, text)
+    run = Run.open(Path(errand.run))
+    backbone = next(backbone for backbone in run.record.backbones if backbone.name == errand.backbone)
+    prepare(run, Host.from_refs(errand.plugins), backbone, errand.image_size)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Images: from a file to the network's input, in training and in the exported graph."""

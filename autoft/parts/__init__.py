@@ -1,0 +1,1 @@
+"""What a plugin can offer, and what loads it."""

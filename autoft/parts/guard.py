@@ -1,0 +1,188 @@
+"""Guards: stand-ins for a plugin's parts that blame the plugin for what they raise, and for what they should not give.
+
+`Host` hands out nothing else, so that nobody who uses a part has to think of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Zoo
+from autoft.parts.network import Network
+from autoft.parts.plugins import PluginRef, switch_off
+from autoft.system import faults
+from autoft.values.backbone import Backbone, Stage
+from autoft.values.codec import encode
+from autoft.values.handoff import Artifact, Handoff
+from autoft.values.ledger import Ledger
+from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan
+from autoft.values.space import Params, Space
+from autoft.values.trial import Clock, Done, Slice, Wait
+
+if TYPE_CHECKING:
+    from torch import nn
+
+T = TypeVar("T")
+
+Blame = Callable[[str], AbstractContextManager[None]]
+"""Given what is being done, such as "plan()": a context that turns what is raised in it into a `PluginError`."""
+
+
+class GuardedZoo(Zoo):
+    """A zoo; its networks note on what their forward raises whose they are."""
+
+    def __init__(self, zoo: Zoo, blame: Blame, ref: PluginRef) -> None:
+        self.name, self.summary = zoo.name, zoo.summary
+        self._zoo, self._blame, self._ref = zoo, blame, ref
+
+    def backbones(self) -> list[Backbone]:
+        """As the zoo lists them, each once and under the zoo's name."""
+        with self._blame("backbones()"):
+            found = {}
+            for backbone in self._zoo.backbones():
+                name = _stored(backbone, Backbone).name
+                if not name.removeprefix(f"{self.name}/") or not name.startswith(f"{self.name}/"):
+                    raise ValueError(f"it lists {name!r}; the names of its backbones are '{self.name}/MODEL'")
+                if name in found:
+                    raise ValueError(f"it lists {name!r} twice")
+                found[name] = backbone
+            return list(found.values())
+
+    def build(self, backbone: Backbone) -> Network:
+        """As the zoo builds it."""
+        with self._blame(f"build() of {backbone.name!r}"):
+            network = _checked(self._zoo.build(backbone), Network)
+            note = f"in the network of {backbone.name!r}, {self._ref}; {switch_off(self._ref)}"
+            network.module.register_forward_hook(functools.partial(_note, note), always_call=True)
+        return network
+
+
+class GuardedFreezeStrategy(FreezeStrategy):
+    """A freeze strategy whose plans can be carried out."""
+
+    def __init__(self, strategy: FreezeStrategy, blame: Blame, ref: PluginRef) -> None:
+        self.name, self.summary, self.fit = strategy.name, strategy.summary, strategy.fit
+        self._strategy, self._blame = strategy, blame
+
+    def space(self) -> Space:
+        """As the strategy gives it."""
+        with self._blame("space()"):
+            return _stored(self._strategy.space(), Space)
+
+    def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
+        """As the strategy gives it."""
+        with self._blame("plan()"):
+            plan = _stored(self._strategy.plan(stages, params), Plan)
+            if problem := plan_problem(plan, stages):
+                raise ValueError(problem)
+        return plan
+
+
+class GuardedSearcher(Searcher):
+    """A searcher."""
+
+    def __init__(self, searcher: Searcher, blame: Blame, ref: PluginRef) -> None:
+        self.name, self.summary = searcher.name, searcher.summary
+        self._searcher, self._blame, self._ref = searcher, blame, ref
+
+    def __str__(self) -> str:
+        return f"{self.name!r} of {self._ref}"
+
+    def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
+        """As the searcher answers."""
+        with self._blame("ask()"):
+            answer = self._searcher.ask(problem, ledger, clock)
+            if isinstance(answer, Wait | Done):
+                return answer
+            if not isinstance(answer, Slice):
+                raise TypeError(f"it gave {faults.shown(answer)}, not a Slice, WAIT or DONE")
+            return _stored(answer, Slice)
+
+
+class GuardedExporter(Exporter):
+    """An exporter."""
+
+    def __init__(self, exporter: Exporter, blame: Blame, ref: PluginRef) -> None:
+        self.name, self.summary = exporter.name, exporter.summary
+        self._exporter, self._blame = exporter, blame
+
+    def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
+        """As the exporter yields them."""
+        with self._blame("export()"):
+            artifact = None
+            for artifact in self._exporter.export(classifier, handoff, folder):
+                yield _checked(artifact, Artifact)
+            if artifact is None:
+                raise TypeError("it yielded no autoft.Artifact")
+
+    def prepare(self, classifier: nn.Module, image_size: int, folder: Path) -> None:
+        """As the exporter does it."""
+        with self._blame("prepare()"):
+            self._exporter.prepare(classifier, image_size, folder)
+
+    def export_prepared(
+        self, classifier: nn.Module, handoff: Handoff, prepared: Path, folder: Path
+    ) -> Iterator[Artifact]:
+        """As the exporter yields them."""
+        with self._blame("export_prepared()"):
+            for artifact in self._exporter.export_prepared(classifier, handoff, prepared, folder):
+                yield _checked(artifact, Artifact)
+
+
+def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
+    """Why nothing can be trained by this plan; None when it can."""
+    named = [name for group in plan.groups for name in group.names]
+    lost = sorted(set(named) - {parameter.name for stage in stages for parameter in stage.parameters})
+    closed, recipe = isinstance(plan.head, ClosedFormHead), plan.recipe
+    rules = {
+        f"no such parameters: {lost[:3]}": not lost,
+        "a parameter stands in two groups": len(set(named)) == len(named),
+        "a closed-form head trains no parameter group": not (closed and named),
+        **_rules_of_rates(plan),
+        f"passes and batch size must be positive: {recipe}": 0 < recipe.passes < math.inf and recipe.batch_size >= 1,
+        f"the warm-up lies within the passes: {recipe}": 0 <= recipe.warmup_passes <= recipe.passes,
+        f"label smoothing lies in [0, 1): {recipe}": 0 <= recipe.label_smoothing < 1,
+        f"ema_passes is 0 or more: {recipe}": 0 <= recipe.ema_passes < math.inf,
+    }
+    return next((rule for rule, kept in rules.items() if not kept), None)
+
+
+def _rules_of_rates(plan: Plan) -> dict[str, bool]:
+    """For each group and the head what holds of its rates, and whether it does."""
+    rated: list[tuple[str, ParameterGroup | GradientHead]] = [
+        (f"group {number} ({', '.join(group.names[:2])}{', ...' if len(group.names) > 2 else ''})", group)
+        for number, group in enumerate(plan.groups)
+    ]
+    if isinstance(plan.head, GradientHead):
+        rated.append(("the head", plan.head))
+    rules: dict[str, bool] = {}
+    for whose, one in rated:
+        rate, decay = one.learning_rate, one.weight_decay
+        rules[f"the learning rate of {whose} is positive and finite, not {rate:g}"] = 0 < rate < math.inf
+        rules[f"the weight decay of {whose} is 0 or more and finite, not {decay:g}"] = 0 <= decay < math.inf
+    return rules
+
+
+def _checked(value: object, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"it gave {faults.shown(value)}, not an autoft.{kind.__name__}")
+    return value
+
+
+def _stored(value: object, kind: type[T]) -> T:
+    """The value, once it is of its kind and holds nothing, in any field, that JSON would not give back."""
+    checked = _checked(value, kind)
+    encode(checked)
+    return checked
+
+
+def _note(text: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    """A forward hook, called with no output when forward raised: put `text` on the error that is under way."""
+    if output is None and isinstance(error := sys.exc_info()[1], Exception):
+        error.add_note(text)

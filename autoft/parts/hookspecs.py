@@ -1,0 +1,54 @@
+"""The hooks: everything a plugin can do, on one page.
+
+A plugin is a module or an object with functions marked `@autoft.hookimpl`, named in the entry-point group
+`autoft`. A hook returns parts (see `autoft.parts.base`); it may take fewer arguments than stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from autoft.parts.base import Exporter, FreezeStrategy, Searcher, Zoo
+    from autoft.values.summary import Summary
+    from autoft.values.trial import Report, Trial
+
+hookspec = pluggy.HookspecMarker("autoft")
+hookimpl = pluggy.HookimplMarker("autoft")
+
+
+@hookspec
+def autoft_zoos() -> Iterable[Zoo]:
+    """Zoos: which backbones there are and how to build one."""
+    raise NotImplementedError
+
+
+@hookspec
+def autoft_freeze_strategies() -> Iterable[FreezeStrategy]:
+    """Freeze strategies: what trains, at which learning rate."""
+    raise NotImplementedError
+
+
+@hookspec
+def autoft_searchers() -> Iterable[Searcher]:
+    """Searchers: what to train next, and for how long."""
+    raise NotImplementedError
+
+
+@hookspec
+def autoft_exporters() -> Iterable[Exporter]:
+    """Exporters: a trained model to a deployable file."""
+    raise NotImplementedError
+
+
+@hookspec
+def autoft_trial_finished(trial: Trial, report: Report) -> None:
+    """Told, not asked: a slice of `trial` ended with `report`. An exception here is a warning, never the run's end."""
+
+
+@hookspec
+def autoft_search_finished(summary: Summary) -> None:
+    """Told, not asked: the search is over and `summary.json` is written."""

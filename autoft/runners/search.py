@@ -1,0 +1,213 @@
+"""`Search`: ask and tell, between a searcher that knows no processes and a runner that knows nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from autoft.errors import PluginError
+from autoft.parts.base import Problem, Searcher
+from autoft.parts.host import Host
+from autoft.store import CheckpointStore, Journal
+from autoft.system.clock import RunClock
+from autoft.system.screen import Screen
+from autoft.system.signals import StopFlag, TimeOver, time_limit
+from autoft.values.ledger import Ledger
+from autoft.values.trial import DONE, WAIT, Clock, Done, Event, Queued, Report, Slice, Started, Trial, Wait
+
+Reserve = Callable[[Ledger, Trial | None], float]
+"""Seconds the end of the run will take if that trial wins, or if the best so far does."""
+
+LATE_START_SECONDS = 5.0
+LATE_STARTS = 3
+# How long a searcher may take to answer: a share of the time left, within bounds, and not far past the end of the time.
+# With Ray no report is taken in meanwhile, and the end of the run is not prepared.
+ANSWER_SHARE, LEAST_ANSWER_SECONDS, MOST_ANSWER_SECONDS = 0.25, 5.0, 60.0
+ANSWER_SECONDS = 2.0
+
+
+@dataclass(eq=False)
+class Search:
+    """The state of a search is its ledger, and the ledger is its journal.
+
+    Slices that a killed run left open are handed out again first; everything else the searcher decides, within the
+    budget: past the time or the number of trials it is not asked, and no slice may run longer than the end allows.
+    """
+
+    searcher: Searcher
+    problem: Problem
+    ledger: Ledger
+    journal: Journal
+    checkpoints: CheckpointStore
+    clock: RunClock
+    host: Host
+    screen: Screen
+    stopped: StopFlag
+    reserve: Reserve
+    told: Callable[[Ledger], None] = lambda ledger: None
+
+    def __post_init__(self) -> None:
+        self._left_open = list(self.ledger.in_flight)
+        self._unanswered: str | None = None
+
+    def ask(self) -> Slice | Wait | Done:
+        """The next slice, `WAIT` for a report, or `DONE`; what is handed out is in the journal, as queued."""
+        if self.stopped():
+            return DONE
+        reading = self._reading()
+        if self._left_open:
+            left_open = self._left_open.pop(0)
+            return replace(left_open, deadline=self._deadline(left_open.trial, reading))
+        if reading.remaining <= 0 or self._unanswered:
+            return self._nothing_more()
+        answer = self._answer(reading)
+        match answer:
+            case Slice():
+                return self._hand_out(answer, reading)
+            case Wait() if self.ledger.in_flight:
+                return answer
+            case Wait():
+                raise PluginError(f"searcher {self.searcher} waits with nothing in flight; this is a bug in it")
+            case Done():
+                return answer
+        raise PluginError(f"searcher {self.searcher} answers {answer!r}; it must be a Slice, WAIT or DONE")
+
+    def _answer(self, reading: Clock) -> Slice | Wait | Done:
+        """What the searcher answers; nothing more when a signal comes first, or it takes too long."""
+        try:
+            with self.stopped.at_once():
+                return _answer_in_time(self.searcher, self.problem, self.ledger, reading)
+        except KeyboardInterrupt:
+            if not self.stopped():
+                raise
+            return DONE
+        except _NoAnswer as problem:
+            self._unanswered = str(problem)
+            self.screen.note(f"{self._unanswered}; the run ends with what it has")
+            return self._nothing_more()
+
+    @property
+    def deadline(self) -> float:
+        """When searching ends, in run time; only a late start goes beyond it."""
+        return self.clock.reading(self.reserve(self.ledger, None)).deadline
+
+    def began(self, trial: int) -> None:
+        """Take in that a worker has the trial's slice, which is queued until then."""
+        self._record(Started(trial, self.clock.now()))
+
+    def tell(self, report: Report) -> None:
+        """Take in how a slice ended, or that it is given back as it was: journal first, then prune, notify and show."""
+        report = replace(report, elapsed=self.clock.now())
+        self._record(report)
+        self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
+        self.told(self.ledger)
+        self.host.notify_trial_finished(self.ledger.trials[report.trial].trial, report)
+
+    def _hand_out(self, asked: Slice, reading: Clock) -> Slice | Wait | Done:
+        """The slice as it may run, journalled; nothing more where it would be one trial too many."""
+        if _is_one_too_many(asked, self.problem, self.ledger):
+            return self._nothing_more()
+        if problem := problem_of(asked, self.problem, self.ledger):
+            raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}")
+        allowed = replace(asked, deadline=min(asked.deadline, self._deadline(asked.trial, reading)))
+        self._queue(Queued(allowed.trial.id, allowed, reading))
+        return allowed
+
+    def _nothing_more(self) -> Wait | Done:
+        """`WAIT` or `DONE`. Raises `PluginError` when there is no model because the searcher does not answer."""
+        if self._unanswered and not self.ledger.in_flight and not self._has_model:
+            raise PluginError(f"{self._unanswered}; choose another with --searcher")
+        return WAIT if self.ledger.in_flight else DONE
+
+    def _deadline(self, trial: Trial, reading: Clock) -> float:
+        """When a slice of this trial has to be over, so that the run is in time even if it is the best in the end."""
+        return (
+            min(reading.deadline, self.clock.budget - self.reserve(self.ledger, trial))
+            if self._has_model
+            else reading.deadline
+        )
+
+    @property
+    def _has_model(self) -> bool:
+        return bool(self.ledger.ranking())
+
+    def _reading(self) -> Clock:
+        """The clock; while there is no model yet, one that shows a little time: even a late run should give one."""
+        reading = self.clock.reading(self.reserve(self.ledger, None))
+        handed_out = (slice_ for record in self.ledger.trials.values() for slice_ in record.slices)
+        late = sum(slice_.deadline > reading.deadline for slice_ in handed_out)
+        if self._has_model or late >= LATE_STARTS:
+            return reading
+        return replace(reading, deadline=max(reading.deadline, reading.elapsed + LATE_START_SECONDS))
+
+    def _queue(self, event: Queued) -> None:
+        try:
+            self._record(event)
+        except ValueError as problem:
+            raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}") from None
+
+    def _record(self, event: Event) -> None:
+        """Journal an event, once the ledger has taken it: what could not be read back must not be written."""
+        self.ledger.record(event)
+        self.journal.append(event)
+        self.screen.show(self.ledger, self.clock)
+
+
+class _NoAnswer(PluginError):
+    """A searcher did not answer in its time."""
+
+
+def _answer_in_time(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock) -> Slice | Wait | Done:
+    """What the searcher answers. Raises `_NoAnswer` when that takes too long."""
+    seconds = answer_seconds(reading.remaining)
+    try:
+        with time_limit(seconds):
+            return searcher.ask(problem, ledger, reading)
+    except TimeOver:
+        raise _NoAnswer(f"searcher {searcher} did not answer for {seconds:.0f} s") from None
+
+
+def answer_seconds(remaining: float) -> float:
+    """How long a searcher may take to answer when so many seconds are left to search."""
+    share = min(ANSWER_SHARE * remaining, MOST_ANSWER_SECONDS)
+    return min(max(share, LEAST_ANSWER_SECONDS), remaining + ANSWER_SECONDS)
+
+
+def is_over(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock) -> bool:
+    """Whether a search that stands there with nothing in flight would end at once: done, or out of trials.
+
+    Raises `PluginError` when the searcher does not answer in its time.
+    """
+    answer = _answer_in_time(searcher, problem, ledger, reading)
+    return isinstance(answer, Done) or (isinstance(answer, Slice) and _is_one_too_many(answer, problem, ledger))
+
+
+def _is_one_too_many(asked: Slice, problem: Problem, ledger: Ledger) -> bool:
+    is_new = asked.trial.id not in ledger.trials
+    return is_new and problem.trials is not None and len(ledger.trials) >= problem.trials
+
+
+def problem_of(asked: Slice, problem: Problem, ledger: Ledger) -> str | None:
+    """What is wrong with a slice that goes nowhere, or of a trial that the problem or the ledger does not allow."""
+    trial = asked.trial
+    address = (trial.backbone, trial.freeze, trial.image_size)
+    spaces = {(c.backbone, c.freeze, c.image_size): c.space for c in problem.candidates}
+    if address not in spaces:
+        return f"{address} is no candidate"
+    if not asked.start < asked.until < math.inf:
+        return f"a slice from {asked.start} to {asked.until} passes"
+    known = ledger.trials.get(trial.id)
+    if known is not None and not known.given_back:
+        return None if trial.id in ledger.with_checkpoint() else f"trial {trial.id} has no checkpoint to go on from"
+    return spaces[address].problem(trial.params) or _problem_of_parents(trial, ledger)
+
+
+def _problem_of_parents(trial: Trial, ledger: Ledger) -> str | None:
+    for parent in trial.parents:
+        record = ledger.trials.get(parent.trial)
+        if record is None or not ledger.has_checkpoint(parent):
+            return f"trial {parent.trial}, a parent, has no checkpoint at {parent.step:g} passes"
+        if record.trial.backbone != trial.backbone:
+            return f"trial {parent.trial}, a parent, is of another backbone, {record.trial.backbone}"
+    return None

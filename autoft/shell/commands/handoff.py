@@ -1,0 +1,256 @@
+"""`autoft export`, `autoft verify` and `autoft predict`: the bundle, made, checked and used."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from autoft.errors import DataError, GateFailed
+from autoft.shell.commands import Command, json_option, moved_option, plugin_option, say, shown, talk_on_stderr, to_json
+
+if TYPE_CHECKING:
+    from autoft.bundle.predict import Prediction
+    from autoft.bundle.rescore import Rescored
+    from autoft.values.dataset import SplitName
+    from autoft.values.summary import Scores
+
+SPLITS: Final[tuple[SplitName, ...]] = ("train", "val", "test")
+CSV_COLUMNS = ("image", "label", "probability", "error")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "autoft export runs/photos-20260102-030405 --trial 7",
+        "autoft export runs/photos-20260102-030405 --trial 7 --out deploy/",
+        "autoft export runs/photos-20260102-030405 --batched",
+    ),
+)
+@click.argument("run")
+@click.option("--trial", type=int, metavar="N", help="Which one; see autoft leaderboard.  [default: the best]")
+@click.option("--out", metavar="DIR", help="Where to.  [default: RUN/exports/N]")
+@click.option("--batched", is_flag=True, help="model.onnx takes a batch of equal-sized images.")
+@moved_option
+@plugin_option
+@json_option
+def export(
+    run: str,
+    trial: int | None,
+    out: str | None,
+    batched: bool,
+    data: str | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write the bundle of any trial that is still exportable.
+
+    Its files are compared with torch in full, on validation images, and it comes with validation figures only: the
+    test images are for the trial that the search chose.
+    """
+    from autoft.shell.terminal import open_screen
+    from autoft.study.machine import cores
+    from autoft.study.run import Run
+
+    opened = Run.open(Path(run))
+    if data is not None:
+        opened = opened.with_images(Path(data))
+        opened.verify_images(cores())
+    from autoft.engine import conclude, execution  # bring torch, which a mistake found above should not wait for
+
+    with talk_on_stderr():
+        wish = execution.ExportWish(trial, Path(out) if out else None, conclude.layout(batched))
+        exported = execution.export_trial(opened, plugins, wish, open_screen(opened.record.study.metric))
+    if as_json:
+        say(to_json(exported))
+        return
+    say(f"trial       {exported.trial.id}: {exported.trial.backbone}, {exported.trial.freeze}")
+    say(f"bundle      {shown(Path(exported.folder))}, model.onnx {exported.model_bytes / 1e6:.1f} MB")
+    say(f"validation  {_figures(exported.validation)}")
+    worst = max(parity.max_delta / parity.scale for parity in exported.parity.core)
+    pixels = exported.parity.pixels
+    say(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels probabilities")
+    say(f"            within {pixels.max_delta:.1g}; {exported.parity.exporter}")
+
+
+def _figures(scores: Scores) -> str:
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in scores.metrics.items())
+    return f"{figures}  ({scores.correct} of {scores.n} right)"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `autoft verify` found; `rescored` when it was given images."""
+
+    passed: bool
+    problems: tuple[str, ...]
+    unlisted: tuple[str, ...]
+    notes: tuple[str, ...]
+    files: int
+    vectors: int
+    worst_difference: float
+    seconds: float
+    rescored: Rescored | None
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "autoft verify runs/photos-20260102-030405/export",
+        "autoft verify deploy/ labelled/      and its score on labelled images",
+        "autoft verify deploy/ photos/ --all  even on those it was trained on",
+    ),
+)
+@click.argument("bundle")
+@click.argument("images", required=False)
+@click.option("--all", "everything", is_flag=True, help="Score images that the model was trained or chosen on, too.")
+@json_option
+def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> None:
+    """Check a bundle: every file by its hash, both models on the test vectors.
+
+    BUNDLE is an exported folder, or a run folder with one. IMAGES, one folder of images a class, is scored as well;
+    images that the model was trained or chosen on are recognised by their content and left out. Exit code 3 when
+    something is not as promised, 2 when an image cannot be read. Needs no torch; nothing in the bundle is executed.
+    """
+    from autoft.bundle.standalone.verify import unlisted_line
+
+    result = _verified(Path(bundle), Path(images) if images else None, everything)
+    if as_json:
+        say(to_json(result))
+    elif result.passed:
+        say(
+            f"PASS: {result.files} files, {result.vectors} test vectors, worst difference of a probability "
+            f"{result.worst_difference:.2g}, {result.seconds:.1f} s"
+        )
+    for note in result.notes:
+        click.echo(note, err=True)
+    if result.unlisted:
+        click.echo(unlisted_line(list(result.unlisted)), err=True)
+    if not result.passed:
+        raise GateFailed(f"{bundle} is not as promised: {'; '.join(result.problems)}")
+    if result.rescored is None:
+        return
+    if not as_json:
+        say(_figures(result.rescored.scores))
+        for line in _provenance(result.rescored):
+            say(line)
+        for line in result.rescored.unreadable:
+            click.echo(line, err=True)
+    _require_all_read(len(result.rescored.unreadable), "the score is of the others")
+
+
+def _provenance(rescored: Rescored) -> Iterator[str]:
+    """What the given images are to the model; nothing when it has never met one of them."""
+    if not any(rescored.known.values()):
+        return
+    untold = "of which the bundle cannot tell, as it lists a sample of the run's images"
+    trained, chose, tested = (rescored.scored[split] for split in SPLITS)
+    if trained + chose:
+        share = (trained + chose) / rescored.scores.n
+        yield f"optimistic  {share:.0%} of these images trained the model ({trained}) or chose it ({chose})"
+        return
+    unsure = rescored.scores.n - tested - rescored.fresh
+    counts = {"of the run's test split": tested, "new to the model": rescored.fresh, untold: unsure}
+    yield f"scored      {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
+    if not rescored.left_out:
+        return
+    trained, chose = rescored.known["train"], rescored.known["val"]
+    if trained + chose:
+        yield f"left out    {trained} that trained the model, {chose} that chose it; --all scores them too"
+    if unsure := rescored.left_out - trained - chose:
+        yield f"left out    {unsure} {untold}"
+
+
+def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
+    from autoft.bundle.onnx_runtime import PixelModel
+    from autoft.bundle.predict import find_bundle
+    from autoft.bundle.rescore import labelled_images, read_known, rescore
+    from autoft.bundle.standalone import verify as standalone
+    from autoft.values.bundle import MODEL
+
+    folder = find_bundle(bundle)
+    outcome = standalone.verify(folder)
+    rescored = None
+    if images and not outcome.problems:
+        model = PixelModel(folder / MODEL)
+        labelled = labelled_images(model, images, read_known(folder))
+        rescored = rescore(model, labelled, labelled.everything if everything else labelled.fair)
+    return Verified(
+        passed=not outcome.problems,
+        problems=tuple(outcome.problems),
+        unlisted=tuple(outcome.unlisted),
+        notes=tuple(outcome.notes),
+        files=outcome.files,
+        vectors=outcome.vectors,
+        worst_difference=outcome.worst_difference,
+        seconds=outcome.seconds,
+        rescored=rescored,
+    )
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "autoft predict runs/photos-20260102-030405 new/cat.jpg",
+        "autoft predict deploy/ new/ 'more/*.png' --json",
+        "autoft predict deploy/model.onnx new/ --csv > answers.csv",
+    ),
+)
+@click.argument("model")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--json", "form", flag_value="json", help="Print one JSON object a line, one line an image.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV: image, label, probability, error.")
+def predict(model: str, inputs: tuple[str, ...], form: str | None) -> None:
+    """Say what an exported model sees in images.
+
+    MODEL is a run folder, a bundle or its model.onnx; INPUT a file, a folder with all images below it, or a glob
+    pattern. Prints probability, label and file. Exit code 2 when an image cannot be read. Needs no torch.
+    """
+    from autoft.bundle import predict as prediction
+
+    _require_all_read(_FORMS[form or "table"](prediction.predict(Path(model), inputs)), "the others are above")
+
+
+def _require_all_read(unreadable: int, others: str) -> None:
+    """Raise `DataError` when images could not be read; `others` says what became of the rest."""
+    if unreadable:
+        raise DataError(f"{unreadable} {'image' if unreadable == 1 else 'images'} could not be read; {others}")
+
+
+def _table(predictions: Iterable[Prediction]) -> int:
+    """Print the predictions; how many images could not be read."""
+    unreadable = 0
+    for image in predictions:
+        if image.error is not None:
+            unreadable += 1
+            click.echo(f"{image.image}: {image.error}", err=True)
+        else:
+            width = max(map(len, image.probabilities))
+            say(f"{image.probability:.4f}  {image.label:<{width}}  {image.image}")
+    return unreadable
+
+
+def _json_lines(predictions: Iterable[Prediction]) -> int:
+    unreadable = 0
+    for image in predictions:
+        unreadable += image.error is not None
+        say(to_json(image))
+    return unreadable
+
+
+def _csv(predictions: Iterable[Prediction]) -> int:
+    unreadable = 0
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for image in predictions:
+        unreadable += image.error is not None
+        writer.writerow((image.image, image.label, image.probability, image.error))
+    return unreadable
+
+
+_FORMS: dict[str, Callable[[Iterable[Prediction]], int]] = {"table": _table, "json": _json_lines, "csv": _csv}

@@ -1,0 +1,70 @@
+"""`autoft leaderboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from autoft.shell.commands import Command, aligned, document, json_option, say
+
+if TYPE_CHECKING:
+    from autoft.store import LeaderboardRow
+
+LEADERBOARD = (
+    *("rank", "trial", "state", "score", "at", "latest", "passes", "seconds"),
+    *("backbone", "freeze", "px", "exportable", "fitted on"),
+)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "autoft leaderboard runs/photos-20260102-030405",
+        "autoft leaderboard runs/photos-20260102-030405 --top 3 --json",
+    ),
+)
+@click.argument("run")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the best N.  [default: all]")
+@json_option
+def leaderboard(run: str, top: int | None, as_json: bool) -> None:
+    """Show every trial of a run, best first.
+
+    The score is the best on validation images, which ranks and is exported, and "at" the passes after which it was
+    reached; "latest" is the score after all its passes. "fitted on" stands where time sufficed for a part of the
+    training images only. The run may still be going on.
+    """
+    from autoft.store import leaderboard_rows
+    from autoft.study.run import Run
+
+    opened = Run.open(Path(run))
+    in_flight: Literal["running", "stopped"] = "running" if opened.folder.in_use() else "stopped"
+    rows = leaderboard_rows(opened.ledger(), opened.record.study.metric, in_flight)[:top]
+    if as_json:
+        say(document("trials", rows))
+        return
+    say(aligned(LEADERBOARD, [_cells(row) for row in rows]))
+    for row in rows:
+        if row.error:
+            click.echo(f"trial {row.trial} {row.state}: {row.error}", err=True)
+
+
+def _cells(row: LeaderboardRow) -> tuple[str, ...]:
+    from autoft.shell.terminal import part_of_images
+
+    return (
+        "" if row.rank is None else str(row.rank),
+        str(row.trial),
+        row.state,
+        "" if row.score is None else f"{row.score:.4f}",
+        "" if row.best_step is None else f"{row.best_step:.3g}",
+        "" if row.latest_score is None else f"{row.latest_score:.4f}",
+        f"{row.step:.3g}",
+        f"{row.seconds:.1f}",
+        row.backbone,
+        row.freeze,
+        str(row.image_size),
+        "yes" if row.exportable else "no",
+        part_of_images(1.0 if row.share is None else row.share),
+    )

@@ -1,0 +1,218 @@
+"""`autoft search` and `autoft resume`."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autoft.errors import GateFailed
+from autoft.shell.commands import (
+    Command,
+    json_option,
+    moved_option,
+    plugin_option,
+    say,
+    shown,
+    split_list,
+    talk_on_stderr,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    from autoft.values.summary import Scores, Summary
+
+NAMES_SHOWN = 8
+LISTS = ("backbones", "freeze", "exporter", "licenses")
+
+
+def _pixels(text: str) -> int | str:
+    """A number of pixels, or "auto"."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number of pixels nor auto") from None
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "autoft search photos/ --time 10m",
+        "autoft search photos/ --trials 40 --out runs/first --seed 1",
+        "autoft search photos/ --offline --backbones 'lite/*' --freeze probe,full",
+        "autoft search photos/ --config search.toml --fail-under 0.9 --json",
+    ),
+)
+@click.argument("data")
+@click.option("--time", metavar="TIME", help="Budget from start to exit, such as 90s, 10m or 1h30m.  [default: 30m]")
+@click.option("--trials", type=int, metavar="N", help="Stop after this many trials, if the time lasts.")
+@click.option("--out", metavar="DIR", help="The run folder.  [default: runs/NAME-DATE]")
+@click.option("--config", metavar="FILE.toml", help="Read options from a file; flags win over it.")
+@click.option("--seed", type=int, metavar="N", help="Of the split and of every trial.  [default: 0]")
+@click.option("--metric", metavar="NAME", help="What to be best in.  [default: accuracy]")
+@click.option("--fail-under", type=float, metavar="SCORE", help="Exit with code 3 when the test score is below this.")
+@click.option("--fail-above", type=float, metavar="LOSS", help="Exit with code 3 when the test loss is above this.")
+@click.option("--backbones", multiple=True, metavar="GLOB,...", help="Search these; see autoft backbones.")
+@click.option("--freeze", multiple=True, metavar="NAME,...", help="Search these freeze strategies.  [default: all]")
+@click.option("--image-size", type=_pixels, metavar="PIXELS", help="Input size, or auto.  [default: auto]")
+@click.option("--view", metavar="NAME", help="Centre square or whole image: auto, crop, squash, pad.  [default: auto]")
+@click.option("--exporter", multiple=True, metavar="NAME,...", help="Also write what these make.  [default: onnx]")
+@click.option("--searcher", metavar="NAME", help="What decides which trial trains next.  [default: halving]")
+@click.option("--offline", is_flag=True, default=None, help="Use only weights on this machine, never the network.")
+@click.option("--licenses", multiple=True, metavar="SPDX,...", help="Of weights; or any.  [default: permissive]")
+@click.option("--runner", metavar="NAME", help="auto, inline or ray.  [default: auto]")
+@click.option("--workers", type=int, metavar="N", help="Trials at a time.  [default: one a core, or one a GPU]")
+@click.option("--gpus-per-trial", type=float, metavar="X", help="Below 1 trials share a GPU.  [default: 1]")
+@click.option("--keep", type=int, metavar="N", help="Checkpoints to keep, best first.  [default: 5]")
+@click.option("--batched", is_flag=True, default=None, help="model.onnx takes a batch of equal-sized images.")
+@click.option("--full-parity", is_flag=True, default=None, help="Compare the exported files with torch in full.")
+@plugin_option
+@json_option
+def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
+    """Find the best fine-tuned backbone for the images in DATA and export it.
+
+    DATA holds one folder of images a class, or train, val and test folders of such. It is never written to.
+    """
+    from autoft import api
+    from autoft.shell.terminal import open_screen
+    from autoft.study.study import Study
+    from autoft.system import clock
+
+    options = Study.options_from(Path(config)) if config else {}
+    study = Study.parse(options | _given(flags) | {"data": data})
+    _finish(lambda: api.launch(study, open_screen(study.metric), clock.process_started()), study.out, as_json)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "autoft resume runs/photos-20260102-030405",
+        "autoft resume runs/photos-20260102-030405 --time +10m",
+        "autoft resume runs/photos-20260102-030405 --data /mnt/photos",
+        "autoft resume runs/photos-20260102-030405 -p moved/mine.py -p no:tracker",
+    ),
+)
+@click.argument("run")
+@click.option("--time", metavar="TIME", help="The budget of the whole run, such as 40m; +10m adds to what it had.")
+@moved_option
+@plugin_option
+@json_option
+def resume(run: str, time: str | None, data: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
+    """Go on with a run that was interrupted, or give one more time.
+
+    Finished trials are not run again; paused ones go on from their checkpoints. The plugins are those of the search; -p
+    takes one from another place, or leaves it out.
+    """
+    from autoft import api
+    from autoft.shell.terminal import open_screen
+    from autoft.study.run import Run
+    from autoft.system import clock
+
+    change, before = api.change_of(time, data, plugins), Run.open(Path(run))
+    screen = open_screen(before.record.study.metric, before.ledger())
+    _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that were given, with the names in lists told apart."""
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    return given | {name: split_list(given[name]) for name in LISTS if name in given}
+
+
+def _finish(run: Callable[[], Summary], out: str, as_json: bool) -> None:
+    """Run, and print what came of it; also when a gate refuses it in the end."""
+    try:
+        with talk_on_stderr(), _resumable(out):
+            summary = run()
+    except GateFailed as gate:
+        if gate.summary is not None:
+            _print(gate.summary, as_json)
+        raise
+    _print(summary, as_json)
+
+
+@contextlib.contextmanager
+def _resumable(out: str) -> Iterator[None]:
+    """Say how to go on, if there is a run already, when a signal comes outside the search, which hears its own."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out and (Path(out) / "study.json").is_file():
+            click.echo(f"go on with: autoft resume {shlex.quote(out)}", err=True)
+        raise
+
+
+def _print(summary: Summary, as_json: bool) -> None:
+    say(to_json(summary) if as_json else "\n".join([*_lines(summary), "", *_next(summary)]))
+
+
+def _lines(summary: Summary) -> list[str]:
+    from autoft.shell.terminal import part_of_images
+
+    best, metric = summary.best, summary.metric
+    model = Path(summary.run, summary.model)
+    counts = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count)
+    part = f", on {part_of_images(best.share)}" if best.share < 1 else ""
+    lines = [_score(f"test {metric}", summary.test, metric)] if summary.test else []
+    lines += [
+        _score("validation", summary.validation, metric) + "; optimistic, as it chose the trial",
+        _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px{part}"),
+        _line("trials", f"{counts} in {summary.elapsed:.0f} s"),
+        *_tried(summary),
+        _line("model", f"{shown(model)}, {_megabytes(model)}"),
+        _line("run", shown(Path(summary.run))),
+    ]
+    if summary.test_openings > 1:
+        lines.append(_line("note", f"the test images were scored {summary.test_openings} times in this run's life"))
+    if summary.missed:
+        lines.append(_line("note", _missed(summary)))
+    if summary.problems:
+        lines.append(_line("note", f"{summary.problems} files were not used; study.json in the run names them"))
+    return lines
+
+
+def _tried(summary: Summary) -> Iterator[str]:
+    if summary.candidates:
+        rest = "; the others have no score" if summary.tried < summary.candidates else ""
+        yield _line("tried", f"{summary.tried} of {summary.candidates} pairs of backbone and freeze strategy{rest}")
+
+
+def _missed(summary: Summary) -> str:
+    """The classes that were never found, and the metric that would have minded."""
+    from autoft.tasks.single_label import METRICS
+
+    named = [f"{label!r} ({n})" for label, n in summary.missed.items()]
+    more = f" and {len(named) - NAMES_SHOWN} more classes" if len(named) > NAMES_SHOWN else ""
+    hint = "" if METRICS[summary.metric].weighs_classes else "; --metric balanced_accuracy weighs all classes alike"
+    return f"not one test image was recognised of {', '.join(named[:NAMES_SHOWN])}{more}{hint}"
+
+
+def _score(name: str, scores: Scores, metric: str) -> str:
+    low, high = scores.ci95
+    interval = f"95 % interval {low:.4f} to {high:.4f}"
+    return _line(name, f"{scores.metrics[metric]:.4f}  ({interval}, {scores.correct} of {scores.n} right)")
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<15}  {text}"
+
+
+def _megabytes(model: Path) -> str:
+    return f"{model.stat().st_size / 1e6:.1f} MB" if model.is_file() else "which is not there any more"
+
+
+def _next(summary: Summary) -> list[str]:
+    run = shlex.quote(shown(Path(summary.run)))
+    return [
+        "Next:",
+        f"  autoft predict {run} IMAGE...",
+        f"  autoft verify {shlex.quote(shown(Path(summary.run, summary.model).parent))}",
+        f"  autoft leaderboard {run}",
+        f"  autoft resume {run} --time +10m",
+    ]

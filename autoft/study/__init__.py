@@ -1,0 +1,1 @@
+"""What was asked, what it means on this machine, and an opened run."""

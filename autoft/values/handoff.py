@@ -1,0 +1,85 @@
+"""What goes with exported weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from autoft.values.backbone import Backbone, Interpolation
+from autoft.values.dataset import ValueRange
+from autoft.values.trial import Trial
+
+View = Literal["crop", "squash", "pad"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The recipe from an upright RGB image to the network's input, enough to write it again elsewhere.
+
+    1. what is seen, by `view`:
+       "crop": the centre square: side = min(width, height), left = (width - side) // 2, top = (height - side) // 2
+       "squash" and "pad": the whole image
+    2. Pillow resize of that with `interpolation` (antialiased), first the width, then the height, rounded to uint8 both
+       times. "crop" and "squash": each side to `size`
+       "pad": each side to max(1, (2 * side * size + long) // (2 * long)), where long = max(width, height); then pasted
+       on (size, size) pixels of `pad_colour`, (size - width) // 2 from the left and (size - height) // 2 from the top
+    3. divide by 255, subtract `mean`, divide by `std`, per channel; layout `(batch, 3, size, size)` float32
+
+    `pad_colour` is ImageNet's mean in whole numbers, so that it is near zero in the network's input. As it is one
+    colour for all backbones, they share their pixels.
+
+    Before all that, float and 32-bit integer images become 8-bit ones: `value_range` (low, high) of the training data
+    becomes 0 to 255, rounded, and what lies outside is clipped; NaN becomes 0. None: there were no such images.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Interpolation = "bicubic"
+    view: View = "crop"
+    pad_colour: tuple[Literal[124], Literal[116], Literal[104]] = (124, 116, 104)
+    channels: Literal["RGB"] = "RGB"
+    alpha: Literal["over_white"] = "over_white"
+    orientation: Literal["exif"] = "exif"
+    value_range: ValueRange | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a deployed model, made of its logits: softmax at the temperature, as they are, best indices."""
+
+    name: str
+    kind: Literal["softmax", "logits", "ranking"]
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """What an exporter has to put beside the weights so that a stranger can deploy them.
+
+    `share` is the part of the training images that a closed-form head was fitted on.
+    """
+
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    backbone: Backbone
+    trial: Trial
+    metric: str
+    validation_score: float
+    data_fingerprint: str
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported file: `path` relative to the run folder, format, opset, bytes, SHA-256, and the way it was made.
+
+    `failed`: the ways that were tried before it and gave no file, each with the cause.
+    """
+
+    path: str
+    format: str
+    opset: int
+    size: int
+    sha256: str
+    exporter: str
+    failed: tuple[str, ...] = ()

@@ -1,0 +1,232 @@
+"""`Ledger`: everything that happened in a search, rebuilt from the journal's lines one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
+
+from autoft.values.trial import Costs, Event, Parent, Queued, Report, Slice, Started, Trial
+
+State = Literal["queued", "running", "paused", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial so far: its slices and their reports, oldest first; `started` are the slices that a worker has had, by
+    their place in `slices`.
+    """
+
+    trial: Trial
+    slices: tuple[Slice, ...]
+    reports: tuple[Report, ...]
+    started: frozenset[int] = frozenset()
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a slice of it is handed out and not reported."""
+        return len(self.slices) > len(self.reports)
+
+    @property
+    def state(self) -> State:
+        """The last report's event; of a slice in flight "running", or "queued" until a worker has it."""
+        if self.in_flight:
+            return "running" if len(self.slices) - 1 in self.started else "queued"
+        return self.reports[-1].event
+
+    @property
+    def given_back(self) -> bool:
+        """Whether it stands at its beginning: no worker, or no time, for its first step. It needs no checkpoint."""
+        return self.state == "paused" and self.step == 0 and self.score is None
+
+    @property
+    def step(self) -> float:
+        """Passes over the training images reached so far."""
+        return self.reports[-1].step if self.reports else 0.0
+
+    @property
+    def score(self) -> float | None:
+        """The best validation score so far: what ranks, is shown and is exported. Nothing later takes it away."""
+        return self._best.score if self._best else None
+
+    @property
+    def best_step(self) -> float:
+        """The passes after which `score` was measured: the step of the checkpoint it belongs to."""
+        return self._best.step if self._best else 0.0
+
+    @property
+    def best_checkpoint(self) -> Parent:
+        """The checkpoint of the best score."""
+        return Parent(self.trial.id, self.best_step)
+
+    @property
+    def latest_score(self) -> float | None:
+        """The validation score that was measured last, at or before `step`."""
+        return next((report.score for report in reversed(self.reports) if report.score is not None), None)
+
+    @property
+    def share(self) -> float:
+        """The part of the training images that the head of the best score was fitted on; 1 unless time was short."""
+        return self._best.share if self._best else 1.0
+
+    @property
+    def _best(self) -> Report | None:
+        """The report of the best score; of equal ones the first."""
+        scored = [report for report in self.reports if report.score is not None]
+        return max(scored, key=lambda report: report.score or 0.0, default=None)
+
+    @property
+    def costs(self) -> Costs:
+        """The costs that were measured last; those of a step come from the last slice that told a steady pace."""
+        measured = [report.costs for report in self.reports if report.score is not None]
+        steady = [costs for costs in measured if costs.step is not None]
+        if not measured:
+            return Costs()
+        return (
+            replace(measured[-1], step=steady[-1].step, steps_a_pass=steady[-1].steps_a_pass)
+            if steady
+            else measured[-1]
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in all slices together."""
+        return sum(report.seconds for report in self.reports)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which checkpoints of a trial stay: those of `steps`; the one of `going_on` with all that training needs."""
+
+    steps: frozenset[float]
+    going_on: float | None = None
+
+
+class Ledger:
+    """Trials, slices in flight and reports; `record` is the only way to change it.
+
+    `keep` bounds the checkpoints: the best `keep` trials and the best `keep` paused ones have theirs, which is the
+    weights of the best score and, of a trial that can go on, those of the last with the state of its optimiser. A trial
+    that fell out of both has none any more, however the others fare later.
+    """
+
+    def __init__(self, events: Iterable[Event] = (), keep: int = 5) -> None:
+        self.keep = keep
+        self._records: dict[int, TrialRecord] = {}
+        self._elapsed = 0.0
+        self._ranking: tuple[TrialRecord, ...] | None = None
+        self._alive: frozenset[int] = frozenset()
+        for event in events:
+            self.record(event)
+
+    def record(self, event: Event) -> None:
+        """Take in one journal line. Raises `ValueError` on one that cannot follow those before."""
+        match event:
+            case Queued():
+                self._queue(event)
+            case Started():
+                self._start(event)
+            case Report():
+                self._report(event)
+        self._ranking = None
+        self._alive = self._still_alive(event)
+
+    @property
+    def trials(self) -> Mapping[int, TrialRecord]:
+        """Every trial by id, in the order they were asked for."""
+        return MappingProxyType(self._records)
+
+    @property
+    def in_flight(self) -> tuple[Slice, ...]:
+        """Slices handed out and not reported, oldest trial first."""
+        return tuple(record.slices[-1] for record in self._records.values() if record.in_flight)
+
+    @property
+    def elapsed(self) -> float:
+        """Run time in seconds at the last event."""
+        return self._elapsed
+
+    def ranking(self) -> tuple[TrialRecord, ...]:
+        """Trials with a score, best first; of equal scores the one that took fewer seconds."""
+        if self._ranking is None:
+            scored = [record for record in self._records.values() if record.score is not None]
+            scored.sort(key=lambda record: (-(record.score or 0.0), record.seconds, record.trial.id))
+            self._ranking = tuple(scored)
+        return self._ranking
+
+    def exportable(self) -> tuple[TrialRecord, ...]:
+        """Trials with a score whose checkpoint is kept, best first."""
+        return tuple(record for record in self.ranking() if record.trial.id in self._alive)
+
+    def with_checkpoint(self) -> frozenset[int]:
+        """Ids of the trials whose checkpoints are kept: exportable, and the paused ones that can go on."""
+        return self._alive
+
+    def kept(self) -> Mapping[int, Kept]:
+        """Which checkpoints stay, by trial; a trial in flight is not among them, it may be saving one."""
+        needed = (self._records[number] for number in self._alive | self._parents())
+        return {record.trial.id: self._kept(record) for record in needed if not record.in_flight}
+
+    def has_checkpoint(self, parent: Parent) -> bool:
+        """Whether the checkpoint that `parent` names is kept."""
+        record = self._records.get(parent.trial)
+        return record is not None and parent.step in self._kept(record).steps
+
+    def _kept(self, record: TrialRecord) -> Kept:
+        number, ended = record.trial.id, record.state in ("finished", "failed")
+        claims = frozenset(
+            claim.step for other in self._records.values() for claim in _unborn(other) if claim.trial == number
+        )
+        if number not in self._alive:
+            return Kept(claims)
+        if ended:
+            return Kept(claims | {record.best_step})
+        return Kept(claims | {record.best_step, record.step}, going_on=record.step)
+
+    def _parents(self) -> frozenset[int]:
+        return frozenset(parent.trial for record in self._records.values() for parent in _unborn(record))
+
+    def _still_alive(self, event: Event) -> frozenset[int]:
+        alive = self._alive | {event.trial} if self._records[event.trial].score is not None else self._alive
+        ranking = [record for record in self.ranking() if record.trial.id in alive]
+        paused = [record for record in ranking if record.state == "paused"]
+        in_flight = [record for record in ranking if record.in_flight]
+        return frozenset(record.trial.id for record in (*ranking[: self.keep], *paused[: self.keep], *in_flight))
+
+    def _queue(self, event: Queued) -> None:
+        trial = event.slice.trial
+        known = self._records.get(event.trial)
+        if known is None and event.trial != len(self._records):
+            raise ValueError(f"trial {event.trial} is asked for, but the next new one is {len(self._records)}")
+        if known is not None and known.state != "paused":
+            raise ValueError(f"trial {event.trial} is asked for, but it is {known.state}")
+        if known is not None and known.trial != trial:
+            raise ValueError(f"trial {event.trial} goes on, but as another trial than it was")
+        if event.slice.start != (known.step if known else 0.0):
+            reached = known.step if known else 0.0
+            raise ValueError(f"trial {event.trial} starts from {event.slice.start:g} passes, but it is at {reached:g}")
+        before = known or TrialRecord(trial, (), ())
+        self._records[event.trial] = replace(before, slices=(*before.slices, event.slice))
+        self._elapsed = max(self._elapsed, event.clock.elapsed)
+
+    def _start(self, event: Started) -> None:
+        known = self._in_flight(event.trial, "started")
+        self._records[event.trial] = replace(known, started=known.started | {len(known.slices) - 1})
+        self._elapsed = max(self._elapsed, event.elapsed)
+
+    def _report(self, report: Report) -> None:
+        known = self._in_flight(report.trial, report.event)
+        self._records[report.trial] = replace(known, reports=(*known.reports, report))
+        self._elapsed = max(self._elapsed, report.elapsed)
+
+    def _in_flight(self, number: int, event: str) -> TrialRecord:
+        known = self._records.get(number)
+        if known is None or not known.in_flight:
+            raise ValueError(f"trial {number} is {event}, but no slice of it is in flight")
+        return known
+
+
+def _unborn(record: TrialRecord) -> tuple[Parent, ...]:
+    """The parents that a trial still needs: until it has weights of its own, or never will."""
+    return () if record.score is not None or record.state == "failed" else record.trial.parents

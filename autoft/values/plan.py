@@ -1,0 +1,67 @@
+"""What a freeze strategy decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Backbone parameters that train together, by name; `learning_rate` and `weight_decay` as AdamW takes them."""
+
+    names: tuple[str, ...]
+    learning_rate: float
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class ClosedFormHead:
+    """The head is the best of a ridge path on cached features; nothing trains by gradient."""
+
+
+@dataclass(frozen=True)
+class GradientHead:
+    """The head trains by gradient, from zeros or from the ridge solution on the untouched features."""
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    init: Literal["zero", "ridge"] = "zero"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How gradient training runs: the part of a plan that is the same for every parameter group.
+
+    `passes` is the horizon: the trial is finished when it has seen the training images that often.
+    `warmup_passes` raises the learning rate linearly from zero. With `schedule` "cosine" the rate then
+    falls to zero at the horizon; with "constant" it stays, so that a trial can stop or go on anywhere.
+    `ema_passes` is the averaging time of the weights that are scored and exported; 0 switches it off.
+    """
+
+    passes: float = 27.0
+    batch_size: int = 32
+    warmup_passes: float = 0.5
+    schedule: Literal["constant", "cosine"] = "constant"
+    label_smoothing: float = 0.1
+    augment: Literal["none", "crop", "crop_flip"] = "crop"
+    ema_passes: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What trains, at which rate, and how; `groups` empty means a frozen backbone.
+
+    With `GradientHead(rate)` the head trains beside the groups, or alone; with `ClosedFormHead()` there are no groups.
+    `batch_norm` "frozen" keeps the pretrained running statistics, the safe choice on small data. Raises `TypeError` for
+    another head.
+    """
+
+    groups: tuple[ParameterGroup, ...]
+    head: ClosedFormHead | GradientHead
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    recipe: Recipe = Recipe()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.head, ClosedFormHead | GradientHead):
+            raise TypeError(f"the head of a plan is ClosedFormHead() or GradientHead(learning_rate), not {self.head!r}")

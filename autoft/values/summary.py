@@ -1,0 +1,66 @@
+"""`Summary`: what a run came to; `summary.json` is its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from autoft.values.space import Params
+from autoft.values.trial import Parent
+
+
+@dataclass(frozen=True)
+class Best:
+    """The trial that was exported; `share` is the part of the training images its head was fitted on."""
+
+    trial: int
+    backbone: str
+    freeze: str
+    image_size: int
+    params: Params
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every metric on one split of `n` images; `correct` top-1 hits; `ci95` of the primary metric.
+
+    A loss is positive here, as people know it: smaller is better.
+    """
+
+    n: int
+    correct: int
+    metrics: Mapping[str, float]
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to.
+
+    `validation` chose the trial and is therefore optimistic; `test` was scored from the ONNX file.
+    `seconds` holds "total" and one entry a phase. `model` is the path of the ONNX file relative to `run`.
+    `budget` is the time budget it has had, `elapsed` the run time at its end, in seconds, over all sittings.
+    `test_openings` counts how often the test split was scored: more than once only when a finished run was extended.
+    `problems` counts the files that were not used. Of `candidates`, pairs of backbone and freeze strategy, `tried` got
+    a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
+    `finalists`: the checkpoints that were to be exported, best first; the last is `best`, those before it could not
+    be. A summary of an older version names none.
+    """
+
+    run: str
+    metric: str
+    best: Best
+    validation: Scores
+    test: Scores | None
+    trials: Mapping[str, int]
+    seconds: Mapping[str, float]
+    model: str
+    budget: float
+    elapsed: float = 0.0
+    test_openings: int = 1
+    problems: int = 0
+    candidates: int = 0
+    tried: int = 0
+    missed: Mapping[str, int] = field(default_factory=dict)
+    finalists: tuple[Parent, ...] = ()

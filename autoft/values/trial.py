@@ -1,0 +1,164 @@
+"""Candidates, trials, slices and their reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from autoft.values.space import Params, Scalar, Space
+
+Fit = Literal["closed_form", "gradient"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One backbone under one freeze strategy at one input size, with the space of its hyperparameters.
+
+    `fit` says how its head is fitted: "closed_form" is one cheap slice, "gradient" trains in passes.
+    `cost` is the relative price of one pass (parameters times pixels), for use before anything is measured.
+    """
+
+    backbone: str
+    freeze: str
+    image_size: int
+    space: Space
+    fit: Fit = "gradient"
+    cost: float = 1.0
+    prior: float | None = None
+
+    def trial(self, number: int, params: Params, seed: int, parents: tuple[Parent, ...] = ()) -> Trial:
+        """The trial `number` of this candidate."""
+        return Trial(number, self.backbone, self.freeze, self.image_size, dict(params), seed, parents)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A checkpoint that another trial starts from: that of `trial` after `step` passes."""
+
+    trial: int
+    step: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What competes: everything that decides how weights come about. `id` counts from 0 in a run.
+
+    With `parents` it starts from the first parent's weights; they are of the same backbone.
+    """
+
+    id: int
+    backbone: str
+    freeze: str
+    image_size: int
+    params: Params
+    seed: int
+    parents: tuple[Parent, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What a searcher knows of time, in seconds of run time: `elapsed` so far, `deadline` when searching ends."""
+
+    elapsed: float
+    deadline: float
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left to search, never negative."""
+        return max(0.0, self.deadline - self.elapsed)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A stretch of one trial, from `start` to `until` in passes over the training images.
+
+    It ends early at `deadline`, in seconds of run time.
+    """
+
+    trial: Trial
+    start: float
+    until: float
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A searcher's answer: nothing to do before another report comes in."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A searcher's answer: nothing more to do in this run."""
+
+
+WAIT, DONE = Wait(), Done()
+
+
+@dataclass(frozen=True)
+class Queued:
+    """Journal line: a slice was handed out to wait for a worker, and the clock that `ask` saw."""
+
+    trial: int
+    slice: Slice
+    clock: Clock
+    event: Literal["queued"] = "queued"
+
+
+@dataclass(frozen=True)
+class Started:
+    """Journal line: a worker has the trial's slice, `elapsed` is the run time in seconds.
+
+    One that a kill cut short starts again when the run goes on.
+    """
+
+    trial: int
+    elapsed: float
+    event: Literal["started"] = "started"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a slice was measured to cost, in seconds, each kind by itself.
+
+    `step`: one optimiser step at its steady pace, None when there was none beyond the first ones of the slice, which
+    pay for plans, caches and libraries. `steps_a_pass` turns it into passes. `scoring`: all validation images once
+    through the network. `saving`: one checkpoint. `image`: one forward pass of one image, without gradients.
+    """
+
+    step: float | None = None
+    steps_a_pass: int = 0
+    scoring: float = 0.0
+    saving: float = 0.0
+    image: float = 0.0
+
+    @property
+    def a_pass(self) -> float | None:
+        """Seconds of one pass over the training images."""
+        return None if self.step is None else self.step * self.steps_a_pass
+
+
+@dataclass(frozen=True)
+class Report:
+    """Journal line: how a slice ended.
+
+    `event`: "paused" can go on, "finished" and "failed" are terminal. `step` is the passes reached, `score` the
+    validation score there (greater is better; None when failed, or when the slice was given back without a step),
+    `seconds` what the slice took, `costs` where they went, `facts` resolved values such as the ridge strength or
+    memory, `share` the part of the training images that a closed-form head was fitted on, for lack of time, `error` the
+    cause of a failure, `elapsed` the run time in seconds when the report came in (stamped by the driver).
+    """
+
+    trial: int
+    event: Literal["paused", "finished", "failed"]
+    step: float
+    score: float | None
+    seconds: float
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+    error: str | None = None
+    elapsed: float = 0.0
+    costs: Costs = Costs()
+    share: float = 1.0
+
+
+Event = Queued | Started | Report
