@@ -59,6 +59,14 @@ def scored(candidate: Candidate, an_image: float) -> Ledger:
     return Ledger([started, Report(0, "finished", 1.0, 0.5, 1.0, costs=costs)])
 
 
+def test_in_little_time_no_graph_will_be_prepared():
+    given = [record(seconds, test=10) for seconds in (20.0, 200.0)]
+    for one in given:
+        one.candidates = (CHEAP,)
+    short, long = (Ending(one, Prepared())(Ledger([]), None) for one in given)
+    assert short == pytest.approx(long + 4.0)
+
+
 def test_what_is_measured_counts_for_more_than_what_is_guessed():
     ending = Ending(record(), Prepared("z/cheap", "z/dear"))
     slow, quick = (ending(scored(CHEAP, an_image), None) for an_image in (0.02, 0.0001))

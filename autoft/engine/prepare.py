@@ -98,14 +98,17 @@ class Preparation:
             )
 
     def seconds_missing(self, backbone: str, image_size: int) -> float:
-        """What preparing this backbone would still take: 0 when it is done, else what the last one took."""
+        """What preparing this backbone adds to the end: nothing when it is done, all of it when it has not begun.
+
+        While it goes on beside the search, nothing either, unless it takes longer than the last one: then it may take as
+        much longer again.
+        """
         if self._is_ready(backbone, image_size):
             return 0.0
         began = self._began.get((backbone, image_size))
         if began is None or not self._busy():
             return self._took
-        left = self._took - (time.time() - began)
-        return left if left > 0 else self._took  # slower than the last one: no telling how long it still takes
+        return max(0.0, time.time() - began - self._took)
 
     def finish(self, backbone: str, image_size: int) -> None:
         """Wait for this backbone if it is being prepared, unless it seems to hang: to begin anew would take longer."""
