@@ -100,8 +100,8 @@ class Preparation:
     def seconds_missing(self, backbone: str, image_size: int) -> float:
         """What preparing this backbone adds to the end: nothing when it is done, all of it when it has not begun.
 
-        While it goes on beside the search, nothing either, unless it takes longer than the last one: then it may take as
-        much longer again.
+        While it goes on beside the search, nothing either, unless it takes longer than the last one: then it may take
+        as much longer again.
         """
         if self._is_ready(backbone, image_size):
             return 0.0
