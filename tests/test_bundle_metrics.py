@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score,
 from autoft.tasks.calibration import fit_temperature
 from autoft.tasks.metrics import BINS, MAX_CONFUSION_CLASSES, metrics_report
 from autoft.tasks.single_label import SingleLabel, scores
+from autoft.tasks.statistics import proportion
 from autoft.values.bundle import Calibration, Estimate, MetricsReport
 from autoft.values.codec import decode, encode
 
@@ -220,7 +221,7 @@ def test_very_many_classes_have_no_confusion_matrix_and_the_note_says_so() -> No
 
 
 def test_one_image_is_enough_and_none_is_refused() -> None:
-    assert report(np.array([[0.0, 1.0]]), np.array([1])).metrics["balanced_accuracy"] == Estimate(1.0, (1.0, 1.0))
+    assert report(np.array([[0.0, 1.0]]), np.array([1])).metrics["balanced_accuracy"] == Estimate(1.0, proportion(1, 1))
     with pytest.raises(ValueError):
         report(np.zeros((0, 2)), np.zeros(0, np.int64))
 

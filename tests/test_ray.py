@@ -107,7 +107,7 @@ def test_a_worker_without_the_plugins_of_the_driver_ends_the_search_and_fails_no
         raise PluginError("plugin 'mine' changed during the search")
 
     monkeypatch.setattr("autoft.train.worker.Worker.open", refuse)
-    errand = subject._Errand(str(tmp_path), 1, "cpu", (), 0.0, Slice(Trial(0, "b", "f", 64, {}, 0), 0.0, 1.0, 1e6))
+    errand = subject._Errand(str(tmp_path), 1, "cpu", (), 0.0, Slice(Trial(0, "b", "f", 64, {}, 0), 0.0, 1.0, 1e12))
     worker = object.__new__(subject._SliceTrainable)  # without Tune around it
     worker.setup({"errand": encode(errand)})
     result = worker.step()

@@ -40,11 +40,11 @@ def proportion(hits: int, n: int) -> Interval:
 def percentiles(value: float, drawn: Floats, n: int) -> Interval:
     """The percentile bootstrap (Efron 1979) of a figure of `n` images; `value` lies in it.
 
-    A resample lacks some classes and repeats images, which can push it past the figure. Of `n` right answers, or wrong
-    ones, all resamples are alike, which does not make it certain: their interval is that of a proportion.
+    A resample lacks some classes and repeats images, which can push it past the figure. Of `n` right answers all
+    resamples are alike, which does not make it certain: their interval is that of a proportion.
     """
-    if value in (0.0, 1.0) and (drawn == value).all():
-        return proportion(round(value * n), n)
+    if value == 1.0 and (drawn == 1.0).all():
+        return proportion(n, n)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return min(float(low), value), max(float(high), value)
 
