@@ -71,9 +71,9 @@ def test_trials_see_distinct_gpus(tiny_images, tmp_path, monkeypatch):
     script = f"""
 import time, ray, dataclasses
 ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-from autoft import engine, execution, machine
-from autoft.screen import Silent
-from autoft.study import Study
+from autoft.engine import engine, execution
+from autoft.system.screen import Silent
+from autoft.study.study import Study
 site = execution.Site
 execution.Site = lambda run, machine, origin: site(run, dataclasses.replace(machine, gpus=1.0), origin)
 study = Study(data={str(tiny_images)!r}, out={str(tmp_path / "run")!r}, plugins=({ZOO!r},), time=120.0, trials=4,
