@@ -5,21 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
 import autoft
-from autoft import api
+from autoft import api, hookimpl
 from autoft.data.dataset import open_dataset, write_split_csv
 from autoft.data.scan import scan
 from autoft.engine import engine
-from autoft.engine.execution import execute
-from autoft.errors import AutoftError, DataError, PluginError, RunFolderError, StudyError
+from autoft.engine.execution import ExportWish, execute, export_trial
+from autoft.errors import AutoftError, DataError, Interrupted, PluginError, RunFolderError, StudyError
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef
@@ -241,6 +243,17 @@ def test_a_leaderboard_that_cannot_be_written_does_not_hide_why_the_search_faile
         )
 
 
+class Tracker:
+    """Is told of the ends of searches."""
+
+    def __init__(self) -> None:
+        self.told: list[Summary] = []
+
+    @hookimpl
+    def autoft_search_finished(self, summary: Summary) -> None:
+        self.told.append(summary)
+
+
 class NothingRuns(InlineRunner):
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
         """As with a searcher that is done."""
@@ -249,7 +262,10 @@ class NothingRuns(InlineRunner):
 def test_a_search_that_brought_nothing_new_leaves_the_test_images_shut(run: Run) -> None:
     more = replace(run, record=replace(run.record, study=replace(run.record.study, time=90.0)))
     now = time.time()
-    found = execute(more, more.host(), NothingRuns(), Silent(), Stopwatch(now), RunClock(now - 9.0, 90.0))
+    tracker = Tracker()
+    host = more.host((), (tracker,))
+    found = execute(more, host, NothingRuns(), Silent(), Stopwatch(now), RunClock(now - 9.0, 90.0))
+    assert tracker.told == [found]
     assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 90.0)
     assert not run.folder.export.exists()
     assert api.resume(run.folder.path) == found  # the time is used
@@ -347,3 +363,15 @@ def test_other_images_are_not_taken_for_those_that_moved(run: Run, executed: lis
     with pytest.raises(DataError, match="not those the run started with"):
         api.resume(run.folder.path, data=moved)
     assert (state(run), executed) == (before, [])
+
+
+def test_ctrl_c_ends_an_export_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr("autoft.engine.execution._bundle_maker", lambda *_: SimpleNamespace(make=slow))
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match="stopped; nothing was exported"):
+        export_trial(run, (), ExportWish(None, None, "image"), Silent())
+    assert time.monotonic() - began < 30

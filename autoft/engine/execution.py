@@ -62,15 +62,16 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
                 with _leaderboard_at_the_end(run, search.ledger, screen):
                     runner.run(search, Site(run.folder.path, run.record.machine, clock.origin), stopped)
             _raise_if_stopped(run, search.ledger, stopped)
-            if before := run.concluded(search.ledger):
-                return let_stand(run, search.ledger, before, clock, screen)
             try:
                 with stopped.at_once():
-                    best = finalists(search.ledger)[0].trial
-                    with watch.phase("export"):
-                        preparation.finish(best.backbone, best.image_size)
-                    maker = _bundle_maker(run, host, watch, stopped)
-                    summary = conclude(maker, search.ledger, ending, clock, screen)
+                    if before := run.concluded(search.ledger):
+                        summary = let_stand(run, search.ledger, before, clock, screen)
+                    else:
+                        best = finalists(search.ledger)[0].trial
+                        with watch.phase("export"):
+                            preparation.finish(best.backbone, best.image_size)
+                        maker = _bundle_maker(run, host, watch, stopped)
+                        summary = conclude(maker, search.ledger, ending, clock, screen)
             except (Cancelled, KeyboardInterrupt):
                 _raise_if_stopped(run, search.ledger, stopped)
                 raise
@@ -129,10 +130,11 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
             )
 
         try:
-            found = exported(records[0]) if wish.number is not None else export_best(records, exported, screen)[1]
+            with stopped.at_once():
+                found = exported(records[0]) if wish.number is not None else export_best(records, exported, screen)[1]
         except NoWeights as problem:
             raise RunFolderError(f"trial {records[0].trial.id}: {problem}; see autoft leaderboard for others") from None
-        except Cancelled:
+        except (Cancelled, KeyboardInterrupt):
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
         run.with_plugins(host).save()
         return found

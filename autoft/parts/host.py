@@ -225,14 +225,14 @@ class Host:
     def check(self) -> None:
         """Find out, before anything slow, what would end a new search later: as `check_names`, and what parts answer.
 
-        Raises `PluginError` also when a zoo cannot list its backbones or a freeze strategy has no space. The built-in
-        parts are not asked: listing timm's takes seconds. A run that goes on has its candidates, and needs no such
-        answer of parts that it may not even use.
+        Raises `PluginError` also when a zoo cannot list its backbones or a freeze strategy has no space, of a plugin
+        that was given by hand. Others are asked when a search needs them: listing timm's backbones takes seconds, and
+        an installed strategy need not work where it is not used. In a run that goes on nothing is asked of parts.
         """
         self.check_names()
         for kind in _KINDS:
             for offer in self._collect(kind).values():
-                if offer.ref.kind != "builtin":
+                if offer.ref.kind in BY_HAND:
                     kind.opening(offer.part)
 
     def warnings(self) -> list[str]:
@@ -460,7 +460,7 @@ class Host:
                     if (first := taken.get((kind.noun, part.name))) is not None:
                         raise PluginError(_clash(kind, part.name, first, ref))
                     taken[kind.noun, part.name] = ref
-                    if ref.kind != "builtin":
+                    if ref.kind in BY_HAND:
                         kind.opening(part)
         except AutoftError as error:
             return _line(ref, "failed", tuple(adds), Failure(ref, str(error), _fix(ref)))

@@ -26,7 +26,7 @@ from autoft.values.summary import Summary
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and its study."""
+    """A run folder and its study; `opened` is what study.json said then, None in the command that made it."""
 
     folder: RunFolder
     record: StudyRecord

@@ -105,7 +105,8 @@ def _cells(backbone: Backbone) -> tuple[str, ...]:
 def plugins(plugins: tuple[str, ...], as_json: bool) -> None:
     """List the plugins, and what each adds.
 
-    Exit code 2 when a search would refuse to begin with them. AUTOFT_DISABLE_PLUGINS=a,b switches some off for good.
+    Exit code 2 when a search would refuse to begin with them; what is given with -p is asked for backbones and spaces
+    as a search does. AUTOFT_DISABLE_PLUGINS=a,b switches some off for good.
     """
     from autoft.parts.host import Host
 
