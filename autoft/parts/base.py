@@ -5,25 +5,34 @@ A part has a `name`, unique among its kind; a part with a `summary` shows it in 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Self
 
+from autoft.errors import unknown_name
 from autoft.values.backbone import Backbone, Stage
+from autoft.values.bundle import Calibration
 from autoft.values.dataset import Listing
-from autoft.values.handoff import Artifact, Handoff, Output
+from autoft.values.handoff import Artifact, Handoff
 from autoft.values.ledger import Ledger
-from autoft.values.plan import Plan
+from autoft.values.plan import Plan, Recipe
 from autoft.values.space import Params, Space
+from autoft.values.target import Form, Targets
 from autoft.values.trial import Candidate, Clock, Done, Fit, Slice, Wait
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from autoft.parts.linear_head import LinearHead
+    from autoft.parts.metric import Metric
     from autoft.parts.network import Network
+
+UNCALIBRATED: Final = Calibration(1.0, 0, None, None, "Nothing was calibrated.")
 
 
 class Part(ABC):
@@ -149,19 +158,113 @@ class Reader(Part):
 
 
 class Task(Part):
-    """What is predicted: head size, loss, metrics, outputs of a deployed model (internal until there is a second)."""
+    """What is predicted: how labels become targets, the loss, the closed form, the metrics, and what a model answers.
 
-    metrics: Sequence[str]
-    outputs: tuple[Output, ...]
+    A subclass of a built-in one (`autoft.SingleLabel`, `autoft.MultiLabel`, `autoft.Regression`) that changes a method
+    or two is a task of its own. A label is the text of an image's target: the name of its folder, or its cell in a
+    manifest; several columns are one line of CSV. All arrays have a row an image.
+    """
+
+    form: Form
+    """What a deployed model answers; how that is compared, reported and shown goes by the form."""
+
+    metrics: Sequence[Metric]
+    """The first is the one to search by, unless `--metric` names another."""
+
+    targets: Targets
+    """What is predicted of the data set at hand; `on` sets it."""
+
+    def on(self, targets: Targets) -> Self:
+        """The task of one data set: a copy that knows its `targets`."""
+        bound = copy.copy(self)
+        bound.targets = targets
+        return bound
+
+    # ---------------------------------------------------------------- labels
+
+    def claims(self, labels: Sequence[str], columns: Sequence[str]) -> bool:
+        """Whether `labels` of `columns` are plainly of this task, asked when the user names none; by default no."""
+        return False
 
     @abstractmethod
-    def head_size(self, classes: int) -> int:
-        """Number of outputs."""
+    def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+        """What the answers are about, from the distinct labels in natural order and the names of their columns.
+
+        Raises `DataError`, saying why, when nothing can be learned of them.
+        """
 
     @abstractmethod
-    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        """Scalar loss of logits `(batch, outputs)` and class indices `(batch,)`."""
+    def problem(self, label: str) -> str | None:
+        """Why an image with this label cannot be used ("'abc' is no number"); None when it can."""
 
     @abstractmethod
-    def score(self, metric: str, logits: np.ndarray, labels: np.ndarray) -> float:
-        """The metric, greater is better; logits `(n, outputs)`, class indices `(n,)`."""
+    def encode(self, labels: Sequence[str]) -> NDArray[Any]:
+        """The targets `(n, ...)` of labels: class indices int64 `(n,)`, or float32 `(n, columns)`."""
+
+    @abstractmethod
+    def strata(self, labels: Sequence[str]) -> Sequence[Hashable]:
+        """A group for each label; splits, and parts of them, hold the groups as the whole does. Needs no `targets`."""
+
+    def too_few(self, sizes: Mapping[Hashable, int], needed: int) -> str | None:
+        """What to say when strata with so many training images each cannot be split; None when they can.
+
+        `needed` images a stratum leave one for each split to be carved. By default a small stratum trains.
+        """
+        return None
+
+    def with_moments(self, targets: Targets, training: NDArray[Any]) -> Targets:
+        """The targets of a data set once its training images `(n, ...)` are known; by default as they are."""
+        return targets
+
+    # ---------------------------------------------------------------- training
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network gives for an image; by default one a name."""
+        return len(self.targets.names)
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+        """Scalar loss of outputs `(batch, outputs)` for encoded targets `(batch, ...)`, both on one device."""
+
+    def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
+        """The best head of features `(n, dim)` float32 for targets `(n, ...)`, on the CPU, without gradients.
+
+        None, as by default, when there is no closed form: then nothing is probed, and heads start from zeros. `check`
+        is to be called every second or so and may raise to give up.
+        """
+        return None
+
+    # ---------------------------------------------------------------- scores and answers; numpy alone
+
+    @abstractmethod
+    def judged(self, outputs: NDArray[Any], calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
+        """What metrics judge of outputs `(n, outputs)`: logits of the names, or numbers in the data's own units."""
+
+    def calibrate(self, outputs: NDArray[Any], targets: NDArray[Any]) -> Calibration:
+        """What the ending of a deployed model takes from validation images; by default nothing."""
+        return UNCALIBRATED
+
+    @abstractmethod
+    def answers(self, outputs: NDArray[Any], calibration: Calibration) -> NDArray[np.float32]:
+        """What a deployed model answers `(n, names)`: probabilities, or numbers in the data's own units."""
+
+    @abstractmethod
+    def tail(self, calibration: Calibration) -> str:
+        """`answers` as ONNX text: nodes that make `answers` of `outputs`, both float[batch, ...].
+
+        As `onnx.parser` reads the body of a graph, in opset 18, constants included; it is held against `answers`.
+        """
+
+    def metric(self, name: str) -> Metric:
+        """The metric of that name, "auto" the first. Raises `StudyError`."""
+        known = {metric.name: metric for metric in self.metrics}
+        if name == "auto":
+            return self.metrics[0]
+        if name not in known:
+            raise unknown_name("metric", name, known)
+        return known[name]
+
+    def score(self, metric: str, outputs: NDArray[Any], targets: NDArray[Any]) -> float:
+        """The metric of outputs `(n, outputs)` for targets `(n, ...)`; greater is better."""
+        return self.metric(metric).score(self.judged(outputs), targets)

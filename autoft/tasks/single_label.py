@@ -1,99 +1,113 @@
-"""Tasks: what is predicted. Single-label classification is the first and, so far, the only one."""
+"""Single-label classification: one class an image."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from autoft.parts.base import Task
-from autoft.tasks.statistics import (
-    Labels,
-    Logits,
-    Statistic,
-    balanced_accuracy,
-    bootstrap,
-    log_losses,
-    macro_f1,
-    mean,
-    percentiles,
-    proportion,
-    value_of,
-)
-from autoft.values.handoff import Output
-from autoft.values.summary import Scores
+import numpy as np
+from numpy.typing import NDArray
+
+from autoft.errors import DataError
+from autoft.parts.base import UNCALIBRATED, Task
+from autoft.parts.metric import Metric
+from autoft.tasks.calibration import calibrated, fit_temperature
+from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, log_losses, macro_f1, mean
+from autoft.values.bundle import Calibration
+from autoft.values.plan import Recipe
+from autoft.values.target import MetricFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from autoft.parts.linear_head import LinearHead
 
-@dataclass(frozen=True)
-class Metric:
-    """One figure of a task, by what it is a `statistic` of: logits `(n, classes)` and class indices `(n,)`.
-
-    Of scores greater is better, always: of a metric that `is_loss` it is the negative. A metric that `weighs_classes`
-    alike gets worse when a rare class is never found. The figures it is `shown` as lie between 0 and `greatest`.
-    """
-
-    statistic: Callable[[Logits, Labels], Statistic]
-    is_loss: bool = False
-    weighs_classes: bool = False
-    greatest: float = 1.0
-
-    def score(self, logits: Logits, labels: Labels) -> float:
-        """The score of logits `(n, classes)` for class indices `(n,)`."""
-        return value_of(self.statistic(logits, labels), len(labels))
-
-    def shown(self, score: float) -> float:
-        """The figure that people and files get to see: of a loss the loss itself, positive, smaller is better."""
-        return 0.0 - score if self.is_loss else score
-
-
-METRICS: Final[Mapping[str, Metric]] = {
-    "accuracy": Metric(lambda logits, labels: mean(logits.argmax(axis=1) == labels)),
-    "balanced_accuracy": Metric(
-        lambda logits, labels: balanced_accuracy(labels, logits.argmax(axis=1)), weighs_classes=True
+METRICS: Final = (
+    Metric(
+        MetricFacts("accuracy"),
+        lambda logits, classes: mean(logits.argmax(axis=1) == classes),
+        is_proportion=True,
     ),
-    "macro_f1": Metric(lambda logits, labels: macro_f1(labels, logits.argmax(axis=1)), weighs_classes=True),
-    "log_loss": Metric(lambda logits, labels: mean(-log_losses(logits, labels)), is_loss=True, greatest=math.inf),
-}
+    Metric(
+        MetricFacts("balanced_accuracy", weighs_classes=True),
+        lambda logits, classes: balanced_accuracy(classes, logits.argmax(axis=1)),
+    ),
+    Metric(
+        MetricFacts("macro_f1", weighs_classes=True),
+        lambda logits, classes: macro_f1(classes, logits.argmax(axis=1)),
+    ),
+    Metric(
+        MetricFacts("log_loss", is_loss=True, greatest=None),
+        lambda logits, classes: mean(-log_losses(logits, classes)),
+    ),
+)
 
 
 class SingleLabel(Task):
     """One class an image."""
 
     name = "single_label"
-    metrics = tuple(METRICS)
-    outputs = (Output("probabilities", "softmax"), Output("logits", "logits"), Output("top_k", "ranking"))
+    summary = "one class an image"
+    form = "one_of"
+    metrics = METRICS
 
-    def head_size(self, classes: int) -> int:
-        """One output a class."""
-        return classes
+    def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+        """The classes. Raises `DataError` for fewer than two, or several columns."""
+        if len(columns) > 1:
+            raise DataError(f"there is one class an image, and {len(columns)} columns: {', '.join(columns)}")
+        if len(labels) < 2:
+            raise DataError(f"only one class, {labels[0]!r}; a classifier needs two or more")
+        return tuple(labels)
 
-    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    def problem(self, label: str) -> str | None:
+        """An image without a label cannot be used."""
+        return None if label else "it has no label"
+
+    def encode(self, labels: Sequence[str]) -> NDArray[np.int64]:
+        """Class indices `(n,)`."""
+        index = {name: number for number, name in enumerate(self.targets.names)}
+        return np.array([index[label] for label in labels], np.int64)
+
+    def strata(self, labels: Sequence[str]) -> Sequence[Hashable]:
+        """The classes."""
+        return labels
+
+    def too_few(self, sizes: Mapping[Hashable, int], needed: int) -> str | None:
+        """A class needs an image to train on, and one for each split."""
+        small = [(name, size) for name, size in sizes.items() if size < needed]
+        if not small:
+            return None
+        shown = ", ".join(f"{name!r} has {size}" for name, size in small[:5])
+        more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
+        return f"class {shown}{more}: each class needs"
+
+    def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
 
-    def score(self, metric: str, logits: Logits, labels: Labels) -> float:
-        """The metric over logits `(n, classes)` and class indices `(n,)`; greater is better."""
-        return METRICS[metric].score(logits, labels)
+    def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
+        """The best of a ridge path by leave-one-out accuracy."""
+        from autoft.tasks.ridge import ridge_of_classes
 
+        return ridge_of_classes(features, targets, self.outputs, check)
 
-def scores(task: SingleLabel, primary: str, logits: Logits, labels: Labels) -> Scores:
-    """Every metric of the task over logits `(n, classes)`, with a 95 % interval for the primary one.
+    def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> Logits:
+        """Logits `(n, classes)` at the temperature."""
+        return outputs / np.float32(calibration.temperature)
 
-    That of accuracy is Wilson's; the others are bootstraps over images.
-    """
-    metrics = {name: task.score(name, logits, labels) for name in task.metrics}
-    correct = int((logits.argmax(axis=1) == labels).sum())
-    if primary == "accuracy":
-        interval = proportion(correct, len(labels))
-    else:
-        drawn = bootstrap({primary: METRICS[primary].statistic(logits, labels)}, len(labels))
-        interval = percentiles(metrics[primary], drawn[primary], len(labels))
-    low, high = sorted(map(METRICS[primary].shown, interval))
-    figures = {name: METRICS[name].shown(score) for name, score in metrics.items()}
-    return Scores(n=len(labels), correct=correct, metrics=figures, ci95=(low, high))
+    def calibrate(self, outputs: Logits, targets: Labels) -> Calibration:
+        """A temperature, where it helps."""
+        return fit_temperature(outputs, targets)
+
+    def answers(self, outputs: Logits, calibration: Calibration) -> NDArray[np.float32]:
+        """Probabilities `(n, classes)`, which add up to 1."""
+        return calibrated(outputs, calibration.temperature)
+
+    def tail(self, calibration: Calibration) -> str:
+        """Softmax at the temperature."""
+        return f"""
+            temperature = Constant <value = float {{{calibration.temperature!r}}}> ()
+            cooled = Div (outputs, temperature)
+            answers = Softmax <axis = -1> (cooled)"""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from autoft.parts.metric import Counts, Floats, Statistic
 
 RESAMPLES: Final = 1000
 _NUMBERS_AT_ONCE: Final = 2**18
@@ -14,12 +16,8 @@ _NUMBERS_AT_ONCE: Final = 2**18
 Logits = NDArray[np.float32]
 Probabilities = NDArray[np.float32]
 Labels = NDArray[np.integer[Any]]
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
 Hits = NDArray[np.bool_]
 Interval = tuple[float, float]
-Statistic = Callable[[Counts], Floats]
-"""From how often each image counts, `(resamples, n)`, to one figure a resample, `(resamples,)`."""
 
 
 def softmax(logits: Logits) -> Probabilities:

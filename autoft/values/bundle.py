@@ -38,11 +38,12 @@ CLEAR_MARGIN: Final = 0.04
 
 @dataclass(frozen=True)
 class Calibration:
-    """One temperature for all logits (Guo et al. 2017), fitted on `n` validation images.
+    """What a deployed model takes from `n` validation images: one temperature for all logits (Guo et al. 2017).
 
     `log_loss_before` and `log_loss_after` are mean negative log-likelihoods on images the temperature was not fitted
     on (cross-fitted); both are None when there were too few images to tell. `temperature` is 1 unless it helps;
-    `reason` says why it is what it is.
+    `reason` says why it is what it is. `thresholds`: the probability from which each label is said to be there, where
+    an image may have any of them.
     """
 
     temperature: float
@@ -50,6 +51,7 @@ class Calibration:
     log_loss_before: float | None
     log_loss_after: float | None
     reason: str
+    thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ class Best:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every metric on one split of `n` images; `correct` top-1 hits; `ci95` of the primary metric.
+    """Every metric on one split of `n` images; `ci95` of the primary metric.
 
-    A loss is positive here, as people know it: smaller is better.
+    `correct` counts the images that are right as a whole; None where numbers are predicted. A loss is positive here, as people know it: smaller is better.
     """
 
     n: int
-    correct: int
+    correct: int | None
     metrics: Mapping[str, float]
     ci95: tuple[float, float]
 

@@ -1,0 +1,55 @@
+"""`Metric`: one figure of how good predictions are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoft.values.target import MetricFacts
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Statistic = Callable[[Counts], Floats]
+"""From how often each image counts, `(resamples, n)`, to one figure a resample, `(resamples,)`."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a task: `statistic` is made of what `Task.judged` gives `(n, ...)` and of targets `(n, ...)`.
+
+    A statistic instead of a number, so that one bootstrap serves all figures. It is greater for better predictions: of
+    a loss the negative. One that `is_proportion` is the part of the images that is right. `Metric.of` makes one of a
+    plain function.
+    """
+
+    facts: MetricFacts
+    statistic: Callable[[NDArray[Any], NDArray[Any]], Statistic]
+    is_proportion: bool = False
+
+    @classmethod
+    def of(cls, facts: MetricFacts, score: Callable[[NDArray[Any], NDArray[Any]], float]) -> Metric:
+        """The metric of a function of judged outputs and targets to a number, greater is better."""
+
+        def statistic(judged: NDArray[Any], targets: NDArray[Any]) -> Statistic:
+            rows = np.arange(len(targets))
+
+            def figures(counts: Counts) -> Floats:
+                drawn = (np.repeat(rows, count) for count in counts)
+                return np.array([score(judged[chosen], targets[chosen]) for chosen in drawn], np.float64)
+
+            return figures
+
+        return cls(facts, statistic)
+
+    @property
+    def name(self) -> str:
+        """As `--metric` takes it."""
+        return self.facts.name
+
+    def score(self, judged: NDArray[Any], targets: NDArray[Any]) -> float:
+        """The score of judged outputs `(n, ...)` for targets `(n, ...)`; greater is better."""
+        return float(self.statistic(judged, targets)(np.ones((1, len(targets)), np.int64))[0])

@@ -1,0 +1,42 @@
+"""What is predicted of a data set, and how its scores are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Form = Literal["one_of", "any_of", "numbers"]
+"""What a deployed model answers: one of the names, any of them, or a number for each; whatever the task that made it."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is predicted: the `task` by name, the `form` of the answers, and in `names` what these are about.
+
+    That is the classes, the labels that an image may have, or the columns of numbers. `mean` and `deviation` are those
+    of each column of numbers over the training images, in the data's own units; empty where there are no numbers.
+    """
+
+    task: str
+    form: Form
+    names: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """How the scores of one metric are shown.
+
+    Of scores greater is better, always: of a metric that `is_loss` it is the negative. One that `weighs_classes` alike
+    gets worse when a rare class is never found. No figure is above `greatest`; None: there is no such limit.
+    """
+
+    name: str
+    is_loss: bool = False
+    weighs_classes: bool = False
+    greatest: float | None = 1.0
+
+    def shown(self, score: float) -> float:
+        """The figure that people and files get to see: of a loss the loss itself, positive, smaller is better."""
+        return 0.0 - score if self.is_loss else score
