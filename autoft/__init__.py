@@ -24,14 +24,18 @@ if TYPE_CHECKING:
         UnreadableImage,
         UserError,
     )
-    from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Zoo
+    from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
     from autoft.parts.hookspecs import hookimpl
+    from autoft.parts.metric import Metric
     from autoft.parts.network import Network
+    from autoft.tasks.single_label import SingleLabel
     from autoft.values.backbone import Backbone, InputSpec, ParameterInfo, Stage
+    from autoft.values.bundle import Calibration
     from autoft.values.handoff import Artifact, Handoff, Preprocess
     from autoft.values.ledger import Ledger, TrialRecord
     from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan, Recipe
     from autoft.values.space import Choice, Dimension, Float, Int, Params, Scalar, Space
+    from autoft.values.target import MetricFacts, Targets
     from autoft.values.trial import DONE, WAIT, Candidate, Clock, Done, Report, Slice, Trial, Wait
 
 __version__ = "0.1.0"
@@ -43,6 +47,7 @@ __all__ = [
     "AutoftError",
     "Backbone",
     "BackboneUnavailable",
+    "Calibration",
     "Candidate",
     "Choice",
     "Clock",
@@ -60,6 +65,8 @@ __all__ = [
     "Int",
     "Interrupted",
     "Ledger",
+    "Metric",
+    "MetricFacts",
     "Network",
     "ParameterGroup",
     "ParameterInfo",
@@ -74,10 +81,13 @@ __all__ = [
     "RunFolderError",
     "Scalar",
     "Searcher",
+    "SingleLabel",
     "Slice",
     "Space",
     "Stage",
     "StudyError",
+    "Targets",
+    "Task",
     "Trial",
     "TrialRecord",
     "UnreadableImage",
@@ -107,7 +117,11 @@ _HOMES = {
     "autoft.parts.hookspecs": ("hookimpl",),
     "autoft.values.ledger": ("Ledger", "TrialRecord"),
     "autoft.parts.network": ("Network",),
-    "autoft.parts.base": ("Exporter", "FreezeStrategy", "Problem", "Searcher", "Zoo"),
+    "autoft.parts.base": ("Exporter", "FreezeStrategy", "Problem", "Searcher", "Task", "Zoo"),
+    "autoft.parts.metric": ("Metric",),
+    "autoft.tasks.single_label": ("SingleLabel",),
+    "autoft.values.target": ("MetricFacts", "Targets"),
+    "autoft.values.bundle": ("Calibration",),
     "autoft.values.space": ("Choice", "Dimension", "Float", "Int", "Params", "Scalar", "Space"),
     "autoft.values.backbone": ("Backbone", "InputSpec", "ParameterInfo", "Stage"),
     "autoft.values.handoff": ("Artifact", "Handoff", "Preprocess"),

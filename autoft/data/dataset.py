@@ -5,23 +5,27 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoft.data.folder import natural_key
+from autoft.data.readers import read_labelled
 from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, scan
-from autoft.data.split import require_enough, split, stratified_order
+from autoft.data.split import Unsplit, require_enough, split, stratified_order
 from autoft.errors import DataError, RunFolderError
 from autoft.media.image.pixel_cache import PixelCache, PixelMap, build
+from autoft.parts.base import Task
 from autoft.system.files import as_path, write_atomic
 from autoft.system.parallel import Check, never_stop
 from autoft.values.backbone import Interpolation
-from autoft.values.dataset import DataProblem, DatasetInfo, Entry, Sample, SplitName, ValueRange
+from autoft.values.dataset import DataProblem, DatasetInfo, Entry, Listing, Sample, SplitName, ValueRange
 from autoft.values.handoff import View
+from autoft.values.target import Targets
 
 Square = tuple[int, Interpolation, View]
 """How an image becomes a square: size in pixels, interpolation, view."""
@@ -32,28 +36,34 @@ _HELD_OUT: Final[Mapping[SplitName | None, int]] = {None: 0, "train": 0, "val": 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Readable images with their split; `samples` by path. Pixels stay on disk until rows of them are asked for.
+    """Readable images with their split; `samples` by path; `task` is that of its targets.
 
-    What was once asked for stays open, so that no other run evicts it, for as long as this object lives.
+    Pixels stay on disk until rows of them are asked for. What was once asked for stays open, so that no other run
+    evicts it, for as long as this object lives.
     """
 
     info: DatasetInfo
     samples: tuple[Sample, ...]
+    task: Task
     _maps: dict[PixelCache, PixelMap] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rows(self, split: SplitName) -> NDArray[np.int64]:
         """Rows `(n,)` of a split in the pixel caches."""
         return np.array([sample.row for sample in self.samples if sample.split == split], np.int64)
 
-    def labels(self, split: SplitName) -> NDArray[np.int64]:
-        """Class indices `(n,)` of a split, in the order of `rows`."""
-        return np.array([sample.label for sample in self.samples if sample.split == split], np.int64)
+    def targets(self, split: SplitName) -> NDArray[Any]:
+        """Targets `(n, ...)` of a split as its task encodes them, in the order of `rows`."""
+        return self.task.encode(self._labels(split))
+
+    def stratified(self, split: SplitName, seed: int) -> NDArray[np.int64]:
+        """The positions `(n,)` of a split's images in an order whose every beginning is like the whole."""
+        return stratified_order(self.task.strata(self._labels(split)), seed)
 
     def limited(self, split: SplitName, most: int) -> Dataset:
         """With at most so many images of a split, with the classes as in the whole."""
         rows = self.rows(split)
-        kept = set(rows[stratified_order(self.labels(split), 0)[:most]].tolist())
-        return Dataset(self.info, tuple(s for s in self.samples if s.split != split or s.row in kept))
+        kept = set(rows[self.stratified(split, 0)[:most]].tolist())
+        return replace(self, samples=tuple(s for s in self.samples if s.split != split or s.row in kept))
 
     def file(self, sample: Sample) -> Path:
         """The image file of a sample."""
@@ -81,10 +91,13 @@ class Dataset:
         try:
             self._open(caches)
         except FileNotFoundError:
-            found = scan(as_path(self.info.root), threads, check)
+            found = scan(read_labelled(as_path(self.info.source), check), threads, check)
             verify_unchanged(self.info, found.fingerprint())
             build(caches, found.paths, threads, check)
             self._open(caches)
+
+    def _labels(self, split: SplitName) -> list[str]:
+        return [sample.label for sample in self.samples if sample.split == split]
 
     def _cache(self, square: Square) -> PixelCache:
         return PixelCache(self.info.fingerprint, *square, value_range=self.info.value_range)
@@ -93,35 +106,63 @@ class Dataset:
         self._maps.update({cache: cache.open() for cache in caches})
 
 
+def bound(task: Task, listing: Listing) -> Task:
+    """The task of what a listing holds. Raises `DataError` when that cannot be learned, or is too little."""
+    refused = _label_problems(task, listing.entries)
+    entries = [entry for entry in listing.entries if entry.path not in refused]
+    if not entries:
+        path, cause = next(iter(refused.items()))
+        raise DataError(f"no image in {listing.source} can be used for task {task.name!r}, e.g. {path}: {cause}")
+    labels = listing.classes or sorted({entry.label for entry in entries}, key=natural_key)
+    found = task.on(Targets(task.name, task.form, task.names(labels, listing.columns)))
+    images = [Unsplit(one.path, one.label, stratum, one.split) for one, stratum in _with_strata(entries, found)]
+    require_enough(found, images, found.strata(labels))
+    return found
+
+
 def open_dataset(
-    found: Scan, seed: int, squares: Collection[Square], threads: int, check: Check = never_stop
+    found: Scan, task: Task, seed: int, squares: Collection[Square], threads: int, check: Check = never_stop
 ) -> Dataset:
     """The data set that a scan found, split, and decoded into a cache for each of the `squares`, which it holds.
 
-    Files that cannot be used are in `info.problems`. `check` may raise to stop. Raises `DataError` when what is left is
-    no data set, `UserError` for the cache folder.
+    `task` is `bound` to it. Files that cannot be used are in `info.problems`. `check` may raise to
+    stop. Raises `DataError` when what is left is no data set, `UserError` for the cache folder.
     """
     identity = found.fingerprint()
     caches = [PixelCache(identity, *square, value_range=found.value_range) for square in sorted(set(squares))]
     unreadable = build(caches, found.paths, threads, check)
-    usable = _usable(found, unreadable)
-    samples = _split(found, usable.files, seed)
+    usable = _usable(found, unreadable, _label_problems(task, found.listing.entries))
+    samples = _split(found, usable.files, task, seed)
     counts = Counter(sample.split for sample in samples)
     images = {name: counts[name] for name in get_args(SplitName)}
+    training = task.encode([sample.label for sample in samples if sample.split == "train"])
+    targets = task.with_moments(task.targets, training)
     info = DatasetInfo(
         root=found.listing.root,
-        classes=found.listing.classes,
+        targets=targets,
         counts=images,
         fingerprint=identity,
         short_side=found.short_side,
         aspect=found.aspect,
         problems=usable.problems,
         value_range=found.value_range,
-        contradictions=tuple(_contradictions(found.listing.classes, usable.files)),
+        contradictions=tuple(_contradictions(usable.files)),
         unseen=tuple(_unseen(usable.files, found.value_range)),
+        manifest=found.listing.manifest,
     )
-    dataset = Dataset(info, samples)
+    dataset = Dataset(info, samples, task.on(targets))
     dataset.hold(squares, threads, check)
+    return dataset
+
+
+def labelled(samples: tuple[Sample, ...], info: DatasetInfo, task: Task) -> Dataset:
+    """The data set of samples that `read_samples` read. Raises `RunFolderError` for labels that cannot be."""
+    dataset = Dataset(info, samples, task.on(info.targets))
+    try:
+        for split in get_args(SplitName):
+            dataset.targets(split)
+    except (KeyError, ValueError) as error:
+        raise RunFolderError(f"the run's labels are damaged ({error}); it cannot go on without its split") from error
     return dataset
 
 
@@ -134,15 +175,14 @@ def verify_unchanged(info: DatasetInfo, now: str) -> None:
 
 
 def write_split_csv(dataset: Dataset, path: Path) -> None:
-    """Write `path,label,split,row,digest`, one line a sample, atomically: all that `read_dataset` needs.
+    """Write `path,label,split,row,digest`, one line a sample, atomically: all that `read_samples` needs.
 
     Raises `RunFolderError` on a full or read-only disk.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    names = dataset.info.classes
-    writer.writerows((s.path, names[s.label], s.split, s.row, s.digest) for s in dataset.samples)
+    writer.writerows((s.path, s.label, s.split, s.row, s.digest) for s in dataset.samples)
     try:
         write_atomic(path, text.getvalue())
     except OSError as error:
@@ -150,22 +190,21 @@ def write_split_csv(dataset: Dataset, path: Path) -> None:
         raise RunFolderError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}; {hint}") from error
 
 
-def read_dataset(split_csv: Path, info: DatasetInfo) -> Dataset:
-    """The data set that `write_split_csv` wrote; no image is touched. Raises `RunFolderError` when it is damaged."""
-    index = {name: label for label, name in enumerate(info.classes)}
+def read_samples(split_csv: Path, info: DatasetInfo) -> tuple[Sample, ...]:
+    """The samples that `write_split_csv` wrote; no image is touched. Raises `RunFolderError` when it is damaged."""
     try:
         with split_csv.open(encoding="utf-8", newline="") as file:
-            samples = tuple(_read_samples(file, index))
+            samples = tuple(_read_samples(file))
     except FileNotFoundError as error:
         raise RunFolderError(f"{split_csv} is missing; the run cannot go on without its split") from error
     except (KeyError, ValueError, csv.Error) as error:
         raise RunFolderError(f"{split_csv} is damaged ({error}); the run cannot go on without its split") from error
     if (found := Counter(sample.split for sample in samples)) != Counter(dict(info.counts)):
         raise RunFolderError(f"{split_csv} holds {dict(found)} images, the run has {dict(info.counts)}")
-    return Dataset(info, samples)
+    return samples
 
 
-def _read_samples(file: io.TextIOBase, index: Mapping[str, int]) -> Iterator[Sample]:
+def _read_samples(file: io.TextIOBase) -> Iterator[Sample]:
     splits: dict[str, SplitName] = {name: name for name in get_args(SplitName)}
     lines = csv.reader(file)
     if tuple(next(lines, ())) != COLUMNS:
@@ -173,7 +212,7 @@ def _read_samples(file: io.TextIOBase, index: Mapping[str, int]) -> Iterator[Sam
     for path, label, split_name, row, digest in lines:
         if len(digest) != DIGEST_LENGTH:
             raise ValueError(f"line {lines.line_num} is cut off")
-        yield Sample(int(row), path, index[label], splits[split_name], digest)
+        yield Sample(int(row), path, label, splits[split_name], digest)
 
 
 # ---------------------------------------------------------------- which files are used
@@ -187,11 +226,16 @@ class _Usable:
     problems: tuple[DataProblem, ...]
 
 
-def _usable(found: Scan, unreadable: Mapping[int, str]) -> _Usable:
+def _usable(found: Scan, unreadable: Mapping[int, str], unlabelled: Mapping[str, str]) -> _Usable:
+    """What is left without the rows that cannot be read and the paths whose label is of no use."""
     broken = tuple(DataProblem(found.files[row].entry.path, reason) for row, reason in sorted(unreadable.items()))
     if len(broken) == len(found.files):
         raise all_unreadable(found.listing.root, broken)
-    readable = [(row, file) for row, file in enumerate(found.files) if row not in unreadable]
+    readable = [
+        (row, file)
+        for row, file in enumerate(found.files)
+        if row not in unreadable and file.entry.path not in unlabelled
+    ]
     strictest: dict[str, ScannedFile] = {}
     for _, file in readable:
         best = strictest.setdefault(file.digest, file)
@@ -203,16 +247,17 @@ def _usable(found: Scan, unreadable: Mapping[int, str]) -> _Usable:
         for row, twin in leaked.items()
     )
     kept = tuple((row, file) for row, file in readable if row not in leaked)
-    return _Usable(kept, (*found.problems, *broken, *leaks))
+    labels = tuple(DataProblem(path, reason) for path, reason in unlabelled.items())
+    return _Usable(kept, (*found.problems, *broken, *labels, *leaks))
 
 
-def _contradictions(classes: Sequence[str], files: Sequence[tuple[int, ScannedFile]]) -> Iterator[DataProblem]:
-    """Images that stand in several classes of one split; they are used as all of them."""
+def _contradictions(files: Sequence[tuple[int, ScannedFile]]) -> Iterator[DataProblem]:
+    """Images that have several labels in one split; they are used as all of them."""
     first: dict[tuple[str, SplitName | None], Entry] = {}
     for _, file in files:
         one = first.setdefault((file.digest, file.entry.split), file.entry)
         if one.label != file.entry.label:
-            where = f"{classes[one.label]!r} ({one.path})"
+            where = f"{one.label!r} ({one.path})"
             yield DataProblem(file.entry.path, f"the same image is in {where}; take one of the two away")
 
 
@@ -229,13 +274,24 @@ def _unseen(files: Sequence[tuple[int, ScannedFile]], scale: ValueRange | None) 
             yield DataProblem(file.entry.path, f"values from {low:g} to {high:g} are one grey on {where}")
 
 
-def _split(found: Scan, files: tuple[tuple[int, ScannedFile], ...], seed: int) -> tuple[Sample, ...]:
-    digests = [file.digest for _, file in files]
-    labels = [file.entry.label for _, file in files]
-    given = [file.entry.split for _, file in files]
-    require_enough(found.listing.classes, digests, labels, given)
-    chosen = split(digests, labels, given, seed)
+def _label_problems(task: Task, entries: Sequence[Entry]) -> dict[str, str]:
+    """Why images cannot be used for what their label says, by path."""
+    causes = {label: task.problem(label) for label in dict.fromkeys(entry.label for entry in entries)}
+    return {entry.path: cause for entry in entries if (cause := causes[entry.label])}
+
+
+def _split(found: Scan, files: Sequence[tuple[int, ScannedFile]], task: Task, seed: int) -> tuple[Sample, ...]:
+    unlabelled = _label_problems(task, found.listing.entries)
+    entries = [entry for entry in found.listing.entries if entry.path not in unlabelled]
+    strata = {entry.path: stratum for entry, stratum in _with_strata(entries, task)}
+    images = [Unsplit(file.digest, file.entry.label, strata[file.entry.path], file.entry.split) for _, file in files]
+    require_enough(task, images, list(strata.values()))
     return tuple(
         Sample(row, file.entry.path, file.entry.label, name, file.digest)
-        for (row, file), name in zip(files, chosen, strict=True)
+        for (row, file), name in zip(files, split(images, seed), strict=True)
     )
+
+
+def _with_strata(entries: Sequence[Entry], task: Task) -> Iterator[tuple[Entry, Hashable]]:
+    """Each entry with the stratum of its label among all of them."""
+    return zip(entries, task.strata([entry.label for entry in entries]), strict=True)

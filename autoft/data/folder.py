@@ -19,13 +19,12 @@ import os
 import re
 import stat
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from autoft.data.split import require_enough
 from autoft.errors import DataError
 from autoft.media.image.decode import readable_extensions
 from autoft.parts.base import Reader
@@ -88,7 +87,7 @@ class ImageFolderReader(Reader):
         _refuse_empty(found, walk)
         classes = _classes(found)
         entries = _entries(found, classes)
-        _refuse_small(classes, entries, walk)
+        _refuse_one(classes, entries, walk)
         return Listing(str(walk.root), classes, entries, walk.all_problems())
 
 
@@ -392,30 +391,28 @@ def _classes(found: Sequence[_Found]) -> tuple[str, ...]:
 
 
 def _entries(found: Sequence[_Found], classes: tuple[str, ...]) -> tuple[Entry, ...]:
-    index = {name: label for label, name in enumerate(classes)}
+    known = set(classes)
     for split_name, folder, images in found:
-        if images and folder.name not in index:
+        if images and folder.name not in known:
             raise DataError(f"the class {folder.name!r} stands in {split_name} ({folder.path}) but not in train")
-    return tuple(Entry(path, index[folder.name], split_name) for split_name, folder, images in found for path in images)
+    return tuple(Entry(path, folder.name, split_name) for split_name, folder, images in found for path in images)
 
 
 def _in_text(listing: Listing) -> Listing:
     return Listing(
         as_text(listing.root),
         tuple(map(as_text, listing.classes)),
-        tuple(Entry(as_text(entry.path), entry.label, entry.split) for entry in listing.entries),
+        tuple(Entry(as_text(entry.path), as_text(entry.label), entry.split) for entry in listing.entries),
         tuple(DataProblem(as_text(problem.path), as_text(problem.reason)) for problem in listing.problems),
     )
 
 
-def _refuse_small(classes: tuple[str, ...], entries: tuple[Entry, ...], walk: _Walk) -> None:
+def _refuse_one(classes: tuple[str, ...], entries: tuple[Entry, ...], walk: _Walk) -> None:
     if len(classes) == 1:
-        count = Counter(entry.label for entry in entries)[0]
         only = walk.root / classes[0]
         nested = entries[0].split is None and len(list(_subfolder_names(only))) > 1
         hint = f"; if the folders in it are the classes, give {only}" if nested else ""
         raise DataError(
-            f"only one class, {classes[0]!r} with {count} images, in {walk.root}; a classifier needs two or more{hint}"
+            f"only one class, {classes[0]!r} with {len(entries)} images, in {walk.root}; a classifier needs two or "
+            f"more{hint}"
         )
-    labels = [entry.label for entry in entries]
-    require_enough(classes, [entry.path for entry in entries], labels, [entry.split for entry in entries])

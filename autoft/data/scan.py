@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from autoft.data.folder import ImageFolderReader, lasting_cause
+from autoft.data.folder import lasting_cause
 from autoft.errors import DataError, ReadFailed, UnreadableImage
 from autoft.media.image.decode import full_scale, measure
 from autoft.system.files import as_path
@@ -90,29 +90,20 @@ class Scan:
         return full_scale(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
 
     def fingerprint(self) -> str:
-        """Hash in hex of paths, class names and contents; any change to the data changes it."""
+        """Hash in hex of paths, labels and contents; any change to the data changes it."""
         total = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         for file in self.files:
-            line = [file.entry.path, self.listing.classes[file.entry.label], file.digest]
+            line = [file.entry.path, file.entry.label, file.digest]
             total.update(json.dumps(line).encode() + b"\n")
         return total.hexdigest()
 
 
-def scan(root: Path, threads: int, check: Check = never_stop) -> Scan:
-    """The files under `root`, each read once. `check` may raise to stop. Raises `DataError`."""
-    listing = ImageFolderReader(check).read(root)
+def scan(listing: Listing, threads: int, check: Check = never_stop) -> Scan:
+    """The files of a listing, each read once. `check` may raise to stop. Raises `DataError`."""
     entries = sorted(listing.entries, key=lambda entry: entry.path)
     scanned = list(ordered_map(partial(_scan_file, as_path(listing.root)), entries, threads, check))
     unread = tuple(DataProblem(file.entry.path, file.problem) for file in scanned if not file.digest)
     return Scan(listing, tuple(file for file in scanned if file.digest), (*listing.problems, *unread))
-
-
-def fingerprint(root: Path, threads: int, check: Check = never_stop) -> str:
-    """The fingerprint of the data under `root` as it is now: equal to `DatasetInfo.fingerprint` if nothing changed.
-
-    Raises `DataError`.
-    """
-    return scan(root, threads, check).fingerprint()
 
 
 def content_hash(file: BufferedReader) -> str:

@@ -9,96 +9,109 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoft.errors import DataError
+from autoft.parts.base import Task
 from autoft.values.dataset import SplitName
 
 SHARE: Final = 0.2
-"""Part of a class that goes into each split that is carved from the training images."""
+"""Part of a stratum that goes into each split that is carved from the training images."""
 
 
-def split(
-    digests: Sequence[str], labels: Sequence[int], given: Sequence[SplitName | None], seed: int
-) -> list[SplitName]:
-    """The split of each image, from its content hash, class index and given split (None for flat data).
+@dataclass(frozen=True)
+class Unsplit:
+    """An image before the split: content hash, label, its stratum by the task, given split (None: flat data)."""
 
-    A given validation or test split is kept; one that is missing is carved from the rest: 20 % of each class, at
-    least one image where the class has enough. An image that stands in several classes contradicts itself and trains.
+    digest: str
+    label: str
+    stratum: Hashable
+    given: SplitName | None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it may train: no other split was given."""
+        return self.given in (None, "train")
+
+
+def split(images: Sequence[Unsplit], seed: int) -> list[SplitName]:
+    """The split of each image.
+
+    A given validation or test split is kept; one that is missing is carved from the rest: 20 % of each stratum, at
+    least one image where it has enough; strata that have not are taken together. An image with several labels
+    contradicts itself and trains.
     """
-    carved = missing_splits(given)
-    own = _own_images(digests, labels, given)
+    carved = missing_splits(images)
     chosen: dict[str, SplitName] = {}
-    for images in own.values():
-        chosen |= _carve(images, carved, seed)
-    return [
-        chosen.get(digest, "train") if wish in (None, "train") else wish
-        for digest, wish in zip(digests, given, strict=True)
-    ]
+    small: set[str] = set()
+    for digests in _own_images(images).values():
+        if len(digests) > len(carved):
+            chosen |= _carve(digests, carved, seed)
+        else:
+            small |= digests
+    chosen |= _carve(small, carved, seed)
+    return [chosen.get(image.digest, "train") if image.trains else image.given or "train" for image in images]
 
 
-def missing_splits(given: Sequence[SplitName | None]) -> tuple[SplitName, ...]:
+def missing_splits(images: Sequence[Unsplit]) -> tuple[SplitName, ...]:
     """Which of validation and test have to be carved from the training images."""
+    given = {image.given for image in images}
     held_out: tuple[SplitName, ...] = ("val", "test")
     return tuple(name for name in held_out if name not in given)
 
 
-def require_enough(
-    classes: Sequence[str],
-    digests: Sequence[str],
-    labels: Sequence[int],
-    given: Sequence[SplitName | None],
-) -> None:
-    """Raise `DataError` unless each class has one training image and one more for each split to be carved.
+def require_enough(task: Task, images: Sequence[Unsplit], known: Sequence[Hashable]) -> None:
+    """Raise `DataError` unless the images can be split: each split needs one, and the task may want more.
 
-    Copies count once, and an image that stands in several classes counts for none.
+    `known` are all strata there should be, also without an image. Copies count once, and an image with several labels
+    counts for none.
     """
-    needed = 1 + len(missing_splits(given))
-    own = _own_images(digests, labels, given)
-    small = [(name, len(own.get(index, ()))) for index, name in enumerate(classes)]
-    small = [(name, count) for name, count in small if count < needed]
-    if not small:
-        return
-    where = " in train" if any(given) else ""
-    shown = ", ".join(f"{name!r} has {count}" for name, count in small[:5])
-    more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
+    needed = 1 + len(missing_splits(images))
+    own = _own_images(images)
+    where = " in train" if any(image.given for image in images) else ""
     noun = "different images" if needed > 1 else "image"
-    raise DataError(
-        f"class {shown}{more}: each class needs at least {needed} readable {noun}{where}; "
-        "add images or take the folder away"
-    )
+    sizes = {stratum: len(own.get(stratum, ())) for stratum in dict.fromkeys(known)}
+    if reason := task.too_few(sizes, needed):
+        raise DataError(
+            f"{reason} at least {needed} readable {noun}{where}; add images or take what has too few out of the data"
+        )
+    if (count := len({digest for digests in own.values() for digest in digests})) < needed:
+        raise DataError(f"there are {count} different readable images{where}; at least {needed} are needed: add some")
 
 
-def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The positions `(n,)` of `labels` `(n,)` in an order whose every beginning holds the classes as the whole does.
+def stratified_order(strata: Sequence[Hashable], seed: int) -> NDArray[np.int64]:
+    """The positions `(n,)` of `strata` `(n,)` in an order whose every beginning holds the strata as the whole does.
 
-    As long as it can it holds each class once. Shuffled within the classes by `seed`.
+    As long as it can it holds each once. Shuffled within the strata by `seed`.
     """
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        where = shuffled[labels[shuffled] == label]
-        place[where] = np.arange(len(where)) / len(where)
+    index = {stratum: number for number, stratum in enumerate(dict.fromkeys(strata))}
+    numbers = np.array([index[stratum] for stratum in strata], np.int64)
+    shuffled = np.random.default_rng(seed).permutation(len(numbers))
+    # Stable, so that within a stratum the shuffled order stays.
+    grouped = shuffled[np.argsort(numbers[shuffled], kind="stable")]
+    sizes = np.bincount(numbers, minlength=len(index))
+    within = np.arange(len(numbers)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = np.empty(len(numbers))
+    place[grouped] = within / np.repeat(sizes, sizes)
     order: NDArray[np.int64] = shuffled[np.argsort(place[shuffled], kind="stable")]
     return order
 
 
-def _own_images(
-    digests: Sequence[str], labels: Sequence[int], given: Sequence[SplitName | None]
-) -> Mapping[int, set[str]]:
-    """Class index to the distinct training images that stand in no other class."""
-    owners: defaultdict[str, set[int]] = defaultdict(set)
-    for digest, label, wish in zip(digests, labels, given, strict=True):
-        if wish in (None, "train"):
-            owners[digest].add(label)
-    own: defaultdict[int, set[str]] = defaultdict(set)
-    for digest, standing_in in owners.items():
-        if len(standing_in) == 1:
-            own[min(standing_in)].add(digest)
+def _own_images(images: Sequence[Unsplit]) -> Mapping[Hashable, set[str]]:
+    """Stratum to the distinct training images in it that have one label."""
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    for image in images:
+        if image.trains:
+            labels[image.digest].add(image.label)
+    own: defaultdict[Hashable, set[str]] = defaultdict(set)
+    for image in images:
+        if image.trains and len(labels[image.digest]) == 1:
+            own[image.stratum].add(image.digest)
     return own
 
 

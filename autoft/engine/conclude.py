@@ -31,7 +31,6 @@ from autoft.system.clock import RunClock
 from autoft.system.files import as_text, write_atomic
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
-from autoft.tasks.single_label import METRICS
 from autoft.train.classifier import Classifier
 from autoft.train.worker import WeightsChanged, Worker
 from autoft.values.bundle import MODEL, Calibration, ParityReport
@@ -122,7 +121,7 @@ class BundleMaker:
         with self.watch.phase("export"):
             checkpoint, classifier = self._restored(record)
         run, host, worker = self.run, self.host, self.worker
-        handoff, dataset = handoff_of(run.record, record), run.dataset()
+        handoff, dataset = handoff_of(run.record, record), run.dataset(host)
         order = Order(
             handoff=handoff,
             reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
@@ -157,8 +156,8 @@ class BundleMaker:
         ) as problem:  # torch's for tensors of another shape
             raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
         if checkpoint.logits is not None:
-            labels = self.run.dataset().labels("val")
-            scored = METRICS[self.run.record.study.metric].score(checkpoint.logits, labels)
+            dataset = self.run.dataset(self.host)
+            scored = dataset.task.score(self.run.record.metric.name, checkpoint.logits, dataset.targets("val"))
             if abs(scored - (record.score or 0.0)) > ROUNDING:
                 raise NoWeights(
                     f"its weights scored {scored:.4f}, the journal says {record.score:.4f}: one of them is damaged"
@@ -199,14 +198,14 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
     backbone = next(backbone for backbone in study.backbones if backbone.name == trial.backbone)
     spec = backbone.input
     return Handoff(
-        labels=info.classes,
+        targets=info.targets,
         preprocess=Preprocess(
             trial.image_size, spec.mean, spec.std, spec.interpolation, study.view, value_range=info.value_range
         ),
         backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
-        metric=study.study.metric,
-        validation_score=METRICS[study.study.metric].shown(record.score or 0.0),
+        metric=study.metric.name,
+        validation_score=study.metric.shown(record.score or 0.0),
         data_fingerprint=info.fingerprint,
         share=record.share,
     )
@@ -280,6 +279,7 @@ def _summary(run: Run, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> S
         problems=len(run.record.data.problems),
         candidates=len(run.record.candidates),
         missed=bundle.report.missed,
+        weighs_classes=run.record.metric.weighs_classes,
         finalists=tuple(one.best_checkpoint for one in ranked[: ranked.index(record) + 1]),
     )
 

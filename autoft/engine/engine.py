@@ -6,17 +6,19 @@ What is quick to find out comes first: names, folders, the listing of the images
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from autoft.data.dataset import Dataset, open_dataset, write_split_csv
+from autoft.data.dataset import Dataset, bound, open_dataset, write_split_csv
+from autoft.data.readers import read_labelled
 from autoft.data.scan import Scan, scan
 from autoft.engine.ending import require_any_time, require_enough_time, require_more_time
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
+from autoft.parts.base import Task
 from autoft.parts.host import Host
 from autoft.runners.base import Runner
 from autoft.runners.search import is_over
@@ -30,13 +32,15 @@ from autoft.system.files import as_path, as_text
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
 from autoft.values.codec import encode
-from autoft.values.dataset import DataProblem
+from autoft.values.dataset import DataProblem, Listing
 from autoft.values.ledger import Ledger
 from autoft.values.summary import Summary
+from autoft.values.target import Form
 from autoft.values.trial import Clock
 
 RUNNERS = ("auto", "inline", "ray")
 PROBLEMS_SHOWN = 10
+NOUNS: Mapping[Form, str] = {"one_of": "classes", "any_of": "labels", "numbers": "columns of numbers"}
 
 
 def search(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
@@ -51,9 +55,13 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         out = _run_path(study)
     clock = RunClock(began, study.time)
     with watch.phase("data"):
-        found = scan(as_path(study.data).resolve(), cores(), partial(_require_time, clock, "reading the images"))
+        in_time = partial(_require_time, clock, "reading the images")
+        listing = read_labelled(as_path(study.data).resolve(), in_time)
+        task = bound(_task(study, host, listing), listing)
+        study = _of_task(study, task, screen)
+        found = scan(listing, cores(), in_time)
     with _runner(study, host, watch, screen) as runner:
-        run = begin(study, host, runner, out, found, watch, screen)
+        run = begin(study, host, runner, out, found, task, watch, screen)
         host.errors = run.folder.errors
         return _execute(run, host, runner, screen, watch, clock)
 
@@ -67,6 +75,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     recorded = Run.open(path)
     ledger, finished = recorded.ledger(), recorded.summary()
     run = _changed(recorded, change, finished)
+    screen.metric = run.record.metric
     budget = run.record.study.time
     done = finished if finished and finished.budget == budget and not ledger.in_flight else None
     if done is None or change.data is not None:
@@ -88,7 +97,9 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         return _execute(run, host, runner, screen, watch, RunClock(began - elapsed, budget))
 
 
-def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watch: Stopwatch, screen: Screen) -> Run:
+def begin(
+    study: Study, host: Host, runner: Runner, out: Path, found: Scan, task: Task, watch: Stopwatch, screen: Screen
+) -> Run:
     """Resolve the study and create its run folder."""
     clock = RunClock(watch.began, study.time)
     machine = share_out(study, runner.name, runner.nodes(), WORKER_BYTES, screen)
@@ -97,12 +108,12 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
     with watch.phase("shortlist"):
         workload, downloading = Workload(len(found.files), side), partial(_require_time, clock, "downloading weights")
         backbones = shortlist(study, host, machine, workload, screen, downloading)
-        searched = candidates(study, host.freeze_strategies(), backbones, side)
+        searched = candidates(study, host.freeze_strategies(), backbones, side, task)
     with watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
         in_time = partial(_require_time, clock, "decoding the images")
-        dataset = open_dataset(found, study.seed, squares, cores(), in_time)
+        dataset = open_dataset(found, task, study.seed, squares, cores(), in_time)
         _report_data(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
             screen.note(hidden)
@@ -115,6 +126,7 @@ def begin(study: Study, host: Host, runner: Runner, out: Path, found: Scan, watc
         plugins=host.refs,
         versions=versions(),
         machine=machine,
+        metric=task.metric(study.metric).facts,
         validation=scored_images(study, machine, searched, dataset.info.counts["val"]),
     )
     if record.validation is not None:
@@ -216,12 +228,12 @@ def _runner_named(name: RunnerName) -> Runner:
 def _run_path(study: Study) -> Path:
     """Where the run goes; never inside the data, which is read and not written."""
     data = as_path(study.data).resolve()
-    if not data.is_dir():
-        kind = "is a file" if data.exists() else "does not exist"
-        raise DataError(f"{study.data} {kind}; give a folder that holds one folder of images for each class")
+    if not data.exists():
+        raise DataError(f"{study.data} does not exist; give a folder of one folder of images a class, or a manifest")
+    data, name = (data.parent, data.stem) if data.is_file() else (data, data.name)
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     here = data.parent if Path.cwd().resolve().is_relative_to(data) else Path.cwd()
-    out = as_path(study.out).resolve() if study.out else here / "runs" / f"{data.name}-{stamp}"
+    out = as_path(study.out).resolve() if study.out else here / "runs" / f"{name}-{stamp}"
     if out.resolve().is_relative_to(data):
         raise StudyError(f"the run folder {out} lies inside the data; choose another with --out")
     RunFolder.check_writable(out)
@@ -237,11 +249,43 @@ def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
     if study.runner not in RUNNERS:
         raise unknown_name("runner", study.runner, RUNNERS)
     host.searcher(study.searcher)
+    if study.task != "auto":
+        host.task(study.task)
+    if study.metric != "auto":
+        _require_metric(study.metric, host)
     for name in (CORE_EXPORTER, *study.exporter):
         host.exporter(name)
     for name in study.freeze:
         host.freeze_strategy(name)
     return host
+
+
+def _require_metric(name: str, host: Host) -> None:
+    """Raise `StudyError` unless some task has a metric of that name; which task it is shows once there are labels."""
+    known = {metric.name for task in host.tasks().values() for metric in task.metrics}
+    if name not in known:
+        raise unknown_name("metric", name, known)
+
+
+def _task(study: Study, host: Host, listing: Listing) -> Task:
+    """The task that was asked for, else the one that claims the labels. Raises `StudyError` when several do."""
+    if study.task != "auto":
+        return host.task(study.task)
+    known = list(host.tasks().values())
+    labels = [entry.label for entry in listing.entries]
+    claiming = [] if listing.classes else [task for task in known if task.claims(labels, listing.columns)]
+    if len(claiming) > 1:
+        names = " and ".join(repr(task.name) for task in claiming)
+        raise StudyError(f"the labels in {listing.source} could be of the tasks {names}; name one with --task")
+    return next(iter(claiming), known[0])
+
+
+def _of_task(study: Study, task: Task, screen: Screen) -> Study:
+    """The study with task and metric by name, whose bounds fit that metric."""
+    metric = task.metric(study.metric).facts
+    study.require_bounds(metric)
+    screen.metric = metric
+    return replace(study, task=task.name, metric=metric.name)
 
 
 def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
@@ -255,9 +299,10 @@ def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
 def _report_data(dataset: Dataset, screen: Screen) -> None:
     info = dataset.info
     counts = " / ".join(f"{info.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
-    screen.note(f"{info.root}: {sum(info.counts.values())} images, {len(info.classes)} classes, {counts}")
+    what = f"{len(info.targets.names)} {NOUNS[info.targets.form]}"
+    screen.note(f"{info.source}: {sum(info.counts.values())} images, {what}, {counts}")
     _report(info.problems, "files are not used", screen)
-    _report(info.contradictions, "images stand in two classes, and are used as both", screen)
+    _report(info.contradictions, "images have two labels, and are used with both", screen)
     _report(info.unseen, "float images are used, but do not show all they should", screen)
 
 

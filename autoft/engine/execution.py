@@ -36,9 +36,9 @@ from autoft.study.run import Run
 from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
 from autoft.system.screen import Screen
-from autoft.system.signals import StopFlag, stop_on_signals
+from autoft.system.signals import Cancelled, StopFlag, stop_on_signals
 from autoft.system.stopwatch import Stopwatch
-from autoft.train.worker import Cancelled, Worker
+from autoft.train.worker import Worker
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.summary import Summary
 
@@ -51,7 +51,7 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         with watch.phase("data"):
-            dataset = run.dataset()  # open to the end, so that no other run evicts the pixels that the workers need
+            dataset = run.dataset(host)  # open to the end, so that no other run evicts the pixels that the workers need
             interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
             dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
         with closing(Preparation(run, host.refs)) as preparation:
@@ -82,7 +82,7 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
 @contextmanager
 def _leaderboard_at_the_end(run: Run, ledger: Ledger, screen: Screen) -> Iterator[None]:
     """However the search in the block ends, leaderboard.csv says what came of it."""
-    write = partial(run.folder.write_leaderboard, ledger, run.record.study.metric)
+    write = partial(run.folder.write_leaderboard, ledger, run.record.metric)
     try:
         yield
     except BaseException:
@@ -142,7 +142,9 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
 
 def _bundle_maker(run: Run, host: Host, watch: Stopwatch, stopped: StopFlag) -> BundleMaker:
     """One that works on the CPU: what is exported, and what it is held against, are promises about the CPU."""
-    return BundleMaker(run, host, Worker(run.record.on("cpu"), host, run.dataset(), run.checkpoints, stopped), watch)
+    return BundleMaker(
+        run, host, Worker(run.record.on("cpu"), host, run.dataset(host), run.checkpoints, stopped), watch
+    )
 
 
 def _export_path(run: Run, number: int, out: Path | None) -> Path:

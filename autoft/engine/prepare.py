@@ -48,7 +48,13 @@ def prepared_folder(run: Run, plugins: tuple[PluginRef, ...], backbone: str, ima
 
     The key stands for everything a graph depends on: another torch, another plugin or a changed one finds nothing.
     """
-    facts = (backbone, image_size, len(run.record.data.classes), _surroundings(plugins))
+    facts = (
+        backbone,
+        image_size,
+        run.record.data.targets.task,
+        len(run.record.data.targets.names),
+        _surroundings(plugins),
+    )
     return _folder(run) / hashlib.sha256(encode(facts).encode()).hexdigest()[:16]
 
 
@@ -164,7 +170,7 @@ def prepare(run: Run, host: Host, backbone: Backbone, image_size: int) -> None:
     folder = prepared_folder(run, host.refs, backbone.name, image_size)
     if folder.exists():  # by an earlier process of this run
         return
-    classifier = Classifier.of(host.build(backbone), len(run.record.data.classes))
+    classifier = Classifier.of(host.build(backbone), run.task(host).outputs)
     # From a head of zeros nobody could tell whether a network made easier to follow still gives the same.
     torch.nn.init.normal_(classifier.head.weight)
     fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")

@@ -227,6 +227,11 @@ class Task(Part):
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         """Scalar loss of outputs `(batch, outputs)` for encoded targets `(batch, ...)`, both on one device."""
 
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether `closed_form` gives a head."""
+        return type(self).closed_form is not Task.closed_form
+
     def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
         """The best head of features `(n, dim)` float32 for targets `(n, ...)`, on the CPU, without gradients.
 

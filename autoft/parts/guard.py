@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import sys
@@ -13,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Zoo
+from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
 from autoft.parts.network import Network
 from autoft.parts.plugins import PluginRef, switch_off
 from autoft.system import faults
@@ -133,6 +134,31 @@ class GuardedExporter(Exporter):
         with self._blame("export_prepared()"):
             for artifact in self._exporter.export_prepared(classifier, handoff, prepared, folder):
                 yield _checked(artifact, Artifact)
+
+
+def guarded_task(task: Task, blame: Blame, ref: PluginRef) -> Task:
+    """The task, each method of which blames the plugin that it comes from; so do the copies that `Task.on` makes."""
+    own = type(task)
+    methods = {name: _blamed(blame, name, getattr(own, name)) for name in _methods_of(own)}
+    guarded = copy.copy(task)
+    if methods:
+        guarded.__class__ = type(own.__name__, (own,), {"__module__": own.__module__, **methods})
+    return guarded
+
+
+def _methods_of(task: type[Task]) -> list[str]:
+    """The methods of a task that a plugin has written."""
+    named = [name for name in vars(Task) if not name.startswith("_") and callable(getattr(Task, name))]
+    return [name for name in named if not getattr(task, name).__module__.startswith("autoft.")]
+
+
+def _blamed(blame: Blame, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def blamed(*args: Any, **kwargs: Any) -> Any:
+        with blame(f"{name}()"):
+            return method(*args, **kwargs)
+
+    return blamed
 
 
 def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from autoft.parts.base import Exporter, FreezeStrategy, Searcher, Zoo
+    from autoft.parts.base import Exporter, FreezeStrategy, Searcher, Task, Zoo
     from autoft.values.summary import Summary
     from autoft.values.trial import Report, Trial
 
@@ -41,6 +41,12 @@ def autoft_searchers() -> Iterable[Searcher]:
 @hookspec
 def autoft_exporters() -> Iterable[Exporter]:
     """Exporters: a trained model to a deployable file."""
+    raise NotImplementedError
+
+
+@hookspec
+def autoft_tasks() -> Iterable[Task]:
+    """Tasks: what is predicted, with which loss and metrics, and what a model answers."""
     raise NotImplementedError
 
 

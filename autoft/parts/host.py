@@ -17,6 +17,7 @@ import pluggy
 from autoft.errors import (
     AutoftError,
     BackboneUnavailable,
+    DataError,
     Interrupted,
     PluginError,
     RunFailed,
@@ -24,12 +25,20 @@ from autoft.errors import (
     unknown_name,
 )
 from autoft.parts import hookspecs, plugins
-from autoft.parts.base import Exporter, FreezeStrategy, Part, Searcher, Zoo
-from autoft.parts.guard import Blame, GuardedExporter, GuardedFreezeStrategy, GuardedSearcher, GuardedZoo
+from autoft.parts.base import Exporter, FreezeStrategy, Part, Searcher, Task, Zoo
+from autoft.parts.guard import (
+    Blame,
+    GuardedExporter,
+    GuardedFreezeStrategy,
+    GuardedSearcher,
+    GuardedZoo,
+    guarded_task,
+)
 from autoft.parts.network import Network
 from autoft.parts.plugins import PluginRef
 from autoft.system import faults
 from autoft.system.files import DISK_ERRORS, as_text
+from autoft.system.signals import Cancelled
 from autoft.values.backbone import Backbone
 from autoft.values.summary import Summary
 from autoft.values.trial import Report, Trial
@@ -39,11 +48,12 @@ BUILTINS = (
     "autoft.builtin.freeze",
     "autoft.builtin.searchers",
     "autoft.builtin.onnx_exporter",
+    "autoft.builtin.tasks",
 )
 DISABLE = "AUTOFT_DISABLE_PLUGINS"
 BY_HAND = ("file", "object")  # kinds of plugins that the user named: one that is not there is an error, not a warning
 # What a part may raise on purpose, and what has been blamed already.
-PASSED_ON = (BackboneUnavailable, RunFailed, PluginError, Interrupted)
+PASSED_ON = (BackboneUnavailable, RunFailed, PluginError, DataError, Interrupted, Cancelled)
 
 log = logging.getLogger("autoft")
 
@@ -104,7 +114,8 @@ _FREEZE: _Kind[FreezeStrategy] = _Kind(
 )
 _SEARCHER: _Kind[Searcher] = _Kind("searcher", "autoft_searchers", Searcher, GuardedSearcher)  # type: ignore[type-abstract]
 _EXPORTER: _Kind[Exporter] = _Kind("exporter", "autoft_exporters", Exporter, GuardedExporter)  # type: ignore[type-abstract]
-_KINDS: tuple[_Kind[Any], ...] = (_ZOO, _FREEZE, _SEARCHER, _EXPORTER)
+_TASK: _Kind[Task] = _Kind("task", "autoft_tasks", Task, guarded_task)  # type: ignore[type-abstract]
+_KINDS: tuple[_Kind[Any], ...] = (_ZOO, _FREEZE, _SEARCHER, _EXPORTER, _TASK)
 
 
 class Host:
@@ -257,6 +268,10 @@ class Host:
         """Every exporter by name."""
         return self._parts(_EXPORTER)
 
+    def tasks(self) -> dict[str, Task]:
+        """Every task by name; the first is the one of images whose labels nobody claims."""
+        return self._parts(_TASK)
+
     def zoo(self, name: str) -> Zoo:
         """The zoo `name`. Raises `StudyError`, as its three sisters do, with the near name and the failed plugins."""
         return self._find(_ZOO, name).part
@@ -272,6 +287,10 @@ class Host:
     def exporter(self, name: str) -> Exporter:
         """The exporter `name`."""
         return self._find(_EXPORTER, name).part
+
+    def task(self, name: str) -> Task:
+        """The task `name`."""
+        return self._find(_TASK, name).part
 
     def backbones(self) -> list[Backbone]:
         """Every backbone of every zoo. Raises `PluginError` when a zoo fails or an address is not `zoo/model`."""

@@ -9,8 +9,8 @@ from autoft.runners.base import Runner, Site
 from autoft.runners.search import Search
 from autoft.study.machine import Resources
 from autoft.study.run import Run
-from autoft.system.signals import StopFlag
-from autoft.train.worker import Cancelled, Job, Worker
+from autoft.system.signals import Cancelled, StopFlag
+from autoft.train.worker import Job, Worker
 from autoft.values.trial import Slice
 
 
@@ -35,7 +35,7 @@ class InlineRunner(Runner):
         run = Run.open(site.run)
         torch.set_num_threads(site.machine.threads)
         record = run.record.on(site.machine.device)
-        worker = Worker(record, search.host, run.dataset(), run.checkpoints, stopped)
+        worker = Worker(record, search.host, run.dataset(search.host), run.checkpoints, stopped)
         while isinstance(answer := search.ask(), Slice):
             search.began(answer.trial.id)
             try:

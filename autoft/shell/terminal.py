@@ -13,8 +13,8 @@ import click
 
 from autoft.system.clock import RunClock
 from autoft.system.screen import Screen
-from autoft.tasks.single_label import METRICS, Metric
 from autoft.values.ledger import Ledger, TrialRecord
+from autoft.values.target import MetricFacts
 from autoft.values.trial import Report
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ COLUMNS: Mapping[str, Literal["left", "right"]] = {
 }
 
 
-def open_screen(metric: str, before: Ledger | None = None) -> Screen:
-    """A live table when stderr is a terminal that can redraw, else plain lines; scores are of `metric`.
+def open_screen(before: Ledger | None = None) -> Screen:
+    """A live table when stderr is a terminal that can redraw, else plain lines.
 
     `before` is what happened in a run that is resumed.
     """
     can_redraw = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
-    return LiveScreen(METRICS[metric]) if can_redraw else LineScreen(METRICS[metric], before)
+    return LiveScreen() if can_redraw else LineScreen(before)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class View:
     clock: RunClock
 
     @classmethod
-    def of(cls, ledger: Ledger, clock: RunClock, metric: Metric) -> View:
+    def of(cls, ledger: Ledger, clock: RunClock, metric: MetricFacts) -> View:
         """The top of the ranking, and below it what is running or waits to."""
         ranking, records = list(ledger.ranking()), list(ledger.trials.values())
         top = ranking[:TOP]
@@ -79,11 +79,10 @@ class View:
 class LiveScreen(Screen):
     """A table on stderr that is redrawn in place; notes appear above it."""
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._metric = metric
         self._view: View | None = None
         console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self._console = console
@@ -95,7 +94,7 @@ class LiveScreen(Screen):
 
     def show(self, ledger: Ledger, clock: RunClock) -> None:
         """Take a new picture; it is drawn within a second, or at once when it is the first."""
-        self._view = View.of(ledger, clock, self._metric)
+        self._view = View.of(ledger, clock, self.metric)
         if not self._live.is_started:
             self._live.start(refresh=True)
             self._console.show_cursor(True)  # Live hides it, and a killed process could not bring it back
@@ -125,8 +124,7 @@ class LineScreen(Screen):
     Of what happened `before`, in a run that is resumed, there is one line.
     """
 
-    def __init__(self, metric: Metric, before: Ledger | None = None) -> None:
-        self._metric = metric
+    def __init__(self, before: Ledger | None = None) -> None:
         self._before = before
         self._seen: Mapping[int, TrialRecord] = {}
         self._best = float("-inf")
@@ -143,7 +141,7 @@ class LineScreen(Screen):
             self._seen = self._before.trials
         self._before = None
         for record in ledger.trials.values():
-            for line in _news(self._seen.get(record.trial.id), record, self._metric):
+            for line in _news(self._seen.get(record.trial.id), record, self.metric):
                 self._say(clock, line)
         self._seen = dict(ledger.trials)
         self._report_best(ledger, clock)
@@ -155,7 +153,7 @@ class LineScreen(Screen):
         for record in ledger.ranking()[:1]:
             if record.score is not None and record.score > self._best:
                 self._best = record.score
-                self._say(clock, f"best so far: {_figure(self._metric, record.score)} by trial {record.trial.id}")
+                self._say(clock, f"best so far: {_figure(self.metric, record.score)} by trial {record.trial.id}")
 
     def _say(self, clock: RunClock, text: str) -> None:
         self.note(f"{_minutes(clock.now()):>6}  {text}")
@@ -168,7 +166,7 @@ def _stopped(ledger: Ledger) -> str:
     return f"{len(states)} {'trial' if len(states) == 1 else 'trials'}: {counts}"
 
 
-def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Iterable[str]:
+def _news(before: TrialRecord | None, now: TrialRecord, metric: MetricFacts) -> Iterable[str]:
     """What happened to a trial, one line each."""
     trial = now.trial
     known = before or TrialRecord(trial, (), ())
@@ -182,7 +180,7 @@ def _news(before: TrialRecord | None, now: TrialRecord, metric: Metric) -> Itera
         yield f"trial {trial.id} {report.event}, {_result(now, report, metric)}, {report.seconds:.1f} s{rest}"
 
 
-def _result(record: TrialRecord, report: Report, metric: Metric) -> str:
+def _result(record: TrialRecord, report: Report, metric: MetricFacts) -> str:
     """The score a slice came to; beside it the trial's best, when that was earlier."""
     if report.score is None:
         return f"at {_passes(report.step)}"
@@ -192,17 +190,17 @@ def _result(record: TrialRecord, report: Report, metric: Metric) -> str:
     return f"best {_figure(metric, record.score)} at {_passes(record.best_step)}, now {figure} at {report.step:.3g}"
 
 
-def _standing(record: TrialRecord, metric: Metric) -> str:
+def _standing(record: TrialRecord, metric: MetricFacts) -> str:
     """The best score of a trial, and the latest when it is another."""
     best, latest = _figure(metric, record.score), _figure(metric, record.latest_score)
     return best if best == latest else f"{best} at {record.best_step:.3g}, now {latest}"
 
 
-def _figure(metric: Metric, score: float | None) -> str:
+def _figure(metric: MetricFacts, score: float | None) -> str:
     return "" if score is None else f"{metric.shown(score):.4f}"
 
 
-def _row(record: TrialRecord, metric: Metric, is_best: bool) -> tuple[str, ...]:
+def _row(record: TrialRecord, metric: MetricFacts, is_best: bool) -> tuple[str, ...]:
     trial = record.trial
     return (
         str(trial.id),

@@ -15,6 +15,7 @@ from autoft.errors import RunFolderError
 from autoft.store.leaderboard import write_leaderboard
 from autoft.system.files import write_atomic
 from autoft.values.ledger import Ledger
+from autoft.values.target import MetricFacts
 
 LOOKING_SECONDS = 0.1
 
@@ -104,7 +105,7 @@ class RunFolder:
             os.close(descriptor)
         return False
 
-    def write_leaderboard(self, ledger: Ledger, metric: str) -> None:
+    def write_leaderboard(self, ledger: Ledger, metric: MetricFacts) -> None:
         """Write leaderboard.csv anew, when the search has ended, however. Raises `OSError`."""
         write_leaderboard(self.leaderboard, ledger, metric)
 

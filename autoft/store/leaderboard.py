@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from autoft.system.files import write_atomic
-from autoft.tasks.single_label import METRICS, Metric
 from autoft.values.ledger import Ledger, State, TrialRecord
 from autoft.values.space import Params
+from autoft.values.target import MetricFacts
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,14 @@ class LeaderboardRow:
     error: str
 
 
-def leaderboard_rows(ledger: Ledger, metric: str, in_flight: Literal["running", "stopped"]) -> list[LeaderboardRow]:
+def leaderboard_rows(
+    ledger: Ledger, metric: MetricFacts, in_flight: Literal["running", "stopped"]
+) -> list[LeaderboardRow]:
     """Every trial: those with a score, best first, then those without one yet, then the failed.
 
     `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more.
     """
-    board = _Board(METRICS[metric], in_flight, ledger.with_checkpoint())
+    board = _Board(metric, in_flight, ledger.with_checkpoint())
     ranking = ledger.ranking()
     unscored = [record for record in ledger.trials.values() if record.score is None]
     unscored.sort(key=lambda record: (record.state == "failed", record.trial.id))
@@ -57,7 +59,7 @@ def leaderboard_rows(ledger: Ledger, metric: str, in_flight: Literal["running", 
     return ranked + [board.row(record, None) for record in unscored]
 
 
-def write_leaderboard(path: Path, ledger: Ledger, metric: str) -> None:
+def write_leaderboard(path: Path, ledger: Ledger, metric: MetricFacts) -> None:
     """Write leaderboard.csv of a search that has ended; see `LeaderboardRow` for the columns. Raises `OSError`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -68,7 +70,7 @@ def write_leaderboard(path: Path, ledger: Ledger, metric: str) -> None:
 
 @dataclass(frozen=True)
 class _Board:
-    metric: Metric
+    metric: MetricFacts
     in_flight: Literal["running", "stopped"]
     kept: frozenset[int]
 

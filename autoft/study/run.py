@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from autoft.data.dataset import Dataset, read_dataset, verify_unchanged
-from autoft.data.scan import fingerprint
+from autoft.data.dataset import Dataset, labelled, read_samples, verify_unchanged
+from autoft.data.readers import read_labelled
+from autoft.data.scan import scan
 from autoft.errors import DataError, RunFolderError
-from autoft.parts.base import Problem
+from autoft.parts.base import Problem, Task
 from autoft.parts.host import Host
 from autoft.parts.plugins import in_place_of
 from autoft.store import CheckpointStore, Journal, RunFolder
 from autoft.study.study import SCHEMA, Machine, StudyRecord
 from autoft.system.files import as_path, as_text, write_atomic
+from autoft.tasks.single_label import SingleLabel
 from autoft.values.codec import decode, encode
 from autoft.values.dataset import Sample
 from autoft.values.ledger import Ledger
 from autoft.values.summary import Summary
+from autoft.values.target import Targets
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,11 @@ class Run:
                 write_atomic(self.folder.study, text)
 
     def with_images(self, data: Path) -> Run:
-        """The run with its images in `data` instead; nothing is read or written yet."""
-        root = as_text(data.resolve())
-        record = self.record
-        return replace(
-            self, record=replace(record, data=replace(record.data, root=root), study=replace(record.study, data=root))
-        )
+        """The run with its images in `data` instead, a folder or a manifest; nothing is read or written yet."""
+        record, source = self.record, data.resolve()
+        root, manifest = (as_text(source.parent), as_text(source)) if source.is_file() else (as_text(source), "")
+        moved = replace(record.data, root=root, manifest=manifest)
+        return replace(self, record=replace(record, data=moved, study=replace(record.study, data=moved.source)))
 
     def images(self) -> Path:
         """The folder with the run's images. Raises `DataError` when it is not there."""
@@ -74,7 +76,9 @@ class Run:
 
     def verify_images(self, threads: int) -> None:
         """Read every image; raise `DataError` unless they are those the run began with."""
-        verify_unchanged(self.record.data, fingerprint(self.images(), threads))
+        self.images()
+        found = scan(read_labelled(as_path(self.record.data.source)), threads)
+        verify_unchanged(self.record.data, found.fingerprint())
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -98,9 +102,13 @@ class Run:
         plugins = tuple(now if now.importable else in_place_of(now, before) for before, now in used)
         return replace(self, record=replace(self.record, plugins=plugins))
 
-    def dataset(self) -> Dataset:
+    def task(self, host: Host) -> Task:
+        """What is predicted of the run's images. Raises `StudyError` when no plugin has the task."""
+        return host.task(self.record.study.task).on(self.record.data.targets)
+
+    def dataset(self, host: Host) -> Dataset:
         """The images, as split when the run began, less validation images that nobody has time to score."""
-        every, scored = read_dataset(self.folder.split_csv, self.record.data), self.record.validation
+        every, scored = labelled(self.samples(), self.record.data, self.task(host)), self.record.validation
         return every if scored is None else every.limited("val", scored)
 
     @contextmanager
@@ -116,7 +124,7 @@ class Run:
 
     def samples(self) -> tuple[Sample, ...]:
         """Every image of the run, scored or not."""
-        return read_dataset(self.folder.split_csv, self.record.data).samples
+        return read_samples(self.folder.split_csv, self.record.data)
 
     def ledger(self) -> Ledger:
         """Everything that happened so far."""
@@ -151,9 +159,27 @@ class Run:
 
 
 def _upgraded(study: Any) -> Any:
-    """The content of a study.json as it is written today: in its first version the parts of `machine` stood alone."""
-    if not isinstance(study, dict) or study.get("schema") != "autoft.study/1":
+    """The content of a study.json as it is written today; what is no study at all is left to the decoder."""
+    if not isinstance(study, dict):
         return study
+    if study.get("schema") == "autoft.study/1":
+        study = _with_machine(study)
+    if study.get("schema") == "autoft.study/2":
+        study = _with_targets(study)
+    return study
+
+
+def _with_machine(study: dict[str, Any]) -> dict[str, Any]:
+    """Of the first version, in which the parts of `machine` stood alone."""
     parts = {field.name for field in fields(Machine)} & study.keys()
     rest = {name: value for name, value in study.items() if name not in parts}
-    return rest | {"machine": {name: study[name] for name in parts}, "schema": SCHEMA}
+    return rest | {"machine": {name: study[name] for name in parts}, "schema": "autoft.study/2"}
+
+
+def _with_targets(study: dict[str, Any]) -> dict[str, Any]:
+    """Of the second, in which everything that is predicted was one class."""
+    task, data = SingleLabel(), dict(study["data"])
+    data["targets"] = asdict(Targets(task.name, task.form, tuple(data.pop("classes"))))
+    metric = asdict(task.metric(study["study"]["metric"]).facts)
+    asked = study["study"] | {"task": task.name}
+    return study | {"study": asked, "data": data, "metric": metric, "schema": SCHEMA}

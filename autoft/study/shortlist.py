@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from autoft.errors import BackboneUnavailable, StudyError, unknown_name
-from autoft.parts.base import FreezeStrategy
+from autoft.parts.base import FreezeStrategy, Task
 from autoft.parts.host import Host
 from autoft.study.study import Machine, Study, licence_allowed
 from autoft.system.parallel import Check, in_thread, never_stop
@@ -96,13 +96,19 @@ def scored_images(study: Study, machine: Machine, candidates: Iterable[Candidate
 
 
 def candidates(
-    study: Study, strategies: Mapping[str, FreezeStrategy], backbones: Iterable[Backbone], side: int
+    study: Study, strategies: Mapping[str, FreezeStrategy], backbones: Iterable[Backbone], side: int, task: Task
 ) -> tuple[Candidate, ...]:
-    """Backbone x freeze strategy, each with its space."""
-    named = study.freeze or tuple(strategies)
+    """Backbone x freeze strategy, each with its space, as far as the task can be fitted so. Raises `StudyError`."""
+    named = study.freeze or tuple(
+        name for name, one in strategies.items() if task.has_closed_form or one.fit == "gradient"
+    )
     for name in named:
         if name not in strategies:
             raise unknown_name("freeze strategy", name, strategies)
+        if strategies[name].fit == "closed_form" and not task.has_closed_form:
+            raise StudyError(
+                f"--freeze {name} fits heads in closed form, and task {task.name!r} has none; leave it out"
+            )
     return tuple(
         _candidate(backbone, strategies[name], choose_size(study, backbone.input, side))
         for backbone in backbones

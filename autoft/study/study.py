@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args
 from autoft.errors import StudyError, unknown_name
 from autoft.parts.plugins import PluginRef
 from autoft.system.files import as_text
-from autoft.tasks.single_label import METRICS
 from autoft.values.backbone import Backbone, Interpolation
 from autoft.values.dataset import DatasetInfo
 from autoft.values.handoff import View
+from autoft.values.target import MetricFacts
 from autoft.values.trial import Candidate
 
 PERMISSIVE = (
@@ -30,7 +30,7 @@ PERMISSIVE = (
 )
 SEEDS = 2**63
 """As many as torch and numpy tell apart, and as every reader of JSON can be expected to keep."""
-SCHEMA = "autoft.study/2"
+SCHEMA = "autoft.study/3"
 CORE_EXPORTER = "onnx"
 """The exporter of what every bundle is made of."""
 
@@ -46,7 +46,8 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\
 class Study:
     """What the user asked, one field a flag. Durations in seconds, sizes in pixels.
 
-    `image_size` 0 and `view` "auto" mean: chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`:
+    `task` "auto" is chosen by the labels, `metric` "auto" is the task's first. `image_size` 0 and `view` "auto" mean:
+    chosen from the images. `workers` 0: one a core, or one a GPU. `licenses`:
     SPDX identifiers of weights that may be used, "permissive" for the usual ones, "any" for all. `gpus_per_trial` below
     1 shares a GPU.
     `exporter`: whose files the bundle holds; the core of the "onnx" one is always there, the others' stand beside it.
@@ -67,7 +68,8 @@ class Study:
     freeze: tuple[str, ...] = ()
     searcher: str = "halving"
     exporter: tuple[str, ...] = (CORE_EXPORTER,)
-    metric: str = "accuracy"
+    task: str = "auto"
+    metric: str = "auto"
     image_size: int = 0
     view: str = "auto"
     offline: bool = False
@@ -91,35 +93,32 @@ class Study:
             self.gpus_per_trial > 0 and whole,
             f"--gpus-per-trial is a share of one GPU or a whole number of them, got {self.gpus_per_trial:g}",
         )
-        if self.metric not in METRICS:
-            raise unknown_name("metric", self.metric, METRICS)
-        self._check_bounds()
         valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
         _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")
         if self.view not in VIEWS:
             raise unknown_name("view", self.view, VIEWS)
 
-    def _check_bounds(self) -> None:
+    def require_bounds(self, metric: MetricFacts) -> None:
         """Raise `StudyError` for a bound of the other kind of metric, or one that no score or every score passes."""
-        metric = METRICS[self.metric]
         if (under := self.fail_under) is not None:
             _require(
                 not metric.is_loss,
-                f"--fail-under is for scores; {self.metric} is a loss, of which less is better: use --fail-above",
+                f"--fail-under is for scores; {metric.name} is a loss, of which less is better: use --fail-above",
             )
+            greatest = math.inf if metric.greatest is None else metric.greatest
             _require(
-                0 < under <= metric.greatest,
-                f"--fail-under must be above 0 and at most {metric.greatest:g}, the best {self.metric} there is, "
+                0 < under <= greatest,
+                f"--fail-under must be above 0 and at most {greatest:g}, the best {metric.name} there is, "
                 f"got {under:g}{_as_percentage(under)}",
             )
         if (above := self.fail_above) is not None:
             _require(
                 metric.is_loss,
-                f"--fail-above is for losses; of {self.metric} more is better: use --fail-under",
+                f"--fail-above is for losses; of {metric.name} more is better: use --fail-under",
             )
             _require(
-                0 <= above < metric.greatest,
-                f"--fail-above must be at least 0, the best {self.metric} there is, and finite, got {above:g}",
+                0 <= above < math.inf,
+                f"--fail-above must be at least 0, the best {metric.name} there is, and finite, got {above:g}",
             )
 
     @classmethod
@@ -187,6 +186,7 @@ class StudyRecord:
     plugins: tuple[PluginRef, ...]
     versions: Mapping[str, str]
     machine: Machine
+    metric: MetricFacts
     validation: int | None = None
     schema: str = SCHEMA
 

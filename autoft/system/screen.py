@@ -6,10 +6,16 @@ from abc import ABC, abstractmethod
 
 from autoft.system.clock import RunClock
 from autoft.values.ledger import Ledger
+from autoft.values.target import MetricFacts
 
 
 class Screen(ABC):
-    """Where talk goes. Results go to stdout and are not its business."""
+    """Where talk goes. Results go to stdout and are not its business.
+
+    Scores are shown as those of `metric`, which is set before the first `show`.
+    """
+
+    metric: MetricFacts = MetricFacts("score")
 
     @abstractmethod
     def note(self, text: str) -> None:

@@ -18,6 +18,10 @@ EPSILON = 1e-3  # a timer of 0 never ends
 LONGEST_SECONDS = 1e9  # thirty years; the system refuses ten times as much
 
 
+class Cancelled(Exception):
+    """The run is being stopped; the slice stays open in the journal and runs again on resume."""
+
+
 class StopFlag:
     """Remembers the first signal. Calling it says whether there was one."""
 

@@ -10,7 +10,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from autoft.media.image.batches import TrainingStream
-from autoft.tasks.single_label import SingleLabel
+from autoft.parts.base import Task
 from autoft.train.classifier import Classifier
 from autoft.values.plan import GradientHead, Plan
 
@@ -20,11 +20,13 @@ GRADIENT_CLIP = 1.0
 class GradientRun:
     """One trial's classifier under training; `step` counts optimiser steps from 0."""
 
-    def __init__(self, classifier: Classifier, plan: Plan, head: GradientHead, stream: TrainingStream) -> None:
+    def __init__(
+        self, classifier: Classifier, plan: Plan, head: GradientHead, stream: TrainingStream, task: Task
+    ) -> None:
         self.classifier, self.plan, self.stream = classifier, plan, stream
         self.step = 0
         classifier.prepare(plan)
-        self._task = SingleLabel()
+        self._task = task
         self._optimizer = classifier.optimizer(plan, head)
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._average = _average(classifier, plan.recipe.ema_passes * stream.steps_per_pass)
@@ -36,25 +38,25 @@ class GradientRun:
 
     def advance(self) -> float:
         """One optimiser step; its loss. Raises `FloatingPointError` when the loss is not finite."""
-        images, labels = self.stream.batch(self.step)
+        images, targets = self.stream.batch(self.step)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self._rate(self.passes)
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._accumulate(images, labels)
+        loss = self._accumulate(images, targets)
         nn.utils.clip_grad_norm_(self.classifier.parameters(), GRADIENT_CLIP)
         self._optimizer.step()
         self.step += 1
         self._average.update(self.classifier, step=self.step)
         return loss
 
-    def _accumulate(self, images: Tensor, labels: Tensor) -> float:
+    def _accumulate(self, images: Tensor, targets: Tensor) -> float:
         """Gradients of the batch's mean loss, part by part; BatchNorm that trains needs the batch whole."""
         whole = self.plan.batch_norm == "train"
         size = len(images) if whole else min(len(images), self.stream.images.at_once)
         total = 0.0
-        for part, part_labels in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+        for part, wanted in zip(torch.split(images, size), torch.split(targets, size), strict=True):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-                loss = self._task.loss(self.classifier(part), part_labels, self.plan.recipe.label_smoothing)
+                loss = self._task.loss(self.classifier(part), wanted, self.plan.recipe)
             loss = loss * (len(part) / len(images))
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"the loss became {loss.item()} at step {self.step}")

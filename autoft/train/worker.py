@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from autoft.data.dataset import Dataset
-from autoft.data.split import stratified_order
-from autoft.errors import RunFolderError
+from autoft.errors import RunFailed, RunFolderError
 from autoft.media.image.batches import Images, TrainingStream
 from autoft.parts.host import Host
+from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
 from autoft.parts.plugins import PluginRef
 from autoft.store import Checkpoint, CheckpointStore
@@ -25,12 +25,11 @@ from autoft.study.run import Run
 from autoft.study.study import Device, StudyRecord
 from autoft.system.disk_cache import cache_root
 from autoft.system.files import DISK_ERRORS
-from autoft.tasks.single_label import SingleLabel
+from autoft.system.signals import Cancelled
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
 from autoft.train.pace import Pace
-from autoft.train.ridge import RidgeHead, fit_ridge
 from autoft.values.ledger import TrialRecord
 from autoft.values.plan import ClosedFormHead, GradientHead, Plan
 from autoft.values.space import Scalar
@@ -47,10 +46,6 @@ FEWEST_FITTED, FITTED_A_CLASS = 64, 2  # images; a head on fewer says nothing of
 FEWEST_GRACE_SECONDS = 2.0  # past the deadline, for the features of those, when all else is there
 # What a step is taken to cost, at most, from the first ones: on a GPU they took 18 s where the next took 0.04.
 LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
-
-
-class Cancelled(Exception):
-    """The run is being stopped; the slice stays open in the journal and runs again on resume."""
 
 
 class WeightsChanged(RunFolderError):
@@ -109,7 +104,7 @@ class Worker:
     ) -> None:
         self._record, self._host, self._dataset, self._checkpoints = record, host, dataset, checkpoints
         self._cancelled = cancelled
-        self._task = SingleLabel()
+        self._task = dataset.task
         self._device = torch.device(record.machine.device)
         self._features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
@@ -134,7 +129,7 @@ class Worker:
         opened = Run.open(run)
         record, host = opened.record.on(device), Host.from_refs(plugins)
         host.errors = opened.folder.errors
-        return cls(record, host, opened.dataset(), opened.checkpoints, cancelled)
+        return cls(record, host, opened.dataset(host), opened.checkpoints, cancelled)
 
     def run(self, job: Job) -> Report:
         """Execute one slice. A failure is a report that names the cause, never an exception.
@@ -198,7 +193,7 @@ class Worker:
 
     @property
     def _outputs(self) -> int:
-        return self._task.head_size(len(self._record.data.classes))
+        return self._task.outputs
 
     def _execute(self, job: Job) -> Report:
         trial = job.slice.trial
@@ -218,13 +213,13 @@ class Worker:
         """
         costs = self._forward_costs(bench)
         validation = self._needed_features(bench, self._dataset.rows("val"), "validation", 0.0)
-        head, share = self._ridge(bench, bench.job.seconds_left * FIT_SHARE)
+        head, share = self._closed_form(bench, bench.job.seconds_left * FIT_SHARE)
         logits = (validation @ head.weight.T + head.bias).numpy()
         score = self._score(logits)
         model = _with_head(Classifier(bench.network.module, bench.network.dim, self._outputs), head)
         changed = model.changed(bench.plan)
         self._checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=logits))
-        facts = {"ridge_strength": head.strength, "loo_accuracy": head.loo_accuracy, **_memory()}
+        facts = {**head.facts, **_memory()}
         return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
 
     def _forward_costs(self, bench: _Bench) -> Costs:
@@ -284,18 +279,18 @@ class Worker:
         """The validation score. Raises `FloatingPointError` for logits that would take broken images for class 0."""
         if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
             raise FloatingPointError(f"the logits of {broken} of {len(logits)} validation images are not finite")
-        return self._task.score(self._record.study.metric, logits, self._dataset.labels("val"))
+        return self._task.score(self._record.study.metric, logits, self._dataset.targets("val"))
 
     def _gradient_run(self, bench: _Bench, head: GradientHead) -> GradientRun:
         """The trial as its checkpoint left it; from the start when it is new or its checkpoint is gone."""
-        rows, labels = self._dataset.rows("train"), self._dataset.labels("train")
-        stream = TrainingStream(bench.images, rows, labels, bench.plan.recipe, bench.trial.seed)
+        rows, targets = self._dataset.rows("train"), self._dataset.targets("train")
+        stream = TrainingStream(bench.images, rows, targets, bench.plan.recipe, bench.trial.seed)
         checkpoint = self._checkpoints.load_latest(bench.trial.id)
         if checkpoint is None:
-            return GradientRun(self._beginning(bench, head).to(self._device), bench.plan, head, stream)
+            return GradientRun(self._beginning(bench, head).to(self._device), bench.plan, head, stream, self._task)
         self._require_same_weights(bench.network, checkpoint)
         fresh = Classifier.of(bench.network, self._outputs).to(self._device)
-        run = GradientRun(fresh, bench.plan, head, stream)
+        run = GradientRun(fresh, bench.plan, head, stream, self._task)
         run.go_on(checkpoint.step, checkpoint.model, checkpoint.training)
         return run
 
@@ -304,9 +299,9 @@ class Worker:
         if bench.trial.parents:
             return self.restored(self._saved(bench.trial.parents[0]))
         classifier = Classifier.of(bench.network, self._outputs)
-        if head.init == "zero":
+        if head.init == "zero" or not self._task.has_closed_form:
             return classifier
-        return _with_head(classifier, self._ridge(bench, bench.job.seconds_left * TRAINING_SHARE)[0])
+        return _with_head(classifier, self._closed_form(bench, bench.job.seconds_left * TRAINING_SHARE)[0])
 
     def _saved(self, wanted: Parent) -> Checkpoint:
         if (checkpoint := self._checkpoints.load(wanted)) is None:
@@ -322,20 +317,21 @@ class Worker:
                 f"{checkpoint.trial.id} was trained from; restore them, or start a new run"
             )
 
-    def _ridge(self, bench: _Bench, reserve: float) -> tuple[RidgeHead, float]:
+    def _closed_form(self, bench: _Bench, reserve: float) -> tuple[LinearHead, float]:
         """The head, fitted on a fair sample of the training images: all whose features can be had while more than
         `reserve` seconds are left, a few in any case. The number is their share of all.
         """
-        rows, labels = self._dataset.rows("train"), self._dataset.labels("train")
-        order = stratified_order(labels, self._record.study.seed)
+        rows, order = self._dataset.rows("train"), self._dataset.stratified("train", self._record.study.seed)
         bench.network.module.to(self._device)
         fewest = rows[order[: max(FEWEST_FITTED, FITTED_A_CLASS * self._outputs)]]
         self._needed_features(bench, fewest, "training", FEWEST_GRACE_SECONDS)
         features = self._features.leading(
             bench.network, bench.images, rows[order], lambda: bench.job.seconds_left < reserve, self._check
         )
-        seen = labels[order[: len(features)]]
-        head = fit_ridge(features, torch.from_numpy(seen), self._outputs, self._check)
+        seen = self._dataset.targets("train")[order[: len(features)]]
+        head = self._task.closed_form(features, torch.from_numpy(seen), self._check)
+        if head is None:
+            raise RunFailed(f"task {self._task.name!r} gave no head in closed form")
         return head, len(seen) / len(rows)
 
     def _needed_features(self, bench: _Bench, rows: np.ndarray, kind: str, grace: float) -> torch.Tensor:
@@ -397,7 +393,7 @@ def _no_room(error: OSError) -> RunFolderError:
     return RunFolderError(f"{place}{error.strerror}; make room there, then go on with autoft resume")
 
 
-def _with_head(classifier: Classifier, head: RidgeHead) -> Classifier:
+def _with_head(classifier: Classifier, head: LinearHead) -> Classifier:
     with torch.no_grad():
         classifier.head.weight.copy_(head.weight)
         classifier.head.bias.copy_(head.bias)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from autoft.values.target import Targets
+
 SplitName = Literal["train", "val", "test"]
 ValueRange = tuple[float, float]
 """The values of float and 32-bit integer images that become 0 and 255."""
@@ -13,10 +15,10 @@ ValueRange = tuple[float, float]
 
 @dataclass(frozen=True)
 class Entry:
-    """One image file as a reader found it: `path` relative to the data folder (posix), class index, given split."""
+    """One image file as a reader found it: `path` relative to the data folder (posix), label as text, given split."""
 
     path: str
-    label: int
+    label: str
     split: SplitName | None = None
 
 
@@ -30,28 +32,40 @@ class DataProblem:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a reader found in a folder, before any image is opened. `classes` in natural order."""
+    """What a reader found, before any image is opened.
+
+    Paths are relative to the folder `root`; `manifest` is the file that lists them, if there is one. `classes` stand in
+    natural order where folders name them, else there are none. `columns` are the names of what a label holds: of
+    several columns it is one line of CSV.
+    """
 
     root: str
     classes: tuple[str, ...]
     entries: tuple[Entry, ...]
     problems: tuple[DataProblem, ...] = ()
+    columns: tuple[str, ...] = ("label",)
+    manifest: str = ""
+
+    @property
+    def source(self) -> str:
+        """What was read: the manifest, or the folder."""
+        return self.manifest or self.root
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One readable image: its `row` in the pixel caches, path, class index, split and content hash."""
+    """One readable image: its `row` in the pixel caches, path, label as text, split and content hash."""
 
     row: int
     path: str
-    label: int
+    label: str
     split: SplitName
     digest: str
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set: class names, images per split, fingerprint, median short side in pixels.
+    """What is known of a data set: what is predicted, images per split, fingerprint, median short side in pixels.
 
     `aspect` is the median of long side / short side, at least 1. `problems` are the files that are not used.
     `value_range` is the one scale for its float and 32-bit integer images, None where there are none. `contradictions`
@@ -61,7 +75,7 @@ class DatasetInfo:
     """
 
     root: str
-    classes: tuple[str, ...]
+    targets: Targets
     counts: Mapping[str, int]
     fingerprint: str
     short_side: int
@@ -70,3 +84,9 @@ class DatasetInfo:
     value_range: ValueRange | None = None
     contradictions: tuple[DataProblem, ...] = ()
     unseen: tuple[DataProblem, ...] = ()
+    manifest: str = ""
+
+    @property
+    def source(self) -> str:
+        """What was read: the manifest, or the folder `root`."""
+        return self.manifest or self.root

@@ -7,6 +7,7 @@ from typing import Literal
 
 from autoft.values.backbone import Backbone, Interpolation
 from autoft.values.dataset import ValueRange
+from autoft.values.target import Targets
 from autoft.values.trial import Trial
 
 View = Literal["crop", "squash", "pad"]
@@ -56,10 +57,11 @@ class Output:
 class Handoff:
     """What an exporter has to put beside the weights so that a stranger can deploy them.
 
-    `share` is the part of the training images that a closed-form head was fitted on.
+    `targets` say what the outputs stand for. `share` is the part of the training images that a closed-form head was
+    fitted on.
     """
 
-    labels: tuple[str, ...]
+    targets: Targets
     preprocess: Preprocess
     backbone: Backbone
     trial: Trial
@@ -67,6 +69,11 @@ class Handoff:
     validation_score: float
     data_fingerprint: str
     share: float = 1.0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, labels or columns of numbers, in the order of the outputs."""
+        return self.targets.names
 
 
 @dataclass(frozen=True)

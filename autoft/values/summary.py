@@ -25,7 +25,8 @@ class Best:
 class Scores:
     """Every metric on one split of `n` images; `ci95` of the primary metric.
 
-    `correct` counts the images that are right as a whole; None where numbers are predicted. A loss is positive here, as people know it: smaller is better.
+    `correct` counts the images that are right as a whole; None where numbers are predicted. A loss is positive here, as
+    people know it: smaller is better.
     """
 
     n: int
@@ -45,7 +46,7 @@ class Summary:
     `problems` counts the files that were not used. Of `candidates`, pairs of backbone and freeze strategy, `tried` got
     a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
     `finalists`: the checkpoints that were to be exported, best first; the last is `best`, those before it could not
-    be. A summary of an older version names none.
+    be. A summary of an older version names none. `weighs_classes`: the metric does, each class alike.
     """
 
     run: str
@@ -64,3 +65,4 @@ class Summary:
     tried: int = 0
     missed: Mapping[str, int] = field(default_factory=dict)
     finalists: tuple[Parent, ...] = ()
+    weighs_classes: bool = False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Form = Literal["one_of", "any_of", "numbers"]
-"""What a deployed model answers: one of the names, any of them, or a number for each; whatever the task that made it."""
+"""What a deployed model answers, whatever task it is of: one of the names, any of them, or a number for each."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class TrainingStream:
 
     images: Images
     rows: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
     recipe: Recipe
     seed: int
 
@@ -92,12 +92,12 @@ class TrainingStream:
         return len(self.rows) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Augmented images `(batch, 3, size, size)` and class indices `(batch,)`, on the device."""
+        """Augmented images `(batch, 3, size, size)` and their targets `(batch, ...)`, on the device."""
         chosen = self._order(step // self.steps_per_pass)[step % self.steps_per_pass]
         torch.manual_seed(hash((self.seed, step)) % 2**63)
         augment = _AUGMENTATIONS[self.recipe.augment](self.images.pixels.shape[1])
         augmented = torch.stack([augment(image) for image in self.images.raw(self.rows[chosen])])
-        return self.images.normalised(augmented), torch.from_numpy(self.labels[chosen]).to(self.images.device)
+        return self.images.normalised(augmented), torch.from_numpy(self.targets[chosen]).to(self.images.device)
 
     def _order(self, number: int) -> np.ndarray:
         """Indices `(steps, batch)` of pass `number`, shuffled by (seed, number)."""

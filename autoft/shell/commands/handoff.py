@@ -65,7 +65,7 @@ def export(
 
     with talk_on_stderr():
         wish = execution.ExportWish(trial, Path(out) if out else None, conclude.layout(batched))
-        exported = execution.export_trial(opened, plugins, wish, open_screen(opened.record.study.metric))
+        exported = execution.export_trial(opened, plugins, wish, open_screen())
     if as_json:
         say(to_json(exported))
         return

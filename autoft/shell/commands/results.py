@@ -40,7 +40,7 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
 
     opened = Run.open(Path(run))
     in_flight: Literal["running", "stopped"] = "running" if opened.folder.in_use() else "stopped"
-    rows = leaderboard_rows(opened.ledger(), opened.record.study.metric, in_flight)[:top]
+    rows = leaderboard_rows(opened.ledger(), opened.record.metric, in_flight)[:top]
     if as_json:
         say(document("trials", rows))
         return

@@ -57,6 +57,7 @@ def _pixels(text: str) -> int | str:
 @click.option("--seed", type=int, metavar="N", help="Of the split and of every trial.  [default: 0]")
 @click.option("--metric", metavar="NAME", help="What to be best in.  [default: accuracy]")
 @click.option("--fail-under", type=float, metavar="SCORE", help="Exit with code 3 when the test score is below this.")
+@click.option("--task", metavar="NAME", help="What is predicted; see autoft plugins.  [default: auto, by the labels]")
 @click.option("--fail-above", type=float, metavar="LOSS", help="Exit with code 3 when the test loss is above this.")
 @click.option("--backbones", multiple=True, metavar="GLOB,...", help="Search these; see autoft backbones.")
 @click.option("--freeze", multiple=True, metavar="NAME,...", help="Search these freeze strategies.  [default: all]")
@@ -86,7 +87,7 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
 
     options = Study.options_from(Path(config)) if config else {}
     study = Study.parse(options | _given(flags) | {"data": data})
-    _finish(lambda: api.launch(study, open_screen(study.metric), clock.process_started()), study.out, as_json)
+    _finish(lambda: api.launch(study, open_screen(), clock.process_started()), study.out, as_json)
 
 
 @click.command(
@@ -115,7 +116,7 @@ def resume(run: str, time: str | None, data: str | None, plugins: tuple[str, ...
     from autoft.system import clock
 
     change, before = api.change_of(time, data, plugins), Run.open(Path(run))
-    screen = open_screen(before.record.study.metric, before.ledger())
+    screen = open_screen(before.ledger())
     _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
 
 
@@ -185,18 +186,17 @@ def _tried(summary: Summary) -> Iterator[str]:
 
 def _missed(summary: Summary) -> str:
     """The classes that were never found, and the metric that would have minded."""
-    from autoft.tasks.single_label import METRICS
-
     named = [f"{label!r} ({n})" for label, n in summary.missed.items()]
     more = f" and {len(named) - NAMES_SHOWN} more classes" if len(named) > NAMES_SHOWN else ""
-    hint = "" if METRICS[summary.metric].weighs_classes else "; --metric balanced_accuracy weighs all classes alike"
+    hint = "" if summary.weighs_classes else "; --metric balanced_accuracy weighs all classes alike"
     return f"not one test image was recognised of {', '.join(named[:NAMES_SHOWN])}{more}{hint}"
 
 
 def _score(name: str, scores: Scores, metric: str) -> str:
     low, high = scores.ci95
     interval = f"95 % interval {low:.4f} to {high:.4f}"
-    return _line(name, f"{scores.metrics[metric]:.4f}  ({interval}, {scores.correct} of {scores.n} right)")
+    counted = f"{scores.n} images" if scores.correct is None else f"{scores.correct} of {scores.n} right"
+    return _line(name, f"{scores.metrics[metric]:.4f}  ({interval}, {counted})")
 
 
 def _line(name: str, text: str) -> str:
