@@ -21,7 +21,6 @@ from autoft.engine.ending import Ending
 from autoft.engine.prepare import prepared_folder
 from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError
 from autoft.media.image.raw_pixels import Layout
-from autoft.parts.host import Host
 from autoft.parts.plugins import plugin_versions
 from autoft.store.checkpoints import Checkpoint
 from autoft.study.machine import versions
@@ -32,7 +31,7 @@ from autoft.system.files import as_text, write_atomic
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
 from autoft.train.classifier import Classifier
-from autoft.train.worker import WeightsChanged, Worker
+from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.bundle import MODEL, Calibration, ParityReport
 from autoft.values.codec import encode
 from autoft.values.dataset import SplitName
@@ -104,11 +103,10 @@ def chosen(ledger: Ledger, number: int) -> TrialRecord:
 
 @dataclass(frozen=True)
 class BundleMaker:
-    """Makes bundles of a run's trials. `worker` computes what the files are held against; seconds go to `watch`."""
+    """Makes bundles of a run's trials. `shop` has what the files are held against; seconds go to `watch`."""
 
     run: Run
-    host: Host
-    worker: Worker
+    shop: Workshop
     watch: Stopwatch
 
     def make(self, record: TrialRecord, folder: Path, wanted: Wanted) -> Bundle:
@@ -120,11 +118,11 @@ class BundleMaker:
         """
         with self.watch.phase("export"):
             checkpoint, classifier = self._restored(record)
-        run, host, worker = self.run, self.host, self.worker
-        handoff, dataset = handoff_of(run.record, record), run.dataset(host)
+        run, shop, host = self.run, self.shop, self.shop.host
+        handoff, dataset = handoff_of(run.record, record), shop.dataset
         order = Order(
             handoff=handoff,
-            reference=lambda images: worker.answers(classifier, torch.from_numpy(images)),
+            reference=lambda images: shop.answers(classifier, torch.from_numpy(images)),
             dataset=dataset if wanted.images is None else dataset.limited(wanted.reported, wanted.images),
             reported=wanted.reported,
             gate=wanted.gate,
@@ -146,8 +144,8 @@ class BundleMaker:
 
     def _restored(self, record: TrialRecord) -> tuple[Checkpoint, Classifier]:
         try:
-            checkpoint = self.worker.checkpoint(record)
-            classifier = self.worker.restored(checkpoint)
+            checkpoint = self.shop.saved(record.best_checkpoint)
+            classifier = self.shop.restored(checkpoint)
         except (
             LookupError,
             ValueError,
@@ -156,8 +154,7 @@ class BundleMaker:
         ) as problem:  # torch's for tensors of another shape
             raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
         if checkpoint.logits is not None:
-            dataset = self.run.dataset(self.host)
-            scored = dataset.task.score(self.run.record.metric.name, checkpoint.logits, dataset.targets("val"))
+            scored = self.shop.score(checkpoint.logits)
             if abs(scored - (record.score or 0.0)) > ROUNDING:
                 raise NoWeights(
                     f"its weights scored {scored:.4f}, the journal says {record.score:.4f}: one of them is damaged"
@@ -267,7 +264,7 @@ def _summary(run: Run, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> S
     study, best, ranked = run.record.study, record.trial, ledger.exportable()
     return Summary(
         run=as_text(run.folder.path),
-        metric=study.metric,
+        metric=run.record.metric.name,
         best=Best(best.id, best.backbone, best.freeze, best.image_size, best.params, record.share),
         validation=bundle.validation,
         test=bundle.scores,

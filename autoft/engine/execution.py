@@ -38,7 +38,7 @@ from autoft.system.files import as_path, as_text
 from autoft.system.screen import Screen
 from autoft.system.signals import Cancelled, StopFlag, stop_on_signals
 from autoft.system.stopwatch import Stopwatch
-from autoft.train.worker import Worker
+from autoft.train.workshop import Workshop
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.summary import Summary
 
@@ -142,9 +142,8 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
 
 def _bundle_maker(run: Run, host: Host, watch: Stopwatch, stopped: StopFlag) -> BundleMaker:
     """One that works on the CPU: what is exported, and what it is held against, are promises about the CPU."""
-    return BundleMaker(
-        run, host, Worker(run.record.on("cpu"), host, run.dataset(host), run.checkpoints, stopped), watch
-    )
+    shop = Workshop(run.record.on("cpu"), host, run.dataset(host), run.checkpoints, stopped)
+    return BundleMaker(run, shop, watch)
 
 
 def _export_path(run: Run, number: int, out: Path | None) -> Path:

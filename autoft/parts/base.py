@@ -18,10 +18,10 @@ from autoft.values.bundle import Calibration
 from autoft.values.dataset import Listing
 from autoft.values.handoff import Artifact, Handoff
 from autoft.values.ledger import Ledger
-from autoft.values.plan import Plan, Recipe
+from autoft.values.plan import Fit, Plan, Recipe
 from autoft.values.space import Params, Space
 from autoft.values.target import Form, Targets
-from autoft.values.trial import Candidate, Clock, Done, Fit, Slice, Wait
+from autoft.values.trial import Candidate, Clock, Done, Slice, Wait
 
 if TYPE_CHECKING:
     import numpy as np

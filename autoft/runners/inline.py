@@ -10,7 +10,9 @@ from autoft.runners.search import Search
 from autoft.study.machine import Resources
 from autoft.study.run import Run
 from autoft.system.signals import Cancelled, StopFlag
-from autoft.train.worker import Job, Worker
+from autoft.train.job import Job
+from autoft.train.worker import Worker
+from autoft.train.workshop import Workshop
 from autoft.values.trial import Slice
 
 
@@ -35,7 +37,7 @@ class InlineRunner(Runner):
         run = Run.open(site.run)
         torch.set_num_threads(site.machine.threads)
         record = run.record.on(site.machine.device)
-        worker = Worker(record, search.host, run.dataset(search.host), run.checkpoints, stopped)
+        worker = Worker(Workshop(record, search.host, run.dataset(search.host), run.checkpoints, stopped))
         while isinstance(answer := search.ask(), Slice):
             search.began(answer.trial.id)
             try:

@@ -349,7 +349,8 @@ class _SliceTrainable(tune.Trainable):
         return {"report": encode(report), "done": True}
 
     def _execute(self, errand: _Errand) -> Report:
-        from autoft.train.worker import Job, Worker
+        from autoft.train.job import Job
+        from autoft.train.worker import Worker
 
         if self._worker is None:
             run = Path(errand.run)

@@ -8,7 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.parts.metric import Counts, Floats, Statistic
+from autoft.parts.metric import Counts as Counts
+from autoft.parts.metric import Floats as Floats
+from autoft.parts.metric import Statistic as Statistic
 
 RESAMPLES: Final = 1000
 _NUMBERS_AT_ONCE: Final = 2**18

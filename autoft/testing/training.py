@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoft.parts.network import Network
+from autoft.tasks.single_label import SingleLabel
 from autoft.values.backbone import InputSpec
 from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
+from autoft.values.target import Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +39,11 @@ def train(network: Network, plan: Plan, size: int) -> dict[str, Tensor]:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (IMAGES, size, size, 3), dtype=np.uint8)
     labels = np.arange(IMAGES) % CLASSES
+    task = SingleLabel().on(Targets("single_label", "one_of", ("a", "b")))
     with torch.random.fork_rng(devices=[]):
         images = Images(pixels, network.input, torch.device("cpu"))  # type: ignore[arg-type]  # an array will do
         stream = TrainingStream(images, np.arange(IMAGES), labels, plan.recipe, 0)
-        run = GradientRun(Classifier.of(network, CLASSES), plan, plan.head, stream)
+        run = GradientRun(Classifier.of(network, task.outputs), plan, stream, task)
         for _ in range(STEPS):
             run.advance()
         with torch.inference_mode():

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Set
 import torch
 from torch import Tensor, nn
 
+from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
 from autoft.values.plan import GradientHead, Plan
 
@@ -15,7 +16,7 @@ FROZEN_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 class Classifier(nn.Module):
-    """Maps normalised images `(batch, 3, size, size)` to logits `(batch, classes)`."""
+    """Maps normalised images `(batch, 3, size, size)` to outputs `(batch, outputs)`: of classes, logits."""
 
     def __init__(self, backbone: nn.Module, dim: int, outputs: int) -> None:
         super().__init__()
@@ -31,9 +32,16 @@ class Classifier(nn.Module):
         return cls(copy.deepcopy(network.module), network.dim, outputs).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(batch, classes)`."""
+        """Outputs `(batch, outputs)`."""
         logits: Tensor = self.head(self.backbone(images))
         return logits
+
+    def with_head(self, head: LinearHead) -> Classifier:
+        """Itself, with that head in place of its own."""
+        with torch.no_grad():
+            self.head.weight.copy_(head.weight)
+            self.head.bias.copy_(head.bias)
+        return self
 
     def prepare(self, plan: Plan) -> None:
         """Freeze and thaw as the plan says, and set train mode."""
@@ -46,8 +54,11 @@ class Classifier(nn.Module):
                 if isinstance(module, FROZEN_NORMS):
                     module.eval()
 
-    def optimizer(self, plan: Plan, head: GradientHead) -> torch.optim.Optimizer:
+    def optimizer(self, plan: Plan) -> torch.optim.Optimizer:
         """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over the plan's groups and the head."""
+        head = plan.head
+        if not isinstance(head, GradientHead):
+            raise TypeError(f"a head fitted by {plan.fit} takes no step")
         parameters = dict(self.backbone.named_parameters())
         groups = [
             ([parameters[name] for name in group.names], group.learning_rate, group.weight_decay)

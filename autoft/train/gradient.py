@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import Task
 from autoft.train.classifier import Classifier
-from autoft.values.plan import GradientHead, Plan
+from autoft.values.plan import Plan
 
 GRADIENT_CLIP = 1.0
 
@@ -20,14 +20,12 @@ GRADIENT_CLIP = 1.0
 class GradientRun:
     """One trial's classifier under training; `step` counts optimiser steps from 0."""
 
-    def __init__(
-        self, classifier: Classifier, plan: Plan, head: GradientHead, stream: TrainingStream, task: Task
-    ) -> None:
+    def __init__(self, classifier: Classifier, plan: Plan, stream: TrainingStream, task: Task) -> None:
         self.classifier, self.plan, self.stream = classifier, plan, stream
         self.step = 0
         classifier.prepare(plan)
         self._task = task
-        self._optimizer = classifier.optimizer(plan, head)
+        self._optimizer = classifier.optimizer(plan)
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._average = _average(classifier, plan.recipe.ema_passes * stream.steps_per_pass)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+Fit = Literal["closed_form", "gradient"]
+"""How a head is fitted, and with it how a slice is executed."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,16 @@ class ParameterGroup:
 
 @dataclass(frozen=True)
 class ClosedFormHead:
-    """The head is the best of a ridge path on cached features; nothing trains by gradient."""
+    """The head is the task's closed form on cached features; nothing trains by gradient."""
+
+    fit: ClassVar[Fit] = "closed_form"
 
 
 @dataclass(frozen=True)
 class GradientHead:
-    """The head trains by gradient, from zeros or from the ridge solution on the untouched features."""
+    """The head trains by gradient, from zeros or from the closed form on the untouched features."""
 
+    fit: ClassVar[Fit] = "gradient"
     learning_rate: float
     weight_decay: float = 0.0
     init: Literal["zero", "ridge"] = "zero"
@@ -65,3 +71,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not isinstance(self.head, ClosedFormHead | GradientHead):
             raise TypeError(f"the head of a plan is ClosedFormHead() or GradientHead(learning_rate), not {self.head!r}")
+
+    @property
+    def fit(self) -> Fit:
+        """How a slice of it is executed."""
+        return self.head.fit

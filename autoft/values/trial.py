@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autoft.values.plan import Fit
 from autoft.values.space import Params, Scalar, Space
-
-Fit = Literal["closed_form", "gradient"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""The fit by gradient: a stretch of a trial's passes, until it ends or its deadline comes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from autoft.media.image.batches import TrainingStream
+from autoft.store import Checkpoint
+from autoft.train.classifier import Classifier
+from autoft.train.closed_form import closed_form_head
+from autoft.train.gradient import GradientRun
+from autoft.train.job import TooLate
+from autoft.train.pace import Pace
+from autoft.train.workshop import Bench, memory, require_same_weights
+from autoft.values.plan import GradientHead
+from autoft.values.space import Scalar
+from autoft.values.trial import Costs, Report
+
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+# A forward pass costs about a third of a training step (median 1 / 3.4 over timm's published timings).
+FORWARD_SHARE = 1 / 3
+TRAINING_SHARE = 0.7  # of the time a slice has: for training, where the head begins in closed form
+# What a step is taken to cost, at most, from the first ones: on a GPU they took 18 s where the next took 0.04.
+LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
+
+
+def fit_by_gradient(bench: Bench) -> Report:
+    """Train until the slice ends or its deadline comes, then checkpoint and score."""
+    shop = bench.shop
+    run = _run_of(bench)
+    validation = shop.dataset.rows("val")
+    if bench.job.seconds_left <= (bench.image_seconds or 0.0) * len(validation):
+        raise TooLate("there was no time for a step and its score")
+    saver = _Saver(bench)
+    pace, facts = _advance(bench, run, saver)
+    began = time.monotonic()
+    outputs = shop.outputs(run.scored(), bench.images.batches(validation))
+    scoring = time.monotonic() - began
+    score = shop.score(outputs)
+    ended = run.step >= round(bench.plan.recipe.passes * run.stream.steps_per_pass)
+    saver.save(run, {} if ended else run.training_tensors(), outputs)
+    bench.measured(scoring / len(outputs))
+    costs = Costs(pace.steady, run.stream.steps_per_pass, scoring, saver.seconds, scoring / len(outputs))
+    return Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts, costs=costs)
+
+
+def _run_of(bench: Bench) -> GradientRun:
+    """The trial as its checkpoint left it; from the start when it is new or its checkpoint is gone."""
+    shop, plan, dataset = bench.shop, bench.plan, bench.shop.dataset
+    rows, targets = dataset.rows("train"), dataset.targets("train")
+    stream = TrainingStream(bench.images, rows, targets, plan.recipe, bench.trial.seed)
+    checkpoint = shop.checkpoints.load_latest(bench.trial.id)
+    if checkpoint is None:
+        return GradientRun(_beginning(bench).to(shop.device), plan, stream, shop.task)
+    require_same_weights(bench.network, checkpoint)
+    fresh = Classifier.of(bench.network, shop.task.outputs).to(shop.device)
+    run = GradientRun(fresh, plan, stream, shop.task)
+    run.go_on(checkpoint.step, checkpoint.model, checkpoint.training)
+    return run
+
+
+def _beginning(bench: Bench) -> Classifier:
+    """The classifier before its first step: a parent's weights, a head in closed form, or a head of zeros."""
+    shop, head = bench.shop, bench.plan.head
+    if bench.trial.parents:
+        return shop.restored(shop.saved(bench.trial.parents[0]))
+    classifier = Classifier.of(bench.network, shop.task.outputs)
+    if isinstance(head, GradientHead) and head.init == "ridge" and shop.task.has_closed_form:
+        classifier.with_head(closed_form_head(bench, bench.job.seconds_left * TRAINING_SHARE)[0])
+    return classifier
+
+
+def _advance(bench: Bench, run: GradientRun, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:
+    """Train to the end of the slice or to its deadline; at least one step, counting those of a killed attempt."""
+    pace, loss = Pace(LONGEST_GUESS_SECONDS[bench.shop.device.type]), 0.0
+    last = round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
+    first = round(bench.job.slice.start * run.stream.steps_per_pass) + 1
+    while run.step < max(first, last):
+        ending = _ending_seconds(bench, run, pace, saver)
+        if run.step >= first and bench.job.seconds_left < pace.expected + ending:
+            break
+        bench.shop.check()
+        loss = run.advance()
+        pace.step_done()
+        if saver.due():
+            saver.save(run, run.training_tensors())
+            pace.paused()
+    if pace.steady is None:
+        return pace, memory()
+    return pace, {"images_per_second": run.stream.batch_size / pace.steady, "loss": loss, **memory()}
+
+
+def _ending_seconds(bench: Bench, run: GradientRun, pace: Pace, saver: _Saver) -> float:
+    """What scoring and saving will take, as measured before on this backbone, or guessed from the pace."""
+    guess = pace.expected * FORWARD_SHARE / run.stream.batch_size
+    an_image = guess if bench.image_seconds is None else bench.image_seconds
+    return an_image * len(bench.shop.dataset.rows("val")) + saver.seconds
+
+
+class _Saver:
+    """Saves one slice's checkpoints: each takes the place of the one before, but not of those of earlier slices."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._replacing: float | None = None
+        self._saved = time.monotonic()
+        self.seconds = 0.0
+        """What the last save took."""
+
+    def due(self) -> bool:
+        """Once every `SECONDS_BETWEEN_CHECKPOINTS`, so that a kill costs no more than that."""
+        return time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+
+    def save(self, run: GradientRun, training: Mapping[str, torch.Tensor], outputs: np.ndarray | None = None) -> None:
+        """Make the run as it stands the trial's latest checkpoint."""
+        began, bench = time.monotonic(), self._bench
+        weights = bench.network.fingerprint
+        checkpoint = Checkpoint(bench.trial, run.passes, weights, run.model_tensors(), training, outputs)
+        bench.shop.checkpoints.save(checkpoint, self._replacing)
+        self._replacing, self._saved = run.passes, time.monotonic()
+        self.seconds = self._saved - began

@@ -1,0 +1,82 @@
+"""The fit without gradients: the best head on features of the untouched backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from autoft.errors import RunFailed
+from autoft.parts.linear_head import LinearHead
+from autoft.store import Checkpoint
+from autoft.train.classifier import Classifier
+from autoft.train.job import TooLate
+from autoft.train.workshop import Bench, memory
+from autoft.values.trial import Costs, Report
+
+FIT_SHARE = 0.2  # of the time a slice has: for solving, once the features are there
+FEWEST_FITTED, FITTED_AN_OUTPUT = 64, 2  # images; a head on fewer says nothing of a backbone
+FEWEST_GRACE_SECONDS = 2.0  # past the deadline, for the features of those, when all else is there
+
+
+def fit_closed_form(bench: Bench) -> Report:
+    """Fit the head in closed form, on as many images as there is time for, and score it; the trial is finished.
+
+    The validation images are all there or the slice is given back: ranks compare what was scored on the same ones.
+    """
+    shop = bench.shop
+    costs = _forward_costs(bench)
+    validation = _needed_features(bench, shop.dataset.rows("val"), "validation", 0.0)
+    head, share = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
+    outputs = (validation @ head.weight.T + head.bias).numpy()
+    score = shop.score(outputs)
+    model = Classifier(bench.network.module, bench.network.dim, shop.task.outputs).with_head(head)
+    changed = model.changed(bench.plan)
+    shop.checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=outputs))
+    return Report(bench.trial.id, "finished", 1.0, score, 0.0, {**head.facts, **memory()}, costs=costs, share=share)
+
+
+def closed_form_head(bench: Bench, reserve: float) -> tuple[LinearHead, float]:
+    """The task's head, fitted on a fair sample of the training images, and their share of all.
+
+    These are all whose features can be had while more than `reserve` seconds are left, a few in any case.
+    """
+    shop = bench.shop
+    rows, order = shop.dataset.rows("train"), shop.dataset.stratified("train", shop.record.study.seed)
+    bench.network.module.to(shop.device)
+    fewest = rows[order[: max(FEWEST_FITTED, FITTED_AN_OUTPUT * shop.task.outputs)]]
+    _needed_features(bench, fewest, "training", FEWEST_GRACE_SECONDS)
+    features = shop.features.leading(
+        bench.network, bench.images, rows[order], lambda: bench.job.seconds_left < reserve, shop.check
+    )
+    seen = shop.dataset.targets("train")[order[: len(features)]]
+    head = shop.task.closed_form(features, torch.from_numpy(seen), shop.check)
+    if head is None:
+        raise RunFailed(f"task {shop.task.name!r} gave no head in closed form")
+    return head, len(seen) / len(rows)
+
+
+def _forward_costs(bench: Bench) -> Costs:
+    """What scoring takes, measured unless the features are kept already."""
+    rows = bench.shop.dataset.rows("val")
+    bench.network.module.to(bench.shop.device)
+    an_image = bench.shop.features.row_seconds(bench.network, bench.images, rows, bench.shop.check)
+    if an_image:
+        bench.measured(an_image)
+    return Costs(scoring=an_image * len(rows), image=an_image)
+
+
+def _needed_features(bench: Bench, rows: np.ndarray, kind: str, grace: float) -> torch.Tensor:
+    """Features of all these rows.
+
+    Raises `TooLate` when they are not there `grace` seconds after the deadline, and keeps what was computed. The first
+    model of a run comes late rather than never.
+    """
+
+    def too_late() -> bool:
+        return bench.job.seconds_left < -grace and not bench.shop.checkpoints.is_empty()
+
+    features = bench.shop.features.leading(bench.network, bench.images, rows, too_late, bench.shop.check)
+    if len(features) < len(rows):
+        had = f"{len(features):,} of {len(rows):,} {kind} images"
+        raise TooLate(f"there was time for {had}, and it needs them all")
+    return features

@@ -1,0 +1,173 @@
+"""`Workshop`: what the slices of one process share, and `Bench`, what one of them works with."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autoft.data.dataset import Dataset
+from autoft.errors import RunFolderError
+from autoft.media.image.batches import Images
+from autoft.parts.host import Host
+from autoft.parts.network import Network
+from autoft.store import Checkpoint, CheckpointStore
+from autoft.study.machine import peak_memory
+from autoft.study.study import StudyRecord
+from autoft.system.disk_cache import cache_root
+from autoft.system.signals import Cancelled
+from autoft.train.classifier import Classifier
+from autoft.train.features import FeatureCache
+from autoft.train.job import Job
+from autoft.values.plan import Plan
+from autoft.values.space import Scalar
+from autoft.values.trial import Parent, Trial
+
+INPUTS_AT_ONCE = 32
+NETWORKS_IN_MEMORY = 3
+
+
+class WeightsChanged(RunFolderError):
+    """The pretrained weights are not those that the run has trained from: no fault of a trial, its slice stays open."""
+
+
+class Workshop:
+    """What the slices of one process share: the images and their task, networks, features, checkpoints, measured costs.
+
+    Keeps the last few backbones in memory, pristine, from one slice to the next. `cancelled` is asked between batches;
+    when it says yes, what is under way raises `Cancelled`.
+    """
+
+    def __init__(
+        self,
+        record: StudyRecord,
+        host: Host,
+        dataset: Dataset,
+        checkpoints: CheckpointStore,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.record, self.host, self.dataset, self.checkpoints = record, host, dataset, checkpoints
+        self.task = dataset.task
+        self.device = torch.device(record.machine.device)
+        self.features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
+        self.image_seconds: dict[tuple[str, int], float] = {}
+        """What one image's forward pass was measured to take, by backbone and input size."""
+        self._cancelled = cancelled
+        self._backbones = {backbone.name: backbone for backbone in record.backbones}
+        self._networks: OrderedDict[str, Network] = OrderedDict()
+
+    def check(self) -> None:
+        """Raise `Cancelled` when the run is being stopped."""
+        if self._cancelled():
+            raise Cancelled
+
+    def network(self, backbone: str) -> Network:
+        """The backbone's network as it came, eval mode; not to be changed."""
+        if backbone not in self._networks:
+            network = self.host.build(self._backbones[backbone])
+            network.module.eval().to(memory_format=network.layout(self.device))
+            assert network.fingerprint  # of the weights as they came
+            self._networks[backbone] = network
+            while len(self._networks) > NETWORKS_IN_MEMORY:
+                self._networks.popitem(last=False)
+        self._networks.move_to_end(backbone)
+        return self._networks[backbone]
+
+    def bench(self, job: Job) -> Bench:
+        """What the job's slice works with."""
+        trial = job.slice.trial
+        network = self.network(trial.backbone)
+        plan = self.host.freeze_strategy(trial.freeze).plan(network.stages, trial.params)
+        return Bench(self, job, network, plan, self.images(trial))
+
+    def images(self, trial: Trial) -> Images:
+        """The pixels as the trial's backbone sees them."""
+        spec, layout = self._backbones[trial.backbone].input, self.network(trial.backbone).layout(self.device)
+        pixels = self.dataset.pixels(trial.image_size, spec.interpolation, self.record.view)
+        return Images(pixels, spec, self.device, layout)
+
+    def outputs(self, classifier: Classifier, batches: Iterable[torch.Tensor]) -> np.ndarray:
+        """Outputs `(n, outputs)` float32 for batches of the network's inputs on its device."""
+        parts = []
+        with torch.inference_mode():
+            for batch in batches:
+                self.check()
+                parts.append(classifier(batch).float().cpu())
+        return torch.cat(parts).numpy()
+
+    def answers(self, classifier: Classifier, inputs: torch.Tensor) -> np.ndarray:
+        """Outputs `(n, outputs)` float32 of the network's inputs `(n, 3, size, size)`."""
+        return self.outputs(classifier, torch.split(inputs.to(self.device), INPUTS_AT_ONCE))
+
+    def score(self, outputs: np.ndarray) -> float:
+        """The validation score. Raises `FloatingPointError` for outputs that would take broken images for class 0."""
+        if broken := int((~np.isfinite(outputs)).any(axis=1).sum()):
+            raise FloatingPointError(f"the logits of {broken} of {len(outputs)} validation images are not finite")
+        return self.task.score(self.record.metric.name, outputs, self.dataset.targets("val"))
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def saved(self, wanted: Parent) -> Checkpoint:
+        """A checkpoint that is kept. Raises `LookupError` when it is gone or damaged."""
+        if (checkpoint := self.checkpoints.load(wanted)) is None:
+            raise LookupError(f"trial {wanted.trial} has no whole checkpoint at {wanted.step:g} passes any more")
+        return checkpoint
+
+    def restored(self, checkpoint: Checkpoint) -> Classifier:
+        """The checkpoint's classifier, eval mode.
+
+        Raises `WeightsChanged` when the backbone's weights are not those it was trained from.
+        """
+        network = self.network(checkpoint.trial.backbone)
+        require_same_weights(network, checkpoint)
+        classifier = Classifier.of(network, self.task.outputs)
+        classifier.restore(checkpoint.model)
+        return classifier
+
+
+def require_same_weights(network: Network, checkpoint: Checkpoint) -> None:
+    """Raise `WeightsChanged` unless a checkpoint is over these weights.
+
+    It holds what training changed; over other frozen tensors it is another model.
+    """
+    if network.fingerprint != checkpoint.weights:
+        raise WeightsChanged(
+            f"the pretrained weights of {checkpoint.trial.backbone} are not those that trial "
+            f"{checkpoint.trial.id} was trained from; restore them, or start a new run"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What one slice works with."""
+
+    shop: Workshop
+    job: Job
+    network: Network
+    plan: Plan
+    images: Images
+
+    @property
+    def trial(self) -> Trial:
+        """Whose slice it is."""
+        return self.job.slice.trial
+
+    @property
+    def image_seconds(self) -> float | None:
+        """Seconds of one image's forward pass at this size; None before it was measured."""
+        return self.shop.image_seconds.get((self.trial.backbone, self.trial.image_size))
+
+    def measured(self, image_seconds: float) -> None:
+        """One image's forward pass has just taken so long."""
+        self.shop.image_seconds[self.trial.backbone, self.trial.image_size] = image_seconds
+
+
+def memory() -> dict[str, Scalar]:
+    """Peak resident memory of this process in MiB, and of the GPU when there is one."""
+    facts: dict[str, Scalar] = {"peak_rss_mib": peak_memory() // 2**20}
+    if torch.cuda.is_available():
+        facts["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // 2**20
+    return facts
