@@ -12,15 +12,27 @@ import pytest
 from PIL import Image
 
 from autoft.data import dataset as module
-from autoft.data.dataset import open_dataset, read_dataset, write_split_csv
-from autoft.data.scan import fingerprint, scan
+from autoft.data.dataset import bound, labelled, open_dataset, read_samples, write_split_csv
+from autoft.data.readers import read_labelled
+from autoft.data.scan import scan
 from autoft.errors import DataError, RunFolderError
 from autoft.media.image.decode import decode, preprocess
+from autoft.tasks.single_label import SingleLabel
 from autoft.values.handoff import Preprocess
 
 
 def opened(root: Path, seed: int = 0, sizes: tuple[int, ...] = (16,)):
-    return open_dataset(scan(root, 2), seed, [(size, "bicubic", "crop") for size in sizes], threads=2)
+    listing = read_labelled(root)
+    task = bound(SingleLabel(), listing)
+    return open_dataset(scan(listing, 2), task, seed, [(size, "bicubic", "crop") for size in sizes], threads=2)
+
+
+def fingerprint(root: Path, threads: int) -> str:
+    return scan(read_labelled(root), threads).fingerprint()
+
+
+def reopened(path: Path, dataset):
+    return labelled(read_samples(path, dataset.info), dataset.info, SingleLabel())
 
 
 def reasons(dataset) -> dict[str, str]:
@@ -35,15 +47,15 @@ def test_from_a_folder_to_pixels(tiny_images):
     before = contents(tiny_images)
     dataset = opened(tiny_images, sizes=(16, 24))
     assert dataset.info.short_side == 32
-    assert dataset.info.classes == ("blue", "green", "red") and not dataset.info.problems
+    assert dataset.info.targets.names == ("blue", "green", "red") and not dataset.info.problems
     assert dataset.info.counts == {"train": 24, "val": 6, "test": 6}
     rows = np.concatenate([dataset.rows(name) for name in ("train", "val", "test")])
     assert sorted(rows) == list(range(36)) and rows.dtype == np.int64
     for name in ("train", "val", "test"):
         pixels = dataset.pixels(24)[dataset.rows(name)].astype(float)
         brightest = pixels.mean(axis=(1, 2)).argmax(axis=1)  # channel; the classes stand the other way round
-        assert (2 - brightest == dataset.labels(name)).all()
-        assert set(Counter(dataset.labels(name).tolist()).values()) == {8 if name == "train" else 2}
+        assert (2 - brightest == dataset.targets(name)).all()
+        assert set(Counter(dataset.targets(name).tolist()).values()) == {8 if name == "train" else 2}
     assert contents(tiny_images) == before
 
 
@@ -118,8 +130,9 @@ def test_reopened_from_the_run_folder_without_touching_images(tiny_images, tmp_p
     dataset = opened(tiny_images)
     write_split_csv(dataset, tmp_path / "split.csv")
     monkeypatch.setattr(module, "scan", None)
-    again = read_dataset(tmp_path / "split.csv", dataset.info)
-    assert again == dataset
+    again = reopened(tmp_path / "split.csv", dataset)
+    assert (again.info, again.samples) == (dataset.info, dataset.samples)
+    assert (again.targets("val") == dataset.targets("val")).all()
     np.testing.assert_array_equal(again.pixels(16), dataset.pixels(16))
     assert (tmp_path / "split.csv").read_text(errors="replace").startswith("path,label,split,row,digest\n")
 
@@ -130,11 +143,11 @@ def test_a_damaged_split_csv(tiny_images, tmp_path, damage):
     path = tmp_path / "split.csv"
     write_split_csv(dataset, path)
     path.write_text(damage(path.read_text()))
-    with pytest.raises(RunFolderError, match=r"split\.csv"):
-        read_dataset(path, dataset.info)
+    with pytest.raises(RunFolderError, match="split"):
+        reopened(path, dataset)
     path.unlink()
     with pytest.raises(RunFolderError, match="missing"):
-        read_dataset(path, dataset.info)
+        reopened(path, dataset)
 
 
 def test_a_deleted_cache_is_built_again_unless_the_images_changed(tiny_images, own_cache):
@@ -171,7 +184,7 @@ def test_the_seed_decides_the_split(tiny_images):
 def test_a_split_can_be_limited_evenly(tiny_images):
     dataset = opened(tiny_images)
     few = dataset.limited("train", 6)
-    assert Counter(few.labels("train").tolist()) == {0: 2, 1: 2, 2: 2}
+    assert Counter(few.targets("train").tolist()) == {0: 2, 1: 2, 2: 2}
     assert set(few.rows("train")) <= set(dataset.rows("train"))
     assert few.limited("val", 1000).rows("val").tolist() == dataset.rows("val").tolist()
 
@@ -186,7 +199,7 @@ def test_float_images_have_one_scale(tmp_path):
     low, high = dataset.info.value_range
     assert (low, high) == (pytest.approx(0.33), pytest.approx(1.05))
     for sample in dataset.samples:
-        value = (1.05 if sample.label else 0.4) - int(Path(sample.path).stem) / 100
+        value = (1.05 if sample.label == "light" else 0.4) - int(Path(sample.path).stem) / 100
         assert dataset.pixels(16)[sample.row].mean() == pytest.approx((value - low) / (high - low) * 255, abs=0.6)
         shown = decode(dataset.file(sample), dataset.info.value_range)
         expected = preprocess(shown, Preprocess(16, (0, 0, 0), (1, 1, 1)))

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoft.data.dataset import bound
 from autoft.data.folder import MAX_DEPTH, ImageFolderReader, natural_key
 from autoft.errors import DataError
+from autoft.tasks.single_label import SingleLabel
 
 
 def fill(folder: Path, count: int = 3, suffix: str = ".png") -> Path:
@@ -27,8 +29,7 @@ def read(root: Path):
 
 
 def paths(listing, name: str) -> list[str]:
-    label = listing.classes.index(name)
-    return [entry.path for entry in listing.entries if entry.label == label]
+    return [entry.path for entry in listing.entries if entry.label == name]
 
 
 def refusal(root: Path) -> str:
@@ -200,8 +201,8 @@ def test_one_class(tmp_path):
 def test_class_with_fewer_than_three_images(tmp_path):
     fill(tmp_path / "cat")
     fill(tmp_path / "dog", 2)
-    message = refusal(tmp_path)
-    assert "'dog' has 2" in message and "at least 3" in message
+    with pytest.raises(DataError, match=r"'dog' has 2.*at least 3"):
+        bound(SingleLabel(), read(tmp_path))
 
 
 def test_empty_class_folder(tmp_path):
@@ -256,9 +257,10 @@ def test_split_folders_need_classes_and_stand_once(tmp_path):
 def test_explicit_splits_need_fewer_images_a_class(tmp_path):
     for folder in ("train/a", "train/b", "val/a", "test/a"):
         fill(tmp_path / folder, 1)
-    assert len(read(tmp_path).entries) == 4
+    assert bound(SingleLabel(), read(tmp_path)).targets.names == ("a", "b")
     (tmp_path / "test" / "a" / "0.png").unlink()
-    assert "at least 2 readable different images in train" in refusal(tmp_path)
+    with pytest.raises(DataError, match="at least 2 readable different images in train"):
+        bound(SingleLabel(), read(tmp_path))
 
 
 @given(st.lists(st.text(max_size=8), unique=True))

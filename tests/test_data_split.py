@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoft.data.split import SHARE, missing_splits, require_enough, split, stratified_order
+from autoft.data.split import SHARE, Unsplit, missing_splits, require_enough, split, stratified_order
 from autoft.errors import DataError
+from autoft.tasks.single_label import SingleLabel
 
 SPLITS = ("train", "val", "test")
 # class index -> how many distinct images it has
@@ -24,8 +25,13 @@ def flat(counts, copies=1):
     return [digest for digest, _ in pairs], [label for _, label in pairs]
 
 
+def unsplit(digests, labels, given=None):
+    given = given or [None] * len(digests)
+    return [Unsplit(*one) for one in zip(digests, map(str, labels), labels, given, strict=True)]
+
+
 def flat_split(digests, labels, seed):
-    return split(digests, labels, [None] * len(digests), seed)
+    return split(unsplit(digests, labels), seed)
 
 
 @given(sizes, seeds)
@@ -36,8 +42,14 @@ def test_each_class_is_split_60_20_20(counts, seed):
         got = Counter(name for name, owner in zip(chosen, labels, strict=True) if owner == label)
         if count >= 3:
             assert got["val"] == got["test"] == max(1, round(SHARE * count)) and got["train"] >= 1
-        else:
-            assert got == {"train": count}
+
+
+@given(st.lists(st.integers(1, 2), min_size=2, max_size=60), seeds)
+def test_strata_too_small_for_every_split_are_taken_together(counts, seed):
+    digests, labels = flat(counts)
+    got = Counter(flat_split(digests, labels, seed))
+    share = max(1, round(SHARE * len(digests))) if len(digests) > 2 else 0
+    assert got["val"] == got["test"] == share
 
 
 @given(sizes, seeds, st.randoms(use_true_random=False))
@@ -50,7 +62,7 @@ def test_order_of_listing_does_not_matter(counts, seed, rng):
     assert {digest: name for (digest, _), name in zip(pairs, again, strict=True)} == before
 
 
-@given(sizes, seeds)
+@given(st.lists(st.integers(3, 40), min_size=1, max_size=5), seeds)
 def test_a_new_image_moves_at_most_two_others_of_its_class(counts, seed):
     digests, labels = flat(counts)
     before = flat_split(digests, labels, seed)
@@ -79,22 +91,24 @@ def test_given_splits_are_kept_and_missing_ones_carved_from_train(counts, seed, 
         digests += [f"{name}-{label}" for label in range(len(counts))]
         labels += list(range(len(counts)))
         given_splits += [name] * len(counts)
-    chosen = split(digests, labels, given_splits, seed)
-    assert set(missing_splits(given_splits)) == {"val", "test"} - set(held_out)
+    images = unsplit(digests, labels, given_splits)
+    chosen = split(images, seed)
+    assert set(missing_splits(images)) == {"val", "test"} - set(held_out)
     for wish, name in zip(given_splits, chosen, strict=True):
         assert name == wish or (wish == "train" and name not in held_out)
     for label, count in enumerate(counts):
         mine = Counter(
             n for n, owner, w in zip(chosen, labels, given_splits, strict=True) if (owner, w) == (label, "train")
         )
-        for name in set(SPLITS[1:]) - set(held_out):
-            assert mine[name] == (max(1, round(SHARE * count)) if count > 2 - len(held_out) else 0)
-        assert mine["train"] >= 1
+        if count > 2 - len(held_out):
+            for name in set(SPLITS[1:]) - set(held_out):
+                assert mine[name] == max(1, round(SHARE * count))
+            assert mine["train"] >= 1
 
 
 def test_train_only_splits_like_flat_data():
     digests, labels = flat([10, 7])
-    assert split(digests, labels, ["train"] * 17, 3) == flat_split(digests, labels, 3)
+    assert split(unsplit(digests, labels, ["train"] * 17), 3) == flat_split(digests, labels, 3)
 
 
 def test_another_seed_gives_another_split():
@@ -110,13 +124,24 @@ def test_classes_do_not_share_a_bias():
 
 
 def test_enough_images_counts_copies_once():
-    require_enough(["a"], ["1", "2", "3"], [0, 0, 0], [None] * 3)
+    task = SingleLabel()
+    require_enough(task, unsplit("123", "aaa"), ["a"])
     with pytest.raises(DataError, match=r"'a' has 2.*at least 3"):
-        require_enough(["a"], ["1", "2", "2"], [0, 0, 0], [None] * 3)
-    with pytest.raises(DataError, match="'b' has 0"):
-        require_enough(["a", "b"], ["1"], [0], ["train"])
+        require_enough(task, unsplit("122", "aaa"), ["a"])
+    with pytest.raises(DataError, match=r"'b' has 0.*in train"):
+        require_enough(task, unsplit("1", "a", ["train"]), ["a", "b"])
     with pytest.raises(DataError, match="and 2 more classes"):
-        require_enough(list("abcdefg"), [], [], [])
+        require_enough(task, [], list("abcdefg"))
+
+
+def test_a_task_that_asks_for_nothing_still_needs_an_image_for_each_split():
+    class Anything(SingleLabel):
+        def too_few(self, sizes, needed):
+            return None
+
+    require_enough(Anything(), unsplit("123", "abc"), ["a", "b", "c"])
+    with pytest.raises(DataError, match="there are 2 different readable images; at least 3"):
+        require_enough(Anything(), unsplit("122", "abb"), ["a", "b"])
 
 
 def test_every_beginning_of_the_stratified_order_is_a_fair_sample():

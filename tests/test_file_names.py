@@ -50,7 +50,7 @@ def odd_images(tiny_images, tmp_path) -> Path:
 
 def test_a_data_set_survives_json_and_csv_and_its_files_are_found(odd_images, tmp_path):
     dataset = open_dataset(scan(odd_images, 1), 0, [(8, "bicubic", "crop")], 1)
-    assert dataset.info.root.endswith(r"donn\xe9es") and dataset.info.classes[-1] == r"rouge\xe9"
+    assert dataset.info.root.endswith(r"donn\xe9es") and dataset.info.targets.names[-1] == r"rouge\xe9"
     assert [problem.path for problem in dataset.info.problems] == [r"blue/empty\xe9.png"]
     assert {r"blue/caf\xe9.png", r"blue/caf\x5cxe9.png"} < {sample.path for sample in dataset.samples}
     assert all(dataset.file(sample).is_file() for sample in dataset.samples)

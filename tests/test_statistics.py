@@ -9,23 +9,27 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from autoft.tasks.single_label import METRICS, SingleLabel, scores
+from autoft.parts.metric import Metric
+from autoft.tasks.scores import interval, scores
+from autoft.tasks.single_label import METRICS, SingleLabel
 from autoft.tasks.statistics import percentiles, proportion
+from autoft.values.target import MetricFacts
 
 
 def test_a_loss_is_positive_for_people_and_greater_is_better_inside() -> None:
     logits, labels = np.log(np.array([[0.5, 0.5], [0.25, 0.75]])), np.array([0, 1])
     loss = -(np.log(0.5) + np.log(0.75)) / 2
     assert SingleLabel().score("log_loss", logits, labels) == pytest.approx(-loss)
-    found = scores(SingleLabel(), "log_loss", logits, labels)
+    found = scores(METRICS, SingleLabel().metric("log_loss"), logits, labels)
     assert found.metrics["log_loss"] == pytest.approx(loss)
     low, high = found.ci95
     assert 0 < low <= loss <= high
-    assert [name for name, metric in METRICS.items() if metric.is_loss] == ["log_loss"]
+    assert [metric.name for metric in METRICS if metric.facts.is_loss] == ["log_loss"]
 
 
 def test_no_loss_at_all_is_plain_zero() -> None:
-    assert str(METRICS["log_loss"].shown(0.0)) == str(METRICS["log_loss"].shown(-0.0)) == "0.0"
+    log_loss = SingleLabel().metric("log_loss").facts
+    assert str(log_loss.shown(0.0)) == str(log_loss.shown(-0.0)) == "0.0"
 
 
 @st.composite
@@ -50,7 +54,7 @@ def test_scores_are_those_of_scikit_learn(data: tuple[np.ndarray, np.ndarray]) -
         "macro_f1": f1_score(labels, predicted, labels=present, average="macro", zero_division=0),
         "log_loss": log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean(),
     }
-    found = {name: SingleLabel().score(name, logits, labels) for name in METRICS}
+    found = {metric.name: SingleLabel().score(metric.name, logits, labels) for metric in METRICS}
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
@@ -60,3 +64,14 @@ def test_answers_that_are_all_right_are_not_certain() -> None:
     assert (low, high) == proportion(18, 18)
     assert 0.8 < low < 0.9 < high == 1.0
     assert percentiles(0.0, np.zeros(1000), 18) == (0.0, 0.0)  # a loss
+
+
+def test_a_metric_of_a_plain_function_has_the_interval_of_one_made_for_resamples() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((90, 3)).astype(np.float32), rng.integers(0, 3, 90)
+    own = Metric.of(
+        MetricFacts("own"), lambda logits, labels: recall_score(labels, logits.argmax(axis=1), average="macro")
+    )
+    built_in = SingleLabel().metric("balanced_accuracy")
+    assert own.score(logits, labels) == pytest.approx(built_in.score(logits, labels))
+    assert interval(own, logits, labels) == pytest.approx(interval(built_in, logits, labels))

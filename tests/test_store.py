@@ -26,6 +26,7 @@ from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder, leader
 from autoft.system.files import sha256, write_atomic
 from autoft.values.codec import encode
 from autoft.values.ledger import Kept, Ledger
+from autoft.values.target import MetricFacts
 from autoft.values.trial import Clock, Event, Parent, Queued, Report, Slice, Started, Trial
 
 PARAMS = {"learning_rate": 1e-3, "depth": 2, "flip": True, "init": "ridge"}
@@ -707,7 +708,7 @@ def ledger() -> Ledger:
 
 
 def test_leaderboard_has_every_trial_best_first_then_open_then_failed(ledger: Ledger) -> None:
-    rows = leaderboard_rows(ledger, "accuracy", "running")
+    rows = leaderboard_rows(ledger, MetricFacts("accuracy"), "running")
     assert [(row.rank, row.trial, row.state) for row in rows] == [
         (1, 2, "finished"),  # for its best, although it got worse
         (2, 4, "paused"),
@@ -723,7 +724,7 @@ def test_leaderboard_has_every_trial_best_first_then_open_then_failed(ledger: Le
 
 def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
     path = tmp_path / "leaderboard.csv"
-    write_leaderboard(path, ledger, "accuracy")
+    write_leaderboard(path, ledger, MetricFacts("accuracy"))
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
@@ -743,7 +744,7 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
 
 def test_losses_are_positive_on_the_leaderboard_and_the_smallest_leads() -> None:
     events = [queued(0), report(0, score=-0.5), queued(1), report(1, score=-0.25), queued(2)]
-    rows = leaderboard_rows(Ledger(events), "log_loss", "stopped")
+    rows = leaderboard_rows(Ledger(events), MetricFacts("log_loss", is_loss=True), "stopped")
     assert [(row.trial, row.score, row.latest_score) for row in rows] == [
         (1, 0.25, 0.25),
         (0, 0.5, 0.5),

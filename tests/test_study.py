@@ -10,10 +10,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from autoft.data.split import split
+from autoft.data.split import Unsplit, split
 from autoft.errors import StudyError
 from autoft.media.image.batches import Images, TrainingStream
 from autoft.study.study import Study, licence_allowed, parse_duration
+from autoft.tasks.single_label import SingleLabel
 from autoft.values.backbone import InputSpec
 from autoft.values.codec import decode, encode
 from autoft.values.plan import Recipe
@@ -52,15 +53,6 @@ def test_no_durations(text):
         ({"seed": -1}, "--seed is a whole number from 0"),
         ({"seed": 2**63}, "--seed is a whole number from 0"),
         ({"seed": 10**400}, "--seed is a whole number from 0"),
-        ({"metric": "acuracy"}, "did you mean 'accuracy'"),
-        ({"metric": "log_loss", "fail_under": 0.5}, "log_loss is a loss, of which less is better: use --fail-above"),
-        ({"metric": "macro_f1", "fail_above": 0.5}, "of macro_f1 more is better: use --fail-under"),
-        ({"fail_under": 90}, r"at most 1, the best accuracy there is, got 90; did you mean 0\.9\?"),
-        ({"metric": "macro_f1", "fail_under": 1.01}, r"at most 1, the best macro_f1 .*did you mean 0\.0101\?"),
-        ({"fail_under": 101}, r"got 101$"),
-        ({"fail_under": 0}, "must be above 0"),
-        ({"fail_under": -0.9}, "must be above 0"),
-        ({"metric": "log_loss", "fail_above": -0.5}, r"--fail-above must be at least 0, .*got -0\.5"),
     ],
 )
 def test_each_wrong_option_is_one_line(options, message):
@@ -70,16 +62,37 @@ def test_each_wrong_option_is_one_line(options, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"fail_under": 1}, {"fail_under": 1e-9}, *({"metric": "log_loss", "fail_above": x} for x in (0, 90))]
+    ("metric", "bounds", "message"),
+    [
+        ("log_loss", {"fail_under": 0.5}, "log_loss is a loss, of which less is better: use --fail-above"),
+        ("macro_f1", {"fail_above": 0.5}, "of macro_f1 more is better: use --fail-under"),
+        ("auto", {"fail_under": 90}, r"at most 1, the best accuracy there is, got 90; did you mean 0\.9\?"),
+        ("macro_f1", {"fail_under": 1.01}, r"at most 1, the best macro_f1 .*did you mean 0\.0101\?"),
+        ("auto", {"fail_under": 101}, r"got 101$"),
+        ("auto", {"fail_under": 0}, "must be above 0"),
+        ("auto", {"fail_under": -0.9}, "must be above 0"),
+        ("auto", {"fail_under": math.nan}, "--fail-"),
+        ("log_loss", {"fail_above": -0.5}, r"--fail-above must be at least 0, .*got -0\.5"),
+        ("log_loss", {"fail_above": math.inf}, "--fail-"),
+    ],
 )
-def test_a_bound_that_some_scores_pass_and_others_do_not_is_taken(options):
-    assert Study.parse({"data": "x", **options})
+def test_a_bound_that_no_or_every_score_passes_is_one_line(metric, bounds, message):
+    with pytest.raises(StudyError, match=message) as caught:
+        Study("x", metric=metric, **bounds).require_bounds(SingleLabel().metric(metric).facts)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("bound", [{"fail_under": math.nan}, {"metric": "log_loss", "fail_above": math.inf}])
-def test_a_bound_that_is_no_number_is_refused_in_python_too(bound):
-    with pytest.raises(StudyError, match="--fail-"):
-        Study("x", **bound)
+@pytest.mark.parametrize(
+    ("metric", "bounds"),
+    [("auto", {"fail_under": 1}), ("auto", {"fail_under": 1e-9}), *(("log_loss", {"fail_above": x}) for x in (0, 90))],
+)
+def test_a_bound_that_some_scores_pass_and_others_do_not_is_taken(metric, bounds):
+    Study("x", metric=metric, **bounds).require_bounds(SingleLabel().metric(metric).facts)
+
+
+def test_a_metric_that_no_task_has_is_one_line():
+    with pytest.raises(StudyError, match="did you mean 'accuracy'"):
+        SingleLabel().metric("acuracy")
 
 
 @pytest.mark.parametrize("seconds", [math.inf, math.nan])
@@ -101,7 +114,9 @@ def test_every_seed_makes_a_study_a_split_and_batches(seed):
     study = decode(Study, encode(Study.parse({"data": "x", "seed": seed})))
     assert study.seed == seed
     digests = [f"{number:032x}" for number in range(10)]
-    chosen = split(digests, [0, 1] * 5, [None] * 10, study.seed)
+    chosen = split(
+        [Unsplit(digest, label, label, None) for digest, label in zip(digests, "ab" * 5, strict=True)], study.seed
+    )
     assert {"train", "val", "test"} == set(chosen)
     rows, labels = np.arange(6), np.zeros(6, np.int64)
     pixels = Images(np.zeros((6, 8, 8, 3), np.uint8), InputSpec(8), torch.device("cpu"))

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from autoft.shell.terminal import MOST_IN_FLIGHT, TOP, LineScreen, LiveScreen, View, open_screen
 from autoft.system.clock import RunClock
-from autoft.tasks.single_label import METRICS
 from autoft.values.ledger import Ledger
+from autoft.values.target import MetricFacts
 from autoft.values.trial import Clock, Event, Queued, Report, Slice, Started, Trial
 
-ACCURACY = METRICS["accuracy"]
+ACCURACY, LOG_LOSS = MetricFacts("accuracy"), MetricFacts("log_loss", is_loss=True, greatest=None)
 CAUSE = "out of\nmemory \x1b[31mnow"
 
 
@@ -42,7 +42,7 @@ def clock() -> RunClock:
 
 
 def test_lines_tell_every_event_once(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
-    screen, ledger = LineScreen(ACCURACY), Ledger()
+    screen, ledger = LineScreen(), Ledger()
     for event in events():
         ledger.record(event)
         screen.show(ledger, clock)
@@ -67,7 +67,7 @@ def test_lines_tell_every_event_once(clock: RunClock, capsys: pytest.CaptureFixt
 
 
 def test_a_resumed_run_is_not_told_again(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
-    screen, ledger = LineScreen(ACCURACY, Ledger(events())), Ledger(events())
+    screen, ledger = LineScreen(Ledger(events())), Ledger(events())
     ledger.record(Report(2, "finished", 1.0, 0.25, 1.0))  # the slice that was cut short, run again
     screen.show(ledger, clock)
     screen.show(ledger, clock)
@@ -83,7 +83,7 @@ def test_every_slice_of_a_resumed_run_that_had_no_report_yet_gets_its_line(
     clock: RunClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun = [*started(0), *started(1)]
-    screen, ledger = LineScreen(ACCURACY, Ledger(begun)), Ledger(begun)
+    screen, ledger = LineScreen(Ledger(begun)), Ledger(begun)
     for number in (1, 0):
         ledger.record(Report(number, "finished", 1.0, 0.5, 1.0))
         screen.show(ledger, clock)
@@ -99,7 +99,7 @@ def test_every_slice_of_a_resumed_run_that_had_no_report_yet_gets_its_line(
 def test_a_slice_that_waits_for_a_worker_is_not_said_to_run(
     clock: RunClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    screen, ledger = LineScreen(ACCURACY), Ledger()
+    screen, ledger = LineScreen(), Ledger()
     for event in (*(begins := started(0)), Report(0, "paused", 1.0, 0.5, 2.0), *(goes_on := started(0, 1.0, 3.0))):
         ledger.record(event)
         screen.show(ledger, clock)
@@ -115,14 +115,14 @@ def test_a_slice_that_waits_for_a_worker_is_not_said_to_run(
 
 
 def _going_on(before: Ledger, clock: RunClock, capsys: pytest.CaptureFixture[str]) -> str:
-    LineScreen(ACCURACY, before).show(before, clock)
+    LineScreen(before).show(before, clock)
     return capsys.readouterr().err.splitlines()[0]
 
 
 def test_a_run_that_was_stopped_before_its_first_trial_begins_as_a_new_one(
     clock: RunClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    LineScreen(ACCURACY, Ledger()).show(Ledger([*started(0)]), clock)
+    LineScreen(Ledger()).show(Ledger([*started(0)]), clock)
     assert capsys.readouterr().err.split(maxsplit=1)[1].startswith("trial 0 started")
 
 
@@ -146,7 +146,7 @@ def test_a_view_has_the_top_then_what_runs_and_counts_the_rest(clock: RunClock) 
 def test_a_trial_that_got_worse_shows_its_best_and_its_latest(
     clock: RunClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    screen, ledger = LineScreen(ACCURACY), Ledger()
+    screen, ledger = LineScreen(), Ledger()
     for start, until, score in ((0.0, 9.0, 0.89), (9.0, 27.0, 0.88)):
         for event in started(0, start, until):
             ledger.record(event)
@@ -172,7 +172,7 @@ def test_a_head_on_a_part_of_the_images_says_so(
     share: float, words: str, clock: RunClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = Ledger([*started(0), Report(0, "finished", 1.0, 0.5, 2.0, share=share)])
-    LineScreen(ACCURACY).show(ledger, clock)
+    LineScreen().show(ledger, clock)
     news = capsys.readouterr().err.splitlines()[1]
     assert news.endswith("0.5000 at 1 pass, 2.0 s" + (f", on {words}" if words else ""))
     (row,) = View.of(ledger, clock, ACCURACY).rows
@@ -180,7 +180,8 @@ def test_a_head_on_a_part_of_the_images_says_so(
 
 
 def test_a_loss_is_shown_positive_and_the_smallest_is_best(clock: RunClock, capsys: pytest.CaptureFixture[str]) -> None:
-    screen, ledger = LineScreen(METRICS["log_loss"]), Ledger()
+    screen, ledger = LineScreen(), Ledger()
+    screen.metric = LOG_LOSS
     for number, score in ((0, -0.5), (1, -0.25)):
         for event in started(number):
             ledger.record(event)
@@ -189,7 +190,7 @@ def test_a_loss_is_shown_positive_and_the_smallest_is_best(clock: RunClock, caps
     lines = [line.strip().partition("  ")[2] for line in capsys.readouterr().err.splitlines()]
     assert "trial 1 finished, 0.2500 at 1 pass, 2.0 s" in lines
     assert lines[-1] == "best so far: 0.2500 by trial 1"
-    view = View.of(ledger, clock, METRICS["log_loss"])
+    view = View.of(ledger, clock, LOG_LOSS)
     assert [row[4] for row in view.rows] == ["0.2500", "0.5000"]
     assert view.counts.endswith("best 0.2500 by trial 1")
 
@@ -203,7 +204,7 @@ def test_the_live_table_shows_trials_and_notes_stand_above_it(clock: RunClock, m
     shown = io.StringIO()
     monkeypatch.setattr("sys.stderr", shown)
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
-    screen = LiveScreen(ACCURACY)
+    screen = LiveScreen()
     screen.note("[bold]a note[/bold]")
     screen.show(Ledger(events()), clock)
     screen.note("another")
@@ -217,7 +218,7 @@ def test_the_live_table_shows_trials_and_notes_stand_above_it(clock: RunClock, m
 
 
 def test_a_screen_that_never_ran_closes_without_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = LiveScreen(ACCURACY)
+    screen = LiveScreen()
     screen.close()
     assert capsys.readouterr().err == ""
 

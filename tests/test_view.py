@@ -13,6 +13,7 @@ from PIL import Image
 
 import autoft
 from autoft.bundle.onnx_runtime import PixelModel
+from autoft.data.readers import read_labelled
 from autoft.data.scan import scan
 from autoft.errors import StudyError
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
@@ -70,7 +71,7 @@ def test_a_scan_knows_the_median_shape(tmp_path: Path) -> None:
         (tmp_path / f"class{number % 2}").mkdir(exist_ok=True)
         Image.new("RGB", size).save(tmp_path / f"class{number % 2}" / f"{number}.png")
     (tmp_path / "class0" / "broken.png").write_bytes(b"no image")
-    found = scan(tmp_path, 1)
+    found = scan(read_labelled(tmp_path), 1)
     assert (found.short_side, found.aspect) == (20, 3.0)
 
 
