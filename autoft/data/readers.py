@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from autoft.data.folder import ImageFolderReader
+from autoft.data.manifest import ManifestReader
+from autoft.errors import DataError
 from autoft.system.parallel import Check, never_stop
 from autoft.values.dataset import Listing
 
+MANIFESTS: Final = frozenset({".csv", ".tsv"})
+"""File name extensions of manifests, in lower case."""
+
 
 def read_labelled(path: Path, check: Check = never_stop) -> Listing:
-    """The labelled images of a folder. Raises `DataError`."""
-    return ImageFolderReader(check).read(path)
+    """The labelled images of a folder of class folders, or of a manifest. `check` may raise to stop.
+
+    Raises `DataError` for any other path, and when there is something wrong with what lies there.
+    """
+    source = path.expanduser()
+    if source.is_dir():
+        return ImageFolderReader(check).read(source)
+    if source.suffix.lower() in MANIFESTS and source.is_file():
+        return ManifestReader(check).read(source)
+    what = "is neither a folder nor a .csv or .tsv file" if source.exists() else "does not exist"
+    raise DataError(f"{path} {what}; give the folder that holds the class folders, or a manifest of images and labels")

@@ -1,0 +1,312 @@
+"""The manifest format: a CSV file that names an image in each line, and what is predicted of it.
+
+The rules:
+
+- UTF-8, with or without a byte order mark. Cells are cut by commas, semicolons or tabs, whichever finds an image column
+  in the header; cells that hold one are quoted. Empty lines do not exist; spaces around a cell do not count.
+- The header names one image column: `image`, `path`, `file`, `filename`, `file_name` or `image_path`, in any case. A
+  column `split` says train, val or test, in the spellings of split folders; where it is empty, nothing is given. Every
+  other column is a target, whatever its name.
+- A column that numbers the lines (unnamed, `index`, `id`) is refused beside another target, as it would be learned.
+- Paths are relative to the manifest's folder. Absolute ones, and `..`, are fine as long as they stay in it; a manifest
+  that leads out of its folder is refused. Backslashes part folders where no file has one in its name.
+- An image counts once. Lines that repeat it word for word do not matter; of lines that differ the first counts, and the
+  others are problems.
+- What is an image goes by the extension, as in class folders.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from autoft.data.folder import SPLIT_NAMES, lasting_cause
+from autoft.errors import DataError
+from autoft.media.image.decode import readable_extensions
+from autoft.parts.base import Reader
+from autoft.system.files import as_path, as_text
+from autoft.system.parallel import Check, never_stop
+from autoft.values.dataset import DataProblem, Entry, Listing, SplitName
+
+IMAGE_COLUMNS: Final = ("image", "path", "file", "filename", "file_name", "image_path")
+"""Names of the column of paths, in any case."""
+
+_DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab"}
+_BLANK: Final = ' ,;\t\r\n"'
+_NUMBERS_LINES: Final = frozenset({"", "index", "id"})
+
+
+class ManifestReader(Reader):
+    """Reads a CSV file of images and labels; see the rules at the top of the module."""
+
+    name = "manifest"
+    summary = "a .csv or .tsv file with an image path and its labels or numbers in each line"
+
+    def __init__(self, check: Check = never_stop) -> None:
+        self._check = check
+
+    def read(self, root: Path) -> Listing:
+        """The images that the file `root` names, below its folder, in its order. Raises `DataError` with one line.
+
+        A label is the text of its cell; of several target columns, all their cells as one line of CSV.
+        """
+        table = _Table.read(root)
+        images = _Images(root)
+        for row in table.rows():
+            self._check()
+            images.add(row)
+        return images.listing(table.columns.names)
+
+
+# ---------------------------------------------------------------- lines and cells
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Positions of the columns: image, split (None: there is none) and targets, with the names of the targets."""
+
+    image: int
+    split: int | None
+    targets: tuple[int, ...]
+    names: tuple[str, ...]
+    width: int
+
+    @classmethod
+    def of(cls, header: Sequence[str]) -> _Columns:
+        """Raises `DataError` for a header that does not say what is what."""
+        keys = [name.casefold() for name in header]
+        repeated = [name for name, count in Counter(filter(None, keys)).items() if count > 1]
+        if repeated:
+            raise DataError(f"two columns are called {repeated[0]!r}; rename or remove one")
+        images = _image_columns(header)
+        if not images:
+            found = ", ".join(map(repr, header))
+            raise DataError(f"no column is called {', '.join(IMAGE_COLUMNS)}, only {found}; name the one of the paths")
+        if len(images) > 1:
+            both = " and ".join(repr(header[column]) for column in images)
+            raise DataError(f"the columns {both} both name images; remove one")
+        split = keys.index("split") if "split" in keys else None
+        targets = tuple(column for column in range(len(header)) if column not in (images[0], split))
+        _refuse_no_targets([header[column] for column in targets])
+        return cls(images[0], split, targets, tuple(header[column] for column in targets), len(header))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of a manifest, as text."""
+
+    line: int
+    image: str
+    label: str
+    split: SplitName | None
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A manifest's text, and what its columns mean. All errors name the file and the line."""
+
+    path: Path
+    text: str
+    delimiter: str
+    columns: _Columns
+
+    @classmethod
+    def read(cls, path: Path) -> _Table:
+        """Raises `DataError` for a file that cannot be read, and for its header."""
+        text = _text(path)
+        lines = enumerate(io.StringIO(text, newline=""), start=1)
+        line, header = next(((line, content) for line, content in lines if content.strip(_BLANK)), (0, ""))
+        if not header:
+            raise DataError(f"{path} is empty; it needs a header such as image,label and a line for each image")
+        delimiter = max(_DELIMITERS, key=lambda cut: (bool(_image_columns(_names(header, cut))), header.count(cut)))
+        try:
+            return cls(path, text, delimiter, _Columns.of(_names(header, delimiter)))
+        except DataError as error:
+            raise _at(path, line, str(error)) from error
+
+    def rows(self) -> Iterator[_Row]:
+        """Every line that is not empty, without the header. Raises `DataError` for one that cannot be understood."""
+        cells = self._cells()
+        next(cells)
+        for line, found in cells:
+            try:
+                yield self._row(line, found)
+            except DataError as error:
+                raise _at(self.path, line, str(error)) from error
+
+    def _cells(self) -> Iterator[tuple[int, list[str]]]:
+        """The cells of each line that has any, without the spaces around them, and where it begins."""
+        source = io.StringIO(self.text, newline="")
+        reader = csv.reader(source, delimiter=self.delimiter, skipinitialspace=True, strict=True)
+        line = 1
+        try:
+            for cells in reader:
+                stripped = [cell.strip() for cell in cells]
+                if any(stripped):
+                    yield line, stripped
+                line = reader.line_num + 1
+        except csv.Error as error:
+            hint = "a cell with quotes in it is quoted, and they are doubled"
+            raise _at(self.path, line, f"a quoted cell does not end as it should ({error}); {hint}") from error
+
+    def _row(self, line: int, cells: list[str]) -> _Row:
+        columns = self.columns
+        if len(cells) < columns.width or any(cells[columns.width :]):
+            hint = f"quote a cell that holds a {_DELIMITERS[self.delimiter]}"
+            raise DataError(f"{_plural(len(cells), 'cell')} where the header has {columns.width}; {hint}")
+        given = "" if columns.split is None else cells[columns.split]
+        if given and given.casefold() not in SPLIT_NAMES:
+            raise DataError(f"the split is {given!r}; write train, val or test, or leave it empty")
+        label = _label([cells[column] for column in columns.targets])
+        return _Row(line, cells[columns.image], label, SPLIT_NAMES.get(given.casefold()))
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+        zero = raw.find(b"\0")  # UTF-16, of which plain letters would pass for UTF-8
+        if zero >= 0:
+            raise UnicodeDecodeError("utf-8", raw, zero, zero + 1, "zero byte")
+        return raw.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise _at(path, line, "not UTF-8; save the file as CSV in UTF-8") from error
+
+
+def _at(path: Path, line: int, fault: str) -> DataError:
+    return DataError(f"{path}, line {line}: {fault}")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _names(header: str, delimiter: str) -> list[str]:
+    """The names in a header; what follows the last one are separators that a spreadsheet left."""
+    names = [cell.strip() for cell in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True))]
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def _image_columns(header: Sequence[str]) -> list[int]:
+    return [column for column, name in enumerate(header) if name.casefold() in IMAGE_COLUMNS]
+
+
+def _refuse_no_targets(names: Sequence[str]) -> None:
+    """Raise `DataError` unless `names` can be meant as what is predicted."""
+    if not any(names):
+        raise DataError("no column says what to predict; add one, such as label")
+    numbering = [name for name in names if name.casefold() in _NUMBERS_LINES or name.startswith("Unnamed: ")]
+    if numbering and len(names) > 1:
+        called = repr(numbering[0]) if numbering[0] else "without a name"
+        others = " and ".join(repr(name) for name in names if name not in numbering)
+        beside = f" beside {others}" if others else ""
+        raise DataError(f"the column {called} would be predicted{beside}; remove it")
+
+
+def _label(cells: list[str]) -> str:
+    """The one cell, or all as a line of CSV; either way a single line."""
+    whole = [" ".join(cell.splitlines()) for cell in cells]
+    if len(whole) == 1:
+        return whole[0]
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(whole)
+    return line.getvalue()
+
+
+# ---------------------------------------------------------------- files
+
+
+@dataclass
+class _Images:
+    """The images that a manifest names, each once, and the lines that cannot be used."""
+
+    manifest: Path
+    problems: list[DataProblem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        given = os.path.abspath(self.manifest.parent)  # noqa: PTH100  Path.absolute leaves `..` in it
+        self._root = os.path.realpath(self.manifest.parent)
+        self._folders = tuple(dict.fromkeys((self._root, given)))
+        self._entries: dict[str, tuple[int, Entry]] = {}
+
+    def add(self, row: _Row) -> None:
+        """Take in one line. Raises `DataError` for an image outside the manifest's folder, or a machine in trouble."""
+        if not row.image:
+            self.problems.append(DataProblem(as_text(self.manifest.name), f"line {row.line} names no image"))
+            return
+        name = self._name(row)
+        entry = Entry(as_text(name), row.label, row.split)
+        line, first = self._entries.get(entry.path, (row.line, entry))
+        if fault := self._fault(name):
+            self.problems.append(DataProblem(entry.path, f"{fault} (line {row.line})"))
+        elif first == entry:
+            self._entries[entry.path] = (line, first)
+        else:
+            said = f"line {row.line} says {_said(entry)}, line {line} {_said(first)}, which counts"
+            hint = "one line an image, with all its labels in one cell"
+            self.problems.append(DataProblem(entry.path, f"{said}; {hint}"))
+
+    def listing(self, columns: tuple[str, ...]) -> Listing:
+        """What was found. Raises `DataError` when there is nothing to use."""
+        root = as_text(self._root)
+        if not self._entries:
+            if not self.problems:
+                raise DataError(f"{self.manifest} has a header and nothing else; add a line for each image")
+            lines, first = _plural(len(self.problems), "line"), self.problems[0]
+            what = f"no image of {lines} in {self.manifest} can be used, e.g. {first.path}: {first.reason}"
+            raise DataError(f"{what}; paths are relative to {root}")
+        entries = tuple(entry for _, entry in self._entries.values())
+        return Listing(root, (), entries, tuple(self.problems), columns)
+
+    def _name(self, row: _Row) -> str:
+        """The file's name below the root: the first way to read the cell that leads to a file, else the first."""
+        names = [self._inside(row, name) for name in _readings(row.image)]
+        return next((name for name in names if os.path.lexists(self._full(name))), names[0])
+
+    def _inside(self, row: _Row, name: str) -> str:
+        for folder in self._folders:
+            full = os.path.normpath(os.path.join(folder, name))  # noqa: PTH118  a Path per file is slow
+            within = folder.rstrip("/") + "/"
+            if full.startswith(within):
+                return full.removeprefix(within)
+        hint = "move the manifest to a folder that holds all its images"
+        raise _at(self.manifest, row.line, f"{row.image!r} lies outside {as_text(self._root)}; {hint}")
+
+    def _full(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _fault(self, name: str) -> str:
+        """Why a file is not used, empty when it is. Raises `DataError` when that lies with the machine."""
+        try:
+            status = os.stat(self._full(name))  # noqa: PTH116  a Path per file is slow
+        except (FileNotFoundError, NotADirectoryError):
+            return "no such file"
+        except OSError as error:
+            return lasting_cause(error, Path(self._full(name)))
+        if not stat.S_ISREG(status.st_mode):
+            return "not a regular file"
+        if status.st_size == 0:
+            return "empty file"
+        known = os.path.splitext(name)[1].lower() in readable_extensions()  # noqa: PTH122
+        return "" if known else "not an image type by its extension"
+
+
+def _readings(cell: str) -> list[str]:
+    r"""Names that a cell may mean: as it stands, with the bytes that `as_text` shows as `\xe9`, with `\` for `/`."""
+    texts = [as_text(cell), cell, as_text(cell.replace("\\", "/"))] if "\\" in cell else [cell]
+    return [os.fspath(as_path(text)) for text in texts]
+
+
+def _said(entry: Entry) -> str:
+    return f"{entry.label!r} in {entry.split}" if entry.split else repr(entry.label)

@@ -1,0 +1,323 @@
+"""Manifests: what counts, what is reported, and one clear line, with its number, for each that cannot be used."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autoft.data.folder import SPLIT_NAMES, ImageFolderReader
+from autoft.data.manifest import ManifestReader
+from autoft.data.readers import read_labelled
+from autoft.errors import DataError
+from autoft.system.files import as_path
+from autoft.values.dataset import Entry
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with three files that look like images to a reader, which opens none; one lies deeper."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.png", "b.jpg", "deep/c.PNG"):
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def write(folder: Path, text: str | bytes, name: str = "data.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def read(path: Path):
+    return ManifestReader().read(path)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def found(listing) -> list[tuple[str, str]]:
+    assert all((as_path(listing.root) / as_path(entry.path)).is_file() for entry in listing.entries)
+    return [(entry.path, entry.label) for entry in listing.entries]
+
+
+def reasons(listing) -> list[tuple[str, str]]:
+    return [(problem.path, problem.reason) for problem in listing.problems]
+
+
+# ---------------------------------------------------------------- what counts
+
+
+def test_images_and_labels_in_the_order_of_the_file(photos):
+    listing = read(write(photos, "image,label\nb.jpg,dog\na.png,cat\ndeep/c.PNG,dog\n"))
+    assert found(listing) == [("b.jpg", "dog"), ("a.png", "cat"), ("deep/c.PNG", "dog")]
+    assert (listing.root, listing.classes, listing.columns) == (str(photos.resolve()), (), ("label",))
+    assert {entry.split for entry in listing.entries} == {None} and not listing.problems
+
+
+@pytest.mark.parametrize("name", ["image", "path", "file", "filename", "file_name", "image_path", "Image", "PATH"])
+def test_names_of_the_image_column(photos, name):
+    listing = read(write(photos, f"kind,{name}\ncat,a.png\n"))
+    assert found(listing) == [("a.png", "cat")] and listing.columns == ("kind",)
+
+
+@pytest.mark.parametrize("cut", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_what_cuts_cells_and_ends_lines(photos, cut, end, mark):
+    header, first, second = f"image{cut}label{cut}split", f"a.png{cut}größe{cut}train", f"b.jpg{cut}ö{cut}"
+    listing = read(write(photos, mark + end.join(("", header, first, "", "  ", second, "")).encode()))
+    assert listing.entries == (Entry("a.png", "größe", "train"), Entry("b.jpg", "ö"))
+
+
+def test_other_delimiters_and_quotes_within_cells(photos):
+    (photos / 'odd, "name".png').write_bytes(b"x")
+    listing = read(write(photos, '"image"; "label"\n"odd, ""name"".png"; "a;b, c"\na.png ; d,e\n'))
+    assert found(listing) == [('odd, "name".png', "a;b, c"), ("a.png", "d,e")]
+
+
+def test_separators_that_a_spreadsheet_left(photos):
+    assert found(read(write(photos, ",,,\nimage,label,,\na.png,cat,,\n,,,\nb.jpg,dog,,\n"))) == [
+        ("a.png", "cat"),
+        ("b.jpg", "dog"),
+    ]
+
+
+def test_several_targets_are_one_line_of_csv(photos):
+    listing = read(write(photos, 'width,image,"height, cm"\n1.5 ,a.png,2\n,b.jpg,"3,5"\n'))
+    assert listing.columns == ("width", "height, cm")
+    assert found(listing) == [("a.png", "1.5,2"), ("b.jpg", ',"3,5"')]
+
+
+def test_an_empty_label_is_the_tasks_to_judge(photos):
+    assert found(read(write(photos, "image,label\na.png,\n"))) == [("a.png", "")]
+
+
+@pytest.mark.parametrize("name", sorted(SPLIT_NAMES))
+def test_splits_are_written_as_folders_are(photos, name):
+    listing = read(write(photos, f"image,Split,label\na.png,{name.upper()},x\nb.jpg,,x\n"))
+    assert [entry.split for entry in listing.entries] == [SPLIT_NAMES[name], None] and listing.columns == ("label",)
+
+
+def test_an_identity_may_be_what_is_predicted(photos):
+    assert read(write(photos, "image,id\na.png,7\n")).columns == ("id",)
+
+
+text = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=12).map(str.strip)
+rows = st.lists(st.tuples(text, text, st.sampled_from(["", "train", "val", "test"])), min_size=1, max_size=8)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    rows=rows,
+    cut=st.sampled_from(",;\t"),
+    end=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+)
+def test_what_is_written_comes_back(photos, rows, cut, end, quoting):
+    names = [f"deep/{number}.png" for number in range(len(rows))]
+    for name in names:
+        (photos / name).write_bytes(b"x")
+    content = io.StringIO()
+    writer = csv.writer(content, delimiter=cut, lineterminator=end, quoting=quoting)
+    writer.writerow(("first", "image", "second", "split"))
+    writer.writerows((first, name, second, split) for name, (first, second, split) in zip(names, rows, strict=True))
+    listing = read(write(photos, content.getvalue()))
+    back = [(*next(csv.reader(io.StringIO(e.label, newline=""))), e.split or "") for e in listing.entries]
+    assert back == rows and [entry.path for entry in listing.entries] == names
+
+
+# ---------------------------------------------------------------- paths
+
+
+def test_paths_that_stay_in_the_folder(photos, tmp_path):
+    lines = [f"{photos.resolve()}/a.png,x", "deep/../b.jpg,y", "./deep//c.PNG,z"]
+    listing = read(write(photos, "\n".join(["image,label", *lines])))
+    assert found(listing) == [("a.png", "x"), ("b.jpg", "y"), ("deep/c.PNG", "z")]
+
+
+def test_absolute_paths_through_a_link(photos, tmp_path):
+    (tmp_path / "link").symlink_to(photos)
+    path = write(photos, f"image,label\n{tmp_path}/link/a.png,x\n{photos.resolve()}/b.jpg,y\n")
+    assert found(read(tmp_path / "link" / path.name)) == [("a.png", "x"), ("b.jpg", "y")]
+
+
+def test_a_linked_manifest_is_where_the_link_is(photos, tmp_path):
+    (photos / "data.csv").symlink_to(write(tmp_path, "image,label\na.png,x\n", "elsewhere.csv"))
+    assert found(read(photos / "data.csv")) == [("a.png", "x")]
+
+
+def test_a_manifest_of_the_working_folder(photos, monkeypatch):
+    write(photos, "image,label\na.png,x\n")
+    monkeypatch.chdir(photos)
+    assert read(Path("data.csv")).root == str(photos.resolve())
+
+
+@pytest.mark.parametrize("name", ["../other.png", "/etc/a.png", "..\\other.png", "deep/../../photos2/a.png", "."])
+def test_an_image_outside_the_folder(photos, name):
+    message = refusal(write(photos, f"image,label\na.png,x\n\n{name},y\n"))
+    assert "line 4" in message and f"{name!r} lies outside" in message and "move the manifest" in message
+
+
+def test_backslashes_part_folders_unless_a_name_has_one(photos):
+    (photos / "deep\\b.png").write_bytes(b"x")
+    listing = read(write(photos, "image,label\ndeep\\c.PNG,x\ndeep\\b.png,y\n"))
+    assert found(listing) == [("deep/c.PNG", "x"), ("deep\\b.png", "y")]
+
+
+def test_names_that_are_no_text_and_names_that_look_like_it(photos):
+    (photos / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    (photos / r"so\xe9.png").write_bytes(b"x")
+    listing = read(write(photos, "image,label\ncaf\\xe9.png,x\nso\\xe9.png,y\n"))
+    assert found(listing) == [(r"caf\xe9.png", "x"), (r"so\x5cxe9.png", "y")]
+
+
+# ---------------------------------------------------------------- lines that are not used
+
+
+def test_what_is_not_used_is_listed_with_its_line(photos):
+    (photos / "empty.png").touch()
+    (photos / "notes.txt").write_text("x")
+    (photos / "gone.png").symlink_to("nowhere.png")
+    (photos / "self.png").symlink_to("self.png")
+    os.mkfifo(photos / "pipe.png")
+    names = ["a.png", "", "no.png", "empty.png", "notes.txt", "gone.png", "self.png", "pipe.png", "deep", "a.png/x.png"]
+    listing = read(write(photos, "\r\n".join(["image,label", *(f"{name},x" for name in names)])))
+    assert found(listing) == [("a.png", "x")]
+    assert reasons(listing) == [
+        ("data.csv", "line 3 names no image"),
+        ("no.png", "no such file (line 4)"),
+        ("empty.png", "empty file (line 5)"),
+        ("notes.txt", "not an image type by its extension (line 6)"),
+        ("gone.png", "no such file (line 7)"),
+        ("self.png", "too many levels of symbolic links (line 8)"),
+        ("pipe.png", "not a regular file (line 9)"),
+        ("deep", "not a regular file (line 10)"),
+        ("a.png/x.png", "no such file (line 11)"),
+    ]
+
+
+def test_lines_are_counted_as_an_editor_does(photos):
+    listing = read(write(photos, '\n\nimage,label\n\na.png,"two\nlines"\n\nno.png,x\n'))
+    assert found(listing) == [("a.png", "two lines")] and reasons(listing) == [("no.png", "no such file (line 8)")]
+
+
+def test_an_image_that_stands_twice(photos):
+    lines = ["a.png,x,", "./a.png,x,", "b.jpg,x,train", "b.jpg,x,test", "a.png,y,"]
+    listing = read(write(photos, "\n".join(["image,label,split", *lines])))
+    assert listing.entries == (Entry("a.png", "x"), Entry("b.jpg", "x", "train"))
+    hint = "; one line an image, with all its labels in one cell"
+    assert reasons(listing) == [
+        ("b.jpg", f"line 5 says 'x' in test, line 4 'x' in train, which counts{hint}"),
+        ("a.png", f"line 6 says 'y', line 2 'x', which counts{hint}"),
+    ]
+
+
+def test_nothing_that_can_be_used(photos):
+    message = refusal(write(photos, "image,label\nimages/a.png,x\nimages/b.jpg,y\n"))
+    assert "no image of 2 lines" in message and "images/a.png: no such file (line 2)" in message
+    assert message.endswith(f"paths are relative to {photos.resolve()}")
+    assert "has a header and nothing else" in refusal(write(photos, "image,label\n\n"))
+
+
+# ---------------------------------------------------------------- files that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("header", "fault"),
+    [
+        ("label", "no column is called image, path, file, filename, file_name, image_path, only 'label'"),
+        ("a.png,cat", "only 'a.png', 'cat'; name the one of the paths"),
+        ("image", "no column says what to predict"),
+        ("image,split", "no column says what to predict"),
+        (",image", "no column says what to predict"),
+        ("image,path,label", "the columns 'image' and 'path' both name images"),
+        ("image,label,LABEL", "two columns are called 'label'"),
+        (",image,label", "the column without a name would be predicted beside 'label'; remove it"),
+        ("index;image;label", "the column 'index' would be predicted beside 'label'; remove it"),
+        ("image,Id,label", "the column 'Id' would be predicted"),
+        ("Unnamed: 0,image,x,y", "the column 'Unnamed: 0' would be predicted beside 'x' and 'y'"),
+        ("index,id,image", "the column 'index' would be predicted; remove it"),
+    ],
+)
+def test_headers_that_say_too_little(photos, header, fault):
+    message = refusal(write(photos, f"\n{header}\na.png,x,y,z\n"))
+    assert "data.csv, line 2: " in message and fault in message
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("a.png", "1 cell where the header has 3; quote a cell that holds a comma"),
+        ("a.png,cat,dog,train", "4 cells where the header has 3"),
+        ("a.png,cat,holdout", "the split is 'holdout'; write train, val or test"),
+        ('a.png,"ca"t,', "a quoted cell does not end as it should"),
+        ('a.png,"cat,\nb.jpg,dog,', "a quoted cell does not end as it should"),
+        ('a.png,"' + "x" * 200_000, "a quoted cell does not end as it should"),
+    ],
+)
+def test_lines_that_cannot_be_understood(photos, line, fault):
+    message = refusal(write(photos, f"image,label,split\n\nb.jpg,cat,\n{line}\n"))
+    assert "data.csv, line 4: " in message and fault in message
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+def test_other_encodings(photos, encoding):
+    message = refusal(write(photos, "image,label\na.png,x\nb.jpg,größe\n".encode(encoding)))
+    assert f"line {3 if encoding == 'latin-1' else 1}: " in message and "save the file as CSV in UTF-8" in message
+
+
+def test_files_that_are_none(photos):
+    assert "is empty; it needs a header such as image,label" in refusal(write(photos, "\n \n"))
+    assert "cannot be read: no such file" in refusal(photos / "no.csv")
+
+
+# ---------------------------------------------------------------- effort, and the choice of a reader
+
+
+def test_a_deadline_ends_it(photos):
+    def stop() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        ManifestReader(stop).read(write(photos, "image,label\na.png,x\n"))
+
+
+def test_twenty_thousand_lines(photos):
+    for number in range(20_000):
+        os.link(photos / "a.png", photos / "deep" / f"{number}.png")
+    path = write(photos, "image,label\n" + "".join(f"deep/{number}.png,{number % 7}\n" for number in range(20_000)))
+    before = time.process_time()
+    listing = read(path)
+    assert len(listing.entries) == 20_000 and time.process_time() - before < 2
+
+
+def test_the_path_says_which_reader(photos):
+    for name in ("cats", "dogs.csv"):
+        (photos / "folders" / name).mkdir(parents=True)
+        for number in range(3):
+            (photos / "folders" / name / f"{number}.png").write_bytes(b"x")
+    assert read_labelled(photos / "folders") == ImageFolderReader().read(photos / "folders")
+    for name, cut in (("data.csv", ","), ("data.TSV", "\t")):
+        path = write(photos, f"image{cut}label\na.png{cut}x\n", name)
+        assert found(read_labelled(path)) == [("a.png", "x")]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("a.png", "is neither a folder nor a .csv or .tsv file"), ("no.csv", "does not exist")]
+)
+def test_paths_without_a_reader(photos, name, fault):
+    with pytest.raises(DataError, match=f"{name} {fault}; give the folder that holds the class folders, or a manifest"):
+        read_labelled(photos / name)
