@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoft.data.folder import MAX_DEPTH, ImageFolderReader, natural_key
+from autoft.data.folder import MAX_DEPTH, ImageFolderReader
 from autoft.errors import DataError
+from autoft.system.natural import natural_key
 
 
 def fill(folder: Path, count: int = 3, suffix: str = ".png") -> Path:
