@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from autoft.parts.hookspecs import hookimpl
     from autoft.parts.metric import Metric
     from autoft.parts.network import Network
+    from autoft.tasks.multi_label import MultiLabel
+    from autoft.tasks.ordinal import Ordinal
+    from autoft.tasks.regression import Regression
     from autoft.tasks.single_label import SingleLabel
     from autoft.values.backbone import Backbone, InputSpec, ParameterInfo, Stage
     from autoft.values.bundle import Calibration
@@ -67,7 +70,9 @@ __all__ = [
     "Ledger",
     "Metric",
     "MetricFacts",
+    "MultiLabel",
     "Network",
+    "Ordinal",
     "ParameterGroup",
     "ParameterInfo",
     "Params",
@@ -76,6 +81,7 @@ __all__ = [
     "Preprocess",
     "Problem",
     "Recipe",
+    "Regression",
     "Report",
     "RunFailed",
     "RunFolderError",
@@ -119,6 +125,9 @@ _HOMES = {
     "autoft.parts.network": ("Network",),
     "autoft.parts.base": ("Exporter", "FreezeStrategy", "Problem", "Searcher", "Task", "Zoo"),
     "autoft.parts.metric": ("Metric",),
+    "autoft.tasks.multi_label": ("MultiLabel",),
+    "autoft.tasks.ordinal": ("Ordinal",),
+    "autoft.tasks.regression": ("Regression",),
     "autoft.tasks.single_label": ("SingleLabel",),
     "autoft.values.target": ("MetricFacts", "Targets"),
     "autoft.values.bundle": ("Calibration",),

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoft.data.dataset import bound
-from autoft.data.folder import MAX_DEPTH, ImageFolderReader, natural_key
+from autoft.data.folder import MAX_DEPTH, ImageFolderReader
 from autoft.errors import DataError
+from autoft.system.natural import natural_key
 from autoft.tasks.single_label import SingleLabel
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import autoft
-from autoft.errors import BackboneUnavailable, PluginError, RunFailed
+from autoft.errors import BackboneUnavailable, DataError, PluginError, RunFailed
 from autoft.parts import host as host_module
 from autoft.parts.host import Host
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autoft import SingleLabel, Task, hookimpl
+from autoft import MultiLabel, Ordinal, Regression, SingleLabel, Task, hookimpl
 
 
 @hookimpl
 def autoft_tasks() -> Iterable[Task]:
     """What can be predicted."""
-    return [SingleLabel()]
+    return [SingleLabel(), MultiLabel(), Regression(), Ordinal()]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from autoft.bundle.onnx_runtime import PixelModel
-from autoft.data.folder import natural_key
 from autoft.errors import DataError, RunFolderError, UnreadableImage, UserError
 from autoft.media.image.decode import Pixels, decode, readable_extensions
 from autoft.system.files import as_text, sha256
+from autoft.system.natural import natural_key
 from autoft.system.parallel import ordered_map
 from autoft.values.bundle import MANIFEST, MODEL, Manifest
 from autoft.values.codec import decode as decode_json

@@ -29,6 +29,7 @@ from autoft.errors import DataError
 from autoft.media.image.decode import readable_extensions
 from autoft.parts.base import Reader
 from autoft.system.files import as_text
+from autoft.system.natural import natural_key
 from autoft.system.parallel import Check, never_stop
 from autoft.values.dataset import DataProblem, Entry, Listing, SplitName
 
@@ -50,9 +51,6 @@ _PASSING: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV}
 )
 _WORDS: Final = re.compile(r"[^\W_]+")
-_DIGITS: Final = re.compile(r"(\d+)")
-
-NaturalKey = tuple[tuple[str | int, ...], str]
 
 
 class ImageFolderReader(Reader):
@@ -89,12 +87,6 @@ class ImageFolderReader(Reader):
         entries = _entries(found, classes)
         _refuse_one(classes, entries, walk)
         return Listing(str(walk.root), classes, entries, walk.all_problems())
-
-
-def natural_key(name: str) -> NaturalKey:
-    """Sorting key that puts 2 before 10 and `a` beside `A`; names that differ never compare equal."""
-    pieces = _DIGITS.split(name.casefold())
-    return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(pieces)), name
 
 
 # ---------------------------------------------------------------- walking

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.tasks.statistics import Floats, Labels, Logits, log_losses, softmax
+from autoft.parts.metric import Floats
+from autoft.tasks.statistics import Labels, Logits, log_losses, softmax
 from autoft.values.bundle import Calibration
 
 MIN_IMAGES: Final = 200
@@ -18,24 +20,32 @@ BOUNDS: Final = (1 / 20, 20.0)
 FOLDS: Final = 5
 _PRECISION: Final = 1e-4
 
+Losses = Callable[[Labels, float], Floats]
+"""The negative log-likelihoods of some rows, `(rows,)`, at a temperature."""
+
 _TOO_FEW = f"There are fewer than {MIN_IMAGES} validation images, too few to tell whether a temperature helps."
 _HELPS = "It lowers the log loss of validation images that it was not fitted on."
 _NO_HELP = "A fitted temperature does not lower the log loss of validation images that it was not fitted on."
 
 
 def fit_temperature(logits: Logits, labels: Labels, seed: int = 0) -> Calibration:
-    """The temperature for logits `(n, classes)` of validation images with class indices `(n,)`.
+    """The temperature for logits `(n, classes)` of validation images with class indices `(n,)`; see `cross_fitted`."""
+    return cross_fitted(lambda rows, temperature: log_losses(logits[rows], labels[rows], temperature), labels, seed)
+
+
+def cross_fitted(losses: Losses, strata: Labels, seed: int = 0) -> Calibration:
+    """The temperature for the log `losses` of validation images of which each is in one of the `strata` `(n,)`.
 
     It is 1 unless cross-fitting says that another one lowers the mean log loss; then it is the one that minimises the
     log loss of all images, within `BOUNDS`. `seed` decides which images make up a fold.
     """
-    n = len(labels)
+    n, rows = len(strata), np.arange(len(strata))
     if n < MIN_IMAGES:
         return Calibration(1.0, n, None, None, _TOO_FEW)
-    before = float(log_losses(logits, labels, 1.0).mean())
-    after = float(_held_out_losses(logits, labels, seed).mean())
+    before = float(losses(rows, 1.0).mean())
+    after = float(_held_out(losses, strata, seed).mean())
     if after < before:
-        return Calibration(_minimum(logits, labels), n, before, after, _HELPS)
+        return Calibration(_minimum(losses, rows), n, before, after, _HELPS)
     return Calibration(1.0, n, before, after, _NO_HELP)
 
 
@@ -45,29 +55,29 @@ def calibrated(logits: Logits, temperature: float) -> Logits:
     return softmax(scaled).astype(np.float32)
 
 
-def _held_out_losses(logits: Logits, labels: Labels, seed: int) -> Floats:
+def _held_out(losses: Losses, strata: Labels, seed: int) -> Floats:
     """The loss of each image at the temperature fitted on the other folds, `(n,)`."""
     from sklearn.model_selection import StratifiedKFold
 
-    losses = np.empty(len(labels))
+    found = np.empty(len(strata))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    for others, held in folds.split(losses, _strata(labels)):
-        losses[held] = log_losses(logits[held], labels[held], _minimum(logits[others], labels[others]))
-    return losses
+    for others, held in folds.split(found, _large(strata)):
+        found[held] = losses(held, _minimum(losses, others))
+    return found
 
 
-def _strata(labels: Labels) -> Labels:
-    """The labels, with classes too small for every fold counted as the most frequent one."""
-    counts = np.bincount(labels)
-    return np.where(counts[labels] < FOLDS, counts.argmax(), labels)
+def _large(strata: Labels) -> Labels:
+    """The strata, with those too small for every fold counted as the most frequent one."""
+    counts = np.bincount(strata)
+    return np.where(counts[strata] < FOLDS, counts.argmax(), strata)
 
 
-def _minimum(logits: Logits, labels: Labels) -> float:
+def _minimum(losses: Losses, rows: Labels) -> float:
     """The temperature within `BOUNDS` of the smallest mean log loss, which has one minimum over it."""
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(
-        lambda log: float(log_losses(logits, labels, math.exp(log)).mean()),
+        lambda log: float(losses(rows, math.exp(log)).mean()),
         bounds=tuple(map(math.log, BOUNDS)),
         method="bounded",
         options={"xatol": _PRECISION},

@@ -81,14 +81,14 @@ def mean(values: Floats | Hits) -> Statistic:
 def balanced_accuracy(labels: Labels, predicted: Labels) -> Statistic:
     """The mean recall over the classes that occur."""
     true, hit = _by_class(labels, labels), _by_class(labels, labels, predicted == labels)
-    return lambda counts: _mean_over_classes(counts @ hit, counts @ true, counts @ true > 0)
+    return lambda counts: mean_over_classes(counts @ hit, counts @ true, counts @ true > 0)
 
 
 def macro_f1(labels: Labels, predicted: Labels) -> Statistic:
     """The mean F1 over the classes that occur."""
     true, hit = _by_class(labels, labels), _by_class(labels, labels, predicted == labels)
     either = true + _by_class(labels, predicted)
-    return lambda counts: _mean_over_classes(2 * (counts @ hit), counts @ either, counts @ true > 0)
+    return lambda counts: mean_over_classes(2 * (counts @ hit), counts @ either, counts @ true > 0)
 
 
 def log_losses(logits: Logits, labels: Labels, temperature: float = 1.0) -> Floats:
@@ -119,7 +119,8 @@ def _by_class(labels: Labels, classes: Labels, counted: Hits | None = None) -> A
     return csr_array((ones, (np.arange(n), classes)), shape=(n, size))[:, np.unique(labels)]
 
 
-def _mean_over_classes(parts: Counts, wholes: Counts, occurs: Hits) -> Floats:
+def mean_over_classes(parts: Counts | Floats, wholes: Counts | Floats, occurs: Hits) -> Floats:
+    """The mean ratio over the classes that occur, `(resamples,)` of `(resamples, classes)`; 0 where none does."""
     ratios = np.divide(parts, wholes, out=np.zeros(parts.shape), where=occurs)
-    means: Floats = ratios.sum(axis=1) / occurs.sum(axis=1)
+    means: Floats = ratios.sum(axis=1) / np.maximum(occurs.sum(axis=1), 1)
     return means

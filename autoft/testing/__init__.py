@@ -17,6 +17,7 @@ from autoft.testing.exporters import ExporterConformance
 from autoft.testing.freeze import FreezeStrategyConformance, layouts
 from autoft.testing.searchers import SearcherConformance
 from autoft.testing.simulation import Simulation, candidates, simulate
+from autoft.testing.tasks import TaskConformance
 from autoft.testing.zoos import ZooConformance
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "FreezeStrategyConformance",
     "SearcherConformance",
     "Simulation",
+    "TaskConformance",
     "ZooConformance",
     "candidates",
     "layouts",

@@ -15,7 +15,13 @@ from autoft.errors import AutoftError, PluginError
 from autoft.parts.host import Host
 from autoft.parts.plugins import file_ref, object_ref
 from autoft.system import faults
-from autoft.testing import ExporterConformance, FreezeStrategyConformance, SearcherConformance, ZooConformance
+from autoft.testing import (
+    ExporterConformance,
+    FreezeStrategyConformance,
+    SearcherConformance,
+    TaskConformance,
+    ZooConformance,
+)
 from autoft.testing.base import Conformance
 
 SUITES: dict[str, Any] = {  # the classes are abstract until they know their part
@@ -23,6 +29,7 @@ SUITES: dict[str, Any] = {  # the classes are abstract until they know their par
     "autoft_freeze_strategies": FreezeStrategyConformance,
     "autoft_searchers": SearcherConformance,
     "autoft_exporters": ExporterConformance,
+    "autoft_tasks": TaskConformance,
 }
 
 

@@ -1,0 +1,128 @@
+"""Ordinal classification: one class an image, of classes that have an order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoft.errors import DataError
+from autoft.parts.base import UNCALIBRATED
+from autoft.parts.metric import Floats, Metric
+from autoft.tasks.calibration import cross_fitted
+from autoft.tasks.single_label import SingleLabel
+from autoft.tasks.statistics import Labels, Logits, mean
+from autoft.values.bundle import Calibration
+from autoft.values.plan import Recipe
+from autoft.values.target import MetricFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoft.parts.linear_head import LinearHead
+
+STEPS: Final = Metric(
+    MetricFacts("mae", is_loss=True, greatest=None),
+    lambda logits, classes: mean(-np.abs(logits.argmax(axis=1) - classes).astype(np.float64)),
+)
+
+
+class Ordinal(SingleLabel):
+    """One class an image, of classes in an order: whole numbers, or names in natural order ("grade 1", "grade 2").
+
+    Output k is the logit of being above class k, given that the image is not below it (CORN, Shi, Cao and Raschka
+    2021), so the probabilities of "above" fall from class to class whatever the network gives. `mae` is in classes.
+    Nothing is claimed: whether classes have an order is for the user to say.
+    """
+
+    name = "ordinal"
+    summary = "one class an image, of classes in an order"
+    metrics = (STEPS, *SingleLabel.metrics)
+
+    def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+        """The classes from lowest to highest: numbers by their value, names as they come.
+
+        Raises `DataError` for fewer than two, several columns, or two spellings of one number.
+        """
+        classes = super().names(labels, columns)
+        try:
+            values = {name: float(name) for name in classes}
+        except ValueError:
+            return classes
+        ordered = sorted(classes, key=values.__getitem__)
+        for lower, upper in pairwise(ordered):
+            if values[lower] == values[upper]:
+                raise DataError(f"the classes {lower!r} and {upper!r} are one number; write it in one way")
+        return tuple(ordered)
+
+    @property
+    def outputs(self) -> int:
+        """One a step between classes."""
+        return len(self.targets.names) - 1
+
+    def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+        """Mean over images of the binary cross entropies of the steps they reach, `(batch, steps)`, smoothed."""
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        steps = torch.arange(self.outputs, device=targets.device)
+        above, reached = targets[:, None] > steps, targets[:, None] >= steps
+        smoothed = above * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
+        losses = binary_cross_entropy_with_logits(outputs, smoothed.to(outputs.dtype), reduction="none")
+        return (losses * reached).sum() / len(targets)
+
+    def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
+        """A ridge path of the marks "above class k", over all images: near enough to begin with."""
+        import torch
+
+        from autoft.tasks.ridge import ridge_of_labels
+
+        return ridge_of_labels(features, (targets[:, None] > torch.arange(self.outputs)).float(), check)
+
+    def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> Floats:
+        """Log probabilities of the classes `(n, classes)`."""
+        return _log_probabilities(outputs, calibration.temperature)
+
+    def calibrate(self, outputs: Logits, targets: Labels) -> Calibration:
+        """A temperature of the steps, where it helps."""
+
+        def losses(rows: Labels, temperature: float) -> Floats:
+            found = _log_probabilities(outputs[rows], temperature)
+            return -np.take_along_axis(found, targets[rows, None], axis=1)[:, 0]
+
+        return cross_fitted(losses, targets)
+
+    def answers(self, outputs: Logits, calibration: Calibration) -> NDArray[np.float32]:
+        """Probabilities `(n, classes)`, which add up to 1."""
+        probabilities: NDArray[Any] = np.exp(self.judged(outputs, calibration))
+        return probabilities.astype(np.float32)
+
+    def tail(self, calibration: Calibration) -> str:
+        """Each class: all steps below it taken, the one above it not."""
+        return f"""
+            temperature = Constant <value = float {{{calibration.temperature!r}}}> ()
+            steps = Div (outputs, temperature)
+            minus = Neg (steps)
+            not_taken = Softplus (minus)
+            taken = Neg (not_taken)
+            last = Constant <value = int64 {{1}}> ()
+            reached = CumSum (taken, last)
+            too_far = Softplus (steps)
+            stopped = Neg (too_far)
+            one_before = Constant <value = int64[4] {{0, 1, 0, 0}}> ()
+            one_after = Constant <value = int64[4] {{0, 0, 0, 1}}> ()
+            below = Pad (reached, one_before)
+            above = Pad (stopped, one_after)
+            logarithms = Add (below, above)
+            answers = Exp (logarithms)"""
+
+
+def _log_probabilities(outputs: Logits, temperature: float) -> Floats:
+    """Logarithms of the classes' probabilities `(n, classes)` from logits of the steps between them."""
+    steps = outputs.astype(np.float64) / temperature
+    none = np.zeros((len(steps), 1))
+    reached = -np.logaddexp(0, -steps).cumsum(axis=1)
+    return np.hstack([none, reached]) + np.hstack([-np.logaddexp(0, steps), none])

@@ -1,0 +1,232 @@
+"""Regression: one number or several an image, in the data's own units."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoft.errors import DataError
+from autoft.parts.base import UNCALIBRATED, Task
+from autoft.parts.metric import Counts, Floats, Metric, Statistic
+from autoft.tasks.statistics import mean
+from autoft.values.bundle import Calibration
+from autoft.values.plan import Recipe
+from autoft.values.target import MetricFacts, Targets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoft.parts.linear_head import LinearHead
+
+MAX_CLASSES: Final = 20
+"""A column of so many different whole numbers or fewer holds classes: stars, grades, digits."""
+
+MAX_STRATA: Final = 10
+STRATUM: Final = 10
+"""Images a stratum, at least, where there are enough for two; a fifth of them is more than one."""
+
+_GREATEST: Final = float(np.finfo(np.float32).max)
+_GRAIN: Final = 64
+"""Steps of float32 in a column's deviation, at least: coarser ones would be an error of their own."""
+
+
+def _rmse(values: NDArray[Any], targets: NDArray[Any]) -> Statistic:
+    squares = np.square(values - targets.astype(np.float64))
+    return lambda counts: -np.sqrt(counts @ squares / len(squares)).mean(axis=1)
+
+
+def _r2(values: NDArray[Any], targets: NDArray[Any]) -> Statistic:
+    """Columns that are constant over the images are left out: there is nothing to explain; of none it is 0."""
+    truth = targets.astype(np.float64)
+    errors, shifted = np.square(values - truth), truth - truth[0]  # shifted, as squares of large numbers lose digits
+
+    def statistic(counts: Counts) -> Floats:
+        n, second = counts.sum(axis=1, keepdims=True), counts @ np.square(shifted)
+        spread = second - np.square(counts @ shifted) / n
+        varies = spread > 1e-12 * second
+        explained = 1 - np.divide(counts @ errors, spread, out=np.zeros(spread.shape), where=varies)
+        means: Floats = (explained * varies).sum(axis=1) / np.maximum(varies.sum(axis=1), 1)
+        return means
+
+    return statistic
+
+
+MAE: Final = Metric(
+    MetricFacts("mae", is_loss=True, greatest=None),
+    lambda values, targets: mean(-np.abs(values - targets.astype(np.float64)).mean(axis=1)),
+)
+RMSE: Final = Metric(MetricFacts("rmse", is_loss=True, greatest=None), _rmse)
+R2: Final = Metric(MetricFacts("r2"), _r2)
+
+
+def numbers_in(label: str) -> tuple[float, ...]:
+    """The numbers in a line of CSV, `1.5` or `1.5,-2e3`. Raises `ValueError` when something else stands there."""
+    return tuple(map(float, _cells(label)))
+
+
+class Regression(Task):
+    """One number or several an image.
+
+    The network gives them standardised, by mean and deviation of each column over the training images. Of one column
+    the mean absolute error is the metric to search by, which no single odd image decides; of several it is R2, as
+    errors in grams and in metres do not add up. `mae`, `rmse` and `r2` are means over the columns, the first two in
+    their units.
+    """
+
+    name = "regression"
+    summary = "one number or several an image"
+    form = "numbers"
+    metrics = (MAE, RMSE, R2)
+
+    def on(self, targets: Targets) -> Self:
+        """Of several columns, R2 comes first."""
+        bound = super().on(targets)
+        if len(targets.names) > 1:
+            bound.metrics = sorted(self.metrics, key=lambda metric: metric is not R2)
+        return bound
+
+    def claims(self, labels: Sequence[str], columns: Sequence[str]) -> bool:
+        """Numbers in several columns, or in one that cannot be classes.
+
+        Those are numbers of which one is not whole, or of more than `MAX_CLASSES` whole ones that are no mere numbering
+        (from 0 or 1 without a gap, as of the 1000 classes of ImageNet). What is written with zeros before it ("007") is
+        an identifier. A column of few whole numbers stays classes.
+        """
+        if any(map(self.problem, labels)) or any(_is_identifier(label) for label in labels):
+            return False
+        if len(columns) > 1:
+            return True
+        found = {number for label in labels for number in numbers_in(label)}
+        if not all(map(float.is_integer, found)):
+            return True
+        numbering = min(found) in (0, 1) and max(found) - min(found) == len(found) - 1
+        return len(found) > MAX_CLASSES and not numbering
+
+    def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+        """The columns.
+
+        Raises `DataError` for labels of fewer or more numbers, and when no column varies, or one more finely than
+        float32 can tell.
+        """
+        for label in labels:
+            if len(numbers_in(label)) != len(columns):
+                raise DataError(
+                    f"{label!r} holds {len(numbers_in(label))} numbers, and the columns are {', '.join(columns)}; "
+                    "give one number for each, with a point before its decimals"
+                )
+        values = np.array([numbers_in(label) for label in labels])
+        if (values == values[0]).all():
+            raise DataError(f"every image has the same {', '.join(columns)}, {labels[0]}; there is nothing to predict")
+        for name, column in zip(columns, values.T, strict=True):
+            if 0 < column.std() < _GRAIN * float(np.spacing(np.float32(np.abs(column).max()))):
+                raise DataError(
+                    f"{name} varies by {column.std():.3g} about {column.mean():.7g}, which 32-bit numbers do not tell "
+                    f"apart; subtract {column.mean():.7g} from it"
+                )
+        return tuple(columns)
+
+    def problem(self, label: str) -> str | None:
+        """Whether something in it is no number, or one that is not finite or too large for float32."""
+        if not label.strip():
+            return "it has no number"
+        for cell in _cells(label):
+            try:
+                number = float(cell)
+            except ValueError:
+                return f"{cell!r} is no number"
+            if not math.isfinite(number):
+                return f"{cell.strip()!r} is not finite"
+            if abs(number) > _GREATEST:
+                return f"{cell.strip()!r} is too large"
+        return None
+
+    def encode(self, labels: Sequence[str]) -> NDArray[np.float32]:
+        """The numbers `(n, columns)`, in their own units."""
+        return np.array([numbers_in(label) for label in labels], np.float32).reshape(-1, len(self.targets.names))
+
+    def strata(self, labels: Sequence[str]) -> Sequence[Hashable]:
+        """Ranges of numbers with as many images each, ten where there are enough.
+
+        Of several columns along the direction in which, standardised, they vary most.
+        """
+        values = np.array([numbers_in(label) for label in labels])
+        line = _along(values) if values.shape[1] > 1 else values[:, 0]
+        edges = np.quantile(line, np.linspace(0, 1, min(MAX_STRATA, len(line) // STRATUM or 1) + 1)[1:-1])
+        ranges: list[int] = np.searchsorted(edges, line, side="right").tolist()
+        return ranges
+
+    def with_moments(self, targets: Targets, training: NDArray[Any]) -> Targets:
+        """Mean and deviation of each column; a constant one gets the deviation 1."""
+        exact = training.astype(np.float64)
+        deviation = np.where(np.ptp(exact, axis=0) > 0, exact.std(axis=0), 1.0)
+        return replace(targets, mean=tuple(exact.mean(axis=0).tolist()), deviation=tuple(deviation.tolist()))
+
+    def standardised(self, targets: Tensor) -> Tensor:
+        """What the network should give for targets `(batch, columns)`: deviations from the mean, float32."""
+        mean, deviation = (targets.new_tensor(moments) for moments in (self.targets.mean, self.targets.deviation))
+        return ((targets - mean) / deviation).float()
+
+    def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+        """Mean Huber loss (1964) of `(batch, columns)`, a parabola up to one deviation.
+
+        Beyond it is a line, so a mistyped target pulls no more than one that is a deviation off.
+        """
+        from torch.nn.functional import huber_loss
+
+        return huber_loss(outputs, self.standardised(targets))
+
+    def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
+        """The best of a ridge path of the standardised numbers."""
+        from autoft.tasks.ridge import ridge_of_values
+
+        return ridge_of_values(features, self.standardised(targets), check)
+
+    def judged(self, outputs: NDArray[Any], calibration: Calibration = UNCALIBRATED) -> Floats:
+        """Numbers `(n, columns)` in the data's own units."""
+        found: Floats = outputs.astype(np.float64) * self.targets.deviation + self.targets.mean
+        return found
+
+    def answers(self, outputs: NDArray[Any], calibration: Calibration) -> NDArray[np.float32]:
+        """Numbers `(n, columns)` in the data's own units."""
+        return self.judged(outputs).astype(np.float32)
+
+    def tail(self, calibration: Calibration) -> str:
+        """Times the deviation, plus the mean."""
+        return f"""
+            deviation = Constant <value = {_constant(self.targets.deviation)}> ()
+            mean = Constant <value = {_constant(self.targets.mean)}> ()
+            scaled = Mul (outputs, deviation)
+            answers = Add (scaled, mean)"""
+
+
+def _cells(label: str) -> Sequence[str]:
+    try:
+        return next(csv.reader([label]))
+    except csv.Error:  # a line break in it
+        return (label,)
+
+
+def _constant(numbers: Sequence[float]) -> str:
+    """Numbers as ONNX text has them."""
+    return f"float[{len(numbers)}] {{{', '.join(map(repr, numbers))}}}"
+
+
+def _is_identifier(label: str) -> bool:
+    return any(len(cell) > 1 and cell[0] == "0" and cell.isdigit() for cell in _cells(label))
+
+
+def _along(values: Floats) -> Floats:
+    """Where each of `values` `(n, columns)` lies in the direction in which, standardised, they vary most, `(n,)`."""
+    deviation = values.std(axis=0)
+    standard = (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    direction = np.linalg.eigh(standard.T @ standard).eigenvectors[:, -1]
+    direction *= np.sign(direction[np.abs(direction).argmax()])
+    # Rounded, as what is alike must not be parted by the last digit of a sum.
+    along: Floats = (standard @ direction).round(9)
+    return along
