@@ -148,15 +148,19 @@ def test_paths_that_stay_in_the_folder(photos, tmp_path):
     assert found(listing) == [("a.png", "x"), ("b.jpg", "y"), ("deep/c.PNG", "z")]
 
 
-def test_absolute_paths_through_a_link(photos, tmp_path):
+@pytest.mark.parametrize("given", ["link", "photos"])
+def test_absolute_paths_through_a_link(photos, tmp_path, given):
     (tmp_path / "link").symlink_to(photos)
     path = write(photos, f"image,label\n{tmp_path}/link/a.png,x\n{photos.resolve()}/b.jpg,y\n")
-    assert found(read(tmp_path / "link" / path.name)) == [("a.png", "x"), ("b.jpg", "y")]
+    assert found(read(tmp_path / given / path.name)) == [("a.png", "x"), ("b.jpg", "y")]
 
 
-def test_a_linked_manifest_is_where_the_link_is(photos, tmp_path):
-    (photos / "data.csv").symlink_to(write(tmp_path, "image,label\na.png,x\n", "elsewhere.csv"))
-    assert found(read(photos / "data.csv")) == [("a.png", "x")]
+def test_a_link_to_a_manifest_moves_nothing(photos, tmp_path):
+    path = write(photos, "image,label\na.png,x\n")
+    (tmp_path / "link.csv").symlink_to(path)
+    listing = read(tmp_path / "link.csv")
+    assert found(listing) == [("a.png", "x")]
+    assert listing == read(path) and listing.source == listing.manifest == str(path.resolve())
 
 
 def test_a_manifest_of_the_working_folder(photos, monkeypatch):
@@ -218,7 +222,7 @@ def test_an_image_that_stands_twice(photos):
     lines = ["a.png,x,", "./a.png,x,", "b.jpg,x,train", "b.jpg,x,test", "a.png,y,"]
     listing = read(write(photos, "\n".join(["image,label,split", *lines])))
     assert listing.entries == (Entry("a.png", "x"), Entry("b.jpg", "x", "train"))
-    hint = "; one line an image, with all its labels in one cell"
+    hint = "; one line an image, its labels in one cell as in cat|dog"
     assert reasons(listing) == [
         ("b.jpg", f"line 5 says 'x' in test, line 4 'x' in train, which counts{hint}"),
         ("a.png", f"line 6 says 'y', line 2 'x', which counts{hint}"),

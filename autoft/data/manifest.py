@@ -8,9 +8,10 @@ The rules:
   column `split` says train, val or test, in the spellings of split folders; where it is empty, nothing is given. Every
   other column is a target, whatever its name.
 - A column that numbers the lines (unnamed, `index`, `id`) is refused beside another target, as it would be learned.
-- Paths are relative to the manifest's folder. Absolute ones, and `..`, are fine as long as they stay in it; a manifest
-  that leads out of its folder is refused. Backslashes part folders where no file has one in its name.
-- An image counts once. Lines that repeat it word for word do not matter; of lines that differ the first counts, and the
+- Paths are relative to the folder of the manifest itself, not of a link to it. Absolute ones and `..` are fine as long
+  as they stay in it; a manifest that leads out of its folder is refused. Backslashes part folders where no file has one
+  in its name.
+- An image counts once. Lines that say the same again do not matter; of lines that differ the first counts, and the
   others are problems.
 - What is an image goes by the extension, as in class folders.
 """
@@ -24,6 +25,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -235,9 +237,9 @@ class _Images:
     problems: list[DataProblem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        given = os.path.abspath(self.manifest.parent)  # noqa: PTH100  Path.absolute leaves `..` in it
-        self._root = os.path.realpath(self.manifest.parent)
-        self._folders = tuple(dict.fromkeys((self._root, given)))
+        self._source = os.path.realpath(self.manifest)
+        self._root = self._source.rpartition("/")[0]
+        self._resolved = cache(os.path.realpath)
         self._entries: dict[str, tuple[int, Entry]] = {}
 
     def add(self, row: _Row) -> None:
@@ -254,12 +256,12 @@ class _Images:
             self._entries[entry.path] = (line, first)
         else:
             said = f"line {row.line} says {_said(entry)}, line {line} {_said(first)}, which counts"
-            hint = "one line an image, with all its labels in one cell"
+            hint = "one line an image, its labels in one cell as in cat|dog"
             self.problems.append(DataProblem(entry.path, f"{said}; {hint}"))
 
     def listing(self, columns: tuple[str, ...]) -> Listing:
         """What was found. Raises `DataError` when there is nothing to use."""
-        root = as_text(self._root)
+        root = as_text(self._root or "/")
         if not self._entries:
             if not self.problems:
                 raise DataError(f"{self.manifest} has a header and nothing else; add a line for each image")
@@ -267,7 +269,7 @@ class _Images:
             what = f"no image of {lines} in {self.manifest} can be used, e.g. {first.path}: {first.reason}"
             raise DataError(f"{what}; paths are relative to {root}")
         entries = tuple(entry for _, entry in self._entries.values())
-        return Listing(root, (), entries, tuple(self.problems), columns)
+        return Listing(root, (), entries, tuple(self.problems), columns, as_text(self._source))
 
     def _name(self, row: _Row) -> str:
         """The file's name below the root: the first way to read the cell that leads to a file, else the first."""
@@ -275,11 +277,13 @@ class _Images:
         return next((name for name in names if os.path.lexists(self._full(name))), names[0])
 
     def _inside(self, row: _Row, name: str) -> str:
-        for folder in self._folders:
-            full = os.path.normpath(os.path.join(folder, name))  # noqa: PTH118  a Path per file is slow
-            within = folder.rstrip("/") + "/"
-            if full.startswith(within):
-                return full.removeprefix(within)
+        full = os.path.normpath(f"{self._root}/{name}" if name[0] != "/" else name)
+        folder, _, file = full.rpartition("/")
+        within = f"{self._root}/"
+        if not full.startswith(within):  # unless it goes by a link to the manifest's folder
+            full = f"{self._resolved(folder)}/{file}"
+        if full.startswith(within):
+            return full.removeprefix(within)
         hint = "move the manifest to a folder that holds all its images"
         raise _at(self.manifest, row.line, f"{row.image!r} lies outside {as_text(self._root)}; {hint}")
 
