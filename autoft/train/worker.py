@@ -17,6 +17,7 @@ from autoft.data.split import stratified_order
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import Images, TrainingStream
 from autoft.parts.host import Host
+from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
 from autoft.parts.plugins import PluginRef
 from autoft.store import Checkpoint, CheckpointStore
@@ -25,12 +26,12 @@ from autoft.study.run import Run
 from autoft.study.study import Device, StudyRecord
 from autoft.system.disk_cache import cache_root
 from autoft.system.files import DISK_ERRORS
+from autoft.tasks.ridge import ridge_of_classes
 from autoft.tasks.single_label import SingleLabel
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
 from autoft.train.pace import Pace
-from autoft.train.ridge import RidgeHead, fit_ridge
 from autoft.values.ledger import TrialRecord
 from autoft.values.plan import ClosedFormHead, GradientHead, Plan
 from autoft.values.space import Scalar
@@ -224,7 +225,7 @@ class Worker:
         model = _with_head(Classifier(bench.network.module, bench.network.dim, self._outputs), head)
         changed = model.changed(bench.plan)
         self._checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=logits))
-        facts = {"ridge_strength": head.strength, "loo_accuracy": head.loo_accuracy, **_memory()}
+        facts = {**head.facts, **_memory()}
         return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
 
     def _forward_costs(self, bench: _Bench) -> Costs:
@@ -322,7 +323,7 @@ class Worker:
                 f"{checkpoint.trial.id} was trained from; restore them, or start a new run"
             )
 
-    def _ridge(self, bench: _Bench, reserve: float) -> tuple[RidgeHead, float]:
+    def _ridge(self, bench: _Bench, reserve: float) -> tuple[LinearHead, float]:
         """The head, fitted on a fair sample of the training images: all whose features can be had while more than
         `reserve` seconds are left, a few in any case. The number is their share of all.
         """
@@ -335,7 +336,7 @@ class Worker:
             bench.network, bench.images, rows[order], lambda: bench.job.seconds_left < reserve, self._check
         )
         seen = labels[order[: len(features)]]
-        head = fit_ridge(features, torch.from_numpy(seen), self._outputs, self._check)
+        head = ridge_of_classes(features, torch.from_numpy(seen), self._outputs, self._check)
         return head, len(seen) / len(rows)
 
     def _needed_features(self, bench: _Bench, rows: np.ndarray, kind: str, grace: float) -> torch.Tensor:
@@ -397,7 +398,7 @@ def _no_room(error: OSError) -> RunFolderError:
     return RunFolderError(f"{place}{error.strerror}; make room there, then go on with autoft resume")
 
 
-def _with_head(classifier: Classifier, head: RidgeHead) -> Classifier:
+def _with_head(classifier: Classifier, head: LinearHead) -> Classifier:
     with torch.no_grad():
         classifier.head.weight.copy_(head.weight)
         classifier.head.bias.copy_(head.bias)
