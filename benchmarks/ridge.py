@@ -22,7 +22,7 @@ import common
 import torch
 from common import Check
 
-from autoft.train.ridge import fit_ridge
+from autoft.tasks.ridge import ridge_of_classes
 
 LIMIT_GB, LIMIT_SECONDS, LIMIT_GAP = 3.0, 300.0, 2.0
 THREADS = 2
@@ -115,10 +115,10 @@ def fit(problem: Problem) -> Fit:
     """Fit one problem in this process."""
     torch.set_num_threads(THREADS)
     features, labels = images_of(problem, problem.images, 1)
-    fit_ridge(features[:64, :8], labels[:64] % 2, 2)  # what libraries load at their first use is not the fit's
+    ridge_of_classes(features[:64, :8], labels[:64] % 2, 2)  # what libraries load at their first use is not the fit's
     began, cpu = time.monotonic(), time.process_time()
     with Observer() as observer:
-        head = fit_ridge(features, labels, problem.classes, observer.check)
+        head = ridge_of_classes(features, labels, problem.classes, observer.check)
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
     fresh, truth = images_of(problem, 2_000, 2)
     answers = (fresh @ head.weight.T + head.bias).argmax(dim=1)
@@ -131,7 +131,7 @@ def fit(problem: Problem) -> Fit:
         seconds=round(seconds, 2),
         cpu_seconds=round(cpu_seconds, 2),
         gap=round(observer.gap, 2),
-        loo_accuracy=round(head.loo_accuracy, 4),
+        loo_accuracy=round(float(head.facts["loo_accuracy"]), 4),
         new_accuracy=round(float((answers == truth).double().mean()), 4),
     )
 
