@@ -13,7 +13,6 @@ from typing import Any, Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.data.folder import natural_key
 from autoft.data.readers import read_labelled
 from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, scan
 from autoft.data.split import Unsplit, require_enough, split, stratified_order
@@ -21,6 +20,7 @@ from autoft.errors import DataError, RunFolderError
 from autoft.media.image.pixel_cache import PixelCache, PixelMap, build
 from autoft.parts.base import Task
 from autoft.system.files import as_path, write_atomic
+from autoft.system.natural import natural_key
 from autoft.system.parallel import Check, never_stop
 from autoft.values.backbone import Interpolation
 from autoft.values.dataset import DataProblem, DatasetInfo, Entry, Listing, Sample, SplitName, ValueRange

@@ -82,7 +82,7 @@ class Regression(Task):
     name = "regression"
     summary = "one number or several an image"
     form = "numbers"
-    metrics = (MAE, RMSE, R2)
+    metrics: Sequence[Metric] = (MAE, RMSE, R2)
 
     def on(self, targets: Targets) -> Self:
         """Of several columns, R2 comes first."""

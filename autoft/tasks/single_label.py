@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from autoft.parts.linear_head import LinearHead
 
-METRICS: Final = (
+METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         MetricFacts("accuracy"),
         lambda logits, classes: mean(logits.argmax(axis=1) == classes),
@@ -49,7 +49,7 @@ class SingleLabel(Task):
     name = "single_label"
     summary = "one class an image"
     form = "one_of"
-    metrics = METRICS
+    metrics: Sequence[Metric] = METRICS
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The classes. Raises `DataError` for fewer than two, or several columns."""
@@ -93,7 +93,7 @@ class SingleLabel(Task):
 
         return ridge_of_classes(features, targets, self.outputs, check)
 
-    def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> Logits:
+    def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
         """Logits `(n, classes)` at the temperature."""
         return outputs / np.float32(calibration.temperature)
 
