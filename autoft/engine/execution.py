@@ -32,6 +32,7 @@ from autoft.parts.host import Host
 from autoft.runners.base import Runner, Site
 from autoft.runners.search import Search
 from autoft.store import Journal
+from autoft.study.machine import Crowding
 from autoft.study.run import Run
 from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
@@ -55,7 +56,7 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
             interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
             dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
         with closing(Preparation(run, host.refs)) as preparation:
-            ending = Ending(run.record, preparation)
+            ending = Ending(run.record, preparation, Crowding(own=run.record.machine.busy + 1.0))
             with watch.phase("search"), Journal(run.folder.journal) as journal:
                 search = _search(run, host, screen, clock, journal, stopped, ending)
                 run.save()  # workers read it
