@@ -10,6 +10,7 @@ from autoft.engine.ending import (
     FEWEST_TESTED,
     FIXED_SECONDS,
     Ending,
+    least_seconds,
     require_any_time,
     require_enough_time,
     require_more_time,
@@ -127,8 +128,14 @@ def test_a_budget_without_room_for_a_probe_is_refused_with_one_that_has():
         require_any_time(Study("data", time=5.0))
     require_any_time(Study("data", time=10.0))
     with pytest.raises(StudyError, match=r"--time 20s is too short: 18 s are over, .* give at least --time 30s"):
-        require_enough_time(record(seconds=20.0, test=10), 18.0)
-    require_enough_time(record(seconds=30.0, test=10), 18.0)
+        require_enough_time(record(seconds=20.0, test=10), 18.0, least_seconds(record(test=10), "inline"))
+    require_enough_time(record(seconds=30.0, test=10), 18.0, least_seconds(record(test=10), "inline"))
+
+
+def test_the_least_that_gives_a_model_takes_longer_with_ray_and_on_a_crowded_machine():
+    alone, crowded = (least_seconds(record(), "inline", crowding) for crowding in (1.0, 3.0))
+    assert crowded == pytest.approx(3 * alone)
+    assert least_seconds(record(), "ray") > alone
 
 
 def test_more_time_that_holds_nothing_but_another_end_is_refused():

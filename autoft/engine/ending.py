@@ -10,7 +10,7 @@ from autoft.engine.prepare import FIRST_GUESS_SECONDS, Preparation
 from autoft.errors import StudyError
 from autoft.study.machine import cores
 from autoft.study.shortlist import WORK_PER_SECOND, forward_work
-from autoft.study.study import Study, StudyRecord
+from autoft.study.study import RunnerName, Study, StudyRecord
 from autoft.values.ledger import Ledger
 from autoft.values.trial import Trial
 
@@ -87,18 +87,21 @@ class Ending:
         return max((record.costs.image for record in alike), default=None)
 
 
-def require_enough_time(record: StudyRecord, elapsed: float) -> None:
-    """Raise `StudyError` when the time left does not hold a worker's start, the cheapest probe, and the end."""
-    machine = record.machine
-    cheapest = forward_work(min(candidate.cost for candidate in record.candidates)) / WORK_PER_SECOND[machine.device]
+def least_seconds(record: StudyRecord, runner: RunnerName, crowding: float = 1.0) -> float:
+    """What the least that gives a model takes: a worker's start, the cheapest probe, and the end."""
+    cheapest = forward_work(min(candidate.cost for candidate in record.candidates))
     scored = record.data.counts["val"] if record.validation is None else record.validation
-    probe = cheapest * (scored + FEWEST_TRAINED)
-    testing = cheapest * min(record.data.counts["test"], FEWEST_TESTED)
-    least = elapsed + STARTING_SECONDS[machine.runner] + probe + FIXED_SECONDS + testing
-    if least > record.study.time:
+    images = scored + FEWEST_TRAINED + min(record.data.counts["test"], FEWEST_TESTED)
+    forward = images * cheapest / WORK_PER_SECOND[record.machine.device]
+    return crowding * (STARTING_SECONDS[runner] + forward + FIXED_SECONDS)
+
+
+def require_enough_time(record: StudyRecord, elapsed: float, least: float) -> None:
+    """Raise `StudyError` when the time left does not hold `least`, what the least that gives a model takes."""
+    if elapsed + least > record.study.time:
         raise StudyError(
             f"--time {record.study.time:g}s is too short: {elapsed:.0f} s are over, and starting, one probe and the "
-            f"export take {least - elapsed:.0f} s more here; give at least --time {_enough(least)}s"
+            f"export take {least:.0f} s more here; give at least --time {_enough(elapsed + least)}s"
         )
 
 
