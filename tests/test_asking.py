@@ -21,7 +21,7 @@ from autoft.system.screen import Silent
 from autoft.system.signals import StopFlag, stop_on_signals
 from autoft.values.ledger import Ledger
 from autoft.values.space import Float, Space
-from autoft.values.trial import DONE, WAIT, Candidate, Clock, Parent, Queued, Report, Slice, Started, Wait
+from autoft.values.trial import DONE, WAIT, Candidate, Clock, Parent, Queued, Report, Slice, Started, Stopped, Wait
 
 CANDIDATE = Candidate("z/a", "full", 64, Space({"lr": Float(1e-4, 1e-2)}))
 
@@ -90,6 +90,26 @@ def test_an_open_slice_is_handed_out_again_and_asked_for_once(search, before):
     assert resumed.ledger.trials[0].state == "running"
     resumed.tell(Report(0, "paused", 1.0, 0.5, 1.0))
     assert resumed.ask() == DONE
+
+
+def test_an_open_slice_is_given_back_when_no_time_is_left_and_there_is_a_model(search):
+    """It would only delay the end, at which the model is exported."""
+    done = [Queued(0, slice_of(0), Clock(1.0, 90.0)), Report(0, "finished", 1.0, 0.5, 1.0)]
+    resumed = search(events=[*done, Queued(1, slice_of(1), Clock(5.0, 90.0)), Started(1, 6.0)], elapsed=95.0)
+    assert resumed.ask() == DONE
+    assert resumed.ledger.in_flight == ()
+    assert resumed.ledger.trials[1].given_back
+
+
+def test_the_time_until_a_run_is_cut_short_is_used(search, tmp_path):
+    begun = search(slice_of(), elapsed=30.0)
+    begun.ask()
+    begun.stop()
+    events = Journal.read(tmp_path / "trials.jsonl")
+    assert isinstance(events[-1], Stopped)
+    again = Ledger(events)
+    assert 30.0 <= again.elapsed == begun.ledger.elapsed
+    assert [slice_.trial.id for slice_ in again.in_flight] == [0]
 
 
 @pytest.mark.parametrize("params", [{"lr": 1.0}, {"rate": 1e-3}])

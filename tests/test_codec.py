@@ -20,7 +20,7 @@ from autoft.values.handoff import Artifact, Handoff, Preprocess
 from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan, Recipe
 from autoft.values.space import Choice, Float, Int, Space
 from autoft.values.summary import Best, Scores, Summary
-from autoft.values.trial import Candidate, Clock, Event, Parent, Queued, Report, Slice, Started, Trial
+from autoft.values.trial import Candidate, Clock, Event, Parent, Queued, Report, Slice, Started, Stopped, Trial
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=12)
@@ -37,7 +37,7 @@ spaces = st.dictionaries(texts, floats | ints | choices, max_size=4).map(Space)
 
 VALUE_TYPES = (
     Artifact, Backbone, Candidate, Clock, DatasetInfo, Handoff, InputSpec, Listing, ParameterGroup, ParameterInfo,
-    Plan, Preprocess, Queued, Recipe, Report, Sample, Slice, Stage, Started, Summary, Best, Scores,
+    Plan, Preprocess, Queued, Recipe, Report, Sample, Slice, Stage, Started, Stopped, Summary, Best, Scores,
     GradientHead,
 )  # fmt: skip
 
@@ -96,6 +96,8 @@ def test_a_line_of_one_kind_is_told_from_the_others(queued: Queued) -> None:
     assert same(decode(Event, encode(queued)), queued)
     started = Started(queued.trial, queued.clock.elapsed)
     assert same(decode(Event, encode(started)), started)
+    stopped = Stopped(queued.clock.elapsed)
+    assert same(decode(Event, encode(stopped)), stopped)
 
 
 def test_a_report_line_is_told_from_a_started_one() -> None:

@@ -10,6 +10,7 @@ from autoft.engine.ending import (
     FEWEST_TESTED,
     FIXED_SECONDS,
     Ending,
+    least_seconds,
     require_any_time,
     require_enough_time,
     require_more_time,
@@ -36,9 +37,12 @@ class Prepared:
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    monkeypatch.setattr("autoft.engine.ending.crowding", lambda own: 1.0)
+def one_core(monkeypatch):
     monkeypatch.setattr("autoft.engine.ending.cores", lambda: 1)
+
+
+def ending(record, preparation, crowding=1.0):
+    return Ending(record, preparation, lambda: crowding)
 
 
 def record(seconds=600.0, test=1000):
@@ -63,54 +67,60 @@ def test_in_little_time_no_graph_will_be_prepared():
     given = [record(seconds, test=10) for seconds in (20.0, 200.0)]
     for one in given:
         one.candidates = (CHEAP,)
-    short, long = (Ending(one, Prepared())(Ledger([]), None) for one in given)
+    short, long = (ending(one, Prepared())(Ledger([]), None) for one in given)
     assert short == pytest.approx(long + 4.0)
 
 
 def test_what_is_measured_counts_for_more_than_what_is_guessed():
-    ending = Ending(record(), Prepared("z/cheap", "z/dear"))
-    slow, quick = (ending(scored(CHEAP, an_image), None) for an_image in (0.02, 0.0001))
+    reserve = ending(record(), Prepared("z/cheap", "z/dear"))
+    slow, quick = (reserve(scored(CHEAP, an_image), None) for an_image in (0.02, 0.0001))
     assert slow - quick == pytest.approx(1000 * (0.02 - 0.0001) + min(4.0, 256 * 0.02) - 256 * 0.0001)
 
 
-def test_a_busy_machine_is_reckoned_with_once(monkeypatch):
+def test_a_busy_machine_is_reckoned_with_once():
     """What was measured on it is slow already."""
-    ending = Ending(record(), Prepared("z/cheap"))
-    measured, guessed = (ending(ledger, None) for ledger in (scored(CHEAP, 0.001), Ledger([])))
-    monkeypatch.setattr("autoft.engine.ending.crowding", lambda own: 3.0)
-    assert ending(scored(CHEAP, 0.001), None) - measured == pytest.approx(2 * FIXED_SECONDS)
-    assert ending(Ledger([]), None) > guessed + 2 * FIXED_SECONDS
+    alone, crowded = (ending(record(), Prepared("z/cheap"), crowding) for crowding in (1.0, 3.0))
+    measured, nothing = scored(CHEAP, 0.001), Ledger([])
+    assert crowded(measured, None) - alone(measured, None) == pytest.approx(2 * FIXED_SECONDS)
+    assert crowded(nothing, None) > alone(nothing, None) + 2 * FIXED_SECONDS
 
 
-def test_a_graph_that_nobody_has_begun_to_prepare_is_reckoned_with_where_it_will_be_late(monkeypatch):
+def test_how_crowded_the_machine_is_is_asked_once_for_an_answer():
+    asked = []
+    one = Ending(record(), Prepared(), lambda: asked.append(1) or 2.0)
+    one(Ledger([]), None)
+    one.testable(scored(CHEAP, 0.001), scored(CHEAP, 0.001).trials[0].trial, 60.0)
+    assert len(asked) == 2
+
+
+def test_a_graph_that_nobody_has_begun_to_prepare_is_reckoned_with_where_it_will_be_late():
     """Preparing it goes on beside the search, unless the machine is too crowded for that."""
-    alone = Ending(record(test=10), Prepared())(Ledger([]), None)
-    monkeypatch.setattr("autoft.engine.ending.crowding", lambda own: 2.0)
-    assert Ending(record(test=10), Prepared())(Ledger([]), None) > alone + FIXED_SECONDS + FIRST_GUESS_SECONDS
+    alone, crowded = (ending(record(test=10), Prepared(), crowding)(Ledger([]), None) for crowding in (1.0, 2.0))
+    assert crowded > alone + FIXED_SECONDS + FIRST_GUESS_SECONDS
 
 
 def test_a_graph_that_is_not_prepared_is_reckoned_with():
     ledger = scored(CHEAP, 0.0001)
-    assert Ending(record(), Prepared())(ledger, None) - Ending(record(), Prepared("z/cheap"))(ledger, None) == 9.0
+    assert ending(record(), Prepared())(ledger, None) - ending(record(), Prepared("z/cheap"))(ledger, None) == 9.0
 
 
 def test_a_dear_trial_has_to_end_earlier_should_it_win():
-    ending = Ending(record(), Prepared("z/cheap", "z/dear"))
+    reserve = ending(record(), Prepared("z/cheap", "z/dear"))
     dear = Trial(1, DEAR.backbone, DEAR.freeze, DEAR.image_size, {}, 0)
     ledger = scored(CHEAP, 0.0001)
-    assert ending(ledger, dear) > ending(ledger, None)
+    assert reserve(ledger, dear) > reserve(ledger, None)
 
 
 def test_no_end_takes_more_than_half_of_the_budget():
-    assert Ending(record(seconds=10.0), Prepared(missing=100.0))(scored(CHEAP, 1.0), None) == 5.0
+    assert ending(record(seconds=10.0), Prepared(missing=100.0))(scored(CHEAP, 1.0), None) == 5.0
 
 
 def test_as_many_test_images_as_there_is_time_for():
-    ending, ledger = Ending(record(), Prepared("z/cheap")), scored(CHEAP, 0.01)
+    end, ledger = ending(record(), Prepared("z/cheap")), scored(CHEAP, 0.01)
     trial = ledger.trials[0].trial
-    assert ending.testable(ledger, trial, 60.0) > 5000
-    assert ending.testable(ledger, trial, -60.0) >= FEWEST_TESTED  # late, and still with a score
-    assert ending.testable(scored(CHEAP, 1.0), trial, 10.0) == FEWEST_TESTED
+    assert end.testable(ledger, trial, 60.0) > 5000
+    assert end.testable(ledger, trial, -60.0) >= FEWEST_TESTED  # late, and still with a score
+    assert end.testable(scored(CHEAP, 1.0), trial, 10.0) == FEWEST_TESTED
 
 
 def test_a_budget_without_room_for_a_probe_is_refused_with_one_that_has():
@@ -118,8 +128,14 @@ def test_a_budget_without_room_for_a_probe_is_refused_with_one_that_has():
         require_any_time(Study("data", time=5.0))
     require_any_time(Study("data", time=10.0))
     with pytest.raises(StudyError, match=r"--time 20s is too short: 18 s are over, .* give at least --time 30s"):
-        require_enough_time(record(seconds=20.0, test=10), 18.0)
-    require_enough_time(record(seconds=30.0, test=10), 18.0)
+        require_enough_time(record(seconds=20.0, test=10), 18.0, least_seconds(record(test=10), "inline"))
+    require_enough_time(record(seconds=30.0, test=10), 18.0, least_seconds(record(test=10), "inline"))
+
+
+def test_the_least_that_gives_a_model_takes_longer_with_ray_and_on_a_crowded_machine():
+    alone, crowded = (least_seconds(record(), "inline", crowding) for crowding in (1.0, 3.0))
+    assert crowded == pytest.approx(3 * alone)
+    assert least_seconds(record(), "ray") > alone
 
 
 def test_more_time_that_holds_nothing_but_another_end_is_refused():

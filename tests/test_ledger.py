@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Kept, Ledger
-from autoft.values.trial import Clock, Costs, Event, Parent, Queued, Report, Slice, Started, Trial
+from autoft.values.trial import Clock, Costs, Event, Parent, Queued, Report, Slice, Started, Stopped, Trial
 
 
 def queued(number: int, start: float = 0.0, elapsed: float = 0.0) -> Queued:
@@ -31,12 +31,14 @@ def journals(draw: st.DrawFn) -> list[Event]:
     new, elapsed = 0, 0.0
     for _ in range(draw(st.integers(0, 25))):
         elapsed += draw(st.floats(0, 10))
-        moves = ["ask"] + ["start", "report"] * bool(running) + ["go on"] * bool(paused)
+        moves = ["ask", "stop"] + ["start", "report"] * bool(running) + ["go on"] * bool(paused)
         move = draw(st.sampled_from(moves))
         if move == "ask":
             events.append(queued(new, 0.0, elapsed))
             running[new] = 0.0
             new += 1
+        elif move == "stop":
+            events.append(Stopped(elapsed))
         elif move == "go on":
             number = draw(st.sampled_from(sorted(paused)))
             running[number] = paused.pop(number)
@@ -77,7 +79,7 @@ def test_a_slice_is_in_flight_until_it_is_reported(events: list[Event]) -> None:
     ledger = Ledger(events)
     asked, told = (sum(isinstance(event, kind) for event in events) for kind in (Queued, Report))
     assert len(ledger.in_flight) == asked - told
-    last = {event.trial: event.event for event in events}
+    last = {event.trial: event.event for event in events if not isinstance(event, Stopped)}
     for slice_ in ledger.in_flight:
         state = ledger.trials[slice_.trial.id].state
         assert state == ("running" if last[slice_.trial.id] == "started" else "queued")
@@ -105,7 +107,7 @@ def test_checkpoints_are_bounded_and_hold_the_best(events: list[Event], keep: in
     in_flight = {slice_.trial.id for slice_ in ledger.in_flight}
     assert len(kept - in_flight) <= 2 * keep
     before = Ledger(events[:-1], keep).with_checkpoint() if events else frozenset()
-    assert kept - before <= {events[-1].trial for _ in events[-1:]}
+    assert kept - before <= {event.trial for event in events[-1:] if not isinstance(event, Stopped)}
     if ranking := ledger.ranking():
         assert not kept or ranking[0].trial.id in kept or ranking[0].trial.id not in before
 

@@ -8,7 +8,7 @@ import pytest
 
 from autoft import Ledger, Report, Slice, StudyError, Trial
 from autoft.study import machine
-from autoft.study.machine import GIB, MIB, WORKER_BYTES, Resources, share_out, worker_memory
+from autoft.study.machine import GIB, MIB, WORKER_BYTES, Crowding, Resources, share_out, worker_memory
 from autoft.study.study import Study
 from autoft.system.cgroups import cpu_quota, memory_left
 from autoft.system.screen import Silent
@@ -169,6 +169,23 @@ def test_cores_are_those_of_the_quota(monkeypatch):
     assert machine.cores() == 1
     monkeypatch.setattr(machine, "cpu_quota", lambda: 1e6)
     assert machine.cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("load", "others", "crowding"),
+    [
+        (0.5, 0.0, 1.0),
+        (0.5, 4.0, 2.0),  # they have just begun
+        (3.0, 8.0, 3.0),
+        (7.0, 0.0, 2.0),  # they come and go
+        (7.0, None, 2.0),  # the system does not say
+        (1.0, None, 1.0),
+    ],
+)
+def test_how_crowded_a_machine_of_four_cores_is(monkeypatch, load, others, crowding):
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 4)
+    assert Crowding(own=3.0, others=lambda: others)() == crowding
 
 
 @pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])

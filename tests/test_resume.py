@@ -39,7 +39,7 @@ from autoft.values.codec import encode
 from autoft.values.ledger import Ledger
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
-from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice
+from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice, Stopped
 
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
@@ -233,6 +233,72 @@ def test_a_search_that_fails_leaves_a_leaderboard_of_what_it_has(how: BaseExcept
         execute(more, more.host(), Breaks(how), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0))
     rows = list(csv.DictReader(run.folder.leaderboard.read_text().splitlines()))
     assert [(row["trial"], row["score"]) for row in rows] == [("1", "0.875"), ("0", "0.75")]
+
+
+@pytest.mark.parametrize("how", [PluginError("the searcher is broken"), KeyboardInterrupt()])
+def test_the_time_of_a_search_that_is_cut_short_is_used(how: BaseException, run: Run) -> None:
+    """Also that since the last report, which nothing else tells."""
+    more = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0)))
+    with pytest.raises(type(how)):
+        execute(more, more.host(), Breaks(how), Silent(), Stopwatch(0.0), RunClock(time.time() - 90.0, 600.0))
+    last = Journal.read(run.folder.journal)[-1]
+    assert isinstance(last, Stopped)
+    assert run.ledger().elapsed == last.elapsed >= 90.0
+
+
+def unfinished(run: Run, seconds: float, elapsed: float, score: float | None) -> None:
+    """Make it a run with Ray of so many seconds, cut short when so many were over, with a model or without."""
+    run.folder.journal.unlink()
+    study = replace(run.record.study, time=seconds, runner="auto")
+    rewrite(run, replace(run.record, study=study, machine=Machine("ray", 2, 1, "cpu")))
+    with Journal(run.folder.journal) as journal:
+        for number in range(2):
+            trial = run.record.candidates[0].trial(number, {}, 0)
+            journal.append(Queued(number, Slice(trial, 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
+        if score is not None:
+            journal.append(Report(0, "finished", 1.0, score, 2.0, elapsed=3.0))
+        journal.append(Stopped(elapsed))
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which all takes twice as long as on an idle one."""
+    monkeypatch.setattr(engine, "Crowding", lambda own: lambda: 2.0)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runners that were started, by what the study says; none really is."""
+    names: list[str] = []
+
+    def start(study: Study, *others: object) -> InlineRunner:
+        names.append(study.runner)
+        return InlineRunner()
+
+    monkeypatch.setattr(engine, "_runner", start)
+    return names
+
+
+def test_a_run_without_a_model_and_without_time_for_one_is_refused_with_the_least(
+    run: Run, executed: list[Run], crowded: None, started: list[str]
+) -> None:
+    unfinished(run, seconds=60.0, elapsed=50.0, score=None)
+    before = state(run)
+    with pytest.raises(StudyError, match=r"--time 60s is too short: 5\d s are over, .* take \d\d s more") as refused:
+        api.resume(run.folder.path)
+    assert (state(run), executed, started) == (before, [], [])
+    least = str(refused.value).rpartition("--time ")[2]
+    api.resume(run.folder.path, least)
+    assert len(executed) == 1
+
+
+@pytest.mark.parametrize(("elapsed", "runner"), [(3.0, "auto"), (40.0, "inline"), (100.0, "inline")])
+def test_a_run_with_a_model_ends_without_ray_where_there_is_no_time_to_start_it(
+    elapsed: float, runner: str, run: Run, executed: list[Run], crowded: None, started: list[str]
+) -> None:
+    unfinished(run, seconds=60.0, elapsed=elapsed, score=0.5)
+    api.resume(run.folder.path)
+    assert (started, len(executed)) == ([runner], 1)
 
 
 def test_a_leaderboard_that_cannot_be_written_does_not_hide_why_the_search_failed(run: Run) -> None:

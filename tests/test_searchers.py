@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from autoft.builtin.searchers import RUNGS, Halving, Random
-from autoft.parts.base import Problem
+from autoft.parts.base import Problem, Searcher
 from autoft.testing import SearcherConformance
 from autoft.values.ledger import Ledger
 from autoft.values.space import Float, Space
@@ -30,11 +32,12 @@ def problem(backbones=("z/a", "z/b", "z/c"), strategies=("full", "last"), **limi
 class Play:
     """A search by hand: one slice at a time, its score and seconds given."""
 
-    def __init__(self, asked, deadline=100.0):
+    def __init__(self, asked, searcher=None, deadline=100.0):
+        self.searcher = searcher or Halving()
         self.problem, self.ledger, self.now, self.deadline = asked, Ledger(), 0.0, deadline
 
     def ask(self):
-        return Halving().ask(self.problem, self.ledger, Clock(self.now, self.deadline))
+        return self.searcher.ask(self.problem, self.ledger, Clock(self.now, self.deadline))
 
     def start(self):
         answer = self.ask()
@@ -188,6 +191,39 @@ def test_what_a_worker_gave_back_is_not_asked_for_again_at_once():
     assert play.ask() == DONE
     play.now += 6.0
     assert isinstance(play.ask(), Slice)
+
+
+def given_back(play: Play, asked: Slice, seconds: float = 0.0) -> None:
+    play.ledger.record(Report(asked.trial.id, "paused", asked.start, None, seconds, elapsed=play.now))
+
+
+@pytest.mark.parametrize("searcher", [Halving(), Random()])
+def test_a_trial_given_back_before_its_first_step_goes_on_as_the_same_with_more_time(searcher: Searcher):
+    """As when the run is resumed with more; not before, since it would only be given back once more."""
+    play = Play(problem(("z/a",), strategies=("full",)), searcher, deadline=30.0)
+    asked = play.start()
+    while asked.trial.freeze == "probe":
+        play.report(asked, 0.5)
+        asked = play.start()
+    given_back(play, asked)
+    play.now += 6.0
+    in_the_same_time = play.ask()
+    assert in_the_same_time == DONE or in_the_same_time.trial.id != asked.trial.id
+    play.deadline = 600.0
+    assert (play.start().trial, len(play.ledger.trials)) == (asked.trial, asked.trial.id + 1)
+
+
+@pytest.mark.parametrize("searcher", [Halving(), Random()])
+def test_a_trial_given_back_uses_up_no_trial(searcher: Searcher):
+    play = Play(problem(("z/a",), strategies=("full",), trials=2), searcher, deadline=30.0)
+    last = [play.start()]
+    play.report(last[0], 0.5)
+    last.append(play.start())
+    given_back(play, last[1])
+    play.now += 6.0
+    assert play.ask() == DONE
+    play.deadline = 600.0
+    assert play.start().trial == last[1].trial
 
 
 def test_there_has_to_be_time_for_the_score_too():

@@ -51,7 +51,10 @@ class Random(Searcher):
     summary = "random trials, nine passes each"
 
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
-        """A new trial, as long as there is time and `trials` allows."""
+        """One that was given back and has more time now, or a new trial while there is time and `trials` allows."""
+        again = next((record for record in ledger.trials.values() if _has_more_time(record, clock)), None)
+        if again is not None:
+            return Slice(again.trial, 0.0, again.slices[-1].until, clock.deadline)
         number = len(ledger.trials)
         open_to_all = _promising(problem.candidates, ledger)
         if _exhausted(problem, ledger) or clock.remaining <= 0 or not open_to_all:
@@ -145,15 +148,21 @@ class _Race:
         return None if over and any(True for _ in self._raced()) else self.late_entry()
 
     def late_entry(self) -> Slice | None:
-        """The next trial of the portfolio, as long as a good part of a first rung still fits."""
+        """The next trial of the portfolio, as long as a good part of a first rung still fits.
+
+        One that was given back before its first step and has more time now is the same trial.
+        """
         lanes = self._lanes()
-        if not lanes or _exhausted(self.problem, self.ledger) or self.clock.remaining < MIN_SLICE_SECONDS:
+        for record in self.ledger.trials.values():
+            waiting = self._is_raced(record) and _has_more_time(record, self.clock)
+            if waiting and any(_address(lane) == _address(record.trial) and self._fits(lane) for lane in lanes):
+                return self._go_on(record)
+        if not lanes or _exhausted(self.problem, self.ledger):
             return None
         entered = Counter(_address(record.trial) for record in self.ledger.trials.values())
         candidate = min(lanes, key=lambda lane: entered[_address(lane)])  # the first of those that had the fewest turns
         lap = entered[_address(candidate)]
-        a_pass = self._pass_seconds(candidate.backbone, candidate.cost)
-        if WORTH_PASSES * a_pass + self._scoring_seconds(candidate.backbone) > self.clock.remaining:
+        if not self._fits(candidate):
             return None
         number = len(self.ledger.trials)
         rng = random.Random(f"{self.problem.seed}/{number}")
@@ -186,6 +195,12 @@ class _Race:
         priors = {candidate.backbone: candidate.prior or 0.0 for candidate in self.problem.candidates}
         worst = min(probed.values(), default=0.0)
         return sorted(priors, key=lambda name: (-probed.get(name, worst - 1.0), -priors[name], name))
+
+    def _fits(self, candidate: Candidate) -> bool:
+        """Whether there is time for a good part of a pass and its score."""
+        part = WORTH_PASSES * self._pass_seconds(candidate.backbone, candidate.cost)
+        least = max(MIN_SLICE_SECONDS, part + self._scoring_seconds(candidate.backbone))
+        return self.clock.remaining >= least
 
     def _pass_seconds(self, backbone: str, cost: float) -> float:
         """Seconds one pass is expected to take, from what was measured on this backbone, or on others by their cost."""
@@ -234,12 +249,12 @@ class _Race:
 
 
 def _promising(candidates: Sequence[Candidate], ledger: Ledger) -> list[Candidate]:
-    """Candidates worth another trial: not those that only ever failed, nor closed-form ones already tried.
+    """Candidates worth a new trial: not those that only ever failed, nor closed-form ones already tried.
 
     One that failed is tried once more with other parameters, if it has any.
     """
     records = ledger.trials.values()
-    tried = {_address(record.trial) for record in records if not record.given_back}
+    tried = {_address(record.trial) for record in records}
     scored = {_address(record.trial) for record in records if record.score is not None}
     failures = Counter(_address(record.trial) for record in records if record.state == "failed")
 
@@ -265,6 +280,14 @@ def _score_at(record: TrialRecord, rung: float) -> float:
 def _pass_seconds(record: TrialRecord) -> float:
     """Seconds of one pass at the pace of steady steps; where no slice was long enough to tell, 0: worth another try."""
     return record.costs.a_pass or 0.0
+
+
+def _has_more_time(record: TrialRecord, clock: Clock) -> bool:
+    """Whether the trial was given back before its first step, and would have more time now than it had then."""
+    if not record.given_back:
+        return False
+    report = record.reports[-1]
+    return clock.remaining > record.slices[-1].deadline - (report.elapsed - report.seconds)
 
 
 def _exhausted(problem: Problem, ledger: Ledger) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoft.engine.prepare import FIRST_GUESS_SECONDS, Preparation
 from autoft.errors import StudyError
-from autoft.study.machine import cores, crowding
+from autoft.study.machine import cores
 from autoft.study.shortlist import WORK_PER_SECOND, forward_work
-from autoft.study.study import Study, StudyRecord
+from autoft.study.study import RunnerName, Study, StudyRecord
 from autoft.values.ledger import Ledger
 from autoft.values.trial import Trial
 
@@ -33,35 +34,33 @@ class Ending:
     """Called with a ledger and a trial it gives the seconds from the end of the search to the end of the process.
 
     That is if the trial wins; None stands for the best so far.
+    `crowding` is how much longer takes what was measured on an idle machine; what this run has measured has it in it.
     """
 
     record: StudyRecord
     preparation: Preparation
+    crowding: Callable[[], float]
 
     def __call__(self, ledger: Ledger, trial: Trial | None) -> float:
         """Seconds; never more than a share of the budget."""
         ranking = ledger.ranking()
         winner = trial or (ranking[0].trial if ranking else None)
-        an_image = self._image_seconds(ledger, winner)
+        crowding = self.crowding()
+        an_image = self._image_seconds(ledger, winner, crowding)
         tested = self.record.data.counts["test"]
         scoring = an_image * (min(tested, FEWEST_TESTED) if self._is_slow(an_image) else tested)
-        missing = self._crowding * self._missing(winner)
         forward = scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
-        seconds = self._crowding * FIXED_SECONDS + missing + forward
+        seconds = crowding * (FIXED_SECONDS + self._missing(winner, crowding)) + forward
         return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
 
     def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
         """How many test images there is time to score when the export begins with so many seconds left."""
-        an_image = self._image_seconds(ledger, trial)
-        left = seconds_left - self._crowding * FIXED_SECONDS - min(GATE_SECONDS, GATE_IMAGES * an_image)
+        crowding = self.crowding()
+        an_image = self._image_seconds(ledger, trial, crowding)
+        left = seconds_left - crowding * FIXED_SECONDS - min(GATE_SECONDS, GATE_IMAGES * an_image)
         return max(FEWEST_TESTED, int(max(left, LEAST_TESTING_SECONDS) / an_image))
 
-    @property
-    def _crowding(self) -> float:
-        """How much longer takes what was measured on an idle machine; what this run has measured has it in it."""
-        return crowding(own=self.record.machine.busy + 1.0)
-
-    def _missing(self, winner: Trial | None) -> float:
+    def _missing(self, winner: Trial | None, crowding: float) -> float:
         """Seconds until the winner's graph is prepared, on an idle machine.
 
         Before there is one it will be prepared beside the search; but on a crowded machine, or in little time, it will
@@ -70,17 +69,17 @@ class Ending:
         if winner is None and self.record.study.time < LITTLE_TIME_SECONDS:
             return WITHOUT_PREPARATION_SECONDS
         if winner is None:
-            return FIRST_GUESS_SECONDS * (1.0 - 1.0 / self._crowding)
+            return FIRST_GUESS_SECONDS * (1.0 - 1.0 / crowding)
         return self.preparation.seconds_missing(winner.backbone, winner.image_size)
 
     def _is_slow(self, an_image: float) -> bool:
         """Whether scoring all test images would take too much of the time; then as many as there is time for are."""
         return an_image * self.record.data.counts["test"] > TESTING_SHARE * self.record.study.time
 
-    def _image_seconds(self, ledger: Ledger, of: Trial | None) -> float:
+    def _image_seconds(self, ledger: Ledger, of: Trial | None, crowding: float) -> float:
         """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
         measured = self._measured(ledger, of) if of and self.record.machine.device == "cpu" else None
-        return (measured or self._crowding * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
+        return (measured or crowding * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
 
     def _measured(self, ledger: Ledger, of: Trial) -> float | None:
         seen = (record for record in ledger.trials.values() if record.score is not None)
@@ -88,18 +87,21 @@ class Ending:
         return max((record.costs.image for record in alike), default=None)
 
 
-def require_enough_time(record: StudyRecord, elapsed: float) -> None:
-    """Raise `StudyError` when the time left does not hold a worker's start, the cheapest probe, and the end."""
-    machine = record.machine
-    cheapest = forward_work(min(candidate.cost for candidate in record.candidates)) / WORK_PER_SECOND[machine.device]
+def least_seconds(record: StudyRecord, runner: RunnerName, crowding: float = 1.0) -> float:
+    """What the least that gives a model takes: a worker's start, the cheapest probe, and the end."""
+    cheapest = forward_work(min(candidate.cost for candidate in record.candidates))
     scored = record.data.counts["val"] if record.validation is None else record.validation
-    probe = cheapest * (scored + FEWEST_TRAINED)
-    testing = cheapest * min(record.data.counts["test"], FEWEST_TESTED)
-    least = elapsed + STARTING_SECONDS[machine.runner] + probe + FIXED_SECONDS + testing
-    if least > record.study.time:
+    images = scored + FEWEST_TRAINED + min(record.data.counts["test"], FEWEST_TESTED)
+    forward = images * cheapest / WORK_PER_SECOND[record.machine.device]
+    return crowding * (STARTING_SECONDS[runner] + forward + FIXED_SECONDS)
+
+
+def require_enough_time(record: StudyRecord, elapsed: float, least: float) -> None:
+    """Raise `StudyError` when the time left does not hold `least`, what the least that gives a model takes."""
+    if elapsed + least > record.study.time:
         raise StudyError(
             f"--time {record.study.time:g}s is too short: {elapsed:.0f} s are over, and starting, one probe and the "
-            f"export take {least - elapsed:.0f} s more here; give at least --time {_enough(least)}s"
+            f"export take {least:.0f} s more here; give at least --time {_enough(elapsed + least)}s"
         )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from autoft.data.dataset import Dataset, bound, open_dataset, write_split_csv
 from autoft.data.readers import read_labelled
 from autoft.data.scan import Scan, scan
-from autoft.engine.ending import require_any_time, require_enough_time, require_more_time
+from autoft.engine.ending import least_seconds, require_any_time, require_enough_time, require_more_time
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
 from autoft.parts.base import Task
@@ -23,7 +23,7 @@ from autoft.parts.host import Host
 from autoft.runners.base import Runner
 from autoft.runners.search import is_over
 from autoft.store import RunFolder
-from autoft.study.machine import WORKER_BYTES, choose_runner, cores, share_out, versions, worker_memory
+from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, share_out, versions, worker_memory
 from autoft.study.run import Run
 from autoft.study.shortlist import Workload, candidates, choose_size, scored_images, shortlist
 from autoft.study.study import CORE_EXPORTER, Change, Machine, RunnerName, Study, StudyRecord
@@ -87,14 +87,17 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
     elapsed = max(ledger.elapsed, finished.elapsed if finished else 0.0)
+    clock, study = RunClock(began - elapsed, budget), run.record.study
     host = _recorded_host(run, change, screen)
     if run.concluded(ledger):
         _require_more_to_search(run, host, ledger, Clock(elapsed, budget))
+    else:
+        study = _for_the_time_left(run.record, ledger, clock, screen)
     run = run.with_plugins(host)
-    with _runner(run.record.study, host, watch, screen) as runner:
+    with _runner(study, host, watch, screen) as runner:
         machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
         run = _moved(run, machine, screen)
-        return _execute(run, host, runner, screen, watch, RunClock(began - elapsed, budget))
+        return _execute(run, host, runner, screen, watch, clock)
 
 
 def begin(
@@ -133,7 +136,7 @@ def begin(
         screen.note(
             f"validation on {record.validation:,} of {dataset.info.counts['val']:,} images, for the time there is"
         )
-    require_enough_time(record, clock.now())
+    require_enough_time(record, clock.now(), least_seconds(record, machine.runner))
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
     return Run(folder, record)
 
@@ -174,6 +177,21 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock
             "more --trials tries more"
         )
     raise StudyError(f"the run is finished: searcher {study.searcher!r} has nothing more to try, however much time")
+
+
+def _for_the_time_left(record: StudyRecord, ledger: Ledger, clock: RunClock, screen: Screen) -> Study:
+    """How an unfinished run goes on: without Ray where there is no time to start it. A model there is, is exported.
+
+    Raises `StudyError` when there is none, and no time to come to one.
+    """
+    crowding = Crowding(own=record.machine.busy + 1.0)()
+    left = clock.budget - clock.now()
+    if not ledger.exportable():
+        require_enough_time(record, clock.now(), least_seconds(record, "inline", crowding))
+    if record.study.runner == "inline" or left >= least_seconds(record, "ray", crowding):
+        return record.study
+    screen.note(f"one trial at a time in this process: {max(0.0, left):.0f} s are left, too few to start Ray in")
+    return replace(record.study, runner="inline")
 
 
 def _keep_change(before: Run, after: Run) -> None:

@@ -32,6 +32,7 @@ from autoft.parts.host import Host
 from autoft.runners.base import Runner, Site
 from autoft.runners.search import Search
 from autoft.store import Journal
+from autoft.study.machine import Crowding
 from autoft.study.run import Run
 from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
@@ -54,29 +55,46 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
             dataset = run.dataset(host)  # open to the end, so that no other run evicts the pixels that the workers need
             interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
             dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
-        with closing(Preparation(run, host.refs)) as preparation:
-            ending = Ending(run.record, preparation)
-            with watch.phase("search"), Journal(run.folder.journal) as journal:
-                search = _search(run, host, screen, clock, journal, stopped, ending)
-                run.save()  # workers read it
-                with _leaderboard_at_the_end(run, search.ledger, screen):
-                    runner.run(search, Site(run.folder.path, run.record.machine, clock.origin), stopped)
-            _raise_if_stopped(run, search.ledger, stopped)
-            try:
-                with stopped.at_once():
-                    if before := run.concluded(search.ledger):
-                        summary = let_stand(run, search.ledger, before, clock, screen)
-                    else:
-                        best = finalists(search.ledger)[0].trial
-                        with watch.phase("export"):
-                            preparation.finish(best.backbone, best.image_size)
-                        maker = _bundle_maker(run, host, watch, stopped)
-                        summary = conclude(maker, search.ledger, ending, clock, screen)
-            except (Cancelled, KeyboardInterrupt):
+        with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:
+            ending = Ending(run.record, preparation, Crowding(own=run.record.machine.busy + 1.0))
+            search = _search(run, host, screen, clock, journal, stopped, ending)
+            with _time_is_used(search):
+                with watch.phase("search"):
+                    run.save()  # workers read it
+                    with _leaderboard_at_the_end(run, search.ledger, screen):
+                        runner.run(search, Site(run.folder.path, run.record.machine, clock.origin), stopped)
                 _raise_if_stopped(run, search.ledger, stopped)
-                raise
+                summary = _end(run, search, ending, watch)
     host.notify_search_finished(summary)
     return summary
+
+
+def _end(run: Run, search: Search, ending: Ending, watch: Stopwatch) -> Summary:
+    """Export the best and score it, or let the model stand that there is."""
+    ledger, stopped = search.ledger, search.stopped
+    try:
+        with stopped.at_once():
+            if before := run.concluded(ledger):
+                return let_stand(run, ledger, before, search.clock, search.screen)
+            best = finalists(ledger)[0].trial
+            with watch.phase("export"):
+                ending.preparation.finish(best.backbone, best.image_size)
+            maker = _bundle_maker(run, search.host, watch, stopped)
+            return conclude(maker, ledger, ending, search.clock, search.screen)
+    except (Cancelled, KeyboardInterrupt):
+        _raise_if_stopped(run, ledger, stopped)
+        raise
+
+
+@contextmanager
+def _time_is_used(search: Search) -> Iterator[None]:
+    """However the block is cut short, the time since the last report is used when the run goes on."""
+    try:
+        yield
+    except BaseException:
+        with suppress(RunFolderError):  # what ended the run is what has to be said
+            search.stop()
+        raise
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from autoft.system.clock import RunClock
 from autoft.system.screen import Screen
 from autoft.system.signals import StopFlag, TimeOver, time_limit
 from autoft.values.ledger import Ledger
-from autoft.values.trial import DONE, WAIT, Clock, Done, Event, Queued, Report, Slice, Started, Trial, Wait
+from autoft.values.trial import DONE, WAIT, Clock, Done, Event, Queued, Report, Slice, Started, Stopped, Trial, Wait
 
 Reserve = Callable[[Ledger, Trial | None], float]
 """Seconds the end of the run will take if that trial wins, or if the best so far does."""
@@ -31,8 +31,9 @@ ANSWER_SECONDS = 2.0
 class Search:
     """The state of a search is its ledger, and the ledger is its journal.
 
-    Slices that a killed run left open are handed out again first; everything else the searcher decides, within the
-    budget: past the time or the number of trials it is not asked, and no slice may run longer than the end allows.
+    Slices that a killed run left open are handed out again first, or given back where no time is left. Everything else
+    the searcher decides, within the budget: past the time or the number of trials it is not asked, and no slice may run
+    longer than the end allows.
     """
 
     searcher: Searcher
@@ -56,6 +57,8 @@ class Search:
         if self.stopped():
             return DONE
         reading = self._reading()
+        if reading.remaining <= 0:
+            self._give_back_what_was_left_open()
         if self._left_open:
             left_open = self._left_open.pop(0)
             return replace(left_open, deadline=self._deadline(left_open.trial, reading))
@@ -104,6 +107,15 @@ class Search:
         self.told(self.ledger)
         self.host.notify_trial_finished(self.ledger.trials[report.trial].trial, report)
 
+    def stop(self) -> None:
+        """Take in that the run ends here, before its time: what it has used is used when it goes on."""
+        self._write(Stopped(self.clock.now()))
+
+    def _give_back_what_was_left_open(self) -> None:
+        while self._left_open:
+            slice_ = self._left_open.pop(0)
+            self.tell(Report(slice_.trial.id, "paused", slice_.start, None, 0.0, error="no time was left to go on"))
+
     def _hand_out(self, asked: Slice, reading: Clock) -> Slice | Wait | Done:
         """The slice as it may run, journalled; nothing more where it would be one trial too many."""
         if _is_one_too_many(asked, self.problem, self.ledger):
@@ -135,9 +147,10 @@ class Search:
     def _reading(self) -> Clock:
         """The clock; while there is no model yet, one that shows a little time: even a late run should give one."""
         reading = self.clock.reading(self.reserve(self.ledger, None))
+        if self._has_model:
+            return reading
         handed_out = (slice_ for record in self.ledger.trials.values() for slice_ in record.slices)
-        late = sum(slice_.deadline > reading.deadline for slice_ in handed_out)
-        if self._has_model or late >= LATE_STARTS:
+        if sum(slice_.deadline > reading.deadline for slice_ in handed_out) >= LATE_STARTS:
             return reading
         return replace(reading, deadline=max(reading.deadline, reading.elapsed + LATE_START_SECONDS))
 
@@ -148,10 +161,13 @@ class Search:
             raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}") from None
 
     def _record(self, event: Event) -> None:
+        self._write(event)
+        self.screen.show(self.ledger, self.clock)
+
+    def _write(self, event: Event) -> None:
         """Journal an event, once the ledger has taken it: what could not be read back must not be written."""
         self.ledger.record(event)
         self.journal.append(event)
-        self.screen.show(self.ledger, self.clock)
 
 
 class _NoAnswer(PluginError):

@@ -8,13 +8,14 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoft.errors import StudyError
 from autoft.study.study import Device, Machine, RunnerName, Study
 from autoft.system.cgroups import cpu_quota, memory_left
+from autoft.system.load import OtherTasks
 from autoft.system.screen import Screen
 from autoft.values.ledger import Ledger
 
@@ -71,10 +72,21 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def crowding(own: float) -> float:
-    """How much longer things take because of what else runs here, at least 1: `own` is the load that is ours."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return 1.0 + max(0.0, load - own) / (os.cpu_count() or 1)  # of the whole machine, as the load is
+@dataclass(frozen=True)
+class Crowding:
+    """Calling it gives how much longer things take because of what else runs here, at least 1.
+
+    By the tasks of others now, or by the load of the last minute, of which `own` is ours, where that is more.
+    """
+
+    own: float
+    others: Callable[[], float | None] = field(default_factory=OtherTasks)
+
+    def __call__(self) -> float:
+        """A factor of 2 means: twice as long as on an idle machine."""
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        more = max(0.0, load - self.own, self.others() or 0.0)
+        return 1.0 + more / (os.cpu_count() or 1)  # of the whole machine, as both are
 
 
 def worker_memory(ledger: Ledger) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from autoft.values.trial import Costs, Event, Parent, Queued, Report, Slice, Started, Trial
+from autoft.values.trial import Costs, Event, Parent, Queued, Report, Slice, Started, Stopped, Trial
 
 State = Literal["queued", "running", "paused", "finished", "failed"]
 
@@ -129,6 +129,9 @@ class Ledger:
                 self._start(event)
             case Report():
                 self._report(event)
+            case Stopped():
+                self._elapsed = max(self._elapsed, event.elapsed)
+                return
         self._ranking = None
         self._alive = self._still_alive(event)
 
@@ -187,7 +190,7 @@ class Ledger:
     def _parents(self) -> frozenset[int]:
         return frozenset(parent.trial for record in self._records.values() for parent in _unborn(record))
 
-    def _still_alive(self, event: Event) -> frozenset[int]:
+    def _still_alive(self, event: Queued | Started | Report) -> frozenset[int]:
         alive = self._alive | {event.trial} if self._records[event.trial].score is not None else self._alive
         ranking = [record for record in self.ranking() if record.trial.id in alive]
         paused = [record for record in ranking if record.state == "paused"]

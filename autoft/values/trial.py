@@ -160,4 +160,12 @@ class Report:
     share: float = 1.0
 
 
-Event = Queued | Started | Report
+@dataclass(frozen=True)
+class Stopped:
+    """Journal line: the run ended before its time, by a signal or an error, after `elapsed` seconds of run time."""
+
+    elapsed: float
+    event: Literal["stopped"] = "stopped"
+
+
+Event = Queued | Started | Report | Stopped
