@@ -214,8 +214,9 @@ def test_what_is_not_used_is_listed_with_its_line(photos):
 
 
 def test_lines_are_counted_as_an_editor_does(photos):
-    listing = read(write(photos, '\n\nimage,label\n\na.png,"two\nlines"\n\nno.png,x\n'))
-    assert found(listing) == [("a.png", "two lines")] and reasons(listing) == [("no.png", "no such file (line 8)")]
+    listing = read(write(photos, '\n\nimage,"the\nlabel"\n\na.png,"two\nlines"\n\nno.png,x\n'))
+    assert found(listing) == [("a.png", "two lines")] and listing.columns == ("the label",)
+    assert reasons(listing) == [("no.png", "no such file (line 9)")]
 
 
 def test_an_image_that_stands_twice(photos):
@@ -264,8 +265,8 @@ def test_headers_that_say_too_little(photos, header, fault):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("a.png", "1 cell where the header has 3; quote a cell that holds a comma"),
-        ("a.png,cat,dog,train", "4 cells where the header has 3"),
+        ("a.png", "1 cell where the header has 3; an empty cell needs its comma too"),
+        ("a.png,cat,dog,train", "4 cells where the header has 3; quote a cell that holds a comma"),
         ("a.png,cat,holdout", "the split is 'holdout'; write train, val or test"),
         ('a.png,"ca"t,', "a quoted cell does not end as it should"),
         ('a.png,"cat,\nb.jpg,dog,', "a quoted cell does not end as it should"),

@@ -81,8 +81,10 @@ class _Columns:
     width: int
 
     @classmethod
-    def of(cls, header: Sequence[str]) -> _Columns:
+    def of(cls, header: list[str]) -> _Columns:
         """Raises `DataError` for a header that does not say what is what."""
+        while not header[-1]:  # a separator that a spreadsheet left at the end of each line
+            header = header[:-1]
         keys = [name.casefold() for name in header]
         repeated = [name for name, count in Counter(filter(None, keys)).items() if count > 1]
         if repeated:
@@ -123,45 +125,31 @@ class _Table:
     def read(cls, path: Path) -> _Table:
         """Raises `DataError` for a file that cannot be read, and for its header."""
         text = _text(path)
-        lines = enumerate(io.StringIO(text, newline=""), start=1)
-        line, header = next(((line, content) for line, content in lines if content.strip(_BLANK)), (0, ""))
+        first = next((line for line in io.StringIO(text, newline="") if line.strip(_BLANK)), "")
+        delimiter = max(_DELIMITERS, key=lambda cut: (_image_columns(_cut(first, cut)) != [], first.count(cut)))
+        line, header = next(_lines(path, text, delimiter), (1, []))
         if not header:
             raise DataError(f"{path} is empty; it needs a header such as image,label and a line for each image")
-        delimiter = max(_DELIMITERS, key=lambda cut: (bool(_image_columns(_names(header, cut))), header.count(cut)))
         try:
-            return cls(path, text, delimiter, _Columns.of(_names(header, delimiter)))
+            return cls(path, text, delimiter, _Columns.of(header))
         except DataError as error:
             raise _at(path, line, str(error)) from error
 
     def rows(self) -> Iterator[_Row]:
         """Every line that is not empty, without the header. Raises `DataError` for one that cannot be understood."""
-        cells = self._cells()
-        next(cells)
-        for line, found in cells:
+        lines = _lines(self.path, self.text, self.delimiter)
+        next(lines)
+        for line, cells in lines:
             try:
-                yield self._row(line, found)
+                yield self._row(line, cells)
             except DataError as error:
                 raise _at(self.path, line, str(error)) from error
-
-    def _cells(self) -> Iterator[tuple[int, list[str]]]:
-        """The cells of each line that has any, without the spaces around them, and where it begins."""
-        source = io.StringIO(self.text, newline="")
-        reader = csv.reader(source, delimiter=self.delimiter, skipinitialspace=True, strict=True)
-        line = 1
-        try:
-            for cells in reader:
-                stripped = [cell.strip() for cell in cells]
-                if any(stripped):
-                    yield line, stripped
-                line = reader.line_num + 1
-        except csv.Error as error:
-            hint = "a cell with quotes in it is quoted, and they are doubled"
-            raise _at(self.path, line, f"a quoted cell does not end as it should ({error}); {hint}") from error
 
     def _row(self, line: int, cells: list[str]) -> _Row:
         columns = self.columns
         if len(cells) < columns.width or any(cells[columns.width :]):
-            hint = f"quote a cell that holds a {_DELIMITERS[self.delimiter]}"
+            cut, fewer = _DELIMITERS[self.delimiter], len(cells) < columns.width
+            hint = f"an empty cell needs its {cut} too" if fewer else f"quote a cell that holds a {cut}"
             raise DataError(f"{_plural(len(cells), 'cell')} where the header has {columns.width}; {hint}")
         given = "" if columns.split is None else cells[columns.split]
         if given and given.casefold() not in SPLIT_NAMES:
@@ -184,20 +172,34 @@ def _text(path: Path) -> str:
         raise _at(path, line, "not UTF-8; save the file as CSV in UTF-8") from error
 
 
+def _lines(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Where each line begins that has any text, and its cells, each a line of text without the spaces around it.
+
+    Raises `DataError` where quotes are not balanced.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            stripped = [" ".join(cell.strip().splitlines()) for cell in cells]
+            if any(stripped):
+                yield line, stripped
+            line = reader.line_num + 1
+    except csv.Error as error:
+        hint = "a cell with quotes in it is quoted, and they are doubled"
+        raise _at(path, line, f"a quoted cell does not end as it should ({error}); {hint}") from error
+
+
+def _cut(line: str, delimiter: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
+
+
 def _at(path: Path, line: int, fault: str) -> DataError:
     return DataError(f"{path}, line {line}: {fault}")
 
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def _names(header: str, delimiter: str) -> list[str]:
-    """The names in a header; what follows the last one are separators that a spreadsheet left."""
-    names = [cell.strip() for cell in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True))]
-    while names and not names[-1]:
-        names.pop()
-    return names
 
 
 def _image_columns(header: Sequence[str]) -> list[int]:
@@ -217,12 +219,10 @@ def _refuse_no_targets(names: Sequence[str]) -> None:
 
 
 def _label(cells: list[str]) -> str:
-    """The one cell, or all as a line of CSV; either way a single line."""
-    whole = [" ".join(cell.splitlines()) for cell in cells]
-    if len(whole) == 1:
-        return whole[0]
+    if len(cells) == 1:
+        return cells[0]
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(whole)
+    csv.writer(line, lineterminator="").writerow(cells)
     return line.getvalue()
 
 
