@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from parts.data import dataset
 
 from autoft.bundle.predict import _read
-from autoft.data.dataset import open_dataset, read_dataset, write_split_csv
-from autoft.data.scan import scan
+from autoft.data.dataset import read_samples, write_split_csv
 from autoft.study.study import Study
 from autoft.system.files import as_path, as_text
 from autoft.values.codec import decode, encode
@@ -49,15 +49,15 @@ def odd_images(tiny_images, tmp_path) -> Path:
 
 
 def test_a_data_set_survives_json_and_csv_and_its_files_are_found(odd_images, tmp_path):
-    dataset = open_dataset(scan(odd_images, 1), 0, [(8, "bicubic", "crop")], 1)
-    assert dataset.info.root.endswith(r"donn\xe9es") and dataset.info.targets.names[-1] == r"rouge\xe9"
-    assert [problem.path for problem in dataset.info.problems] == [r"blue/empty\xe9.png"]
-    assert {r"blue/caf\xe9.png", r"blue/caf\x5cxe9.png"} < {sample.path for sample in dataset.samples}
-    assert all(dataset.file(sample).is_file() for sample in dataset.samples)
-    assert decode(DatasetInfo, encode(dataset.info)) == dataset.info
-    write_split_csv(dataset, tmp_path / "split.csv")
+    data = dataset(odd_images, [(8, "bicubic", "crop")])
+    assert data.info.root.endswith(r"donn\xe9es") and data.info.targets.names[-1] == r"rouge\xe9"
+    assert [problem.path for problem in data.info.problems] == [r"blue/empty\xe9.png"]
+    assert {r"blue/caf\xe9.png", r"blue/caf\x5cxe9.png"} < {sample.path for sample in data.samples}
+    assert all(data.file(sample).is_file() for sample in data.samples)
+    assert decode(DatasetInfo, encode(data.info)) == data.info
+    write_split_csv(data, tmp_path / "split.csv")
     (tmp_path / "split.csv").read_text(encoding="utf-8")
-    assert read_dataset(tmp_path / "split.csv", dataset.info) == dataset
+    assert read_samples(tmp_path / "split.csv", data.info) == data.samples
 
 
 def test_a_study_and_a_prediction_of_such_a_folder_survive_json(odd_images):
@@ -69,11 +69,11 @@ def test_a_study_and_a_prediction_of_such_a_folder_survive_json(odd_images):
 
 def test_the_locale_makes_no_difference(odd_images):
     (odd_images / "green" / "0.png").rename(odd_images / "green" / "näme.png")
-    code = "import pathlib, sys; from autoft.data.scan import scan; found = scan(pathlib.Path(sys.argv[1]), 1)"
+    code = "import pathlib, sys; from autoft.data.readers import read_labelled; found = read_labelled(pathlib.Path(sys.argv[1]))"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     shown = [
         subprocess.run(
-            [sys.executable, "-c", f"{code}; print(ascii(found.listing))", odd_images],
+            [sys.executable, "-c", f"{code}; print(ascii(found))", odd_images],
             env={**os.environ, **locale},
             capture_output=True,
             check=True,

@@ -8,16 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from parts.data import source
 
 from autoft import StudyError
-from autoft.data.scan import scan
 from autoft.engine import engine
+from autoft.engine.sitting import Sitting
 from autoft.parts.host import Host
 from autoft.runners.inline import InlineRunner
 from autoft.study import machine
 from autoft.study.machine import GIB, Resources
 from autoft.study.run import Run
 from autoft.study.study import Change, Machine, Study
+from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
 from autoft.system.stopwatch import Stopwatch
 
@@ -46,8 +48,8 @@ def run(tiny_images, tmp_path):
     """A run that has begun on eight cores, by Ray, and got no further."""
     study = Study(str(tiny_images), plugins=(ZOO,), backbones=("small/test_resnet",), time=60.0)
     host, now = Host.discover(study.plugins, ()), time.time()
-    found = scan(tiny_images, 1)
-    return engine.begin(study, host, EightCores(), tmp_path / "run", found, Stopwatch(now), Silent())
+    sitting = Sitting(host, EightCores(), Silent(), Stopwatch(now), RunClock(now, study.time))
+    return engine.begin(study, source(tiny_images), tmp_path / "run", sitting)
 
 
 def resumed(run, monkeypatch, **changes):

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from parts.data import source
 
 from autoft import api, hookimpl
 from autoft.__main__ import _run
-from autoft.data.scan import scan
 from autoft.engine import engine, prepare
 from autoft.engine.engine import begin
+from autoft.engine.sitting import Sitting
 from autoft.errors import PluginError, StudyError
 from autoft.parts.host import Host
 from autoft.parts.plugins import plugin_versions
@@ -22,9 +23,11 @@ from autoft.runners.inline import InlineRunner
 from autoft.store import Journal
 from autoft.study.run import Run
 from autoft.study.study import Study
+from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
 from autoft.system.stopwatch import Stopwatch
 from autoft.train.worker import Job, Worker
+from autoft.train.workshop import Workshop
 from autoft.values.codec import encode
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.trial import Clock, Queued, Report, Slice
@@ -81,15 +84,16 @@ def run(tiny_images, tmp_path):
 
     def begun(plugin: str):
         study = Study(str(tiny_images), plugins=(plugin,), backbones=("mine/*",), freeze=("wild",), runner="inline")
-        host, watch = Host.discover(study.plugins), Stopwatch(time.time())
-        return begin(study, host, InlineRunner(), tmp_path / "run", scan(tiny_images, 1), watch, Silent())
+        host, now = Host.discover(study.plugins), time.time()
+        sitting = Sitting(host, InlineRunner(), Silent(), Stopwatch(now), RunClock(now, study.time))
+        return begin(study, source(tiny_images), tmp_path / "run", sitting)
 
     return begun
 
 
 def report(run, host, worker=None):
     """How the first trial of the run ends."""
-    worker = worker or Worker(run.record, host, run.dataset(), run.checkpoints)
+    worker = worker or Worker(Workshop(run.record, host, run.dataset(host), run.checkpoints))
     trial = run.record.candidates[0].trial(0, {}, 0)
     return worker.run(Job(Slice(trial, 0.0, 1.0, 1e12), time.time()))
 

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from parts.data import dataset
 from parts.small_zoo import SmallZoo
 
-from autoft.data.dataset import open_dataset, write_split_csv
-from autoft.data.scan import scan
+from autoft.data.dataset import write_split_csv
 from autoft.engine.prepare import Preparation, prepare, prepared_folder
 from autoft.errors import PluginError
 from autoft.parts.host import Host
@@ -18,6 +18,7 @@ from autoft.store import RunFolder
 from autoft.study.run import Run
 from autoft.study.study import Machine, Study, StudyRecord
 from autoft.values.codec import encode
+from autoft.values.target import MetricFacts
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 BACKBONE = SmallZoo().backbones()[0]
@@ -26,18 +27,19 @@ VIEW = (BACKBONE.name, 64)
 
 @pytest.fixture
 def run(tiny_images: Path, tmp_path: Path) -> Run:
-    dataset = open_dataset(scan(tiny_images, 1), 0, {(64, "bicubic", "crop")}, 1)
+    data = dataset(tiny_images, {(64, "bicubic", "crop")})
     record = StudyRecord(
-        study=Study(data=str(tiny_images)),
-        data=dataset.info,
+        study=Study(data=str(tiny_images), task="single_label", metric="accuracy"),
+        data=data.info,
         view="crop",
         backbones=(BACKBONE,),
         candidates=(),
         plugins=Host.discover([ZOO]).refs,
         versions={},
         machine=Machine("inline", 1, 1, "cpu"),
+        metric=MetricFacts("accuracy"),
     )
-    folder = RunFolder.create(tmp_path / "run", encode(record), lambda made: write_split_csv(dataset, made.split_csv))
+    folder = RunFolder.create(tmp_path / "run", encode(record), lambda made: write_split_csv(data, made.split_csv))
     return Run(folder, record)
 
 

@@ -14,13 +14,14 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+from parts.data import TASKS, dataset
 
 import autoft
 from autoft import api, hookimpl
-from autoft.data.dataset import open_dataset, write_split_csv
-from autoft.data.scan import scan
+from autoft.data.dataset import write_split_csv
 from autoft.engine import engine
 from autoft.engine.execution import ExportWish, execute, export_trial
+from autoft.engine.sitting import Sitting
 from autoft.errors import AutoftError, DataError, Interrupted, PluginError, RunFolderError, StudyError
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
@@ -39,6 +40,7 @@ from autoft.values.codec import encode
 from autoft.values.ledger import Ledger
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
+from autoft.values.target import MetricFacts
 from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice, Stopped
 
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
@@ -47,19 +49,20 @@ SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 @pytest.fixture
 def run(tiny_images: Path, tmp_path: Path) -> Run:
     """A finished run of one trial with a budget of a minute on `tiny_images`."""
-    folder, dataset = tmp_path / "run", open_dataset(scan(tiny_images, 1), 0, {(64, "bicubic", "crop")}, 1)
+    folder, data = tmp_path / "run", dataset(tiny_images, {(64, "bicubic", "crop")})
     candidate = Candidate("zoo/net", "probe", 64, Space({}))
     record = StudyRecord(
-        study=Study(data=str(tiny_images), out=str(folder), time=60.0),
-        data=dataset.info,
+        study=Study(data=str(tiny_images), out=str(folder), time=60.0, task="single_label", metric="accuracy"),
+        data=data.info,
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(candidate,),
         view="crop",
-        plugins=(PluginRef("searchers", "builtin", "autoft.builtin.searchers"),),
+        plugins=(PluginRef("searchers", "builtin", "autoft.builtin.searchers"), TASKS),
         versions={},
         machine=Machine("inline", 1, 1, "cpu"),
+        metric=MetricFacts("accuracy"),
     )
-    created = RunFolder.create(folder, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
+    created = RunFolder.create(folder, encode(record), lambda folder: write_split_csv(data, folder.split_csv))
     opened = Run(created, record)
     with Journal(opened.folder.journal) as journal:
         journal.append(Queued(0, Slice(candidate.trial(0, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
@@ -230,7 +233,7 @@ def test_a_search_that_fails_leaves_a_leaderboard_of_what_it_has(how: BaseExcept
     more = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0)))
     now = time.time()
     with pytest.raises(type(how)):
-        execute(more, more.host(), Breaks(how), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0))
+        execute(more, Sitting(more.host(), Breaks(how), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0)))
     rows = list(csv.DictReader(run.folder.leaderboard.read_text().splitlines()))
     assert [(row["trial"], row["score"]) for row in rows] == [("1", "0.875"), ("0", "0.75")]
 
@@ -240,7 +243,7 @@ def test_the_time_of_a_search_that_is_cut_short_is_used(how: BaseException, run:
     """Also that since the last report, which nothing else tells."""
     more = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0)))
     with pytest.raises(type(how)):
-        execute(more, more.host(), Breaks(how), Silent(), Stopwatch(0.0), RunClock(time.time() - 90.0, 600.0))
+        execute(more, Sitting(more.host(), Breaks(how), Silent(), Stopwatch(0.0), RunClock(time.time() - 90.0, 600.0)))
     last = Journal.read(run.folder.journal)[-1]
     assert isinstance(last, Stopped)
     assert run.ledger().elapsed == last.elapsed >= 90.0
@@ -305,7 +308,14 @@ def test_a_leaderboard_that_cannot_be_written_does_not_hide_why_the_search_faile
     run.folder.leaderboard.mkdir()
     with pytest.raises(PluginError, match="is broken"):
         execute(
-            run, run.host(), Breaks(PluginError("it is broken")), Silent(), Stopwatch(0.0), RunClock(time.time(), 60.0)
+            run,
+            Sitting(
+                run.host(),
+                Breaks(PluginError("it is broken")),
+                Silent(),
+                Stopwatch(0.0),
+                RunClock(time.time(), 60.0),
+            ),
         )
 
 
@@ -330,7 +340,7 @@ def test_a_search_that_brought_nothing_new_leaves_the_test_images_shut(run: Run)
     now = time.time()
     tracker = Tracker()
     host = more.host((), (tracker,))
-    found = execute(more, host, NothingRuns(), Silent(), Stopwatch(now), RunClock(now - 9.0, 90.0))
+    found = execute(more, Sitting(host, NothingRuns(), Silent(), Stopwatch(now), RunClock(now - 9.0, 90.0)))
     assert tracker.told == [found]
     assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 90.0)
     assert not run.folder.export.exists()
@@ -356,7 +366,9 @@ def test_a_slice_that_brought_no_better_model_leaves_the_test_images_shut(
 ) -> None:
     more = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0)))
     now = time.time()
-    found = execute(more, more.host(), Tells(event, score), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0))
+    found = execute(
+        more, Sitting(more.host(), Tells(event, score), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0))
+    )
     assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 600.0)
     assert found.trials == {"finished": 1, "paused": 0, "failed": 0} | {event: 1 + (event == "finished")}
     assert not run.folder.export.exists()

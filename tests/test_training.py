@@ -10,21 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from parts.data import source
 
-from autoft.data.scan import scan
 from autoft.engine.engine import begin
+from autoft.engine.sitting import Sitting
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.host import Host
 from autoft.runners.inline import InlineRunner
 from autoft.store import Checkpoint
 from autoft.study.study import Study
+from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
+from autoft.system.signals import Cancelled
 from autoft.system.stopwatch import Stopwatch
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
-from autoft.train.worker import Cancelled, Job, WeightsChanged, Worker
+from autoft.train.job import Job
+from autoft.train.worker import Worker
+from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.ledger import Kept
 from autoft.values.plan import GradientHead, Plan, Recipe
 from autoft.values.trial import Parent, Slice, Trial
@@ -38,12 +43,19 @@ FOREVER = 1e12
 def run(tiny_images, tmp_path):
     study = Study(data=str(tiny_images), plugins=(ZOO,), backbones=("small/*",), image_size=64, runner="inline")
     host = Host.discover(study.plugins)
-    return begin(study, host, InlineRunner(), tmp_path / "run", scan(tiny_images, 1), Stopwatch(time.time()), Silent())
+    now = time.time()
+    sitting = Sitting(host, InlineRunner(), Silent(), Stopwatch(now), RunClock(now, study.time))
+    return begin(study, source(tiny_images), tmp_path / "run", sitting)
 
 
 @pytest.fixture
 def worker(run):
-    return Worker(run.record, run.host(), run.dataset(), run.checkpoints)
+    return Worker(shop_of(run))
+
+
+def shop_of(run, cancelled=lambda: False):
+    host = run.host()
+    return Workshop(run.record, host, run.dataset(host), run.checkpoints, cancelled)
 
 
 def trial(run, number, backbone, freeze, **changes):
@@ -65,18 +77,25 @@ def saved(run, number: int) -> Checkpoint:
 
 
 def classifier_of(run, worker, of: Trial):
-    return worker.restored(saved(run, of.id))
+    return worker.shop.restored(saved(run, of.id))
+
+
+def logits_of(worker, classifier, of: Trial):
+    shop = worker.shop
+    return shop.outputs(classifier, shop.images(of).batches(shop.dataset.rows("val")))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("freeze", ["full", "last_stages", "bias_norm"])
 def test_what_trains_is_what_the_plan_says(run, worker, family, freeze):
-    before = {name: tensor.clone() for name, tensor in worker._network(f"small/{family}").module.state_dict().items()}
+    before = {
+        name: tensor.clone() for name, tensor in worker.shop.network(f"small/{family}").module.state_dict().items()
+    }
     of = trial(run, 0, family, freeze)
     report = execute(worker, of, 0.0, 3.0)
     assert report.error is None
     assert report.event == "paused"
-    network = worker._network(f"small/{family}")
+    network = worker.shop.network(f"small/{family}")
     plan = run.host().freeze_strategy(freeze).plan(network.stages, of.params)
     planned = {name for group in plan.groups for name in group.names}
     after = classifier_of(run, worker, of).backbone.state_dict()
@@ -93,7 +112,7 @@ def test_pausing_changes_nothing(run, worker, augment):
     halting = trial(run, 1, "test_resnet", "full", augment=augment)
     at_once = execute(worker, straight, 0.0, 3.0)
     execute(worker, halting, 0.0, 1.0)
-    other_process = Worker(run.record, run.host(), run.dataset(), run.checkpoints)
+    other_process = Worker(shop_of(run))
     in_parts = execute(other_process, halting, 1.0, 3.0)
     assert in_parts.score == pytest.approx(at_once.score, abs=1e-6)
     one, other = saved(run, 0).model, saved(run, 1).model
@@ -120,9 +139,9 @@ def test_probe_is_one_finished_slice_with_a_tiny_checkpoint(run, worker):
 def test_probe_scores_what_its_classifier_says(run, worker):
     of = trial(run, 0, "test_resnet", "probe")
     report = execute(worker, of, 0.0, 1.0)
-    dataset = run.dataset()
-    logits = worker.logits(classifier_of(run, worker, of), worker.images(of), dataset.rows("val"))
-    assert (logits.argmax(axis=1) == dataset.labels("val")).mean() == pytest.approx(report.score)
+    dataset = worker.shop.dataset
+    logits = logits_of(worker, classifier_of(run, worker, of), of)
+    assert (logits.argmax(axis=1) == dataset.targets("val")).mean() == pytest.approx(report.score)
 
 
 def test_deadline_ends_a_slice_with_a_score_and_a_checkpoint(run, worker):
@@ -164,25 +183,25 @@ def test_a_child_holds_what_its_parent_trained(run, worker):
         report = execute(worker, child, start, until)
         checkpoint = saved(run, 1)
         assert trained <= set(checkpoint.model)
-        dataset = run.dataset()
-        logits = worker.logits(worker.restored(checkpoint), worker.images(child), dataset.rows("val"))
+        dataset = worker.shop.dataset
+        logits = logits_of(worker, worker.shop.restored(checkpoint), child)
         np.testing.assert_allclose(logits, checkpoint.logits, atol=1e-4)
-        assert (logits.argmax(axis=1) == dataset.labels("val")).mean() == pytest.approx(report.score)
+        assert (logits.argmax(axis=1) == dataset.targets("val")).mean() == pytest.approx(report.score)
         run.checkpoints.prune({1: Kept(frozenset({until}), until)}, set())  # its second slice does without the parent
 
 
 def test_other_pretrained_weights_are_refused(run, worker):
     of = trial(run, 0, "test_resnet", "full")
     execute(worker, of, 0.0, 1.0)
-    other = Worker(run.record, run.host(), run.dataset(), run.checkpoints)
-    network = other._host.build(other._backbones[of.backbone])
+    other = shop_of(run)
+    network = other.host.build(other._backbones[of.backbone])
     with torch.no_grad():
         next(network.module.parameters()).add_(0.1)
     other._networks[of.backbone] = network
     with pytest.raises(WeightsChanged, match="are not those that trial 0 was trained from"):
         other.restored(saved(run, 0))
     with pytest.raises(WeightsChanged):  # the slice stays open: to put them back is enough to go on
-        execute(other, of, 1.0, 2.0)
+        execute(Worker(other), of, 1.0, 2.0)
 
 
 def test_a_probe_takes_the_images_there_is_time_for(run, worker, monkeypatch):
@@ -190,7 +209,7 @@ def test_a_probe_takes_the_images_there_is_time_for(run, worker, monkeypatch):
     of = trial(run, 0, "test_resnet", "probe")
     execute(worker, trial(run, 1, "test_vit", "probe"), 0.0, 1.0)  # another network, to load what is slow once
     monkeypatch.setattr("autoft.train.features.SECONDS_A_BATCH", 1e-6)  # one image at a time
-    monkeypatch.setattr("autoft.train.worker.FEWEST_FITTED", 6)
+    monkeypatch.setattr("autoft.train.closed_form.FEWEST_FITTED", 6)
     report = execute(worker, of, 0.0, 1.0, deadline=0.0)
     assert (report.event, report.error) == ("finished", None)
     assert 0.25 <= report.share < 1  # at least the fewest
@@ -210,7 +229,7 @@ def test_a_probe_whose_validation_features_come_too_late_is_given_back(run, work
     execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
     late = execute(worker, trial(run, 1, "test_resnet", "probe"), 0.0, 1.0, deadline=0.0)
     assert (late.event, late.step, late.score) == ("paused", 0.0, None)
-    scored = len(run.dataset().rows("val"))
+    scored = len(worker.shop.dataset.rows("val"))
     assert late.error == f"there was time for 4 of {scored} validation images, and it needs them all"
     assert not list(run.folder.checkpoints.glob("00001-*"))
     again = execute(worker, trial(run, 2, "test_resnet", "probe"), 0.0, 1.0, deadline=0.0)
@@ -235,27 +254,27 @@ def test_the_first_model_of_a_run_comes_late_rather_than_never(run, worker, slow
 def test_logits_that_are_not_finite_fail_the_trial(run, worker, freeze):
     """The first class would win every comparison with NaN."""
     of = trial(run, 0, "test_resnet", freeze)
-    batches = worker.images(of).batches(run.dataset().rows("val"))
+    batches = worker.shop.images(of).batches(worker.shop.dataset.rows("val"))
     validation = {image.numpy().tobytes() for batch in batches for image in batch}
 
     def break_validation(module, given, features):
         broken = [image.numpy().tobytes() in validation for image in given[0]]
         return torch.where(torch.tensor(broken)[:, None], torch.nan, features)
 
-    worker._network(of.backbone).module.register_forward_hook(break_validation)
+    worker.shop.network(of.backbone).module.register_forward_hook(break_validation)
     report = execute(worker, of, 0.0, 1.0)
     assert (report.event, report.score) == ("failed", None)
     assert "validation images are not finite" in report.error
 
 
 def test_training_that_needs_no_warm_up(run, worker):
-    stream = worker.images(trial(run, 0, "test_resnet", "full"))
+    stream = worker.shop.images(trial(run, 0, "test_resnet", "full"))
     recipe = Recipe(warmup_passes=0.0)
     plan = Plan((), GradientHead(1e-3), recipe=recipe)
-    dataset = run.dataset()
-    training = TrainingStream(stream, dataset.rows("train"), dataset.labels("train"), recipe, 0)
-    classifier = Classifier.of(worker._network("small/test_resnet"), 3)
-    assert math.isfinite(GradientRun(classifier, plan, plan.head, training).advance())
+    dataset = worker.shop.dataset
+    training = TrainingStream(stream, dataset.rows("train"), dataset.targets("train"), recipe, 0)
+    classifier = Classifier.of(worker.shop.network("small/test_resnet"), 3)
+    assert math.isfinite(GradientRun(classifier, plan, training, worker.shop.task).advance())
 
 
 def test_a_failure_is_a_report_with_its_cause(run, worker):
@@ -275,7 +294,7 @@ def test_a_missing_parent_is_a_report(run, worker):
 
 def test_cancelling_leaves_the_slice_open(run):
     countdown = iter([False] * 3)
-    worker = Worker(run.record, run.host(), run.dataset(), run.checkpoints, lambda: next(countdown, True))
+    worker = Worker(shop_of(run, cancelled=lambda: next(countdown, True)))
     with pytest.raises(Cancelled):
         execute(worker, trial(run, 0, "test_resnet", "full"), 0.0, 27.0)
 
@@ -299,10 +318,10 @@ def test_a_full_disk_is_no_fault_of_the_trial(run, worker, monkeypatch):
 
 def test_batches_depend_on_seed_and_step_alone(run, worker):
     rng = random.Random(0)
-    dataset, images = run.dataset(), worker.images(trial(run, 0, "test_resnet", "full"))
+    dataset, images = worker.shop.dataset, worker.shop.images(trial(run, 0, "test_resnet", "full"))
     recipe = Recipe(batch_size=8, augment="crop_flip")
     one, other = (
-        TrainingStream(images, dataset.rows("train"), dataset.labels("train"), recipe, seed) for seed in (1, 1)
+        TrainingStream(images, dataset.rows("train"), dataset.targets("train"), recipe, seed) for seed in (1, 1)
     )
     steps = list(range(6))
     drawn = {step: one.batch(step) for step in rng.sample(steps, 6)}
@@ -314,14 +333,10 @@ def test_batches_depend_on_seed_and_step_alone(run, worker):
 
 def test_parts_of_a_batch_add_up_to_the_whole(run, worker, monkeypatch):
     from autoft.media.image import batches as module
-    from autoft.train.worker import _Bench
+    from autoft.train.by_gradient import _run_of
 
     of = trial(run, 0, "test_resnet", "full", head_init="ridge")
-    network, strategy = worker._network(of.backbone), run.host().freeze_strategy(of.freeze)
-    bench = _Bench(
-        Job(Slice(of, 0.0, 1.0, FOREVER), 0.0), network, strategy.plan(network.stages, of.params), worker.images(of)
-    )
-    training = worker._gradient_run(bench, bench.plan.head)
+    training = _run_of(worker.shop.bench(Job(Slice(of, 0.0, 1.0, FOREVER), 0.0)))
     images, labels = training.stream.batch(0)
 
     def gradients():

@@ -106,6 +106,14 @@ class Dataset:
         self._maps.update({cache: cache.open() for cache in caches})
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a data set is made of: the files of a scan, and the task that is `bound` to their labels."""
+
+    found: Scan
+    task: Task
+
+
 def bound(task: Task, listing: Listing) -> Task:
     """The task of what a listing holds. Raises `DataError` when that cannot be learned, or is too little."""
     refused = _label_problems(task, listing.entries)
@@ -121,13 +129,14 @@ def bound(task: Task, listing: Listing) -> Task:
 
 
 def open_dataset(
-    found: Scan, task: Task, seed: int, squares: Collection[Square], threads: int, check: Check = never_stop
+    source: Source, seed: int, squares: Collection[Square], threads: int, check: Check = never_stop
 ) -> Dataset:
-    """The data set that a scan found, split, and decoded into a cache for each of the `squares`, which it holds.
+    """The data set of a source, split, and decoded into a cache for each of the `squares`, which it holds.
 
-    `task` is `bound` to it. Files that cannot be used are in `info.problems`. `check` may raise to
-    stop. Raises `DataError` when what is left is no data set, `UserError` for the cache folder.
+    Files that cannot be used are in `info.problems`. `check` may raise to stop. Raises `DataError` when what is left is
+    no data set, `UserError` for the cache folder.
     """
+    found, task = source.found, source.task
     identity = found.fingerprint()
     caches = [PixelCache(identity, *square, value_range=found.value_range) for square in sorted(set(squares))]
     unreadable = build(caches, found.paths, threads, check)

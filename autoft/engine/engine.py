@@ -12,10 +12,11 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from autoft.data.dataset import Dataset, bound, open_dataset, write_split_csv
+from autoft.data.dataset import Dataset, Source, bound, open_dataset, write_split_csv
 from autoft.data.readers import read_labelled
-from autoft.data.scan import Scan, scan
+from autoft.data.scan import scan
 from autoft.engine.ending import least_seconds, require_any_time, require_enough_time, require_more_time
+from autoft.engine.sitting import Sitting
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
 from autoft.parts.base import Task
@@ -58,12 +59,14 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         in_time = partial(_require_time, clock, "reading the images")
         listing = read_labelled(as_path(study.data).resolve(), in_time)
         task = bound(_task(study, host, listing), listing)
-        study = _of_task(study, task, screen)
-        found = scan(listing, cores(), in_time)
+        screen.metric = task.metric(study.metric).facts
+        study.require_bounds(screen.metric)
+        source = Source(scan(listing, cores(), in_time), task)
     with _runner(study, host, watch, screen) as runner:
-        run = begin(study, host, runner, out, found, task, watch, screen)
+        sitting = Sitting(host, runner, screen, watch, clock)
+        run = begin(study, source, out, sitting)
         host.errors = run.folder.errors
-        return _execute(run, host, runner, screen, watch, clock)
+        return _execute(run, sitting)
 
 
 def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
@@ -97,31 +100,33 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     with _runner(study, host, watch, screen) as runner:
         machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
         run = _moved(run, machine, screen)
-        return _execute(run, host, runner, screen, watch, clock)
+        return _execute(run, Sitting(host, runner, screen, watch, clock))
 
 
-def begin(
-    study: Study, host: Host, runner: Runner, out: Path, found: Scan, task: Task, watch: Stopwatch, screen: Screen
-) -> Run:
+def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
     """Resolve the study and create its run folder."""
-    clock = RunClock(watch.began, study.time)
+    host, runner, screen = sitting.host, sitting.runner, sitting.screen
+    found, task, metric = source.found, source.task, source.task.metric(study.metric).facts
     machine = share_out(study, runner.name, runner.nodes(), WORKER_BYTES, screen)
     view = choose_view(study.view, found.aspect)
     side = side_seen(view, found.short_side, found.aspect)
-    with watch.phase("shortlist"):
-        workload, downloading = Workload(len(found.files), side), partial(_require_time, clock, "downloading weights")
+    with sitting.watch.phase("shortlist"):
+        workload, downloading = (
+            Workload(len(found.files), side),
+            partial(_require_time, sitting.clock, "downloading weights"),
+        )
         backbones = shortlist(study, host, machine, workload, screen, downloading)
         searched = candidates(study, host.freeze_strategies(), backbones, side, task)
-    with watch.phase("data"):
+    with sitting.watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
-        in_time = partial(_require_time, clock, "decoding the images")
-        dataset = open_dataset(found, task, study.seed, squares, cores(), in_time)
+        in_time = partial(_require_time, sitting.clock, "decoding the images")
+        dataset = open_dataset(source, study.seed, squares, cores(), in_time)
         _report_data(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
             screen.note(hidden)
     record = StudyRecord(
-        study=replace(study, out=as_text(out)),
+        study=replace(study, out=as_text(out), task=task.name, metric=metric.name),
         data=dataset.info,
         view=view,
         backbones=backbones,
@@ -129,14 +134,14 @@ def begin(
         plugins=host.refs,
         versions=versions(),
         machine=machine,
-        metric=task.metric(study.metric).facts,
+        metric=metric,
         validation=scored_images(study, machine, searched, dataset.info.counts["val"]),
     )
     if record.validation is not None:
         screen.note(
             f"validation on {record.validation:,} of {dataset.info.counts['val']:,} images, for the time there is"
         )
-    require_enough_time(record, clock.now(), least_seconds(record, machine.runner))
+    require_enough_time(record, sitting.clock.now(), least_seconds(record, machine.runner))
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
     return Run(folder, record)
 
@@ -209,10 +214,10 @@ def _moved(run: Run, machine: Machine, screen: Screen) -> Run:
     return replace(run, record=replace(run.record, machine=machine))
 
 
-def _execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
+def _execute(run: Run, sitting: Sitting) -> Summary:
     from autoft.engine.execution import execute  # brings torch, which a mistake found above should not wait for
 
-    summary = execute(run, host, runner, screen, watch, clock)
+    summary = execute(run, sitting)
     return _through_the_gate(run.record.study, summary)
 
 
@@ -296,14 +301,6 @@ def _task(study: Study, host: Host, listing: Listing) -> Task:
         names = " and ".join(repr(task.name) for task in claiming)
         raise StudyError(f"the labels in {listing.source} could be of the tasks {names}; name one with --task")
     return next(iter(claiming), known[0])
-
-
-def _of_task(study: Study, task: Task, screen: Screen) -> Study:
-    """The study with task and metric by name, whose bounds fit that metric."""
-    metric = task.metric(study.metric).facts
-    study.require_bounds(metric)
-    screen.metric = metric
-    return replace(study, task=task.name, metric=metric.name)
 
 
 def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:

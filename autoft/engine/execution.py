@@ -26,15 +26,15 @@ from autoft.engine.conclude import (
 )
 from autoft.engine.ending import Ending
 from autoft.engine.prepare import Preparation
+from autoft.engine.sitting import Sitting
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.media.image.raw_pixels import Layout
 from autoft.parts.host import Host
-from autoft.runners.base import Runner, Site
+from autoft.runners.base import Site
 from autoft.runners.search import Search
 from autoft.store import Journal
 from autoft.study.machine import Crowding
 from autoft.study.run import Run
-from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
 from autoft.system.screen import Screen
 from autoft.system.signals import Cancelled, StopFlag, stop_on_signals
@@ -44,12 +44,13 @@ from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.summary import Summary
 
 
-def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwatch, clock: RunClock) -> Summary:
+def execute(run: Run, sitting: Sitting) -> Summary:
     """Search what is left, then export the best and score it. The same for a new run and a resumed one.
 
     A finished run in which nothing better was found keeps its model and its score: the test split is not opened again.
     Raises `Interrupted` on a signal, `RunFailed` without a model, `GateFailed` when the exported file misses parity.
     """
+    host, watch = sitting.host, sitting.watch
     with run.folder.lock(), stop_on_signals() as stopped:
         with watch.phase("data"):
             dataset = run.dataset(host)  # open to the end, so that no other run evicts the pixels that the workers need
@@ -57,12 +58,13 @@ def execute(run: Run, host: Host, runner: Runner, screen: Screen, watch: Stopwat
             dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
         with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:
             ending = Ending(run.record, preparation, Crowding(own=run.record.machine.busy + 1.0))
-            search = _search(run, host, screen, clock, journal, stopped, ending)
+            search = _search(run, sitting, journal, stopped, ending)
             with _time_is_used(search):
                 with watch.phase("search"):
                     run.save()  # workers read it
-                    with _leaderboard_at_the_end(run, search.ledger, screen):
-                        runner.run(search, Site(run.folder.path, run.record.machine, clock.origin), stopped)
+                    with _leaderboard_at_the_end(run, search.ledger, sitting.screen):
+                        site = Site(run.folder.path, run.record.machine, sitting.clock.origin)
+                        sitting.runner.run(search, site, stopped)
                 _raise_if_stopped(run, search.ledger, stopped)
                 summary = _end(run, search, ending, watch)
     host.notify_search_finished(summary)
@@ -175,24 +177,16 @@ def _export_path(run: Run, number: int, out: Path | None) -> Path:
     return require_free(folder, (run.folder.path, data))
 
 
-def _search(
-    run: Run,
-    host: Host,
-    screen: Screen,
-    clock: RunClock,
-    journal: Journal,
-    stopped: StopFlag,
-    ending: Ending,
-) -> Search:
+def _search(run: Run, sitting: Sitting, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:
     return Search(
-        searcher=host.searcher(run.record.study.searcher),
+        searcher=sitting.host.searcher(run.record.study.searcher),
         problem=run.problem(),
         ledger=run.ledger(),
         journal=journal,
         checkpoints=run.checkpoints,
-        clock=clock,
-        host=host,
-        screen=screen,
+        clock=sitting.clock,
+        host=sitting.host,
+        screen=sitting.screen,
         stopped=stopped,
         reserve=ending,
         told=ending.preparation.follow,

@@ -15,7 +15,7 @@ from autoft.data.scan import scan
 from autoft.errors import DataError, RunFolderError
 from autoft.parts.base import Problem, Task
 from autoft.parts.host import Host
-from autoft.parts.plugins import in_place_of
+from autoft.parts.plugins import builtin_ref, in_place_of
 from autoft.store import CheckpointStore, Journal, RunFolder
 from autoft.study.study import SCHEMA, Machine, StudyRecord
 from autoft.system.files import as_path, as_text, write_atomic
@@ -182,4 +182,5 @@ def _with_targets(study: dict[str, Any]) -> dict[str, Any]:
     data["targets"] = asdict(Targets(task.name, task.form, tuple(data.pop("classes"))))
     metric = asdict(task.metric(study["study"]["metric"]).facts)
     asked = study["study"] | {"task": task.name}
-    return study | {"study": asked, "data": data, "metric": metric, "schema": SCHEMA}
+    plugins = [*study["plugins"], asdict(builtin_ref("autoft.builtin.tasks"))]
+    return study | {"study": asked, "data": data, "metric": metric, "plugins": plugins, "schema": SCHEMA}
