@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from parts.data import dataset
 from PIL import Image
 
 from autoft.data import dataset as module
-from autoft.data.dataset import bound, labelled, open_dataset, read_samples, write_split_csv
+from autoft.data.dataset import labelled, read_samples, write_split_csv
 from autoft.data.readers import read_labelled
 from autoft.data.scan import scan
 from autoft.errors import DataError, RunFolderError
@@ -22,9 +23,7 @@ from autoft.values.handoff import Preprocess
 
 
 def opened(root: Path, seed: int = 0, sizes: tuple[int, ...] = (16,)):
-    listing = read_labelled(root)
-    task = bound(SingleLabel(), listing)
-    return open_dataset(scan(listing, 2), task, seed, [(size, "bicubic", "crop") for size in sizes], threads=2)
+    return dataset(root, [(size, "bicubic", "crop") for size in sizes], seed=seed)
 
 
 def fingerprint(root: Path, threads: int) -> str:
@@ -35,8 +34,8 @@ def reopened(path: Path, dataset):
     return labelled(read_samples(path, dataset.info), dataset.info, SingleLabel())
 
 
-def reasons(dataset) -> dict[str, str]:
-    return {problem.path: problem.reason for problem in dataset.info.problems}
+def reasons(found) -> dict[str, str]:
+    return {problem.path: problem.reason for problem in found.info.problems}
 
 
 def contents(root: Path) -> dict[Path, tuple[int, bytes]]:
@@ -45,25 +44,25 @@ def contents(root: Path) -> dict[Path, tuple[int, bytes]]:
 
 def test_from_a_folder_to_pixels(tiny_images):
     before = contents(tiny_images)
-    dataset = opened(tiny_images, sizes=(16, 24))
-    assert dataset.info.short_side == 32
-    assert dataset.info.targets.names == ("blue", "green", "red") and not dataset.info.problems
-    assert dataset.info.counts == {"train": 24, "val": 6, "test": 6}
-    rows = np.concatenate([dataset.rows(name) for name in ("train", "val", "test")])
+    found = opened(tiny_images, sizes=(16, 24))
+    assert found.info.short_side == 32
+    assert found.info.targets.names == ("blue", "green", "red") and not found.info.problems
+    assert found.info.counts == {"train": 24, "val": 6, "test": 6}
+    rows = np.concatenate([found.rows(name) for name in ("train", "val", "test")])
     assert sorted(rows) == list(range(36)) and rows.dtype == np.int64
     for name in ("train", "val", "test"):
-        pixels = dataset.pixels(24)[dataset.rows(name)].astype(float)
+        pixels = found.pixels(24)[found.rows(name)].astype(float)
         brightest = pixels.mean(axis=(1, 2)).argmax(axis=1)  # channel; the classes stand the other way round
-        assert (2 - brightest == dataset.targets(name)).all()
-        assert set(Counter(dataset.targets(name).tolist()).values()) == {8 if name == "train" else 2}
+        assert (2 - brightest == found.targets(name)).all()
+        assert set(Counter(found.targets(name).tolist()).values()) == {8 if name == "train" else 2}
     assert contents(tiny_images) == before
 
 
 def test_rows_and_samples_name_the_same_image(tiny_images):
-    dataset = opened(tiny_images)
-    for sample in dataset.samples[::7]:
+    found = opened(tiny_images)
+    for sample in found.samples[::7]:
         expected = preprocess(decode(tiny_images / sample.path), Preprocess(16, (0, 0, 0), (1, 1, 1)))
-        np.testing.assert_array_equal(dataset.pixels(16)[sample.row], expected)
+        np.testing.assert_array_equal(found.pixels(16)[sample.row], expected)
 
 
 def test_unreadable_files_are_skipped_by_name(tiny_images):
@@ -72,15 +71,15 @@ def test_unreadable_files_are_skipped_by_name(tiny_images):
     (tiny_images / "red" / "1.png").write_bytes(data[: len(data) // 2])
     (tiny_images / "red" / "2.png").write_bytes(b"")
     (tiny_images / "red" / "notes.txt").write_text("x")
-    dataset = opened(tiny_images)
-    assert reasons(dataset) == {
+    found = opened(tiny_images)
+    assert reasons(found) == {
         "red/0.png": "not an image: HTML",
         "red/1.png": "truncated",
         "red/2.png": "empty file",
         "red/notes.txt": "1 .txt file, not an image type, e.g. red/notes.txt",
     }
-    assert len(dataset.samples) == 33 == sum(dataset.info.counts.values())
-    assert not {"red/0.png", "red/1.png", "red/2.png"} & {sample.path for sample in dataset.samples}
+    assert len(found.samples) == 33 == sum(found.info.counts.values())
+    assert not {"red/0.png", "red/1.png", "red/2.png"} & {sample.path for sample in found.samples}
 
 
 def test_every_file_corrupt(tiny_images):
@@ -115,52 +114,52 @@ def test_an_image_leaked_from_a_given_test_split_does_not_train(tiny_images, tmp
             Image.fromarray(noise).save(path)
     shutil.copy(root / "test" / "red" / "3.png", root / "train" / "red" / "leak.png")
     shutil.copy(root / "val" / "red" / "3.png", root / "train" / "red" / "leak2.png")
-    dataset = opened(root)
-    assert reasons(dataset) == {
+    found = opened(root)
+    assert reasons(found) == {
         "train/red/leak.png": "the same image is in test (test/red/3.png)",
         "train/red/leak2.png": "the same image is in val (val/red/3.png)",
     }
-    assert dataset.info.counts == {"train": 36, "val": 36, "test": 36}
-    assert all(sample.path.startswith(sample.split) for sample in dataset.samples)
+    assert found.info.counts == {"train": 36, "val": 36, "test": 36}
+    assert all(sample.path.startswith(sample.split) for sample in found.samples)
 
 
 def test_reopened_from_the_run_folder_without_touching_images(tiny_images, tmp_path, monkeypatch):
     (tiny_images / "red").rename(tiny_images / 'a "odd", näme\n')
     (tiny_images / "blue" / "3.png").rename(tiny_images / "blue" / os.fsdecode(b"latin-\xe9.png"))
-    dataset = opened(tiny_images)
-    write_split_csv(dataset, tmp_path / "split.csv")
+    found = opened(tiny_images)
+    write_split_csv(found, tmp_path / "split.csv")
     monkeypatch.setattr(module, "scan", None)
-    again = reopened(tmp_path / "split.csv", dataset)
-    assert (again.info, again.samples) == (dataset.info, dataset.samples)
-    assert (again.targets("val") == dataset.targets("val")).all()
-    np.testing.assert_array_equal(again.pixels(16), dataset.pixels(16))
+    again = reopened(tmp_path / "split.csv", found)
+    assert (again.info, again.samples) == (found.info, found.samples)
+    assert (again.targets("val") == found.targets("val")).all()
+    np.testing.assert_array_equal(again.pixels(16), found.pixels(16))
     assert (tmp_path / "split.csv").read_text(errors="replace").startswith("path,label,split,row,digest\n")
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-30], lambda text: text.replace("red", "rad"), lambda text: ""])
 def test_a_damaged_split_csv(tiny_images, tmp_path, damage):
-    dataset = opened(tiny_images)
+    found = opened(tiny_images)
     path = tmp_path / "split.csv"
-    write_split_csv(dataset, path)
+    write_split_csv(found, path)
     path.write_text(damage(path.read_text()))
     with pytest.raises(RunFolderError, match="split"):
-        reopened(path, dataset)
+        reopened(path, found)
     path.unlink()
     with pytest.raises(RunFolderError, match="missing"):
-        reopened(path, dataset)
+        reopened(path, found)
 
 
 def test_a_deleted_cache_is_built_again_unless_the_images_changed(tiny_images, own_cache):
-    dataset = opened(tiny_images)
-    before = np.array(dataset.pixels(16))
+    found = opened(tiny_images)
+    before = np.array(found.pixels(16))
     shutil.rmtree(own_cache)
-    np.testing.assert_array_equal(dataset.pixels(16), before)
-    assert dataset.pixels(8, "bilinear").shape == (36, 8, 8, 3)
+    np.testing.assert_array_equal(found.pixels(16), before)
+    assert found.pixels(8, "bilinear").shape == (36, 8, 8, 3)
     shutil.rmtree(own_cache)
     (tiny_images / "red" / "0.png").unlink()
-    np.testing.assert_array_equal(dataset.pixels(16), before)  # what is open stays
+    np.testing.assert_array_equal(found.pixels(16), before)  # what is open stays
     with pytest.raises(DataError, match="not those the run started with"):
-        dataset.pixels(8)
+        found.pixels(8)
 
 
 def test_the_fingerprint_changes_with_names_labels_and_bytes_only(tiny_images, tmp_path):
@@ -182,11 +181,11 @@ def test_the_seed_decides_the_split(tiny_images):
 
 
 def test_a_split_can_be_limited_evenly(tiny_images):
-    dataset = opened(tiny_images)
-    few = dataset.limited("train", 6)
+    found = opened(tiny_images)
+    few = found.limited("train", 6)
     assert Counter(few.targets("train").tolist()) == {0: 2, 1: 2, 2: 2}
-    assert set(few.rows("train")) <= set(dataset.rows("train"))
-    assert few.limited("val", 1000).rows("val").tolist() == dataset.rows("val").tolist()
+    assert set(few.rows("train")) <= set(found.rows("train"))
+    assert few.limited("val", 1000).rows("val").tolist() == found.rows("val").tolist()
 
 
 def test_float_images_have_one_scale(tmp_path):
@@ -195,15 +194,15 @@ def test_float_images_have_one_scale(tmp_path):
         for number in range(8):
             values = np.full((8, 8), top - number / 100, np.float32)
             Image.fromarray(values).save(tmp_path / "floats" / name / f"{number}.tif")
-    dataset = opened(tmp_path / "floats")
-    low, high = dataset.info.value_range
+    found = opened(tmp_path / "floats")
+    low, high = found.info.value_range
     assert (low, high) == (pytest.approx(0.33), pytest.approx(1.05))
-    for sample in dataset.samples:
+    for sample in found.samples:
         value = (1.05 if sample.label == "light" else 0.4) - int(Path(sample.path).stem) / 100
-        assert dataset.pixels(16)[sample.row].mean() == pytest.approx((value - low) / (high - low) * 255, abs=0.6)
-        shown = decode(dataset.file(sample), dataset.info.value_range)
+        assert found.pixels(16)[sample.row].mean() == pytest.approx((value - low) / (high - low) * 255, abs=0.6)
+        shown = decode(found.file(sample), found.info.value_range)
         expected = preprocess(shown, Preprocess(16, (0, 0, 0), (1, 1, 1)))
-        np.testing.assert_array_equal(dataset.pixels(16)[sample.row], expected)
+        np.testing.assert_array_equal(found.pixels(16)[sample.row], expected)
 
 
 @pytest.mark.parametrize("mark", [np.nan, np.inf, -np.inf, -3.4e38])
@@ -216,9 +215,9 @@ def test_a_float_image_with_pixels_without_a_number_is_used_and_named(tmp_path, 
     values[2, 3:5] = mark
     Image.fromarray(values).save(tmp_path / "floats" / "dark" / "gaps.tif")
     Image.fromarray(np.full((8, 8), mark, np.float32)).save(tmp_path / "floats" / "light" / "nothing.tif")
-    dataset = opened(tmp_path / "floats")
-    assert reasons(dataset) == {"light/nothing.tif": "no finite pixel values"}
-    info = dataset.info
+    found = opened(tmp_path / "floats")
+    assert reasons(found) == {"light/nothing.tif": "no finite pixel values"}
+    info = found.info
     assert [(one.path, one.reason) for one in info.unseen] == [("dark/gaps.tif", "2 of 64 pixels hold no number")]
     assert info.value_range == (0.0, 23.0) and sum(info.counts.values()) == 9
 

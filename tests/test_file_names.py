@@ -69,7 +69,10 @@ def test_a_study_and_a_prediction_of_such_a_folder_survive_json(odd_images):
 
 def test_the_locale_makes_no_difference(odd_images):
     (odd_images / "green" / "0.png").rename(odd_images / "green" / "näme.png")
-    code = "import pathlib, sys; from autoft.data.readers import read_labelled; found = read_labelled(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import pathlib, sys; from autoft.data.readers import read_labelled; "
+        "found = read_labelled(pathlib.Path(sys.argv[1]))"
+    )
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     shown = [
         subprocess.run(
