@@ -16,7 +16,7 @@ from PIL import Image
 
 from autoft.bundle.card import MOST_CLASSES, CardFacts, model_card
 from autoft.bundle.figures import WORST_CLASSES
-from autoft.bundle.markdown import plain, table
+from autoft.system.markdown import plain, table
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.tasks.single_label import SingleLabel
 from autoft.values.backbone import Backbone, InputSpec
