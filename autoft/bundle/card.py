@@ -8,8 +8,8 @@ from typing import Final
 
 from autoft.bundle import figures
 from autoft.bundle.licenses import NOTICE, TOOL_LICENCE
-from autoft.system.markdown import plain, table
 from autoft.media.image.raw_pixels import Layout
+from autoft.system.markdown import plain, table
 from autoft.tasks.forms.base import AnswerForm, Model, split_name
 from autoft.values.backbone import Backbone
 from autoft.values.bundle import (
@@ -58,7 +58,8 @@ _RESIZED: Final[Mapping[View, str]] = {
 class CardFacts:
     """What a card is made of: what other files of the bundle hold, and how they came about.
 
-    `form` is that of the answers. `layout` is what model.onnx takes, `vectors` the number of images in test_vectors/, `created` a date in ISO 8601.
+    `form` is that of the answers. `layout` is what model.onnx takes, `vectors` the number of images in
+    test_vectors/, `created` a date in ISO 8601.
     """
 
     handoff: Handoff

@@ -63,6 +63,6 @@ def _beside(found: Beside) -> str:
 def _pixels(found: PixelParity, compared: str) -> str:
     return (
         f"`{MODEL}`, fed with pixels, against Pillow and torch on {found.n} validation images: {compared}\n"
-        f"differ by at most {found.max_delta:.3g} (allowed: {found.limit:g}), and {found.flips} answers that are clear, "
-        f"by a\nmargin above {found.clear_margin:g}, change."
+        f"differ by at most {found.max_delta:.3g} (allowed: {found.limit:g}), and {found.flips} answers with a margin "
+        f"above {found.clear_margin:g} change."
     )

@@ -93,7 +93,7 @@ class CoreModel(ExportedModel):
             raise UserError(f"{path} is damaged: its network does not fit its labels and preprocessing")
 
     def _width(self, sizes: list[Any]) -> int:
-        """How many numbers the network gives for an image: one a name, unless the task in the metadata is a plugin's."""
+        """How many numbers the network gives for an image: one a name, unless its task is a plugin's."""
         names = len(self.labels)
         own = self.targets.task == FORMS[self.targets.form].task().name
         return names if own or len(sizes) != 1 or not isinstance(sizes[0], int) else sizes[0]
@@ -141,7 +141,10 @@ class PixelModel(ExportedModel):
         return self._fact("autoft.calibration", Calibration)
 
     def answers(self, pixels: Pixels) -> Answers:
-        """What the model answers, `(names,)`, for one RGB image `(height, width, 3)` uint8. Raises `UserError` for others."""
+        """What the model answers, `(names,)`, for one RGB image `(height, width, 3)` uint8.
+
+        Raises `UserError` for other pixels.
+        """
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
             found = f"{pixels.dtype} {list(pixels.shape)}"
             raise UserError(f"{self.path} takes uint8 RGB pixels [height, width, 3], at least one; got {found}")

@@ -52,14 +52,13 @@ class Compared:
 class Order:
     """What a bundle is made of: the classifier (`reference`), what goes with it, and the images it is held against.
 
-    `task` is the one that it was trained by, bound to the handoff's targets. `reported` is the split whose figures are reported; "test" opens the test split. `gate` says how much is compared,
+    `reported` is the split whose figures are reported; "test" opens the test split. `gate` says how much is compared,
     `layout` what model.onnx takes, `versions` what made it. `scored` are the logits `(n, outputs)` of the validation
     split, in the order of its rows, that the trial's score was computed from; None when nobody kept them. `beside` are
     the exporters, by name, whose files stand beside the model. `known` are all images of the run, to be recognised.
     """
 
     handoff: Handoff
-    task: Task
     reference: Reference
     dataset: Dataset
     reported: SplitName
@@ -69,6 +68,11 @@ class Order:
     scored: Logits | None = None
     known: tuple[Sample, ...] = ()
     beside: Mapping[str, Export] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """What the network was trained by, bound to its targets."""
+        return self.dataset.task
 
     def inputs(self, rows: np.ndarray) -> Images:
         """The network's input `(n, 3, size, size)` for rows of the pixel cache."""

@@ -12,6 +12,7 @@ import numpy as np
 from autoft.bundle.known import KnownImages
 from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.predict import answered, image_files
+from autoft.data.readers import read_labelled
 from autoft.data.scan import content_hash
 from autoft.errors import DataError, UserError
 from autoft.system.files import as_path, as_text
@@ -86,16 +87,38 @@ def read_known(bundle: Path) -> KnownImages:
         raise UserError(f"{bundle / IMAGES} cannot be read: {error}; export the model again") from error
 
 
-def images_of(model: PixelModel, source: Path) -> list[LabelledImage]:
-    """The images in the folder `source`, which holds one folder of images a class, named as the model's labels.
+@dataclass(frozen=True)
+class Source:
+    """Labelled images, and what a manifest names that cannot be scored, each with the reason."""
 
-    Classes may be missing. Raises `DataError` for a folder that is no label, or when there are no images.
+    images: tuple[LabelledImage, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+def read_source(model: PixelModel, path: Path) -> Source:
+    """The images of a manifest, or of a folder that holds one folder of images a label, named as it.
+
+    Labels may be missing. Raises `DataError` for one that the model does not know, or when there are no images.
     """
+    return _of_folder(model, path) if path.is_dir() else _of_manifest(model, path)
+
+
+def _of_manifest(model: PixelModel, path: Path) -> Source:
+    listing = read_labelled(path)
+    for entry in listing.entries:
+        if problem := model.form.problem(entry.label, model.targets):
+            raise DataError(f"{path}: {entry.path}: {problem}; the model knows {_some(model.labels)}")
+    root = as_path(listing.root)
+    images = tuple(LabelledImage(root / as_path(entry.path), entry.label) for entry in listing.entries)
+    return Source(images, tuple(f"{problem.path}: {problem.reason}" for problem in listing.problems))
+
+
+def _of_folder(model: PixelModel, source: Path) -> Source:
     names = _labels(model, source)
     found = [LabelledImage(path, name) for name in names for path in image_files([str(source / as_path(name))])]
     if not found:
         raise DataError(f"no images in {source}; there must be some in its class folders")
-    return found
+    return Source(tuple(found))
 
 
 def labelled_images(images: Sequence[LabelledImage], known: KnownImages) -> Labelled:
@@ -111,15 +134,20 @@ def labelled_images(images: Sequence[LabelledImage], known: KnownImages) -> Labe
     return Labelled({split: tuple(found) for split, found in splits.items()}, tuple(fresh), tuple(unsure))
 
 
-def rescore(model: PixelModel, labelled: Labelled, chosen: Sequence[LabelledImage]) -> Rescored:
-    """Scores of the model on the `chosen` among the labelled images. Raises `DataError` when none can be read."""
+def rescore(
+    model: PixelModel, labelled: Labelled, chosen: Sequence[LabelledImage], unreadable: tuple[str, ...] = ()
+) -> Rescored:
+    """Scores of the model on the `chosen` among the labelled images. Raises `DataError` when none can be read.
+
+    `unreadable` are others of which that is known already.
+    """
     pairs = list(zip(chosen, answered(model, [image.path for image in chosen]), strict=True))
     scored = [image for image, one in pairs if one.answers is not None]
     answers = np.stack([one.answers for _, one in pairs if one.answers is not None])
     where = set(scored)
     return Rescored(
         model.form.scores(answers, [image.label for image in scored], model.facts),
-        tuple(f"{one.image}: {one.error}" for _, one in pairs if one.answers is None),
+        (*unreadable, *(f"{one.image}: {one.error}" for _, one in pairs if one.answers is None)),
         {split: len(images) for split, images in labelled.known.items()},
         {split: len(where.intersection(images)) for split, images in labelled.known.items()},
         len(where.intersection(labelled.fresh)),
@@ -144,5 +172,9 @@ def _labels(model: PixelModel, folder: Path) -> list[str]:
     unknown = [name for name in names if model.form.problem(name, model.targets)]
     if unknown or not names:
         what = f"{unknown[0]!r} in {folder} is no label of the model" if names else f"{folder} holds no class folders"
-        raise DataError(f"{what}; there must be folders named as labels, such as {', '.join(model.labels[:3])}")
+        raise DataError(f"{what}; there must be folders named as labels, such as {_some(model.labels)}")
     return names
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:3])

@@ -109,12 +109,12 @@ class ColumnReport:
 class MetricsReport:
     """metrics.json: how good the model is, from the outputs of the ONNX file.
 
-    `metrics` are those of the task; of a loss the loss itself, smaller is better. `correct` counts images that are right
-    as a whole, and is None where numbers are predicted. `per_class` has a line a class, a label or a column.
+    `metrics` are those of the task; of a loss the loss itself, smaller is better. `correct` counts images that are
+    right as a whole, and is None where numbers are predicted. `per_class` has a line a class, a label or a column.
 
-    Where an image has one class, `metrics` has ece too (expected calibration error over 15 bins of equal mass), all with
-    the temperature; `ece_before_temperature` is without it. There `confusion[i][j]` counts images of class i that were
-    taken for class j, in the order of labels.json.
+    Where an image has one class, `metrics` has ece too (expected calibration error over 15 bins of equal mass), all
+    with the temperature; `ece_before_temperature` is without it. There `confusion[i][j]` counts images of class i that
+    were taken for class j, in the order of labels.json.
     """
 
     split: SplitName
@@ -150,10 +150,10 @@ class Difference:
     """Two computations of the same logits, the network's outputs, of `n` images, held against each other.
 
     `scale` is the logit scale: max |expected logit|, at least 1. `max_delta` is the largest |difference| of a logit and
-    `limit` what it may be: more where no answer (a probability, or a number in deviations of its column) differs by more
-    than `answer_limit`, and less where the answers hardly differ from image to image. `answer_delta` is the largest
-    of those. `flips` counts decisions that are another one although the expected one was clear: no difference of
-    answers within `answer_limit` would have changed it.
+    `limit` what it may be: more where no answer (a probability, or a number in deviations of its column) differs by
+    more than `answer_limit`, and less where the answers hardly differ from image to image. `answer_delta` is the
+    largest of those. `flips` counts decisions that are another one although the expected one was clear: no difference
+    of answers within `answer_limit` would have changed it.
     """
 
     n: int

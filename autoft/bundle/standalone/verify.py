@@ -215,7 +215,8 @@ def _run_vectors(folder: Path, model: _Model, core: _Core, listed: set[str], out
             pixels = _pixels(folder, vector, listed, outcome.problems)
             for file, check in ((MODEL, model.check), (CORE, partial(core.check, scale))):
                 with _blaming(f"{file} does not run on {vector['name']}"):
-                    outcome.problems += [f"{file} on {vector['name']}: {p}" for p in check(pixels, vector, data, outcome)]
+                    wrong = list(check(pixels, vector, data, outcome))
+                outcome.problems += [f"{file} on {vector['name']}: {what}" for what in wrong]
             outcome.vectors += 1
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from autoft.media.image.decode import Pixels
 from autoft.tasks.forms.base import Answering
 from autoft.tasks.statistics import Logits
-from autoft.values.bundle import CLEAR_MARGIN, ANSWER_TOLERANCE, SCHEMA, VECTORS, Vector, Vectors
+from autoft.values.bundle import ANSWER_TOLERANCE, CLEAR_MARGIN, SCHEMA, VECTORS, Vector, Vectors
 
 AS_THEY_ARE: Final = 8
 LONGEST_SIDE: Final = 512  # of images as they are; larger ones are made smaller

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from autoft.tasks.forms.base import (
     Answering,
     Answers,
     Model,
+    Rows,
     facts,
     figure,
     first_of,
@@ -79,7 +80,7 @@ class AnyOf(AnswerForm):
         distances: Answers = np.abs(answers - thresholds(calibration, answers.shape[1]))
         return distances
 
-    def report(self, split: SplitName, outputs: NDArray[Any], truth: NDArray[Any], answering: Answering) -> MetricsReport:
+    def report(self, split: SplitName, outputs: Rows, truth: Rows, answering: Answering) -> MetricsReport:
         """A line a label, at its threshold."""
         answers, true = answering.answers(outputs), truth > DEFAULT_THRESHOLD
         found = self.decisions(answers, answering.calibration)
@@ -104,7 +105,7 @@ class AnyOf(AnswerForm):
 
         return MultiLabel()
 
-    def judged(self, answers: Answers, model: Model) -> NDArray[Any]:
+    def judged(self, answers: Answers, model: Model) -> Rows:
         """What the built-in task judges of logits whose sigmoid gives the probabilities again, at the thresholds."""
         from scipy.special import logit
 
@@ -174,9 +175,10 @@ A label is there from its threshold on: `calibration.thresholds` in `{METRICS}`,
         """The thresholds, and why they are what they are."""
         found = metrics.calibration
         limits = thresholds(found, len(metrics.per_class))
-        return f"""`{MODEL}` says that a label is there from a probability on that is the label's own, {limits.min():.3g} to \
-{limits.max():.3g};
-there were {found.n:,} validation images to fit it on. {plain(found.reason)}"""
+        lowest, highest = limits.min(), limits.max()
+        return f"""`{MODEL}` divides logits by a temperature of {found.temperature:.4g}, and says that a label is there
+from a probability on that is the label's own: {lowest:.3g} to {highest:.3g}. There were {found.n:,} validation images
+to fit them on. {plain(found.reason)}"""
 
     # ---------------------------------------------------------------- one image
 

@@ -24,6 +24,9 @@ from autoft.values.prediction import Prediction
 from autoft.values.summary import Scores
 from autoft.values.target import Form, Targets
 
+Rows = NDArray[Any]
+"""Outputs of a network or encoded targets, a row an image."""
+
 Answers = NDArray[np.float32]
 """What a model answers, `(n, names)`: probabilities, or numbers in the data's own units."""
 
@@ -78,7 +81,7 @@ class AnswerForm(ABC):
     # ---------------------------------------------------------------- figures
 
     @abstractmethod
-    def report(self, split: SplitName, outputs: NDArray[Any], truth: NDArray[Any], answering: Answering) -> MetricsReport:
+    def report(self, split: SplitName, outputs: Rows, truth: Rows, answering: Answering) -> MetricsReport:
         """What metrics.json holds, of outputs `(n, outputs)` and encoded targets `(n, ...)` of a split."""
 
     @abstractmethod
@@ -86,7 +89,7 @@ class AnswerForm(ABC):
         """The built-in task of this form: its labels and metrics hold where the one that trained is not installed."""
 
     @abstractmethod
-    def judged(self, answers: Answers, model: Model) -> NDArray[Any]:
+    def judged(self, answers: Answers, model: Model) -> Rows:
         """What the metrics of the built-in task judge, `(n, names)`, of a file's answers."""
 
     def problem(self, label: str, targets: Targets) -> str | None:
@@ -206,11 +209,11 @@ class Answering:
         """What the file says of itself."""
         return Model(self.task.targets, self.calibration)
 
-    def answers(self, outputs: NDArray[Any]) -> Answers:
+    def answers(self, outputs: Rows) -> Answers:
         """What a deployed model answers, `(n, names)`."""
         return self.task.answers(outputs, self.calibration)
 
-    def judged(self, outputs: NDArray[Any]) -> NDArray[Any]:
+    def judged(self, outputs: Rows) -> Rows:
         """What metrics judge, `(n, ...)`."""
         return self.task.judged(outputs, self.calibration)
 

@@ -15,6 +15,7 @@ from autoft.tasks.forms.base import (
     Answering,
     Answers,
     Model,
+    Rows,
     facts,
     figure,
     first_of,
@@ -59,7 +60,7 @@ class Numbers(AnswerForm):
         """Of nothing."""
         return answers[:, :0]
 
-    def report(self, split: SplitName, outputs: NDArray[Any], truth: NDArray[Any], answering: Answering) -> MetricsReport:
+    def report(self, split: SplitName, outputs: Rows, truth: Rows, answering: Answering) -> MetricsReport:
         """A line a column."""
         values, true = answering.answers(outputs).astype(np.float64), np.asarray(truth, np.float64)
         return MetricsReport(
@@ -81,7 +82,7 @@ class Numbers(AnswerForm):
 
         return Regression()
 
-    def judged(self, answers: Answers, model: Model) -> NDArray[Any]:
+    def judged(self, answers: Answers, model: Model) -> Rows:
         """The values: they are in the data's own units."""
         return answers
 
@@ -119,7 +120,9 @@ print(dict(zip(json.loads(pathlib.Path("{LABELS}").read_text("utf-8")), values.t
 
     def data(self, metrics: MetricsReport) -> str:
         """Where the numbers lie."""
-        rows = [(plain(one.column), f"{one.n:,}", f"{one.mean:.6g}", f"{one.deviation:.6g}") for one in _columns(metrics)]
+        rows = [
+            (plain(one.column), f"{one.n:,}", f"{one.mean:.6g}", f"{one.deviation:.6g}") for one in _columns(metrics)
+        ]
         split = split_name(metrics.split)
         return first_of(("Column", f"Images in the {split} split", "Mean", "Deviation"), rows, self.noun)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from autoft.tasks.forms.base import (
     Answering,
     Answers,
     Model,
+    Rows,
     facts,
     figure,
     first_of,
@@ -77,7 +78,7 @@ class OneOf(AnswerForm):
         second, first = np.sort(answers, axis=1)[:, -2:].T
         return ((first - second) / 2)[:, None]
 
-    def report(self, split: SplitName, outputs: NDArray[Any], truth: NDArray[Any], answering: Answering) -> MetricsReport:
+    def report(self, split: SplitName, outputs: Rows, truth: Rows, answering: Answering) -> MetricsReport:
         """A line a class, the confusion matrix, and the calibration error with and without temperature."""
         return metrics_report(split, outputs, truth, answering)
 
@@ -140,9 +141,8 @@ The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.tempera
         found, before, after = metrics.calibration, metrics.ece_before_temperature, metrics.metrics.get("ece")
         without = f"{before.value:.4f} without the temperature" if before else ""
         with_it = f", {after.value:.4f} with it" if after else ""
-        return f"""`{MODEL}` divides logits by a temperature of {found.temperature:.4g}; there were {found.n:,} validation \
-images to fit
-it on. {plain(found.reason)}{_losses(found)}
+        return f"""`{MODEL}` divides logits by a temperature of {found.temperature:.4g}; there were {found.n:,}
+validation images to fit it on. {plain(found.reason)}{_losses(found)}
 
 Expected calibration error on the {split_name(metrics.split)} split:
 {without}{with_it}."""
