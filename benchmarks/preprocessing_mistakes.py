@@ -44,7 +44,7 @@ from autoft.media.image.decode import Pixels, centre_square, decode, normalise, 
 from autoft.study.run import Run
 from autoft.tasks.statistics import Logits, Probabilities, softmax
 from autoft.train.worker import Worker
-from autoft.values.bundle import CLEAR_MARGIN, CORE, MODEL, PROBABILITY_TOLERANCE
+from autoft.values.bundle import CLEAR_MARGIN, CORE, MODEL, ANSWER_TOLERANCE
 from autoft.values.dataset import Sample, SplitName
 
 CLASSES = ("animals", "computer", "food", "people", "recreation", "shapes", "signs_and_symbols", "transportation")
@@ -397,10 +397,10 @@ def show(result: Result) -> None:
 def checks(result: Result, images: int) -> list[Check]:
     """model.onnx against the gate."""
     gate = result.gate
-    near = gate.max_delta <= PROBABILITY_TOLERANCE
+    near = gate.max_delta <= ANSWER_TOLERANCE
     return [
         Check("images compared", str(gate.n), f"= {images}", gate.n == images),
-        Check("worst probability, to torch", f"{gate.max_delta:.4f}", f"<= {PROBABILITY_TOLERANCE:g}", near),
+        Check("worst probability, to torch", f"{gate.max_delta:.4f}", f"<= {ANSWER_TOLERANCE:g}", near),
         Check("clear answers that change", str(gate.flips), "= 0", gate.flips == 0),
     ]
 

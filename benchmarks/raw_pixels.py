@@ -48,7 +48,7 @@ from autoft.tasks.single_label import SingleLabel
 from autoft.tasks.statistics import softmax
 from autoft.train.classifier import Classifier
 from autoft.values.backbone import Interpolation
-from autoft.values.bundle import CORE, MODEL, PROBABILITY_TOLERANCE
+from autoft.values.bundle import CORE, MODEL, ANSWER_TOLERANCE
 from autoft.values.handoff import View
 
 CLIPART = Path("/usr/share/openclipart/png")
@@ -283,7 +283,7 @@ def cost(both: Pair, width: int, height: int, rounds: int) -> Cost:
     """Time model.onnx, the way by hand and the network alone in turn. Raises `RuntimeError` when they disagree."""
     image, recipe = photo(width, height), both.core.preprocess
     images = normalise(preprocess(image, recipe)[None], recipe)
-    if (delta := np.abs(both.model.probabilities(image) - both.by_hand(image)).max()) > PROBABILITY_TOLERANCE:
+    if (delta := np.abs(both.model.probabilities(image) - both.by_hand(image)).max()) > ANSWER_TOLERANCE:
         raise RuntimeError(f"{MODEL} and the way by hand differ by {delta:.3f}; their times mean nothing")
     ways: Mapping[str, Callable[[], object]] = {
         "model": lambda: both.model.probabilities(image),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
 from autoft.tasks.calibration import fit_temperature
-from autoft.tasks.metrics import BINS, MAX_CONFUSION_CLASSES, metrics_report
-from autoft.tasks.single_label import SingleLabel, scores
+from autoft.tasks.forms.class_report import BINS, MAX_CONFUSION_CLASSES, metrics_report
+from autoft.tasks.forms.table import answering
+from autoft.tasks.scores import scores
+from autoft.tasks.single_label import SingleLabel
 from autoft.tasks.statistics import proportion
 from autoft.values.bundle import Calibration, Estimate, MetricsReport
 from autoft.values.codec import decode, encode
+from autoft.values.target import Targets
 
 METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece"]
 DEFINED_IN = {"log_loss": (0.0, float("inf"))}
@@ -29,7 +33,11 @@ def at(temperature: float) -> Calibration:
 
 def report(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> MetricsReport:
     names = [f"class {index}" for index in range(logits.shape[1])]
-    return metrics_report("test", logits.astype(np.float32), labels, names, at(temperature))
+    return metrics_report("test", logits.astype(np.float32), labels, answering(task_of(names), at(temperature)))
+
+
+def task_of(names: Sequence[str]) -> SingleLabel:
+    return SingleLabel().on(Targets("single_label", "one_of", tuple(names)))
 
 
 def made(n: int, classes: int, seed: int, lift: float = 2.0) -> Outputs:
@@ -119,7 +127,7 @@ def test_an_interval_is_the_one_in_the_summary(metric: str) -> None:
     """With so many images that resamples are drawn in more than one go."""
     logits, labels = made(700, 3, seed=1)
     assert report(logits, labels).metrics[metric].ci95 == pytest.approx(
-        scores(SingleLabel(), metric, logits, labels).ci95
+        scores(SingleLabel.metrics, SingleLabel().metric(metric), logits, labels).ci95
     )
 
 
@@ -174,8 +182,7 @@ def test_the_interval_of_the_calibration_error_of_a_calibrated_model_comes_near_
 def test_a_temperature_lowers_the_calibration_error_of_overconfident_logits() -> None:
     logits, labels = made(1500, 5, seed=3)
     logits *= 4
-    names = list("abcde")
-    found = metrics_report("val", logits, labels, names, fit_temperature(logits, labels))
+    found = metrics_report("val", logits, labels, answering(task_of("abcde"), fit_temperature(logits, labels)))
     assert found.calibration.temperature > 1.5
     assert found.metrics["ece"].ci95[1] < found.ece_before_temperature.ci95[0]
     assert found.ece_before_temperature == report(logits, labels).metrics["ece"]
@@ -228,4 +235,4 @@ def test_one_image_is_enough_and_none_is_refused() -> None:
 
 def test_other_names_than_classes_are_refused() -> None:
     with pytest.raises(ValueError):
-        metrics_report("test", *made(30, 3, seed=1), ["a", "b"], at(1.0))
+        metrics_report("test", *made(30, 3, seed=1), answering(task_of("ab"), at(1.0)))

@@ -136,9 +136,13 @@ def test_calibrating_needs_no_torch() -> None:
     code = (
         "import sys, numpy as np\n"
         "from autoft.tasks.calibration import fit_temperature\n"
-        "from autoft.tasks.metrics import metrics_report\n"
+        "from autoft.tasks.forms.table import answering\n"
+        "from autoft.tasks.single_label import SingleLabel\n"
+        "from autoft.values.target import Targets\n"
         "logits, labels = np.eye(2, dtype=np.float32)[[0, 1] * 100], np.array([0, 1] * 100)\n"
-        "metrics_report('val', logits, labels, 'ab', fit_temperature(logits, labels))\n"
+        "task = SingleLabel().on(Targets('single_label', 'one_of', ('a', 'b')))\n"
+        "how = answering(task, fit_temperature(logits, labels))\n"
+        "how.form.report('val', logits, labels, how)\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

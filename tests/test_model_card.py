@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from parts.exported import how, one_of
 from PIL import Image
 
-from autoft.bundle.card import MOST_CLASSES, CardFacts, model_card
-from autoft.bundle.figures import WORST_CLASSES
-from autoft.bundle.markdown import plain, table
+from autoft.bundle.card import CardFacts, model_card
 from autoft.media.image.raw_pixels import write_raw_pixel_model
-from autoft.tasks.single_label import SingleLabel
+from autoft.system.markdown import plain, table
+from autoft.tasks.forms.base import MOST_NAMES, WORST
+from autoft.tasks.forms.one_of import OneOf
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.bundle import (
     CORE,
@@ -61,10 +62,11 @@ def facts(labels: tuple[str, ...] = ("cat", "dog", "owl")) -> CardFacts:
     names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
     core = CoreParity(64, 10.0, 4.56e-5, 1e-6, 1e-3, 1e-5, 1e-3, 0, (), 8, True)
     return CardFacts(
-        handoff=Handoff(labels, RECIPE, backbone, trial, "accuracy", 0.8765, "f1n6e7"),
+        form=OneOf(),
+        handoff=Handoff(one_of(labels), RECIPE, backbone, trial, "accuracy", 0.8765, "f1n6e7"),
         data=DatasetInfo(
             root="/home/me/pets",
-            classes=labels,
+            targets=one_of(labels),
             counts={"train": 601, "val": 202, "test": 203},
             fingerprint="f1n6e7",
             short_side=321,
@@ -212,17 +214,17 @@ def test_worst_classes_come_first_and_undefined_figures_are_named() -> None:
     )
     text = section(model_card(replace(of, metrics=replace(of.metrics, per_class=reports))), "Score")
     rows = tables(text)[1][2:]
-    assert len(rows) == WORST_CLASSES
+    assert len(rows) == WORST
     assert rows[0] == "| missed | 3 | 0.0000 | undefined | 0.0000 |"
     assert rows[1].startswith("| class6 ")
     assert "never" not in text
 
 
-@pytest.mark.parametrize("classes", [MOST_CLASSES, MOST_CLASSES + 1, 1000])
+@pytest.mark.parametrize("classes", [MOST_NAMES, MOST_NAMES + 1, 1000])
 def test_long_lists_of_classes_are_cut_with_a_count(classes: int) -> None:
     card = model_card(facts(tuple(f"name{number}." for number in range(classes))))
-    assert len(tables(section(card, "Data"))[0]) == 2 + MOST_CLASSES
-    hidden = classes - MOST_CLASSES
+    assert len(tables(section(card, "Data"))[0]) == 2 + MOST_NAMES
+    hidden = classes - MOST_NAMES
     assert card.count(f"and {hidden} more") == (2 if hidden else 0)
     assert "name30." not in section(card, "Data")
 
@@ -353,7 +355,7 @@ def pasted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         code = snippet(model_card(replace(facts(), layout=layout)))
     bundle.mkdir(exist_ok=True)
     onnx.save(onnx.parser.parse_model(core), bundle / CORE)
-    write_raw_pixel_model(bundle / CORE, bundle / MODEL, RECIPE, SingleLabel.outputs, 1.0, layout)
+    write_raw_pixel_model(bundle / CORE, bundle / MODEL, RECIPE, how(("red", "green", "bl\u00fce")).ending(), layout)
     (bundle / "labels.json").write_text(json.dumps(["red", "green", "bl\u00fce"]), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return lambda photo: exec(compile(re.sub(r"photo\.\w+", photo, code), "pasted", "exec"), {})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts.exported import LABELS, OneBatch, Tiny, handoff, images, torch_logits
+from parts.exported import LABELS, OneBatch, Tiny, handoff, how, images, torch_logits
 from torch import nn
 
 from autoft import UserError
@@ -28,8 +28,6 @@ from autoft.bundle.parity import (
 )
 from autoft.media.image.decode import normalise, preprocess
 from autoft.media.image.raw_pixels import write_raw_pixel_model
-from autoft.tasks.single_label import SingleLabel
-from autoft.tasks.statistics import softmax
 from autoft.values.bundle import CoreParity, ImageDelta, PixelParity
 
 NAMES = [f"{number}.png" for number in range(20)]
@@ -55,7 +53,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     next(OnnxExporter().export(Tiny().eval(), handoff(), folder))
     write_raw_pixel_model(
-        folder / "model.core.onnx", folder / "model.onnx", handoff().preprocess, SingleLabel.outputs, 2.0, "image"
+        folder / "model.core.onnx", folder / "model.onnx", handoff().preprocess, how(temperature=2.0).ending(), "image"
     )
     return folder
 
@@ -64,7 +62,7 @@ EIGHT = Setting(8, "all")
 
 
 def compared(path: Path, expected: np.ndarray, inputs: np.ndarray, setting: Setting = EIGHT) -> CoreParity:
-    return core_parity(CoreModel(path, optimisations=setting.optimisations), setting, inputs, expected, NAMES)
+    return core_parity(CoreModel(path, optimisations=setting.optimisations), setting, inputs, expected, NAMES, how())
 
 
 @pytest.mark.parametrize("setting", FULL.settings)
@@ -74,7 +72,7 @@ def test_a_faithful_export_passes_under_every_setting(vit: tuple[Path, nn.Module
     parity = compared(path, torch_logits(model, inputs), inputs, setting)
     assert (parity.n, parity.batch, parity.optimised) == (10, setting.batch, setting.optimisations == "all")
     assert 0 < parity.mean_delta <= parity.max_delta <= 1e-4 * parity.scale < parity.limit
-    assert parity.probability_delta <= parity.probability_limit <= 1e-3
+    assert parity.answer_delta <= parity.answer_limit <= 1e-3
     assert core_refusal(parity) is None
 
 
@@ -141,19 +139,20 @@ def test_from_pixels_the_file_says_what_pillow_and_torch_say(tiny: Path) -> None
     pixels = [rng.integers(0, 256, (20 + n, 40, 3), dtype=np.uint8) for n in range(6)]
     recipe = handoff().preprocess
     inputs = normalise(np.stack([preprocess(image, recipe) for image in pixels]), recipe)
-    expected = softmax(torch_logits(Tiny().eval(), inputs) / np.float32(2.0))
-    parity = pixel_parity(PixelModel(tiny / "model.onnx"), pixels, expected, NAMES)
+    logits, at_two = torch_logits(Tiny().eval(), inputs), how(temperature=2.0)
+    parity = pixel_parity(PixelModel(tiny / "model.onnx"), pixels, logits, NAMES, at_two)
     assert (parity.n, pixel_refusal(parity)) == (6, None)
     assert parity.max_delta < 1e-3
     blue = [image[:, :, ::-1] for image in pixels]  # what a caller that mixes up RGB and BGR would get
-    wrong = pixel_parity(PixelModel(tiny / "model.onnx"), blue, expected, NAMES)
+    wrong = pixel_parity(PixelModel(tiny / "model.onnx"), blue, logits, NAMES, at_two)
     reason = pixel_refusal(wrong)
     assert reason is not None
     assert wrong.worst[0].image in reason
 
 
 def apart(found: np.ndarray, expected: np.ndarray, temperature: float = 1.0) -> str | None:
-    return too_different(difference(found, expected, NAMES, temperature))
+    labels = [str(number) for number in range(expected.shape[1])]
+    return too_different(difference(found, expected, NAMES, how(labels, temperature)))
 
 
 def test_what_no_probability_feels_does_not_cost_the_model() -> None:
@@ -185,7 +184,7 @@ def test_a_file_that_ignores_the_image_is_refused_however_small_the_margins_are(
 def test_a_clear_answer_that_changes_is_refused_at_any_tolerance() -> None:
     expected = np.float32([[0.0, 0.06], [9, 0], [0, 9]])
     found = np.float32([[0.06, 0.0], [9, 0], [0, 9]])
-    near = difference(found, expected, NAMES, 1.0, ON_GPU)
+    near = difference(found, expected, NAMES, how(), ON_GPU)
     assert near.flips == 0  # margins below the tolerance say nothing
     expected[0, 1] = found[0, 0] = 0.5
-    assert difference(found, expected, NAMES, 1.0, ON_GPU).flips == 1
+    assert difference(found, expected, NAMES, how(), ON_GPU).flips == 1

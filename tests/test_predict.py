@@ -6,18 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from parts.exported import LABELS, SIZE, Tiny, handoff
+from parts.exported import LABELS, SIZE, Tiny, handoff, how
 from PIL import Image
 
 from autoft import UserError
 from autoft.builtin.onnx_exporter import OnnxExporter
-from autoft.bundle.predict import Prediction, find_model, predict
+from autoft.bundle.predict import find_model, predict
 from autoft.errors import DataError, RunFolderError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.system.files import sha256
-from autoft.tasks.single_label import SingleLabel
 from autoft.values.bundle import FileRecord, Manifest
 from autoft.values.codec import encode
+from autoft.values.prediction import Prediction
 from autoft.values.summary import Best, Scores, Summary
 
 
@@ -27,7 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "export"
     next(OnnxExporter().export(Tiny().eval(), handoff(), folder))
     model = folder / "model.onnx"
-    write_raw_pixel_model(folder / "model.core.onnx", model, handoff().preprocess, SingleLabel.outputs, 1.0, "image")
+    write_raw_pixel_model(folder / "model.core.onnx", model, handoff().preprocess, how().ending(), "image")
     record = FileRecord(sha256(model), model.stat().st_size)
     (folder / "manifest.json").write_text(encode(Manifest(1, {"model.onnx": record}, {}, "abc", "1.14", "2026")))
     return folder

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts.exported import LABELS, SIZE, Tiny, handoff
+from parts.exported import LABELS, SIZE, Tiny, handoff, how
 from skimage import data as photos
 
 from autoft import Preprocess, UserError
@@ -19,7 +19,6 @@ from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.onnx_runtime import CoreModel, PixelModel
 from autoft.media.image.decode import normalise, preprocess
 from autoft.media.image.raw_pixels import Layout, write_raw_pixel_model
-from autoft.tasks.single_label import SingleLabel
 from autoft.tasks.statistics import softmax
 from autoft.values.backbone import Interpolation
 from autoft.values.handoff import View
@@ -36,7 +35,8 @@ def resizer(folder: Path, recipe: Preprocess) -> onnxruntime.InferenceSession:
     """A model.onnx whose logits are the pixels that reach the network, from 0 to 255."""
     core = onnx.parser.parse_model(PASS_THROUGH.format(size=recipe.size, n=3 * recipe.size**2))
     onnx.save(core, folder / "core.onnx")
-    write_raw_pixel_model(folder / "core.onnx", folder / "m.onnx", recipe, SingleLabel.outputs, 1.0, "image")
+    ending = how([str(number) for number in range(3 * recipe.size**2)]).ending()
+    write_raw_pixel_model(folder / "core.onnx", folder / "m.onnx", recipe, ending, "image")
     return onnxruntime.InferenceSession(folder / "m.onnx", providers=["CPUExecutionProvider"])
 
 
@@ -112,7 +112,7 @@ def core(request: pytest.FixtureRequest, view: View, tmp_path_factory: pytest.Te
 def raw(core: Path, layout: Layout) -> Path:
     path = core.with_name(f"{layout}.onnx")
     recipe = CoreModel(core).preprocess
-    write_raw_pixel_model(core, path, recipe, SingleLabel.outputs, TEMPERATURE, layout)
+    write_raw_pixel_model(core, path, recipe, how(temperature=TEMPERATURE).ending(), layout)
     return path
 
 
@@ -141,7 +141,7 @@ def test_a_batch_says_of_each_image_what_one_image_says(core: Path) -> None:
         for found, one in zip(row, alone.run(None, {"image": image}), strict=True):
             np.testing.assert_allclose(found, one, atol=1e-5)
     np.testing.assert_allclose(
-        PixelModel(raw(core, "batch")).probabilities(batch[0]), PixelModel(raw(core, "image")).probabilities(batch[0])
+        PixelModel(raw(core, "batch")).answers(batch[0]), PixelModel(raw(core, "image")).answers(batch[0])
     )
 
 
@@ -179,7 +179,7 @@ def test_metadata_is_the_cores_and_that_of_an_image_model(core: Path) -> None:
 )
 def test_what_is_no_rgb_image_is_refused_in_one_line(core: Path, pixels: np.ndarray) -> None:
     with pytest.raises(UserError, match=r"takes uint8 RGB pixels \[height, width, 3\]") as caught:
-        PixelModel(raw(core, "image")).probabilities(pixels)
+        PixelModel(raw(core, "image")).answers(pixels)
     assert "\n" not in str(caught.value)
     session = onnxruntime.InferenceSession(raw(core, "image"), providers=["CPUExecutionProvider"])
     with pytest.raises(Exception, match="ONNXRuntimeError"):  # and the file itself gives no answer either
@@ -193,7 +193,7 @@ def test_a_core_takes_no_pixels_and_another_model_is_no_core(core: Path, tmp_pat
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="take images and give logits"):
         write_raw_pixel_model(
-            tmp_path / "other.onnx", tmp_path / "m.onnx", handoff().preprocess, SingleLabel.outputs, 1.0, "image"
+            tmp_path / "other.onnx", tmp_path / "m.onnx", handoff().preprocess, how().ending(), "image"
         )
 
 
@@ -209,7 +209,13 @@ def test_size_and_labels_of_many_classes_fit(tmp_path: Path) -> None:
         }}""")
     onnx.save(core, tmp_path / "core.onnx")
     recipe = Preprocess(size, (1e-5, 0.5, 0.5), (1.0, 0.25, 1e-3))
-    write_raw_pixel_model(tmp_path / "core.onnx", tmp_path / "m.onnx", recipe, SingleLabel.outputs, 0.37, "image")
+    write_raw_pixel_model(
+        tmp_path / "core.onnx",
+        tmp_path / "m.onnx",
+        recipe,
+        how(list("abcdefghijkl"), 0.37).ending(),
+        "image",
+    )
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     probabilities, _, top_k = session.run(None, {"image": np.full((SIZE, SIZE, 3), 200, np.uint8)})
     assert probabilities.shape == (classes,)

@@ -11,18 +11,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parts.exported import LABELS, Tiny, handoff
+from parts.exported import LABELS, Tiny, handoff, how
 from PIL import Image
 
 from autoft.__main__ import _run
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.known import DIGITS, KnownImages, known_images
 from autoft.bundle.onnx_runtime import PixelModel
-from autoft.bundle.rescore import Rescored, labelled_images, read_known, rescore
+from autoft.bundle.rescore import Rescored, labelled_images, read_known, read_source, rescore
 from autoft.errors import DataError, UserError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.shell.commands.handoff import Verified, _provenance
-from autoft.tasks.single_label import SingleLabel
 from autoft.values.codec import decode, encode
 from autoft.values.dataset import Sample, SplitName
 from autoft.values.summary import Scores
@@ -37,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> PixelModel:
     folder = tmp_path_factory.mktemp("model")
     next(OnnxExporter().export(Tiny().eval(), handoff(), folder))
     path = folder / "model.onnx"
-    write_raw_pixel_model(folder / "model.core.onnx", path, handoff().preprocess, SingleLabel.outputs, 1.0, "image")
+    write_raw_pixel_model(folder / "model.core.onnx", path, handoff().preprocess, how().ending(), "image")
     return PixelModel(path)
 
 
@@ -48,7 +47,7 @@ def colour(path: Path, rgb: tuple[int, int, int]) -> Path:
 
 
 def sample(path: Path, split: SplitName) -> Sample:
-    return Sample(0, path.name, 0, split, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
+    return Sample(0, path.name, LABELS[0], split, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 
 
 def scored(model: PixelModel, folder: Path, known: KnownImages, everything: bool = False) -> Rescored:
-    labelled = labelled_images(model, folder, known)
+    labelled = labelled_images(read_source(model, folder).images, known)
     return rescore(model, labelled, labelled.everything if everything else labelled.fair)
 
 
@@ -151,7 +150,7 @@ def test_verify_names_images_that_cannot_be_read_and_ends_as_predict_does(
 
 @given(st.dictionaries(HEX, SPLITS), st.integers(0, 5))
 def test_every_listed_image_is_known_and_the_list_is_bounded(splits: dict[str, SplitName], most: int) -> None:
-    samples = [Sample(row, "x", 0, split, digest) for row, (digest, split) in enumerate(splits.items())]
+    samples = [Sample(row, "x", LABELS[0], split, digest) for row, (digest, split) in enumerate(splits.items())]
     known = decode(KnownImages, encode(known_images(samples, most)))
     assert sum(map(len, known.splits.values())) <= most * DIGITS
     for one in samples:

@@ -159,7 +159,7 @@ def flip(path: Path, at: int = -1, bit: int = 1) -> None:
 def test_an_untouched_bundle_passes(any_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert standalone.main([str(any_bundle)]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("PASS: 16 files, 4 vectors, worst difference of a probability 0.0")
+    assert out.startswith("PASS: 16 files, 4 vectors, worst difference of an answer 0.0")
     assert out.endswith(" s\n")
     assert not err
 
@@ -278,7 +278,10 @@ def swap_labels(folder: Path) -> None:
 
 
 def expect_something_else(folder: Path) -> None:
-    edit(folder / "test_vectors/vectors.json", lambda data: data["vectors"][0]["probabilities"].reverse())
+    edit(
+        folder / "test_vectors/vectors.json",
+        lambda data: [data["vectors"][0][name].reverse() for name in ("probabilities", "logits")],
+    )
     seal(folder)
 
 
@@ -413,7 +416,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "raw bytes": (shorten_raw_bytes, "test_vectors/dot.rgb has 2 bytes, not those of an image of shape (1, 1, 3)"),
     "pixels": (change_decoded_pixels, "test_vectors/tall.png: Pillow decodes other pixels than"),
-    "recipe": (change_recipe, "model.core.onnx on dot: a probability is off by 0."),
+    "recipe": (change_recipe, "model.core.onnx on dot: a logit is off by 0."),
     "ranking": (rank_backwards, "model.onnx on dot: the best class is number 1, expected was 0"),
     "NaN": (answer_no_number, "model.onnx on dot: a probability is off by 1.0000, allowed are 0.02"),
     "garbage model": (write_garbage_model, "model.onnx does not load: "),
@@ -610,7 +613,7 @@ def test_the_python_example_says_how_it_is_used(bundle: Path) -> None:
     leave_out(bundle, "test_vectors")
     done = infer(bundle)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "there are no test vectors here, they were left out; name photos to classify\n"
+    assert done.stderr == "there are no test vectors here, they were left out; name photos\n"
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "labels.json"])

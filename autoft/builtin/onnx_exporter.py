@@ -1,8 +1,8 @@
 """Built-in exporter: a trained classifier to one ONNX file that says what it is.
 
-`model.core.onnx` takes preprocessed `images` `(batch, 3, size, size)` float32 and gives `logits` `(batch, classes)`.
-Its metadata holds, as JSON, what deploying it takes: `autoft.schema`, `autoft.labels`, `autoft.preprocess`,
-`autoft.backbone`, `autoft.trial`, `autoft.validation` and `autoft.data_fingerprint`.
+`model.core.onnx` takes preprocessed `images` `(batch, 3, size, size)` float32 and gives `logits` `(batch, outputs)`.
+Its metadata holds, as JSON, what deploying it takes: `autoft.schema`, `autoft.labels`, `autoft.targets`,
+`autoft.preprocess`, `autoft.backbone`, `autoft.trial`, `autoft.validation` and `autoft.data_fingerprint`.
 """
 
 from __future__ import annotations
@@ -355,7 +355,7 @@ def _finished(model: onnx.ModelProto, handoff: Handoff) -> onnx.ModelProto:
         raise ValueError(f"asked for plain ONNX opset {OPSET}, got {opsets}")
     size = handoff.preprocess.size
     _declare(model.graph.input, "images", (3, size, size))
-    _declare(model.graph.output, "logits", (len(handoff.labels),))
+    _declare(model.graph.output, "logits", (handoff.width,))
     _strip(model.graph)
     model.doc_string = ""
     model.ir_version = IR_VERSION
@@ -396,6 +396,7 @@ def _metadata(handoff: Handoff) -> Iterator[tuple[str, str]]:
     facts = {
         "schema": SCHEMA,
         "labels": handoff.labels,
+        "targets": dataclasses.asdict(handoff.targets),
         "preprocess": dataclasses.asdict(handoff.preprocess),
         "backbone": {"name": backbone.name, "license": backbone.license, "source": backbone.source},
         "trial": {"id": trial.id, "freeze": trial.freeze, "params": dict(trial.params), "seed": trial.seed},

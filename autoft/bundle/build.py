@@ -26,8 +26,8 @@ from autoft.errors import GateFailed
 from autoft.media.image.decode import normalise, preprocess
 from autoft.media.image.vectors import AS_THEY_ARE, cases, write_vectors
 from autoft.system.stopwatch import Stopwatch
-from autoft.tasks.metrics import metrics_report
-from autoft.tasks.single_label import SingleLabel, scores
+from autoft.tasks.forms.base import Answering
+from autoft.tasks.scores import scores
 from autoft.tasks.statistics import Logits
 from autoft.values.bundle import (
     CARD,
@@ -81,31 +81,31 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
     """
     folder.mkdir(parents=True, exist_ok=True)
     passed = first_that_passes(order, exports, folder, watch)
-    temperature = passed.calibration.temperature
+    answering = passed.answering
     with watch.phase("test"):
         logits = {"val": passed.validation_logits}
         if order.reported not in logits:
             logits[order.reported] = _logits(order, folder)
-        report = _report(order, logits[order.reported], passed.calibration)
-        validation, reported = (_scores(order, logits[split], split, temperature) for split in ("val", order.reported))
+        report = _report(order, logits[order.reported], answering)
+        validation, reported = (_scores(order, logits[split], split, answering) for split in ("val", order.reported))
     with watch.phase("bundle"):
-        beside = tuple(write_beside(order, folder, temperature))
+        beside = tuple(write_beside(order, folder, answering))
         passed = replace(passed, parity=replace(passed.parity, beside=beside))
-        vectors = _vectors(order, temperature, folder)
+        vectors = _vectors(order, answering, folder)
         _write_facts(order, passed, report, vectors, folder)
         _write_scripts(folder)
         _write_card(order, passed, report, vectors, _latency(folder), folder)
         _verified(folder)
     size = (folder / MODEL).stat().st_size
-    return Bundle(size, passed.parity, passed.calibration, validation, reported, report)
+    return Bundle(size, passed.parity, answering.calibration, validation, reported, report)
 
 
-def _report(order: Order, logits: Logits, calibration: Calibration) -> MetricsReport:
-    labels, images = order.dataset.labels(order.reported), order.dataset.info.counts[order.reported]
-    report = metrics_report(order.reported, logits, labels, order.handoff.labels, calibration)
-    if len(labels) == images:
+def _report(order: Order, logits: Logits, answering: Answering) -> MetricsReport:
+    truth, images = order.dataset.targets(order.reported), order.dataset.info.counts[order.reported]
+    report = answering.form.report(order.reported, logits, truth, answering)
+    if len(truth) == images:
         return report
-    return replace(report, note=f"There was time for {len(labels):,} of {images:,} images. {report.note}".rstrip())
+    return replace(report, note=f"There was time for {len(truth):,} of {images:,} images. {report.note}".rstrip())
 
 
 def _logits(order: Order, folder: Path) -> Logits:
@@ -115,9 +115,9 @@ def _logits(order: Order, folder: Path) -> Logits:
         raise GateFailed(str(reason)) from reason
 
 
-def _scores(order: Order, logits: Logits, split: SplitName, temperature: float) -> Scores:
-    cooled = logits / np.float32(temperature)
-    return scores(SingleLabel(), order.handoff.metric, cooled, order.dataset.labels(split))
+def _scores(order: Order, logits: Logits, split: SplitName, answering: Answering) -> Scores:
+    task, judged = order.task, answering.judged(logits)
+    return scores(task.metrics, task.metric(order.handoff.metric), judged, order.dataset.targets(split))
 
 
 def _write_facts(order: Order, passed: Passed, report: MetricsReport, vectors: Vectors, folder: Path) -> None:
@@ -130,14 +130,13 @@ def _write_facts(order: Order, passed: Passed, report: MetricsReport, vectors: V
     write_licenses(folder, order.handoff.backbone)
 
 
-def _vectors(order: Order, temperature: float, folder: Path) -> Vectors:
+def _vectors(order: Order, answering: Answering, folder: Path) -> Vectors:
     # Eight of as many as the gate compares when it has time, fewer of a network that is slow.
     shown = max(2, AS_THEY_ARE * len(order.compared.samples) // QUICK.images)
     samples, recipe = evenly(order.compared.samples, min(shown, AS_THEY_ARE)), order.handoff.preprocess
-    labels = [order.handoff.labels[sample.label] for sample in samples]
-    chosen = cases(list(zip(order.decoded(samples), labels, strict=True)))
+    chosen = cases(list(zip(order.decoded(samples), (sample.label for sample in samples), strict=True)))
     inputs = normalise(np.stack([preprocess(case.pixels, recipe) for case in chosen]), recipe)
-    return write_vectors(folder, chosen, order.reference(inputs), temperature)
+    return write_vectors(folder, chosen, order.reference(inputs), answering)
 
 
 def _write_scripts(folder: Path) -> None:
@@ -175,6 +174,7 @@ def _write_card(
     created = datetime.now(UTC).isoformat(timespec="seconds")
     facts = CardFacts(
         handoff=order.handoff,
+        form=passed.answering.form,
         data=order.dataset.info,
         metrics=report,
         parity=passed.parity,

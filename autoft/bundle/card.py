@@ -8,15 +8,14 @@ from typing import Final
 
 from autoft.bundle import figures
 from autoft.bundle.licenses import NOTICE, TOOL_LICENCE
-from autoft.bundle.markdown import plain, table
 from autoft.media.image.raw_pixels import Layout
+from autoft.system.markdown import plain, table
+from autoft.tasks.forms.base import AnswerForm, Model, split_name
 from autoft.values.backbone import Backbone
 from autoft.values.bundle import (
     CORE,
     IMAGES,
-    LABELS,
     LICENSES,
-    METRICS,
     MIN_ONNXRUNTIME,
     MODEL,
     PARITY,
@@ -30,12 +29,10 @@ from autoft.values.dataset import DatasetInfo, SplitName, ValueRange
 from autoft.values.handoff import Handoff, Preprocess, View
 from autoft.values.trial import Trial
 
-MOST_CLASSES: Final = 30
-
 _TRUST: Final[Mapping[SplitName, str]] = {
     "test": "Its figures come from {n:,} images of the test split, which took no part in training or in choosing it.",
     "val": "**Its figures are optimistic.** They come from {n:,} images of the validation split, by which this model\n"
-    "was chosen and its temperature set. No figures from a test split are here.",
+    "was chosen and calibrated. No figures from a test split are here.",
     "train": "**Its figures say little.** They come from {n:,} images that it was trained on.",
 }
 _FED: Final[Mapping[Layout, tuple[str, str]]] = {
@@ -61,10 +58,12 @@ _RESIZED: Final[Mapping[View, str]] = {
 class CardFacts:
     """What a card is made of: what other files of the bundle hold, and how they came about.
 
-    `layout` is what model.onnx takes, `vectors` the number of images in test_vectors/, `created` a date in ISO 8601.
+    `form` is that of the answers. `layout` is what model.onnx takes, `vectors` the number of images in
+    test_vectors/, `created` a date in ISO 8601.
     """
 
     handoff: Handoff
+    form: AnswerForm
     data: DatasetInfo
     metrics: MetricsReport
     parity: ParityReport
@@ -77,17 +76,17 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """The card. All its figures come from `facts`; a path on this machine keeps only its last part."""
-    handoff, metrics = facts.handoff, facts.metrics
+    handoff, form, metrics = facts.handoff, facts.form, facts.metrics
     sections = (
         _head(facts),
-        _use(facts.layout),
-        _limits(len(handoff.labels)),
-        _data(facts.data, metrics, facts.vectors, facts.handoff.share),
-        figures.score(metrics),
-        figures.calibration(metrics),
-        figures.parity(facts.parity),
+        _use(facts),
+        _limits(facts),
+        _data(facts),
+        form.score(metrics),
+        f"## Calibration\n\n{form.calibration(metrics)}",
+        figures.parity(facts.parity, form.compared),
         figures.speed(facts.latency),
-        _preprocessing(handoff.preprocess, metrics.calibration.temperature),
+        _preprocessing(handoff.preprocess, form.from_core(Model(handoff.targets, metrics.calibration))),
         _licences(handoff.backbone),
         _provenance(facts),
     )
@@ -95,18 +94,18 @@ def model_card(facts: CardFacts) -> str:
 
 
 def _head(facts: CardFacts) -> str:
-    labels, backbone, metrics = facts.handoff.labels, facts.handoff.backbone, facts.metrics
-    return f"""# Image classifier of {len(labels)} classes
+    targets, backbone, metrics = facts.handoff.targets, facts.handoff.backbone, facts.metrics
+    return f"""# {facts.form.title(targets)}
 
 {_TRUST[metrics.split].format(n=metrics.n)}
 
-It tells images of these classes apart: {", ".join(map(plain, labels[:MOST_CLASSES]))}{_more(len(labels))}.
+{facts.form.about(targets)}
 autoft made it on {plain(facts.created)} from the pretrained backbone {plain(backbone.name)}
 ({backbone.parameters:,} parameters)."""
 
 
-def _use(layout: Layout) -> str:
-    fed, shape = _FED[layout]
+def _use(facts: CardFacts) -> str:
+    fed, shape = _FED[facts.layout]
     return f"""## How to use
 
 `pip install "onnxruntime>={MIN_ONNXRUNTIME}" numpy pillow`, then in this folder, with a photo of your own:
@@ -120,8 +119,7 @@ if image.mode[0] in "IF":  # Pillow would cut off what is above 255
     raise SystemExit("this image has more than 8 bits: python examples/infer.py PHOTO scales it as the training images")
 image = image.convert("RGBA")
 pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
-probabilities = session.run(["probabilities"], {{"image": {fed}}})[0].ravel()
-print(json.loads(pathlib.Path("{LABELS}").read_text("utf-8"))[probabilities.argmax()], probabilities.max())
+{facts.form.usage(fed)}
 ```
 
 `image` is uint8 RGB of any size: {shape}. How other images become that is below, under Preprocessing.
@@ -130,21 +128,19 @@ Wherever you deploy the model, run `python verify.py` first: it checks that this
 models answer there as they did where they were made."""
 
 
-def _limits(classes: int) -> str:
+def _limits(facts: CardFacts) -> str:
+    own = "\n".join(f"- {limit}" for limit in facts.form.limits(facts.handoff.targets))
     return f"""## Intended use and limits
 
-- It is for images like its training images, each of one of its {classes} classes.
-- Every image gets one of these classes; there is no answer "none of these".
-- Images unlike the training images get wrong answers, often with a high probability.
+{own}
 - No test of drift and no test with out-of-distribution images was made: how it does with another camera, place or
   time is not known. Measure it on your own images before you rely on it.
 - What the pretraining data brought in, biases among it, was not examined; that data has terms of its own."""
 
 
-def _data(data: DatasetInfo, metrics: MetricsReport, vectors: int, share: float) -> str:
-    counts = ", ".join(f"{figures.split_name(split)} {count:,}" for split, count in data.counts.items())
-    shown = [(plain(one.label), f"{one.n:,}") for one in metrics.per_class[:MOST_CLASSES]]
-    below = f"\n\n...{more} classes; `{METRICS}` has all." if (more := _more(len(metrics.per_class))) else ""
+def _data(facts: CardFacts) -> str:
+    data, share, vectors = facts.data, facts.handoff.share, facts.vectors
+    counts = ", ".join(f"{split_name(split)} {count:,}" for split, count in data.counts.items())
     part = f"\nFor lack of time the head was fitted on {share:.1%} of the training images." if share != 1 else ""
     return f"""## Data
 
@@ -156,10 +152,10 @@ Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.finge
 data. If that must not be, remove any of the three, `{VECTORS}/` as a whole, before you pass this folder on:
 `verify.py` then notes what was left out, and passes.
 
-{table(("Class", f"Images in the {figures.split_name(metrics.split)} split"), shown)}{below}"""
+{facts.form.data(facts.metrics)}"""
 
 
-def _preprocessing(recipe: Preprocess, temperature: float) -> str:
+def _preprocessing(recipe: Preprocess, from_core: str) -> str:
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (recipe.mean, recipe.std))
     size = recipe.size
     return f"""## Preprocessing
@@ -175,8 +171,7 @@ Decode to 8-bit RGB, upright by the EXIF orientation, transparency over white, 1
 3. Divide by 255, subtract the mean ({mean}) and divide by the standard deviation ({std}) of red, green
    and blue; float32, (batch, 3, {size}, {size}).
 
-Its output is `logits`, (batch, classes), before the temperature: probabilities = softmax(logits / {temperature!r}).
-The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.temperature` in the metadata of `{MODEL}`."""
+Its output is `logits`, (batch, outputs), {from_core}"""
 
 
 def _range(found: ValueRange | None) -> str:
@@ -224,7 +219,3 @@ def _trial(trial: Trial) -> Sequence[tuple[str, str]]:
         *params,
         ("Seed", str(trial.seed)),
     ]
-
-
-def _more(classes: int) -> str:
-    return f" and {classes - MOST_CLASSES} more" if classes > MOST_CLASSES else ""

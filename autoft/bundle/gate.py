@@ -15,10 +15,10 @@ from autoft.bundle.parity import core_parity, core_refusal, pixel_parity, pixel_
 from autoft.errors import DataError, GateFailed, UserError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.system.stopwatch import Stopwatch
-from autoft.tasks.calibration import calibrated, fit_temperature
-from autoft.tasks.single_label import SingleLabel
+from autoft.tasks.forms.base import Answering
+from autoft.tasks.forms.table import answering
 from autoft.tasks.statistics import Logits
-from autoft.values.bundle import CORE, MODEL, Calibration, CoreParity, ParityReport, PixelParity
+from autoft.values.bundle import CORE, MODEL, CoreParity, ParityReport, PixelParity
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Artifact
 
@@ -31,11 +31,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Passed:
-    """A pair of files that passed: the exporter's artifact, logits `(n, classes)` of the validation split."""
+    """A pair of files that passed: the exporter's artifact, logits `(n, outputs)` of the validation split."""
 
     artifact: Artifact
     validation_logits: Logits
-    calibration: Calibration
+    answering: Answering
     parity: ParityReport
 
 
@@ -60,7 +60,7 @@ def first_that_passes(order: Order, exports: Iterator[Artifact], folder: Path, w
 
 
 def logits_of(order: Order, core: Path, split: SplitName) -> Logits:
-    """Logits `(n, classes)` of a whole split, from the file alone. Raises `Refused` when they are not finite."""
+    """Logits `(n, outputs)` of a whole split, from the file alone. Raises `Refused` when they are not finite."""
     model, rows = CoreModel(core), order.dataset.rows(split)
     starts = range(0, len(rows), _SCORING_BATCH)
     logits = np.concatenate([model.logits(order.inputs(rows[start : start + _SCORING_BATCH])) for start in starts])
@@ -71,13 +71,13 @@ def logits_of(order: Order, core: Path, split: SplitName) -> Logits:
 
 
 def _passed(order: Order, artifact: Artifact, folder: Path, refused: tuple[str, ...]) -> Passed:
-    core, model, recipe = folder / CORE, folder / MODEL, order.handoff.preprocess
+    core, model = folder / CORE, folder / MODEL
     logits = _validation_logits(order, core)
-    calibration = fit_temperature(logits, order.dataset.labels("val"))
-    core_parities = tuple(_core_parities(order, core, calibration.temperature))
-    write_raw_pixel_model(core, model, recipe, SingleLabel.outputs, calibration.temperature, order.layout)
-    report = ParityReport(artifact.exporter, refused, core_parities, _pixel_parity(order, model))
-    return Passed(artifact, logits, calibration, report)
+    how = answering(order.task, order.task.calibrate(logits, order.dataset.targets("val")))
+    core_parities = tuple(_core_parities(order, core, how))
+    write_raw_pixel_model(core, model, order.handoff.preprocess, how.ending(), order.layout)
+    report = ParityReport(artifact.exporter, refused, core_parities, _pixel_parity(order, model, how))
+    return Passed(artifact, logits, how, report)
 
 
 def _validation_logits(order: Order, core: Path) -> Logits:
@@ -87,20 +87,19 @@ def _validation_logits(order: Order, core: Path) -> Logits:
     return order.scored
 
 
-def _core_parities(order: Order, core: Path, temperature: float) -> Iterator[CoreParity]:
+def _core_parities(order: Order, core: Path, how: Answering) -> Iterator[CoreParity]:
     compared = order.compared
     for setting in order.gate.settings:
         model = CoreModel(core, optimisations=setting.optimisations)
-        parity = core_parity(model, setting, compared.images, compared.logits, compared.names, temperature)
+        parity = core_parity(model, setting, compared.images, compared.logits, compared.names, how)
         if reason := core_refusal(parity):
             raise Refused(reason)
         yield parity
 
 
-def _pixel_parity(order: Order, path: Path) -> PixelParity:
-    compared, model = order.compared, PixelModel(path)
-    expected = calibrated(compared.logits, model.temperature)
-    parity = pixel_parity(model, order.decoded(compared.samples), expected, compared.names)
+def _pixel_parity(order: Order, path: Path, how: Answering) -> PixelParity:
+    compared = order.compared
+    parity = pixel_parity(PixelModel(path), order.decoded(compared.samples), compared.logits, compared.names, how)
     if reason := pixel_refusal(parity):
         raise Refused(reason)
     return parity

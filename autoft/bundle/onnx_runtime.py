@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from autoft.errors import UserError
 from autoft.media.image.decode import Pixels
-from autoft.tasks.statistics import Logits, Probabilities
+from autoft.tasks.forms.base import AnswerForm, Answers, Model
+from autoft.tasks.forms.table import FORMS
+from autoft.tasks.statistics import Logits
+from autoft.values.bundle import Calibration
 from autoft.values.codec import decode
 from autoft.values.handoff import Preprocess
+from autoft.values.target import Targets
 
 T = TypeVar("T")
 
@@ -25,13 +29,13 @@ _FATAL_ONLY: Final = 4
 
 
 class ExportedModel:
-    """What both files have: an open session, and in their metadata `labels` and the `preprocess` recipe.
+    """What both files have: an open session, and in their metadata `targets` and the `preprocess` recipe.
 
     `threads` is the number of CPU threads for one call; 0 takes one a core. Raises `UserError` for a file that is
     missing, damaged or not made by autoft.
     """
 
-    labels: tuple[str, ...]
+    targets: Targets
     preprocess: Preprocess
 
     def __init__(self, path: Path, threads: int = 0, optimisations: Optimisations = "all") -> None:
@@ -41,8 +45,23 @@ class ExportedModel:
         schema = self._fact("autoft.schema", int)
         if schema != SCHEMA:
             raise UserError(f"{path} is of schema {schema}, this autoft reads {SCHEMA}; use the autoft that wrote it")
-        self.labels = self._fact("autoft.labels", tuple[str, ...])
+        self.targets = self._targets()
         self.preprocess = self._fact("autoft.preprocess", Preprocess)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the answers are about: the names of the targets."""
+        return self.targets.names
+
+    def _targets(self) -> Targets:
+        """A file that says nothing of them is an older one, which has one class an image."""
+        labels = self._fact("autoft.labels", tuple[str, ...])
+        if "autoft.targets" not in self._metadata:
+            return Targets("single_label", "one_of", labels)
+        targets = self._fact("autoft.targets", Targets)
+        if targets.names != labels:
+            raise UserError(f"{self.path} is damaged: autoft.labels and autoft.targets in its metadata differ")
+        return targets
 
     def _fact(self, key: str, cls: type[T]) -> T:
         if key not in self._metadata:
@@ -68,24 +87,31 @@ class CoreModel(ExportedModel):
         values = [*self._session.get_inputs(), *self._session.get_outputs()]
         size = self.preprocess.size
         found = [(value.name, value.type, value.shape[1:]) for value in values]
-        promised = [("images", [3, size, size]), ("logits", [len(self.labels)])]
+        self.outputs = self._width(found[-1][2])
+        promised = [("images", [3, size, size]), ("logits", [self.outputs])]
         if found != [(name, "tensor(float)", shape) for name, shape in promised]:
             raise UserError(f"{path} is damaged: its network does not fit its labels and preprocessing")
 
+    def _width(self, sizes: list[Any]) -> int:
+        """How many numbers the network gives for an image: one a name, unless its task is a plugin's."""
+        names = len(self.labels)
+        own = self.targets.task == FORMS[self.targets.form].task().name
+        return names if own or len(sizes) != 1 or not isinstance(sizes[0], int) else sizes[0]
+
     def logits(self, images: Images, batch_size: int = 32) -> Logits:
-        """Logits `(n, classes)` of normalised images `(n, 3, size, size)`, `batch_size` at a time.
+        """Logits `(n, outputs)` of normalised images `(n, 3, size, size)`, `batch_size` at a time.
 
         Raises `UserError` when the network cannot run on a batch of that size.
         """
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
         parts = [self._run(["logits"], {"images": batch})[0] for batch in batches]
-        return np.concatenate([np.zeros((0, len(self.labels)), np.float32), *parts])
+        return np.concatenate([np.zeros((0, self.outputs), np.float32), *parts])
 
 
 class PixelModel(ExportedModel):
-    """`model.onnx`: pixels of any size to probabilities, at the `temperature` inside."""
+    """`model.onnx`: pixels of any size to answers, with the `calibration` inside."""
 
-    temperature: float
+    calibration: Calibration
 
     def __init__(self, path: Path, threads: int = 0, optimisations: Optimisations = "all") -> None:
         super().__init__(path, threads, optimisations)
@@ -93,16 +119,41 @@ class PixelModel(ExportedModel):
         self._batched = inputs == [("image", "tensor(uint8)", 4)]
         if not self._batched and inputs != [("image", "tensor(uint8)", 3)]:
             raise UserError(f"{path} takes no raw pixels; give model.onnx or the folder it lies in")
-        self.temperature = self._fact("autoft.temperature", float)
+        self.calibration = self._calibration()
+        names = {value.name for value in self._session.get_outputs()}
+        if self.form.output not in names:
+            raise UserError(f"{path} is damaged: it gives no {self.form.output}, but {', '.join(sorted(names))}")
 
-    def probabilities(self, pixels: Pixels) -> Probabilities:
-        """Probabilities `(classes,)` of one RGB image `(height, width, 3)` uint8. Raises `UserError` for others."""
+    @property
+    def form(self) -> AnswerForm:
+        """What kind of answers these are."""
+        return FORMS[self.targets.form]
+
+    @property
+    def facts(self) -> Model:
+        """What the file says its answers are about."""
+        return Model(self.targets, self.calibration)
+
+    def _calibration(self) -> Calibration:
+        """An older file has a temperature, and no word of how it was found."""
+        if "autoft.calibration" not in self._metadata:
+            return Calibration(self._fact("autoft.temperature", float), 0, None, None, "")
+        return self._fact("autoft.calibration", Calibration)
+
+    def answers(self, pixels: Pixels) -> Answers:
+        """What the model answers, `(names,)`, for one RGB image `(height, width, 3)` uint8.
+
+        Raises `UserError` for other pixels.
+        """
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
             found = f"{pixels.dtype} {list(pixels.shape)}"
             raise UserError(f"{self.path} takes uint8 RGB pixels [height, width, 3], at least one; got {found}")
         image = pixels[None] if self._batched else pixels
-        (result,) = self._run(["probabilities"], {"image": image})
-        return np.asarray(result, np.float32).reshape(len(self.labels))
+        (result,) = self._run([self.form.output], {"image": image})
+        answers = np.asarray(result, np.float32).ravel()
+        if len(answers) != len(self.labels):
+            raise UserError(f"{self.path} is damaged: it gives {len(answers)} answers for {len(self.labels)} names")
+        return answers
 
 
 def _open(path: Path, threads: int, optimisations: Optimisations) -> Any:

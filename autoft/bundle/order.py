@@ -17,13 +17,15 @@ from autoft.data.dataset import Dataset
 from autoft.errors import DataError, GateFailed, UnreadableImage
 from autoft.media.image.decode import Pixels, decode, normalise
 from autoft.media.image.raw_pixels import Layout
+from autoft.parts.base import Task
 from autoft.system.parallel import ordered_map
+from autoft.tasks.forms.table import answering
 from autoft.tasks.statistics import Logits
 from autoft.values.dataset import Sample, SplitName, ValueRange
 from autoft.values.handoff import Artifact, Handoff
 
 Reference = Callable[[Images], Logits]
-"""torch: normalised images `(n, 3, size, size)` to logits `(n, classes)`."""
+"""torch: normalised images `(n, 3, size, size)` to logits `(n, outputs)`."""
 
 Export = Callable[[Path], Iterator[Artifact]]
 """An exporter at work: it writes into a folder, in one way after another."""
@@ -51,7 +53,7 @@ class Order:
     """What a bundle is made of: the classifier (`reference`), what goes with it, and the images it is held against.
 
     `reported` is the split whose figures are reported; "test" opens the test split. `gate` says how much is compared,
-    `layout` what model.onnx takes, `versions` what made it. `scored` are the logits `(n, classes)` of the validation
+    `layout` what model.onnx takes, `versions` what made it. `scored` are the logits `(n, outputs)` of the validation
     split, in the order of its rows, that the trial's score was computed from; None when nobody kept them. `beside` are
     the exporters, by name, whose files stand beside the model. `known` are all images of the run, to be recognised.
     """
@@ -67,6 +69,11 @@ class Order:
     known: tuple[Sample, ...] = ()
     beside: Mapping[str, Export] = field(default_factory=dict)
 
+    @property
+    def task(self) -> Task:
+        """What the network was trained by, bound to its targets."""
+        return self.dataset.task
+
     def inputs(self, rows: np.ndarray) -> Images:
         """The network's input `(n, 3, size, size)` for rows of the pixel cache."""
         recipe = self.handoff.preprocess
@@ -74,7 +81,7 @@ class Order:
 
     @cached_property
     def compared(self) -> Compared:
-        """The validation images of the gate, evenly over the classes, and what torch says of them.
+        """The validation images of the gate, evenly over the labels, and what torch says of them.
 
         As many as the gate has time for, judged by how long torch takes for a few of them. Raises `GateFailed` when
         those few show that the classifier is not the one that was scored.
@@ -105,9 +112,10 @@ class Order:
         if self.scored is None:
             return None
         then = self.scored[spread(len(self.scored), _FEW)]
-        if too_different(difference(few.logits, then, few.names, 1.0, ON_CPU)) is None:
+        plain = answering(self.task)
+        if too_different(difference(few.logits, then, few.names, plain, ON_CPU)) is None:
             return self.scored
-        if reason := too_different(difference(few.logits, then, few.names, 1.0, ON_GPU)):
+        if reason := too_different(difference(few.logits, then, few.names, plain, ON_GPU)):
             raise GateFailed(
                 f"the weights are not those that were scored: on {len(then)} validation images torch's logits now "
                 f"differ {reason}"
@@ -132,7 +140,7 @@ class Order:
 
 
 def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """At most so many of the samples, evenly over the classes as samples stand in the order of paths."""
+    """At most so many of the samples, evenly over the labels as samples stand in the order of paths."""
     return [samples[n] for n in spread(len(samples), most)]
 
 

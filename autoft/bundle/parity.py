@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from autoft.bundle.onnx_runtime import CoreModel, Images, Optimisations, PixelModel
 from autoft.media.image.decode import Pixels
-from autoft.tasks.calibration import calibrated
-from autoft.tasks.statistics import Logits, Probabilities
+from autoft.tasks.forms.base import Answering
+from autoft.tasks.statistics import Logits
 from autoft.values.bundle import (
+    ANSWER_TOLERANCE,
     CLEAR_MARGIN,
     CORE,
     MODEL,
-    PROBABILITY_TOLERANCE,
     CoreParity,
     Difference,
     ImageDelta,
@@ -36,14 +36,14 @@ ROUNDING: Final = 1e-6
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest difference of a logit, as a part of the logit scale: `logits`, or `unfelt` where no probability feels it.
+    """Largest difference of a logit, as a part of the logit scale: `logits`, or `unfelt` where no answer feels it.
 
-    `probabilities` is the largest difference of a probability that nobody feels.
+    `answers` is the largest difference that nobody feels, of a probability or of a number in deviations of its column.
     """
 
     logits: float
     unfelt: float
-    probabilities: float
+    answers: float
 
 
 ON_CPU: Final = Tolerance(1e-4, 1e-3, 1e-3)
@@ -80,17 +80,16 @@ FULL: Final = Gate(512, (Setting(1, "all"), Setting(8, "all"), Setting(1, "none"
 
 
 def difference(
-    found: Logits, expected: Logits, names: Sequence[str], temperature: float, tolerance: Tolerance = ON_CPU
+    found: Logits, expected: Logits, names: Sequence[str], answering: Answering, tolerance: Tolerance = ON_CPU
 ) -> Difference:
-    """How far `found` `(n, classes)` are from `expected`, and how far they may be."""
+    """How far `found` `(n, outputs)` are from `expected`, and how far they may be."""
     scale = max(1.0, float(np.abs(expected).max()))  # softmax feels absolute differences
-    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, and that is refused
-        chances, expected_chances = calibrated(found, temperature), calibrated(expected, temperature)
-        probability_limit = _limit(tolerance.probabilities, expected_chances, ROUNDING)
-        probability_delta = float(_deltas(chances, expected_chances).max())
-        allowed = tolerance.unfelt if _near(probability_delta, probability_limit) else tolerance.logits
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity is NaN, and that is refused
+        answers, wanted = (answering.in_units(answering.answers(outputs)) for outputs in (found, expected))
+        answer_limit = _limit(tolerance.answers, wanted, ROUNDING)
+        answer_delta = float(_deltas(answers, wanted).max())
+        allowed = tolerance.unfelt if _near(answer_delta, answer_limit) else tolerance.logits
         limit = _limit(allowed * scale, expected, ROUNDING * scale)
-        clear = (_margins(expected) > limit) & (_margins(expected_chances) > 2 * probability_limit)
     deltas = _deltas(found, expected)
     return Difference(
         n=len(expected),
@@ -98,17 +97,17 @@ def difference(
         max_delta=float(deltas.max()),
         mean_delta=float(deltas.mean()),
         limit=limit,
-        probability_delta=probability_delta,
-        probability_limit=probability_limit,
-        flips=_flips(found, expected, clear),
+        answer_delta=answer_delta,
+        answer_limit=answer_limit,
+        flips=answering.flips(answers, wanted, answer_limit),
         worst=_worst(names, deltas),
     )
 
 
 def core_parity(
-    model: CoreModel, setting: Setting, images: Images, expected: Logits, names: Sequence[str], temperature: float = 1.0
+    model: CoreModel, setting: Setting, images: Images, expected: Logits, names: Sequence[str], answering: Answering
 ) -> CoreParity:
-    """How far the file's logits are from `expected` `(n, classes)`, torch's, on normalised `(n, 3, size, size)`.
+    """How far the file's logits are from `expected` `(n, outputs)`, torch's, on normalised `(n, 3, size, size)`.
 
     Raises `UserError` when the file does not run, `ValueError` without images.
     """
@@ -117,23 +116,29 @@ def core_parity(
     # Few images are shown more than once, for a whole batch.
     shown = images if len(images) >= setting.batch else np.resize(images, (setting.batch, *images.shape[1:]))
     logits = model.logits(shown, setting.batch)[: len(images)]
-    found = difference(logits, expected, names, temperature)
+    if logits.shape != expected.shape:
+        raise ValueError(f"{CORE} gives {logits.shape[1]} numbers for an image, torch gives {expected.shape[1]}")
+    found = difference(logits, expected, names, answering)
     return CoreParity(**vars(found), batch=setting.batch, optimised=setting.optimisations == "all")
 
 
 def pixel_parity(
-    model: PixelModel, pixels: Iterable[Pixels], expected: Probabilities, names: Sequence[str]
+    model: PixelModel, pixels: Iterable[Pixels], logits: Logits, names: Sequence[str], answering: Answering
 ) -> PixelParity:
-    """How far the file's probabilities of `pixels`, each `(height, width, 3)`, are from `expected` `(n, classes)`."""
-    found = np.stack([model.probabilities(image) for image in pixels])
+    """How far the file's answers of `pixels`, each `(height, width, 3)`, are from those of torch's `logits`.
+
+    That holds the tail in the file against the task's own `answers` as well. `logits` are `(n, outputs)`.
+    """
+    found = answering.in_units(np.stack([model.answers(image) for image in pixels]))
+    expected = answering.in_units(answering.answers(logits))
     deltas = _deltas(found, expected)
     return PixelParity(
         n=len(found),
         max_delta=float(deltas.max()),
         mean_delta=float(deltas.mean()),
-        limit=PROBABILITY_TOLERANCE,
+        limit=ANSWER_TOLERANCE,
         clear_margin=CLEAR_MARGIN,
-        flips=_flips(found, expected, _margins(expected) > CLEAR_MARGIN),
+        flips=answering.flips(found, expected, CLEAR_MARGIN / 2),
         worst=_worst(names, deltas),
     )
 
@@ -155,8 +160,8 @@ def too_different(found: Difference) -> str | None:
         return None
     return (
         f"by up to {found.max_delta:.3g}, the limit is {found.limit:.3g} ({found.limit / found.scale:.2g} of the logit "
-        f"scale {found.scale:.3g}), probabilities by up to {found.probability_delta:.3g}, and {found.flips} clear "
-        f"top-1 answers change; worst: {_named(found.worst)}"
+        f"scale {found.scale:.3g}), answers by up to {found.answer_delta:.3g}, and {found.flips} clear "
+        f"decisions change; worst: {_named(found.worst)}"
     )
 
 
@@ -165,14 +170,14 @@ def pixel_refusal(parity: PixelParity) -> str | None:
     if _near(parity.max_delta, parity.limit) and parity.flips == 0:
         return None
     return (
-        f"{MODEL} is refused: from the pixels of {parity.n} images its probabilities differ from Pillow and torch by "
-        f"up to {parity.max_delta:.3g}, the limit is {parity.limit:g}, and {parity.flips} top-1 answers with a margin "
-        f"above {parity.clear_margin:g} change; worst: {_named(parity.worst)}"
+        f"{MODEL} is refused: from the pixels of {parity.n} images its answers differ from Pillow and torch by up to "
+        f"{parity.max_delta:.3g}, the limit is {parity.limit:g}, and {parity.flips} clear decisions change; worst: "
+        f"{_named(parity.worst)}"
     )
 
 
 def _limit(most: float, expected: NDArray[np.float32], least: float) -> float:
-    """The limit for one quantity `(n, classes)`: tighter than `most` where its rows hardly differ."""
+    """The limit for one quantity `(n, ...)`: tighter than `most` where its rows hardly differ."""
     apart = np.ptp(expected, axis=0).max() if len(expected) > 1 else math.inf
     return max(least, min(most, LEAST_SENSITIVE * float(apart)))
 
@@ -186,18 +191,6 @@ def _deltas(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArra
     with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, and that is refused
         deltas: NDArray[np.float32] = np.abs(found - expected).max(axis=1)
     return deltas
-
-
-def _margins(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far the first of each row `(n,)` is above the second."""
-    second, first = np.sort(values, axis=1)[:, -2:].T
-    margins: NDArray[np.float32] = first - second
-    return margins
-
-
-def _flips(found: NDArray[np.float32], expected: NDArray[np.float32], clear: NDArray[np.bool_]) -> int:
-    """How many rows have another top-1 than expected although the expected one is clear."""
-    return int((clear & (found.argmax(axis=1) != expected.argmax(axis=1))).sum())
 
 
 def _worst(names: Sequence[str], deltas: NDArray[np.float32]) -> tuple[ImageDelta, ...]:

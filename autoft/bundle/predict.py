@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,26 +16,14 @@ from autoft.media.image.decode import Pixels, decode, readable_extensions
 from autoft.system.files import as_text, sha256
 from autoft.system.natural import natural_key
 from autoft.system.parallel import ordered_map
+from autoft.tasks.forms.base import Answers
 from autoft.values.bundle import MANIFEST, MODEL, Manifest
 from autoft.values.codec import decode as decode_json
 from autoft.values.dataset import ValueRange
+from autoft.values.prediction import Prediction
 from autoft.values.summary import Summary
 
 _DECODERS: Final = 4
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says about one image: the likeliest `label`, its probability, and those of all labels.
-
-    An image that cannot be read has an `error`, the reason, and no label.
-    """
-
-    image: str
-    label: str | None = None
-    probability: float | None = None
-    probabilities: Mapping[str, float] = field(default_factory=dict)
-    error: str | None = None
 
 
 def predict(model: Path, inputs: Sequence[str]) -> Iterator[Prediction]:
@@ -44,7 +32,12 @@ def predict(model: Path, inputs: Sequence[str]) -> Iterator[Prediction]:
     `model` is a run folder, a bundle or its model.onnx; see `find_model`. Raises `UserError` at once when it is none of
     these or has been changed, and `DataError` at the end when not one image could be read.
     """
-    return predictions(PixelModel(find_model(model)), inputs)
+    return predictions(open_model(model), inputs)
+
+
+def open_model(path: Path) -> PixelModel:
+    """The model.onnx that a path leads to, as `find_model` does. Raises as it does."""
+    return PixelModel(find_model(path))
 
 
 def find_bundle(path: Path) -> Path:
@@ -109,26 +102,37 @@ class _Read:
     error: str | None = None
 
 
-def predictions(model: PixelModel, inputs: Sequence[str]) -> Iterator[Prediction]:
-    """One prediction an image, as `predict` gives them. Raises `DataError` at the end when none could be read."""
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """An image file, and what the model answers, `(names,)`, or why it does not."""
+
+    image: str
+    answers: Answers | None = None
+    error: str | None = None
+
+
+def answered(model: PixelModel, paths: Iterable[Path]) -> Iterator[Answered]:
+    """What the model answers to each image file, in order. Raises `DataError` at the end when none could be read."""
     first: _Read | None = None
     readable = 0
-    for read in ordered_map(partial(_read, model.preprocess.value_range), image_files(inputs), _DECODERS):
+    for read in ordered_map(partial(_read, model.preprocess.value_range), paths, _DECODERS):
         first = first or read
         readable += read.pixels is not None
-        yield _prediction(model, read)
-    if first is None:
-        raise DataError(f"no images in {', '.join(inputs) or 'an empty list'}; name image files, folders or patterns")
-    if not readable:
+        yield Answered(read.image, None if read.pixels is None else model.answers(read.pixels), read.error)
+    if first and not readable:
         raise DataError(f"not one image could be read; {first.image}: {first.error}")
 
 
-def _prediction(model: PixelModel, read: _Read) -> Prediction:
-    if read.pixels is None:
-        return Prediction(read.image, error=read.error)
-    probabilities = dict(zip(model.labels, model.probabilities(read.pixels).tolist(), strict=True))
-    label = max(probabilities, key=probabilities.__getitem__)
-    return Prediction(read.image, label, probabilities[label], probabilities)
+def predictions(model: PixelModel, inputs: Sequence[str]) -> Iterator[Prediction]:
+    """One prediction an image, as `predict` gives them. Raises `DataError` at the end when none could be read."""
+    one = None
+    for one in answered(model, image_files(inputs)):
+        if one.answers is None:
+            yield Prediction(one.image, error=one.error)
+        else:
+            yield model.form.prediction(one.image, one.answers, model.facts)
+    if one is None:
+        raise DataError(f"no images in {', '.join(inputs) or 'an empty list'}; name image files, folders or patterns")
 
 
 def _read(value_range: ValueRange | None, path: Path) -> _Read:

@@ -1,4 +1,4 @@
-"""`rescore`: the score of a bundle on somebody's own labelled images. Runs without torch."""
+"""`rescore`: the scores of a bundle on somebody's own labelled images. Runs without torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ import numpy as np
 
 from autoft.bundle.known import KnownImages
 from autoft.bundle.onnx_runtime import PixelModel
-from autoft.bundle.predict import image_files, predictions
+from autoft.bundle.predict import answered, image_files
+from autoft.data.readers import read_labelled
 from autoft.data.scan import content_hash
 from autoft.errors import DataError, UserError
 from autoft.system.files import as_path, as_text
 from autoft.system.parallel import ordered_map
-from autoft.tasks.single_label import SingleLabel, scores
 from autoft.values.bundle import IMAGES
 from autoft.values.codec import decode
 from autoft.values.dataset import SplitName
 from autoft.values.summary import Scores
 
 _READERS: Final = 4
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image file and its label, as the name of its folder or a cell of a manifest says."""
+
+    path: Path
+    label: str
 
 
 @dataclass(frozen=True)
@@ -33,18 +41,17 @@ class Labelled:
     a sample of its images only.
     """
 
-    folder: Path
-    known: Mapping[SplitName, tuple[Path, ...]]
-    fresh: tuple[Path, ...]
-    unsure: tuple[Path, ...]
+    known: Mapping[SplitName, tuple[LabelledImage, ...]]
+    fresh: tuple[LabelledImage, ...]
+    unsure: tuple[LabelledImage, ...]
 
     @property
-    def everything(self) -> tuple[Path, ...]:
+    def everything(self) -> tuple[LabelledImage, ...]:
         """All of them."""
-        return tuple(path for paths in self.known.values() for path in paths) + self.fresh + self.unsure
+        return tuple(image for images in self.known.values() for image in images) + self.fresh + self.unsure
 
     @property
-    def fair(self) -> tuple[Path, ...]:
+    def fair(self) -> tuple[LabelledImage, ...]:
         """Those that took no part in training the model or in choosing it, as far as can be told; all if none did."""
         unsure = () if any(self.known.values()) else self.unsure
         return self.known["test"] + self.fresh + unsure or self.everything
@@ -80,46 +87,70 @@ def read_known(bundle: Path) -> KnownImages:
         raise UserError(f"{bundle / IMAGES} cannot be read: {error}; export the model again") from error
 
 
-def labelled_images(model: PixelModel, folder: Path, known: KnownImages) -> Labelled:
-    """The images in `folder`, which holds one folder of images a class, named as the model's labels.
+@dataclass(frozen=True)
+class Source:
+    """Labelled images, and what a manifest names that cannot be scored, each with the reason."""
 
-    Classes may be missing. Raises `DataError` for a folder that is no label, or when there are no images.
+    images: tuple[LabelledImage, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+def read_source(model: PixelModel, path: Path) -> Source:
+    """The images of a manifest, or of a folder that holds one folder of images a label, named as it.
+
+    Labels may be missing. Raises `DataError` for one that the model does not know, or when there are no images.
     """
-    paths = list(image_files([str(folder / as_path(label)) for label in _labels(model, folder)]))
-    if not paths:
-        raise DataError(f"no images in {folder}; there must be some in its class folders")
-    splits: dict[SplitName, list[Path]] = {"train": [], "val": [], "test": []}
-    fresh: list[Path] = []
-    unsure: list[Path] = []
-    for path, digest in zip(paths, ordered_map(_hash, paths, _READERS), strict=True):
+    return _of_folder(model, path) if path.is_dir() else _of_manifest(model, path)
+
+
+def _of_manifest(model: PixelModel, path: Path) -> Source:
+    listing = read_labelled(path)
+    for entry in listing.entries:
+        if problem := model.form.problem(entry.label, model.targets):
+            raise DataError(f"{path}: {entry.path}: {problem}; the model knows {_some(model.labels)}")
+    root = as_path(listing.root)
+    images = tuple(LabelledImage(root / as_path(entry.path), entry.label) for entry in listing.entries)
+    return Source(images, tuple(f"{problem.path}: {problem.reason}" for problem in listing.problems))
+
+
+def _of_folder(model: PixelModel, source: Path) -> Source:
+    names = _labels(model, source)
+    found = [LabelledImage(path, name) for name in names for path in image_files([str(source / as_path(name))])]
+    if not found:
+        raise DataError(f"no images in {source}; there must be some in its class folders")
+    return Source(tuple(found))
+
+
+def labelled_images(images: Sequence[LabelledImage], known: KnownImages) -> Labelled:
+    """The images, sorted by what the bundle knows of them."""
+    splits: dict[SplitName, list[LabelledImage]] = {"train": [], "val": [], "test": []}
+    fresh: list[LabelledImage] = []
+    unsure: list[LabelledImage] = []
+    digests = ordered_map(_hash, [image.path for image in images], _READERS)
+    for image, digest in zip(images, digests, strict=True):
         split = known.split_of(digest)
         place = splits[split] if split else fresh if known.may_list(digest) else unsure
-        place.append(path)
-    return Labelled(folder, {split: tuple(found) for split, found in splits.items()}, tuple(fresh), tuple(unsure))
+        place.append(image)
+    return Labelled({split: tuple(found) for split, found in splits.items()}, tuple(fresh), tuple(unsure))
 
 
-def rescore(model: PixelModel, labelled: Labelled, chosen: Sequence[Path]) -> Rescored:
-    """Scores of the model on the `chosen` among the labelled images. Raises `DataError` when none can be read."""
-    index = {label: number for number, label in enumerate(model.labels)}
-    truth: list[int] = []
-    rows: list[np.ndarray] = []
-    unreadable: list[str] = []
-    scored: set[Path] = set()
-    for one in predictions(model, list(map(str, chosen))):
-        path = as_path(one.image)
-        if one.error is None:
-            truth.append(index[as_text(path.relative_to(labelled.folder).parts[0])])
-            rows.append(np.array(list(one.probabilities.values()), np.float32))
-            scored.add(path)
-        else:
-            unreadable.append(f"{one.image}: {one.error}")
-    logits = np.log(np.maximum(np.stack(rows), 1e-12))  # their softmax gives the probabilities again
+def rescore(
+    model: PixelModel, labelled: Labelled, chosen: Sequence[LabelledImage], unreadable: tuple[str, ...] = ()
+) -> Rescored:
+    """Scores of the model on the `chosen` among the labelled images. Raises `DataError` when none can be read.
+
+    `unreadable` are others of which that is known already.
+    """
+    pairs = list(zip(chosen, answered(model, [image.path for image in chosen]), strict=True))
+    scored = [image for image, one in pairs if one.answers is not None]
+    answers = np.stack([one.answers for _, one in pairs if one.answers is not None])
+    where = set(scored)
     return Rescored(
-        scores(SingleLabel(), "accuracy", logits, np.array(truth)),
-        tuple(unreadable),
-        {split: len(paths) for split, paths in labelled.known.items()},
-        {split: len(scored.intersection(paths)) for split, paths in labelled.known.items()},
-        len(scored.intersection(labelled.fresh)),
+        model.form.scores(answers, [image.label for image in scored], model.facts),
+        (*unreadable, *(f"{one.image}: {one.error}" for _, one in pairs if one.answers is None)),
+        {split: len(images) for split, images in labelled.known.items()},
+        {split: len(where.intersection(images)) for split, images in labelled.known.items()},
+        len(where.intersection(labelled.fresh)),
         len(labelled.everything) - len(chosen),
     )
 
@@ -138,8 +169,12 @@ def _labels(model: PixelModel, folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give one that holds one folder of images for each class")
     names = sorted(as_text(path.name) for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    unknown = [name for name in names if name not in model.labels]
+    unknown = [name for name in names if model.form.problem(name, model.targets)]
     if unknown or not names:
         what = f"{unknown[0]!r} in {folder} is no label of the model" if names else f"{folder} holds no class folders"
-        raise DataError(f"{what}; there must be folders named as labels, such as {', '.join(model.labels[:3])}")
+        raise DataError(f"{what}; there must be folders named as labels, such as {_some(model.labels)}")
     return names
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:3])

@@ -114,7 +114,7 @@ class Searcher(Part):
 
 
 class Exporter(Part):
-    """A trained classifier to a file that can be deployed.
+    """A trained network to a file that can be deployed.
 
     The exporter "onnx" writes the core that the bundle is made around. Further ones, asked for with `--exporter`, write
     what they like into a folder of their own in the bundle; what is ONNX of the same interface passes the same gate.
@@ -124,9 +124,10 @@ class Exporter(Part):
     def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
         """Write a file into `folder`, the core `model.core.onnx`, and yield what it is; `yield` makes it a generator.
 
-        `classifier` is in eval mode on the CPU and maps `(batch, 3, size, size)` float32 to logits `(batch, classes)`;
-        so does the file, from `images` to `logits`, in plain ONNX opset 18, IR 8, with `autoft.schema` 1 and the
-        handoff's `autoft.labels` and `autoft.preprocess` in its metadata, as JSON. When the file is refused because it
+        `classifier` is in eval mode on the CPU and maps `(batch, 3, size, size)` float32 to its outputs `(batch, n)`,
+        `handoff.width` of them; so does the file, from `images` to `logits`, in plain ONNX opset 18, IR 8, with
+        `autoft.schema` 1 and the handoff's `autoft.labels`, `autoft.targets` and `autoft.preprocess` in its metadata,
+        as JSON. When the file is refused because it
         differs from torch, the next one is asked for, written in another way to the same path. Raises `RunFailed` when
         no way of exporting works.
         """

@@ -15,11 +15,13 @@ from autoft.errors import UserError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.parts.base import Exporter
 from autoft.study.study import CORE_EXPORTER
+from autoft.tasks.forms.table import answering
 from autoft.tasks.single_label import SingleLabel
 from autoft.testing.base import Conformance
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.bundle import CORE, MODEL
 from autoft.values.handoff import Artifact, Handoff, Preprocess
+from autoft.values.target import Targets
 from autoft.values.trial import Trial
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ def handoff() -> Handoff:
     backbone = Backbone("zoo/tiny", 500, spec, "apache-2.0")
     trial = Trial(4, backbone.name, "full", SIZE, {"learning_rate": 1e-3}, 0)
     recipe = Preprocess(SIZE, spec.mean, spec.std, spec.interpolation)
-    return Handoff(("ant", "bee", "Ärger, with comma"), recipe, backbone, trial, "accuracy", 0.9, "0" * 64)
+    targets = Targets(SingleLabel.name, SingleLabel.form, ("ant", "bee", "Ärger, with comma"))
+    return Handoff(targets, recipe, backbone, trial, "accuracy", 0.9, "0" * 64)
 
 
 def tiny_classifier() -> nn.Module:
@@ -126,9 +129,10 @@ class ExporterConformance(Conformance[Exporter]):
             if file.name != CORE:
                 raise SkipTest(f"{file.name} is not {CORE}, so nothing is made of it")
             core, pixels = CoreModel(file), file.with_name(MODEL)
-            assert (core.labels, core.preprocess) == (handoff().labels, handoff().preprocess), "metadata must be ours"
-            write_raw_pixel_model(file, pixels, core.preprocess, SingleLabel.outputs, 1.0, "image")
-            total = float(PixelModel(pixels).probabilities(np.zeros((9, 7, 3), np.uint8)).sum())
+            assert (core.targets, core.preprocess) == (handoff().targets, handoff().preprocess), "metadata must be ours"
+            ending = answering(SingleLabel().on(core.targets)).ending()
+            write_raw_pixel_model(file, pixels, core.preprocess, ending, "image")
+            total = float(PixelModel(pixels).answers(np.zeros((9, 7, 3), np.uint8)).sum())
             assert abs(total - 1) < 1e-5, f"probabilities add up to {total}"
 
     def test_exporting_twice_works(self) -> None:

@@ -27,11 +27,14 @@ VECTORS_FILE: Final = f"{VECTORS}/vectors.json"
 MIN_ONNXRUNTIME: Final = "1.14"
 """The first onnxruntime that reads IR 8 with opset 18."""
 
-PROBABILITY_TOLERANCE: Final = 0.02
-"""Largest difference of a probability between the file, fed with pixels, and Pillow and torch."""
+ANSWER_TOLERANCE: Final = 0.02
+"""Largest difference of an answer between the file, fed with pixels, and Pillow and torch.
 
-CLEAR_MARGIN: Final = 0.04
-"""A top-1 answer whose margin of probability exceeds this must be the same."""
+Of a probability, or of a number in deviations of its column.
+"""
+
+CLEAR_MARGIN: Final = 2 * ANSWER_TOLERANCE
+"""Where the first of two probabilities is further above the second, the best answer must be the same."""
 
 # ---------------------------------------------------------------- metrics.json
 
@@ -74,28 +77,61 @@ class ClassReport:
 
 
 @dataclass(frozen=True)
+class LabelReport:
+    """One of the labels that an image may have: the same, at the `threshold` of its probability."""
+
+    label: str
+    n: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    average_precision: float | None
+    threshold: float
+
+
+@dataclass(frozen=True)
+class ColumnReport:
+    """One column of numbers, in its own units; R2 is None where the numbers are all alike.
+
+    `mean` and `deviation` are those of the images of the split.
+    """
+
+    column: str
+    n: int
+    mae: float
+    rmse: float
+    r2: float | None
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
 class MetricsReport:
     """metrics.json: how good the model is, from the outputs of the ONNX file.
 
-    `metrics`: accuracy, balanced_accuracy, macro_f1, log_loss (natural logarithm, smaller is better), ece (expected
-    calibration error over 15 bins of equal mass), all with the temperature; `ece_before_temperature` is without it.
-    `confusion[i][j]` counts images of class i that were taken for class j, in the order of labels.json.
+    `metrics` are those of the task; of a loss the loss itself, smaller is better. `correct` counts images that are
+    right as a whole, and is None where numbers are predicted. `per_class` has a line a class, a label or a column.
+
+    Where an image has one class, `metrics` has ece too (expected calibration error over 15 bins of equal mass), all
+    with the temperature; `ece_before_temperature` is without it. There `confusion[i][j]` counts images of class i that
+    were taken for class j, in the order of labels.json.
     """
 
     split: SplitName
     n: int
-    correct: int
+    correct: int | None
     metrics: Mapping[str, Estimate]
-    ece_before_temperature: Estimate
+    ece_before_temperature: Estimate | None
     calibration: Calibration
-    per_class: tuple[ClassReport, ...]
+    per_class: tuple[ClassReport | LabelReport | ColumnReport, ...]
     confusion: tuple[tuple[int, ...], ...]
     note: str = ""
 
     @property
     def missed(self) -> dict[str, int]:
-        """The classes of which not one image was recognised, with the number of their images."""
-        return {one.label: one.n for one in self.per_class if one.n and not one.recall}
+        """The classes or labels of which not one image was recognised, with the number of their images."""
+        named = [one for one in self.per_class if not isinstance(one, ColumnReport)]
+        return {one.label: one.n for one in named if one.n and not one.recall}
 
 
 # ---------------------------------------------------------------- parity.json
@@ -111,13 +147,13 @@ class ImageDelta:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two computations of the same logits of `n` images, held against each other.
+    """Two computations of the same logits, the network's outputs, of `n` images, held against each other.
 
     `scale` is the logit scale: max |expected logit|, at least 1. `max_delta` is the largest |difference| of a logit and
-    `limit` what it may be: more where no probability, at the temperature, differs by more than `probability_limit`, and
-    less where the answers hardly differ from image to image. `probability_delta` is the largest of those. `flips`
-    counts other top-1 answers although the expected one was clear: by more than `limit` in logits and twice
-    `probability_limit` in probability.
+    `limit` what it may be: more where no answer (a probability, or a number in deviations of its column) differs by
+    more than `answer_limit`, and less where the answers hardly differ from image to image. `answer_delta` is the
+    largest of those. `flips` counts decisions that are another one although the expected one was clear: no difference
+    of answers within `answer_limit` would have changed it.
     """
 
     n: int
@@ -125,8 +161,8 @@ class Difference:
     max_delta: float
     mean_delta: float
     limit: float
-    probability_delta: float
-    probability_limit: float
+    answer_delta: float
+    answer_limit: float
     flips: int
     worst: tuple[ImageDelta, ...]
 
@@ -141,9 +177,10 @@ class CoreParity(Difference):
 
 @dataclass(frozen=True)
 class PixelParity:
-    """model.onnx, fed with decoded images, against Pillow, torch and softmax: differences of probabilities.
+    """model.onnx, fed with decoded images, against Pillow, torch and the task's own arithmetic: differences of answers.
 
-    `flips` counts other top-1 answers although the margin exceeds `clear_margin`.
+    `flips` counts decisions that are another one although the expected one was clear: of two probabilities the first
+    was more than `clear_margin` above the second, or one was more than half of that away from its threshold.
     """
 
     n: int
@@ -185,7 +222,10 @@ class ParityReport:
 
 @dataclass(frozen=True)
 class Vector:
-    """One image, as PNG and as raw RGB bytes `[height, width, 3]`, and what Pillow and torch say of it."""
+    """One image, as PNG and as raw RGB bytes `[height, width, 3]`, and what Pillow and torch say of it.
+
+    The answers are `probabilities`, or `values` where numbers are predicted; `logits` are the core's outputs.
+    """
 
     name: str
     png: str
@@ -194,18 +234,22 @@ class Vector:
     width: int
     label: str
     logits: tuple[float, ...]
-    probabilities: tuple[float, ...]
+    probabilities: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """test_vectors/vectors.json. A runtime agrees when no probability is further off than `tolerance`, and top-1 is
-    the same wherever the margin between first and second exceeds `clear_margin`."""
+    """test_vectors/vectors.json. A runtime agrees when no probability, and no value in deviations of its column, is
+    further off than `tolerance`, and decisions are the same wherever they are clear: the best answer where it is more
+    than `clear_margin` above the second, a label where its probability is half as far from the threshold. `units` are
+    the deviations of the columns; empty where answers are probabilities."""
 
     schema: int
     tolerance: float
     clear_margin: float
     vectors: tuple[Vector, ...]
+    units: tuple[float, ...] = ()
 
 
 # ---------------------------------------------------------------- latency.json

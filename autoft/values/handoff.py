@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,18 +48,34 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a deployed model, made of its logits: softmax at the temperature, as they are, best indices."""
+    """One output of a deployed model: its `name`, and the value `[batch, size]` in an `Ending` that it is."""
 
     name: str
-    kind: Literal["softmax", "logits", "ranking"]
+    value: str
+    size: int
+    kind: Literal["float", "int64"] = "float"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What follows the network in a deployed model, as ONNX text, and what is said of it in the metadata.
+
+    `tail` makes `answers` of `outputs`, the network's, both float[batch, ...]; `further` makes of these two what else
+    the model gives. `results` are all that it gives, in order; `facts` go into the metadata, each as JSON.
+    """
+
+    tail: str
+    results: tuple[Output, ...]
+    facts: Mapping[str, object]
+    further: str = ""
 
 
 @dataclass(frozen=True)
 class Handoff:
     """What an exporter has to put beside the weights so that a stranger can deploy them.
 
-    `targets` say what the outputs stand for. `share` is the part of the training images that a closed-form head was
-    fitted on.
+    `targets` say what the answers are about. `share` is the part of the training images that a closed-form head was
+    fitted on. `outputs` is how many numbers the network gives for an image; None: one a name.
     """
 
     targets: Targets
@@ -69,6 +86,12 @@ class Handoff:
     validation_score: float
     data_fingerprint: str
     share: float = 1.0
+    outputs: int | None = None
+
+    @property
+    def width(self) -> int:
+        """How many numbers the network gives for an image."""
+        return len(self.targets.names) if self.outputs is None else self.outputs
 
     @property
     def labels(self) -> tuple[str, ...]:

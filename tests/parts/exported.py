@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
 
 from autoft import Backbone, Handoff, InputSpec, Preprocess, Trial
+from autoft.tasks.forms.base import Answering
+from autoft.tasks.forms.table import answering
+from autoft.tasks.single_label import SingleLabel
+from autoft.values.bundle import Calibration
+from autoft.values.target import Targets
 
 SIZE = 32
 LABELS = ("red", "gr\u00fcn", "blue \U0001f535", "1")
@@ -60,7 +67,16 @@ class Mutating(Tiny):
 def handoff(size: int = SIZE, labels: tuple[str, ...] = LABELS, source: str = "https://example.org/w") -> Handoff:
     backbone = Backbone("test/tiny", 15, InputSpec(size), license="apache-2.0", source=source)
     trial = Trial(3, backbone.name, "probe", size, {"ridge": 0.5, "head": "ridge"}, seed=7)
-    return Handoff(labels, Preprocess(size, MEAN, STD), backbone, trial, "accuracy", 0.75, "abc123")
+    return Handoff(one_of(labels), Preprocess(size, MEAN, STD), backbone, trial, "accuracy", 0.75, "abc123")
+
+
+def one_of(labels: Sequence[str] = LABELS) -> Targets:
+    return Targets("single_label", "one_of", tuple(labels))
+
+
+def how(labels: Sequence[str] = LABELS, temperature: float = 1.0) -> Answering:
+    """How the outputs of a classifier become answers."""
+    return answering(SingleLabel().on(one_of(labels)), Calibration(temperature, 500, 0.5, 0.4, "For a test."))
 
 
 def images(n: int, size: int = SIZE) -> np.ndarray:

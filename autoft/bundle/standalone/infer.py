@@ -1,4 +1,4 @@
-"""Classify photos with this bundle: `python examples/infer.py photo.jpg ...`; copy from here into your own program.
+"""What this bundle's model says of photos: `python examples/infer.py photo.jpg ...`; copy it into your own program.
 
 Needs onnxruntime, numpy and Pillow. Without photos it runs the bundle's test vectors and prints PASS. Exit code 1 when
 a photo cannot be read, or a vector does not pass.
@@ -110,14 +110,31 @@ def training_range(session: Any) -> Any:
     return json.loads(session.get_modelmeta().custom_metadata_map.get("autoft.preprocess", "{}")).get("value_range")
 
 
-def probabilities(session: Any, pixels: Any) -> Any:
-    """One probability a class, in the order of labels.json."""
+def answers(session: Any, pixels: Any) -> dict[str, Any]:
+    """Every output by name, each of one row.
+
+    One number a name, in the order of labels.json: `probabilities`, or `values` where numbers are predicted. Where an
+    image may have any of the labels, `present` is 1 for those that it has.
+    """
     batched = len(session.get_inputs()[0].shape) == 4
-    return session.run(["probabilities"], {"image": pixels[None] if batched else pixels})[0].reshape(-1)
+    names = [output.name for output in session.get_outputs()]
+    found = session.run(names, {"image": pixels[None] if batched else pixels})
+    return {name: output.reshape(-1) for name, output in zip(names, found)}  # noqa: B905  they are of one length
 
 
-def classify(session: Any, labels: list[str], photos: list[str]) -> int:
-    """Print label and probability of each photo; the exit code. One that cannot be read does not stop the rest."""
+def in_words(answer: dict[str, Any], labels: list[str]) -> str:
+    """What the model says of an image: the class, the labels it has, or the numbers."""
+    if "values" in answer:
+        return ", ".join(f"{label} {value:.6g}" for label, value in zip(labels, answer["values"]))  # noqa: B905
+    chances = answer["probabilities"]
+    if "present" in answer:
+        found = [f"{labels[index]} {chances[index]:.4f}" for index in answer["present"].nonzero()[0]]
+        return ", ".join(found) or "no label"
+    return f"{labels[chances.argmax()]} {chances.max():.4f}"
+
+
+def tell(session: Any, labels: list[str], photos: list[str]) -> int:
+    """Print what the model says of each photo; the exit code. One that cannot be read does not stop the rest."""
     value_range, code = training_range(session), 0
     for photo in photos:
         try:
@@ -126,20 +143,21 @@ def classify(session: Any, labels: list[str], photos: list[str]) -> int:
             print(f"{photo} cannot be read: {' '.join(str(error).split())}", file=sys.stderr)
             code = 1
             continue
-        answer = probabilities(session, pixels)
-        print(f"{photo}: {labels[answer.argmax()]} {answer.max():.4f}")
+        print(f"{photo}: {in_words(answers(session, pixels), labels)}")
     return code
 
 
 def run_vectors(session: Any) -> str:
     """What is wrong with the answers to the test vectors; empty when they pass."""
     if not VECTORS.is_file():
-        return "there are no test vectors here, they were left out; name photos to classify"
+        return "there are no test vectors here, they were left out; name photos"
     test = json.loads(VECTORS.read_text(encoding="utf-8"))
     for vector in test["vectors"]:
-        answer = probabilities(session, read(BUNDLE / vector["png"]))
-        if not np.allclose(answer, vector["probabilities"], rtol=0, atol=test["tolerance"]):
-            return f"FAIL: {vector['name']} gives {answer}, expected {vector['probabilities']}"
+        answer = answers(session, read(BUNDLE / vector["png"]))
+        name = "values" if "values" in answer else "probabilities"
+        found, expected = answer[name], np.array(vector[name])
+        if not (abs(found - expected) <= test["tolerance"] * np.array(test.get("units") or 1)).all():
+            return f"FAIL: {vector['name']} gives {found}, expected {expected}"
     print(f"PASS: {len(test['vectors'])} vectors")
     return ""
 
@@ -157,7 +175,7 @@ def main() -> int:
         print(f"the bundle is not whole: {' '.join(str(error).split())}; verify.py tells more", file=sys.stderr)
         return 1
     if photos:
-        return classify(session, labels, photos)
+        return tell(session, labels, photos)
     if problem := run_vectors(session):
         print(problem, file=sys.stderr)
         return 1

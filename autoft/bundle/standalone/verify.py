@@ -17,9 +17,10 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Pixels = NDArray[np.uint8]  # [height, width, 3]
-    Answer = tuple[NDArray[np.float64], int]  # the probabilities and the index of the best class
+    Numbers = NDArray[np.float64]
     _Call = tuple[str, Any, NDArray[Any], int, int]  # file, session, input, batch size and side of the images
 
 SCHEMA = 1
@@ -55,7 +56,8 @@ class CannotRun(Exception):
 class Outcome:
     """What `verify` found: no `problems`, one line each, if the bundle is as promised.
 
-    `files` were compared with the manifest, `vectors` were run, `worst_difference` is that of any probability.
+    `files` were compared with the manifest, `vectors` were run. `worst_difference` is that of any answer of model.onnx
+    (a probability, or a number in deviations of its column), or of any of the core's outputs as a part of their scale.
     `unlisted` names files and folders that lie there and are no part of the bundle: nothing is said of them.
     `notes` names, one line each, what may be left out and was.
     """
@@ -87,8 +89,7 @@ def verify(folder: Path) -> Outcome:
             outcome.unlisted += _unlisted(folder, {MANIFEST, *files})
             outcome.notes += [_MAY_BE_LEFT_OUT[part] for part in left_out]
         if not outcome.problems:
-            model = _Model(folder)
-            core = _Core(folder, model.temperature)
+            model, core = _Model(folder), _Core(folder)
             if _parse(folder, LABELS) != model.labels:
                 outcome.problems.append(f"{LABELS} differs from the labels in {MODEL}'s metadata")
             if _part(VECTORS) not in left_out:
@@ -209,51 +210,104 @@ def _run_vectors(folder: Path, model: _Model, core: _Core, listed: set[str], out
     with _blaming(f"{VECTORS} is damaged"):
         if not data["vectors"]:
             raise Broken(f"{VECTORS} holds no vectors")
+        scale = max(1.0, *(abs(logit) for vector in data["vectors"] for logit in vector["logits"]))
         for vector in data["vectors"]:
             pixels = _pixels(folder, vector, listed, outcome.problems)
-            for file, classify in ((MODEL, model), (CORE, core)):
+            for file, check in ((MODEL, model.check), (CORE, partial(core.check, scale))):
                 with _blaming(f"{file} does not run on {vector['name']}"):
-                    answer = classify(pixels)
-                outcome.problems += _disagreement(file, vector, answer, data, outcome)
+                    wrong = list(check(pixels, vector, data, outcome))
+                outcome.problems += [f"{file} on {vector['name']}: {what}" for what in wrong]
             outcome.vectors += 1
 
 
 class _Model:
-    """model.onnx, and `labels` and `temperature` of its metadata."""
+    """model.onnx, and of its metadata the `labels` and what it says of its answers."""
 
     def __init__(self, folder: Path) -> None:
         self._session = _open(folder / MODEL)
         metadata = self._session.get_modelmeta().custom_metadata_map
         with _blaming(f"{MODEL} lacks metadata"):
             self.labels = json.loads(metadata["autoft.labels"])
-            self.temperature = float(json.loads(metadata["autoft.temperature"]))
+            # An older model says neither, and has one class an image.
+            targets = json.loads(metadata.get("autoft.targets", '{"form": "one_of"}'))
+            calibration = json.loads(metadata.get("autoft.calibration", "{}"))
+            self._form = _FORMS[targets["form"]]
+            self._thresholds = calibration.get("thresholds") or [0.5] * len(self.labels)
 
-    def __call__(self, pixels: Pixels) -> Answer:
-        batched = len(self._session.get_inputs()[0].shape) == 4
-        outputs = self._session.run(["probabilities", "top_k"], {"image": pixels[None] if batched else pixels})
-        probabilities, top_k = (output[0] if batched else output for output in outputs)
-        return probabilities.astype(float), int(top_k[0])
+    def check(self, pixels: Pixels, vector: Any, limits: Any, outcome: Outcome) -> Iterator[str]:
+        """What is wrong with its answers to an image."""
+        import numpy as np
+
+        form, batched = self._form, len(self._session.get_inputs()[0].shape) == 4
+        outputs = self._session.run(form.outputs, {"image": pixels[None] if batched else pixels})
+        answers, *decided = (output.reshape(-1) for output in outputs)
+        expected = np.array(vector[form.outputs[0]])
+        difference = _difference(answers, expected, limits.get("units") or 1, outcome)
+        if not difference <= limits["tolerance"]:
+            yield f"{form.answer} is off by {difference:.4f}, allowed are {limits['tolerance']:g}"
+        elif form.decided:
+            yield from form.decided(expected, decided[0], limits["clear_margin"], self._thresholds)
+
+
+def _other_class(expected: Numbers, ranking: Any, clear: float, _thresholds: Any) -> Iterator[str]:
+    *_, second, first = sorted((0.0, *expected))
+    if expected.argmax() != ranking[0] and first - second > clear:
+        yield f"the best class is number {ranking[0]}, expected was {expected.argmax()}"
+
+
+def _other_labels(expected: Numbers, present: Any, clear: float, thresholds: Any) -> Iterator[str]:
+    for number, (chance, threshold, found) in enumerate(zip(expected, thresholds, present, strict=True)):
+        if (chance >= threshold) != bool(found) and abs(chance - threshold) > clear / 2:
+            yield f"label number {number} is {'there' if found else 'missing'}, expected was the contrary"
+
+
+@dataclass
+class _Form:
+    """What kind of answers: the outputs they stand in, what one is called, and a check of what is decided by them."""
+
+    outputs: list[str]
+    answer: str
+    decided: Callable[[Numbers, Any, float, Any], Iterator[str]] | None = None
+
+
+_FORMS = {
+    "one_of": _Form(["probabilities", "top_k"], "a probability", _other_class),
+    "any_of": _Form(["probabilities", "present"], "a probability", _other_labels),
+    "numbers": _Form(["values"], "a value, in deviations of its column,"),
+}
+
+
+def _difference(found: Any, expected: Numbers, units: Any, outcome: Outcome) -> float:
+    """The largest difference of two rows in units; what is no number is far off."""
+    import numpy as np
+
+    if found.shape != expected.shape:
+        raise Broken(f"it gives {len(found)} numbers, expected {len(expected)}")
+    difference = float(np.nan_to_num(abs(found.astype(float) - expected) / units, nan=1, posinf=1).max())
+    outcome.worst_difference = max(outcome.worst_difference, difference)
+    return difference
 
 
 class _Core:
     """model.core.onnx behind preprocess.json's recipe by Pillow."""
 
-    def __init__(self, folder: Path, temperature: float) -> None:
+    def __init__(self, folder: Path) -> None:
         self._session, self._recipe = _open(folder / CORE), _parse(folder, PREPROCESS)
-        self._temperature = temperature
         with _blaming(f"{PREPROCESS} is damaged"):
             if [self._recipe["size"]] * 2 != self._session.get_inputs()[0].shape[2:]:
                 raise Broken(f"{PREPROCESS} says {self._recipe['size']} pixels, {CORE} takes another size")
 
-    def __call__(self, pixels: Pixels) -> Answer:
+    def check(self, scale: float, pixels: Pixels, vector: Any, limits: Any, outcome: Outcome) -> Iterator[str]:
+        """What is wrong with its outputs of an image, which are compared as parts of their scale."""
         import numpy as np
 
         recipe = self._recipe
         planes = (np.asarray(square(pixels, recipe)) / 255 - recipe["mean"]) / recipe["std"]
         images = planes.transpose(2, 0, 1)[None].astype(np.float32)
-        logits = self._session.run(["logits"], {"images": images})[0][0].astype(float) / self._temperature
-        powers = np.exp(logits - logits.max())
-        return powers / powers.sum(), int(logits.argmax())
+        logits = self._session.run(["logits"], {"images": images})[0][0]
+        difference = _difference(logits, np.array(vector["logits"]), scale, outcome)
+        if not difference <= limits["tolerance"]:
+            yield f"a logit is off by {difference:.4f} of their scale, allowed are {limits['tolerance']:g}"
 
 
 def square(pixels: Pixels, recipe: Any) -> Any:
@@ -311,22 +365,6 @@ def _pixels(folder: Path, vector: Any, listed: set[str], problems: list[str]) ->
     if not same:
         problems.append(f"{png}: Pillow decodes other pixels than {raw} holds; the decoder differs, not the model")
     return pixels
-
-
-def _disagreement(file: str, vector: Any, answer: Answer, limits: Any, outcome: Outcome) -> Iterator[str]:
-    import numpy as np
-
-    (probabilities, best), expected = answer, vector["probabilities"]
-    if probabilities.shape != (len(expected),):
-        raise Broken(f"{file} has {probabilities.shape} probabilities for {vector['name']}, expected {len(expected)}")
-    difference = float(np.nan_to_num(abs(probabilities - expected), nan=1, posinf=1).max())
-    outcome.worst_difference = max(outcome.worst_difference, difference)
-    *_, second, first = sorted((0.0, *expected))
-    if not difference <= limits["tolerance"]:
-        allowed = f"allowed are {limits['tolerance']:g}"
-        yield f"{file} on {vector['name']}: a probability is off by {difference:.4f}, {allowed}"
-    elif expected.index(first) != best and first - second > limits["clear_margin"]:
-        yield f"{file} on {vector['name']}: the best class is number {best}, expected was {expected.index(first)}"
 
 
 # ---------------------------------------------------------------- latency
@@ -449,7 +487,7 @@ def main(argv: list[str]) -> int:
     if asked.json:
         print(json.dumps({"passed": not found.problems, **dataclasses.asdict(found)}))
     elif not found.problems:
-        worst = f"worst difference of a probability {found.worst_difference:.4f}"
+        worst = f"worst difference of an answer {found.worst_difference:.4f}"
         print(f"PASS: {found.files} files, {found.vectors} vectors, {worst}, {found.seconds:.1f} s")
     return 1 if found.problems else 0
 

@@ -1,4 +1,4 @@
-"""model.onnx: the core network with everything around it inside, from raw pixels to probabilities.
+"""model.onnx: the core network with everything around it inside, from raw pixels to answers.
 
 The resize is Pillow's (`src/libImaging/Resample.c`: a pass along the rows and one along the columns, antialiased,
 weights in 22-bit fixed point, rounded to 8 bits after each) written with standard operators. `Resize` of ONNX is no
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from autoft.values.backbone import Interpolation
-from autoft.values.handoff import Output, Preprocess, View
+from autoft.values.handoff import Ending, Preprocess, View
 
 if TYPE_CHECKING:
     import onnx
@@ -37,26 +37,24 @@ _WINDOWS_ML: Final = {
 }
 
 
-def write_raw_pixel_model(
-    core: Path, path: Path, recipe: Preprocess, outputs: tuple[Output, ...], temperature: float, layout: Layout
-) -> None:
+def write_raw_pixel_model(core: Path, path: Path, recipe: Preprocess, ending: Ending, layout: Layout) -> None:
     """Write to `path` the model in `core` (normalised `images` to `logits`), taking uint8 RGB pixels of any size.
 
-    It has the core's metadata, and `autoft.temperature`, `autoft.outputs` and the image keys of Windows ML. Raises
-    `ValueError` when the core has another interface than `images` and `logits`.
+    It gives the results of the `ending`, and has the core's metadata, the ending's and the image keys of Windows ML.
+    Raises `ValueError` when the core has another interface than `images` and `logits`, or the ending is no ONNX.
     """
     import onnx
     import onnx.inliner
 
     network = onnx.compose.add_prefix(_plain(onnx.load(core)), "core/")
-    classes = _classes(network)
+    outputs = _outputs(network)
     front = onnx.inliner.inline_local_functions(onnx.parser.parse_model(_model(_front(recipe, layout))))
-    back = onnx.parser.parse_model(_model(_back(outputs, classes, temperature, layout)))
+    back = _parsed_back(ending, outputs, layout)
     model = onnx.compose.merge_models(front, network, [("images", "core/images")], prefix1="pixels/")
-    model = onnx.compose.merge_models(model, back, [("core/logits", "scores")], prefix2="answer/")
-    _rename(model, ("pixels/image", *(f"answer/{output.name}" for output in outputs)))
+    model = onnx.compose.merge_models(model, back, [("core/logits", "outputs")], prefix2="answer/")
+    _rename(model, ("pixels/image", *(f"answer/{result.name}" for result in ending.results)))
     _drop_unused(model.graph)
-    _describe(model, network, {"temperature": temperature, "outputs": [output.name for output in outputs]})
+    _describe(model, network, ending.facts)
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -321,37 +319,40 @@ _TO_BATCH: Final[Mapping[Layout, str]] = {
     "batch": "pixels = Identity (image)",
 }
 
-# ---------------------------------------------------------------- logits to answers
+# ---------------------------------------------------------------- the network's outputs to answers
 
 
-def _back(outputs: tuple[Output, ...], classes: int, temperature: float, layout: Layout) -> str:
-    top = min(TOP, classes)
+def _parsed_back(ending: Ending, outputs: int, layout: Layout) -> onnx.ModelProto:
+    """The ending as a model. Raises `ValueError` for a tail that is no ONNX."""
+    import onnx
+    import onnx.inliner
+
+    try:
+        parsed = onnx.parser.parse_model(_model(_back(ending, outputs, layout)))
+        return onnx.inliner.inline_local_functions(parsed)
+    except (onnx.parser.ParseError, RuntimeError) as error:
+        raise ValueError(f"the tail of the task is no valid ONNX: {' '.join(str(error).split())}") from error
+
+
+def _back(ending: Ending, outputs: int, layout: Layout) -> str:
+    """A graph and the function of the task, whose names are its own."""
     axis = "batch, " if layout == "batch" else ""
-    declared = {
-        "softmax": f"float[{axis}{classes}]",
-        "logits": f"float[{axis}{classes}]",
-        "ranking": f"int64[{axis}{top}]",
-    }
-    results = ", ".join(f"{declared[output.kind]} {output.name}" for output in outputs)
-    lines = "\n".join(_ANSWERS[output.kind].format(result=output.name) for output in outputs)
+    declared = ", ".join(f"{result.kind}[{axis}{result.size}] {result.name}" for result in ending.results)
+    last = "Identity ({value})" if layout == "batch" else "Squeeze ({value}, batch_axis)"
+    results = "\n".join(f"{result.name} = {last.format(value=result.value)}" for result in ending.results)
     return f"""
-    back (float[batch, {classes}] scores) => ({results})
-    < float temperature = {{{temperature!r}}}, int64[1] top = {{{top}}}, int64[1] batch_axis = {{0}} >
+    back (float[batch, {outputs}] outputs) => ({declared})
+    < int64[1] batch_axis = {{0}} >
     {{
-        one_or_all = {"Identity (scores)" if layout == "batch" else "Squeeze (scores, batch_axis)"}
-        {lines}
+        answers = local.tail (outputs)
+        {ending.further}
+        {results}
+    }}
+    {_FUNCTION} tail (outputs) => (answers)
+    {{
+        {ending.tail}
     }}"""
 
-
-_ANSWERS: Final = {
-    "softmax": """
-        {result}_cooled = Div (one_or_all, temperature)
-        {result} = Softmax <axis = -1> ({result}_cooled)""",
-    "logits": """
-        {result} = Identity (one_or_all)""",
-    "ranking": """
-        {result}_scores, {result} = TopK <axis = -1> (one_or_all, top)""",
-}
 
 # ---------------------------------------------------------------- models and names
 
@@ -373,8 +374,8 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _classes(network: onnx.ModelProto) -> int:
-    """How many logits the network gives. Raises `ValueError` for another interface."""
+def _outputs(network: onnx.ModelProto) -> int:
+    """How many numbers the network gives for an image. Raises `ValueError` for another interface."""
     names = [value.name for value in (*network.graph.input, *network.graph.output)]
     if names != ["core/images", "core/logits"]:
         raise ValueError(f"the core must take images and give logits, not {names}")

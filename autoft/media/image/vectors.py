@@ -11,19 +11,19 @@ import numpy as np
 from PIL import Image
 
 from autoft.media.image.decode import Pixels
-from autoft.tasks.calibration import calibrated
+from autoft.tasks.forms.base import Answering
 from autoft.tasks.statistics import Logits
-from autoft.values.bundle import CLEAR_MARGIN, PROBABILITY_TOLERANCE, SCHEMA, VECTORS, Vector, Vectors
+from autoft.values.bundle import ANSWER_TOLERANCE, CLEAR_MARGIN, SCHEMA, VECTORS, Vector, Vectors
 
 AS_THEY_ARE: Final = 8
 LONGEST_SIDE: Final = 512  # of images as they are; larger ones are made smaller
 TWO_MEGAPIXELS: Final = (1633, 1225)
-_DIGITS: Final = 6
+_DIGITS: Final = 7  # that count, as units may be small
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """An image `(height, width, 3)` uint8 to be tested with, and the class of the image it is made of."""
+    """An image `(height, width, 3)` uint8 to be tested with, and the label of the image it is made of."""
 
     name: str
     pixels: Pixels
@@ -42,20 +42,21 @@ def cases(images: Sequence[tuple[Pixels, str]]) -> list[Case]:
     return [*plain, *_odd(len(plain), *chosen[0])]
 
 
-def write_vectors(folder: Path, of: Sequence[Case], logits: Logits, temperature: float) -> Vectors:
+def write_vectors(folder: Path, of: Sequence[Case], logits: Logits, answering: Answering) -> Vectors:
     """Write each case below `folder` as PNG and as raw bytes; gives what vectors.json is to hold.
 
-    `logits` `(n, classes)` are torch's. Paths in the result are relative to `folder`.
+    `logits` `(n, outputs)` are torch's. Paths in the result are relative to `folder`.
     """
     (folder / VECTORS).mkdir(parents=True, exist_ok=True)
     vectors = []
-    for case, row, chances in zip(of, logits, calibrated(logits, temperature), strict=True):
+    for case, row, answers in zip(of, logits, answering.answers(logits), strict=True):
         png, raw = f"{VECTORS}/{case.name}.png", f"{VECTORS}/{case.name}.rgb"
         Image.fromarray(case.pixels).save(folder / png)
         (folder / raw).write_bytes(case.pixels.tobytes())
         height, width = case.pixels.shape[:2]
-        vectors.append(Vector(case.name, png, raw, height, width, case.label, _rounded(row), _rounded(chances)))
-    return Vectors(SCHEMA, PROBABILITY_TOLERANCE, CLEAR_MARGIN, tuple(vectors))
+        expected = {answering.form.output: _rounded(answers)}
+        vectors.append(Vector(case.name, png, raw, height, width, case.label, _rounded(row), **expected))
+    return Vectors(SCHEMA, ANSWER_TOLERANCE, CLEAR_MARGIN, tuple(vectors), answering.form.units(answering.task.targets))
 
 
 def _odd(first: int, pixels: Pixels, label: str) -> Iterator[Case]:
@@ -84,4 +85,4 @@ def _small(image: Image.Image) -> Image.Image:
 
 
 def _rounded(values: Logits) -> tuple[float, ...]:
-    return tuple(round(float(value), _DIGITS) for value in values)
+    return tuple(float(f"{value:.{_DIGITS}g}") for value in values)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,8 +64,8 @@ def split_list(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
-def to_json(value: DataclassInstance) -> str:
-    """One line of JSON of a frozen value. Unlike `codec.encode` it needs no pydantic, and does not read back."""
+def to_json(value: DataclassInstance | Mapping[str, object]) -> str:
+    """JSON of a value or an object, on one line. Unlike `codec.encode` it needs no pydantic, and does not read back."""
     return _json(value)
 
 

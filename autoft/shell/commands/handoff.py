@@ -15,13 +15,13 @@ from autoft.errors import DataError, GateFailed
 from autoft.shell.commands import Command, json_option, moved_option, plugin_option, say, shown, talk_on_stderr, to_json
 
 if TYPE_CHECKING:
-    from autoft.bundle.predict import Prediction
+    from autoft.bundle.onnx_runtime import PixelModel
     from autoft.bundle.rescore import Rescored
     from autoft.values.dataset import SplitName
+    from autoft.values.prediction import Prediction
     from autoft.values.summary import Scores
 
 SPLITS: Final[tuple[SplitName, ...]] = ("train", "val", "test")
-CSV_COLUMNS = ("image", "label", "probability", "error")
 
 
 @click.command(
@@ -74,13 +74,14 @@ def export(
     say(f"validation  {_figures(exported.validation)}")
     worst = max(parity.max_delta / parity.scale for parity in exported.parity.core)
     pixels = exported.parity.pixels
-    say(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels probabilities")
+    say(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels answers")
     say(f"            within {pixels.max_delta:.1g}; {exported.parity.exporter}")
 
 
 def _figures(scores: Scores) -> str:
     figures = ", ".join(f"{name} {value:.4f}" for name, value in scores.metrics.items())
-    return f"{figures}  ({scores.correct} of {scores.n} right)"
+    right = f"{scores.n} images" if scores.correct is None else f"{scores.correct} of {scores.n} right"
+    return f"{figures}  ({right})"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Verified:
     examples=(
         "autoft verify runs/photos-20260102-030405/export",
         "autoft verify deploy/ labelled/      and its score on labelled images",
+        "autoft verify deploy/ other.csv      or on those of a manifest, image,label",
         "autoft verify deploy/ photos/ --all  even on those it was trained on",
     ),
 )
@@ -113,9 +115,10 @@ class Verified:
 def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> None:
     """Check a bundle: every file by its hash, both models on the test vectors.
 
-    BUNDLE is an exported folder, or a run folder with one. IMAGES, one folder of images a class, is scored as well;
-    images that the model was trained or chosen on are recognised by their content and left out. Exit code 3 when
-    something is not as promised, 2 when an image cannot be read. Needs no torch; nothing in the bundle is executed.
+    BUNDLE is an exported folder, or a run folder with one. IMAGES, a CSV manifest or one folder of images a class, is
+    scored as well; images that the model was trained or chosen on are recognised by their content and left out. Exit
+    code 3 when something is not as promised, 2 when an image cannot be read. Needs no torch; nothing in the bundle is
+    executed.
     """
     from autoft.bundle.standalone.verify import unlisted_line
 
@@ -124,7 +127,7 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
         say(to_json(result))
     elif result.passed:
         say(
-            f"PASS: {result.files} files, {result.vectors} test vectors, worst difference of a probability "
+            f"PASS: {result.files} files, {result.vectors} test vectors, worst difference of an answer "
             f"{result.worst_difference:.2g}, {result.seconds:.1f} s"
         )
     for note in result.notes:
@@ -169,7 +172,7 @@ def _provenance(rescored: Rescored) -> Iterator[str]:
 def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
     from autoft.bundle.onnx_runtime import PixelModel
     from autoft.bundle.predict import find_bundle
-    from autoft.bundle.rescore import labelled_images, read_known, rescore
+    from autoft.bundle.rescore import labelled_images, read_known, read_source, rescore
     from autoft.bundle.standalone import verify as standalone
     from autoft.values.bundle import MODEL
 
@@ -178,8 +181,10 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
     rescored = None
     if images and not outcome.problems:
         model = PixelModel(folder / MODEL)
-        labelled = labelled_images(model, images, read_known(folder))
-        rescored = rescore(model, labelled, labelled.everything if everything else labelled.fair)
+        source = read_source(model, images)
+        labelled = labelled_images(source.images, read_known(folder))
+        chosen = labelled.everything if everything else labelled.fair
+        rescored = rescore(model, labelled, chosen, source.unreadable)
     return Verified(
         passed=not outcome.problems,
         problems=tuple(outcome.problems),
@@ -204,16 +209,19 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
 @click.argument("model")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option("--json", "form", flag_value="json", help="Print one JSON object a line, one line an image.")
-@click.option("--csv", "form", flag_value="csv", help="Print CSV: image, label, probability, error.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV: image, what the model says, error.")
 def predict(model: str, inputs: tuple[str, ...], form: str | None) -> None:
     """Say what an exported model sees in images.
 
     MODEL is a run folder, a bundle or its model.onnx; INPUT a file, a folder with all images below it, or a glob
-    pattern. Prints probability, label and file. Exit code 2 when an image cannot be read. Needs no torch.
+    pattern. Prints what the model says, a label with its probability or numbers, and the file. Exit code 2 when an
+    image cannot be read. Needs no torch.
     """
     from autoft.bundle import predict as prediction
 
-    _require_all_read(_FORMS[form or "table"](prediction.predict(Path(model), inputs)), "the others are above")
+    opened = prediction.open_model(Path(model))
+    unreadable = _PRINTED[form or "table"](opened, prediction.predictions(opened, inputs))
+    _require_all_read(unreadable, "the others are above")
 
 
 def _require_all_read(unreadable: int, others: str) -> None:
@@ -222,7 +230,7 @@ def _require_all_read(unreadable: int, others: str) -> None:
         raise DataError(f"{unreadable} {'image' if unreadable == 1 else 'images'} could not be read; {others}")
 
 
-def _table(predictions: Iterable[Prediction]) -> int:
+def _table(model: PixelModel, predictions: Iterable[Prediction]) -> int:
     """Print the predictions; how many images could not be read."""
     unreadable = 0
     for image in predictions:
@@ -230,27 +238,30 @@ def _table(predictions: Iterable[Prediction]) -> int:
             unreadable += 1
             click.echo(f"{image.image}: {image.error}", err=True)
         else:
-            width = max(map(len, image.probabilities))
-            say(f"{image.probability:.4f}  {image.label:<{width}}  {image.image}")
+            say(f"{model.form.line(image)}  {image.image}")
     return unreadable
 
 
-def _json_lines(predictions: Iterable[Prediction]) -> int:
+def _json_lines(model: PixelModel, predictions: Iterable[Prediction]) -> int:
     unreadable = 0
     for image in predictions:
         unreadable += image.error is not None
-        say(to_json(image))
+        say(to_json(model.form.record(image)))
     return unreadable
 
 
-def _csv(predictions: Iterable[Prediction]) -> int:
+def _csv(model: PixelModel, predictions: Iterable[Prediction]) -> int:
     unreadable = 0
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer.writerow(model.form.columns(model.targets))
     for image in predictions:
         unreadable += image.error is not None
-        writer.writerow((image.image, image.label, image.probability, image.error))
+        writer.writerow(model.form.cells(image, model.targets))
     return unreadable
 
 
-_FORMS: dict[str, Callable[[Iterable[Prediction]], int]] = {"table": _table, "json": _json_lines, "csv": _csv}
+_PRINTED: dict[str, Callable[[PixelModel, Iterable[Prediction]], int]] = {
+    "table": _table,
+    "json": _json_lines,
+    "csv": _csv,
+}

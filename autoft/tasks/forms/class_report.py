@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autoft.tasks.statistics import (
-    Counts,
-    Floats,
-    Hits,
-    Interval,
-    Labels,
-    Logits,
-    Statistic,
-    balanced_accuracy,
-    bootstrap,
-    log_losses,
-    log_probabilities,
-    macro_f1,
-    mean,
-    percentiles,
-    proportion,
-    value_of,
-)
-from autoft.values.bundle import Calibration, ClassReport, Estimate, MetricsReport
+from autoft.tasks.forms.base import Answering
+from autoft.tasks.scores import estimates
+from autoft.tasks.statistics import Counts, Floats, Hits, Interval, Labels, Logits, Statistic, log_probabilities
+from autoft.values.bundle import ClassReport, MetricsReport
 from autoft.values.dataset import SplitName
 
 BINS: Final = 15
@@ -34,54 +20,34 @@ MAX_CONFUSION_CLASSES: Final = 1000
 Confusion = tuple[tuple[int, ...], ...]
 
 
-def metrics_report(
-    split: SplitName,
-    logits: Logits,
-    labels: Labels,
-    class_names: Sequence[str],
-    calibration: Calibration,
-) -> MetricsReport:
-    """The report on logits `(n, classes)` and class indices `(n,)` of a split, at the calibrated temperature.
+def metrics_report(split: SplitName, outputs: NDArray[Any], labels: Labels, answering: Answering) -> MetricsReport:
+    """The report on outputs `(n, outputs)` and class indices `(n,)` of a split, with what was calibrated.
 
-    The interval of accuracy is Wilson's; the others are bootstraps over images. With more than `MAX_CONFUSION_CLASSES`
-    classes `confusion` is empty and `note` says so. Raises `ValueError` without images.
+    The interval of a proportion is Wilson's; the others are bootstraps over images. With more than
+    `MAX_CONFUSION_CLASSES` classes `confusion` is empty and `note` says so. Raises `ValueError` without images.
     """
-    predicted = logits.argmax(axis=1)
+    names = answering.task.targets.names
+    cooled, plain = answering.judged(outputs), answering.task.judged(outputs)
+    predicted = cooled.argmax(axis=1)
     hits = predicted == labels
-    temperature = calibration.temperature
-    estimates = _estimates(
-        {
-            "balanced_accuracy": balanced_accuracy(labels, predicted),
-            "macro_f1": macro_f1(labels, predicted),
-            "log_loss": mean(log_losses(logits, labels, temperature)),
-            "ece": _ece(hits, _confidences(logits, temperature)),
-            "ece_before_temperature": _ece(hits, _confidences(logits, 1.0)),
-        },
-        len(labels),
-    )
-    confusion, remark = _confusion(labels, predicted, len(class_names))
+    errors = {"ece": _ece(hits, _confidences(cooled)), "ece_before_temperature": _ece(hits, _confidences(plain))}
+    found = estimates(answering.task.metrics, cooled, labels, {name: (one, _basic) for name, one in errors.items()})
+    before = found.pop("ece_before_temperature")
+    confusion, remark = _confusion(labels, predicted, len(names))
     return MetricsReport(
         split=split,
         n=len(labels),
         correct=int(hits.sum()),
-        ece_before_temperature=estimates.pop("ece_before_temperature"),
-        metrics={"accuracy": Estimate(float(hits.mean()), proportion(int(hits.sum()), len(hits))), **estimates},
-        calibration=calibration,
-        per_class=_per_class(labels, predicted, class_names),
+        ece_before_temperature=before,
+        metrics=found,
+        calibration=answering.calibration,
+        per_class=_per_class(labels, predicted, names),
         confusion=confusion,
         note=remark,
     )
 
 
-# ---------------------------------------------------------------- figures and intervals
-
-
-def _estimates(statistics: Mapping[str, Statistic], n: int) -> dict[str, Estimate]:
-    found = {}
-    for name, drawn in bootstrap(statistics, n).items():
-        value = value_of(statistics[name], n)
-        found[name] = Estimate(value, _INTERVALS.get(name, percentiles)(value, drawn, n))
-    return found
+# ---------------------------------------------------------------- calibration
 
 
 def _basic(value: float, drawn: Floats, n: int) -> Interval:
@@ -92,15 +58,6 @@ def _basic(value: float, drawn: Floats, n: int) -> Interval:
     """
     low, high = np.clip(2 * value - np.percentile(drawn, [97.5, 2.5]), 0, 1)
     return min(float(low), value), max(float(high), value)
-
-
-_INTERVALS: Final[Mapping[str, Callable[[float, Floats, int], Interval]]] = {
-    "ece": _basic,
-    "ece_before_temperature": _basic,
-}
-
-
-# ---------------------------------------------------------------- calibration
 
 
 def _ece(hits: Hits, confidences: Floats) -> Statistic:
@@ -119,10 +76,10 @@ def _ece(hits: Hits, confidences: Floats) -> Statistic:
     return statistic
 
 
-def _confidences(logits: Logits, temperature: float) -> Floats:
+def _confidences(logits: Logits) -> Floats:
     """The probability of each image's first class, `(n,)`."""
     confidences = np.empty(len(logits))
-    for rows, block in log_probabilities(logits, temperature):
+    for rows, block in log_probabilities(logits, 1.0):
         confidences[rows] = np.exp(block.max(axis=1))
     return confidences
 

@@ -1,0 +1,276 @@
+"""`AnswerForm`: all that follows of the form of a model's answers alone, whatever the task that trained it.
+
+The forms are a closed set, as bundles are read where no plugin is installed. A task says which one it is of; it brings
+the arithmetic itself (`answers`, and `tail`, the same as ONNX text).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoft.parts.base import UNCALIBRATED, Task
+from autoft.system.markdown import plain, table
+from autoft.tasks.scores import scores
+from autoft.values.bundle import CORE, METRICS, MODEL, Calibration, MetricsReport
+from autoft.values.dataset import SplitName
+from autoft.values.handoff import Ending
+from autoft.values.prediction import Prediction
+from autoft.values.summary import Scores
+from autoft.values.target import Form, Targets
+
+Rows = NDArray[Any]
+"""Outputs of a network or encoded targets, a row an image."""
+
+Answers = NDArray[np.float32]
+"""What a model answers, `(n, names)`: probabilities, or numbers in the data's own units."""
+
+MOST_NAMES: Final = 30
+"""So many names are listed in a card."""
+
+WORST: Final = 5
+"""So many names that the model does worst on are listed."""
+
+_SPLITS: Final[Mapping[str, str]] = {"train": "training", "val": "validation"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a deployed model is about, as its own metadata says."""
+
+    targets: Targets
+    calibration: Calibration
+
+
+class AnswerForm(ABC):
+    """What is written into the model, compared at the gate, reported, told in the card and shown of such answers."""
+
+    name: Form
+    output: str
+    """The output of model.onnx that holds the answers."""
+    compared: str
+    """What is compared where answers are, in prose."""
+    noun: str
+    """What the names are, in the plural."""
+
+    # ---------------------------------------------------------------- the file
+
+    @abstractmethod
+    def ending(self, task: Task, calibration: Calibration) -> Ending:
+        """What follows the network in model.onnx: the task's tail, and what else there is to say of its answers."""
+
+    # ---------------------------------------------------------------- what agrees
+
+    def units(self, targets: Targets) -> tuple[float, ...]:
+        """Of each answer what a tolerance of 1 stands for; empty: 1."""
+        return ()
+
+    @abstractmethod
+    def decisions(self, answers: Answers, calibration: Calibration) -> NDArray[Any]:
+        """What is decided by answers `(n, names)` in units: `(n, decisions)`."""
+
+    @abstractmethod
+    def clearness(self, answers: Answers, calibration: Calibration) -> Answers:
+        """How much every answer may change, in units, without that a decision does: `(n, decisions)`."""
+
+    # ---------------------------------------------------------------- figures
+
+    @abstractmethod
+    def report(self, split: SplitName, outputs: Rows, truth: Rows, answering: Answering) -> MetricsReport:
+        """What metrics.json holds, of outputs `(n, outputs)` and encoded targets `(n, ...)` of a split."""
+
+    @abstractmethod
+    def task(self) -> Task:
+        """The built-in task of this form: its labels and metrics hold where the one that trained is not installed."""
+
+    @abstractmethod
+    def judged(self, answers: Answers, model: Model) -> Rows:
+        """What the metrics of the built-in task judge, `(n, names)`, of a file's answers."""
+
+    def problem(self, label: str, targets: Targets) -> str | None:
+        """Why a label, as a person writes it, is none that the model knows; None when it is one."""
+        task = self.task().on(targets)
+        if found := task.problem(label):
+            return found
+        try:
+            task.encode([label])
+        except KeyError as unknown:
+            return f"{unknown.args[0]!r} is no label of the model"
+        return None
+
+    def scores(self, answers: Answers, labels: Sequence[str], model: Model) -> Scores:
+        """The figures of the built-in task, of a file's answers `(n, names)` for labels as a person writes them."""
+        task = self.task().on(model.targets)
+        return scores(task.metrics, task.metrics[0], self.judged(answers, model), task.encode(labels))
+
+    # ---------------------------------------------------------------- the card
+
+    @abstractmethod
+    def title(self, targets: Targets) -> str:
+        """The headline."""
+
+    @abstractmethod
+    def about(self, targets: Targets) -> str:
+        """What the model says of an image, with the names."""
+
+    @abstractmethod
+    def usage(self, fed: str) -> str:
+        """The last lines of the snippet: from a `session` and `fed`, pixels as an expression, to something printed."""
+
+    @abstractmethod
+    def limits(self, targets: Targets) -> Sequence[str]:
+        """What such an answer does not say."""
+
+    @abstractmethod
+    def formula(self, model: Model) -> str:
+        """What the core gives, and how the built-in task makes the answers of it; goes on a sentence."""
+
+    def from_core(self, model: Model) -> str:
+        """What the core gives, and how the answers are made of it; of other tasks the file alone knows."""
+        if model.targets.task == self.task().name:
+            return self.formula(model)
+        return f"of which task {plain(model.targets.task)} makes the answers; its arithmetic is in `{MODEL}`."
+
+    @abstractmethod
+    def data(self, metrics: MetricsReport) -> str:
+        """What there is of each name in the split that is reported: a table."""
+
+    @abstractmethod
+    def worst(self, metrics: MetricsReport) -> str:
+        """The names that the model does worst on: what stands below the table of the metrics."""
+
+    @abstractmethod
+    def calibration(self, metrics: MetricsReport) -> str:
+        """What was fitted on the validation images after the training."""
+
+    meanings: Mapping[str, str] = {}
+    """Of metrics by name, what they are."""
+
+    def score(self, metrics: MetricsReport) -> str:
+        """Every metric with its interval, and where the model is worst."""
+        rows = [
+            (plain(name), f"{one.value:.4f}", f"{one.ci95[0]:.4f} to {one.ci95[1]:.4f}", self.meanings.get(name, ""))
+            for name, one in metrics.metrics.items()
+        ]
+        note = f" {plain(metrics.note)}" if metrics.note else ""
+        right = "was scored" if metrics.correct is None else f"got {metrics.correct:,} right"
+        return f"""## Score
+
+Of {metrics.n:,} images of the {split_name(metrics.split)} split `{CORE}` {right}.{note}
+{self._missed(metrics)}{table(("Metric", "Value", "95 % interval", ""), rows)}
+
+{self.worst(metrics)}"""
+
+    def _missed(self, metrics: MetricsReport) -> str:
+        """A warning of names that were never found, between blank lines."""
+        shown = ", ".join(f"{plain(name)} ({n:,})" for name, n in list(metrics.missed.items())[:WORST])
+        rest = ", and more" if len(metrics.missed) > WORST else ""
+        warning = f"**Not one image of these {self.noun} was recognised:** {shown}{rest}."
+        return f"\n{warning}\n\n" if shown else "\n"
+
+    # ---------------------------------------------------------------- one image
+
+    @abstractmethod
+    def prediction(self, image: str, answers: Answers, model: Model) -> Prediction:
+        """What is said of an image, from its answers `(names,)`."""
+
+    @abstractmethod
+    def line(self, found: Prediction) -> str:
+        """The prediction for people, on one line, in front of the image's name."""
+
+    @abstractmethod
+    def record(self, found: Prediction) -> Mapping[str, object]:
+        """The prediction as JSON."""
+
+    @abstractmethod
+    def columns(self, targets: Targets) -> Sequence[str]:
+        """The header of predictions as CSV."""
+
+    @abstractmethod
+    def cells(self, found: Prediction, targets: Targets) -> Sequence[object]:
+        """One row under that header."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answering:
+    """How a network's outputs `(n, outputs)` become answers: a task bound to its targets, and what was calibrated."""
+
+    task: Task
+    form: AnswerForm
+    calibration: Calibration = UNCALIBRATED
+
+    @property
+    def model(self) -> Model:
+        """What the file says of itself."""
+        return Model(self.task.targets, self.calibration)
+
+    def answers(self, outputs: Rows) -> Answers:
+        """What a deployed model answers, `(n, names)`."""
+        return self.task.answers(outputs, self.calibration)
+
+    def judged(self, outputs: Rows) -> Rows:
+        """What metrics judge, `(n, ...)`."""
+        return self.task.judged(outputs, self.calibration)
+
+    def in_units(self, answers: Answers) -> Answers:
+        """Answers `(n, names)` in the unit that tolerances are in."""
+        units = self.form.units(self.task.targets)
+        return answers / np.array(units, np.float32) if units else answers
+
+    def flips(self, found: Answers, expected: Answers, limit: float) -> int:
+        """How many decisions are other ones, although no difference within `limit` would have changed them.
+
+        Both are answers `(n, names)` in units.
+        """
+        with np.errstate(invalid="ignore"):  # what is NaN is not clear
+            clear = self.form.clearness(expected, self.calibration) > limit
+        other = self.form.decisions(found, self.calibration) != self.form.decisions(expected, self.calibration)
+        return int((clear & other).sum())
+
+    def ending(self) -> Ending:
+        """What follows the network in model.onnx."""
+        return self.form.ending(self.task, self.calibration)
+
+
+# ---------------------------------------------------------------- shared by the forms
+
+
+def facts(task: Task, calibration: Calibration, outputs: Sequence[str]) -> dict[str, object]:
+    """What model.onnx says of its ending in its metadata."""
+    return {
+        "temperature": calibration.temperature,
+        "calibration": asdict(calibration),
+        "outputs": list(outputs),
+        "targets": asdict(task.targets),
+    }
+
+
+def split_name(split: str) -> str:
+    """What a split is called in prose."""
+    return _SPLITS.get(split, plain(split))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names in Markdown, the first of them if there are many."""
+    return f"{', '.join(map(plain, names[:MOST_NAMES]))}{more(len(names))}"
+
+
+def more(names: int) -> str:
+    """How many names are not listed."""
+    return f" and {names - MOST_NAMES} more" if names > MOST_NAMES else ""
+
+
+def first_of(head: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> str:
+    """A table of the first rows, and where the others are."""
+    hidden = f"\n\n...{cut} {what}; `{METRICS}` has all." if (cut := more(len(rows))) else ""
+    return table(head, rows[:MOST_NAMES]) + hidden
+
+
+def figure(value: float | None) -> str:
+    """To four digits."""
+    return "undefined" if value is None else f"{value:.4f}"

@@ -1,0 +1,189 @@
+"""The form "one_of": probabilities that add up to 1, of which the greatest is the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoft.parts.base import Task
+from autoft.system.markdown import plain, table
+from autoft.tasks.forms.base import (
+    WORST,
+    AnswerForm,
+    Answering,
+    Answers,
+    Model,
+    Rows,
+    facts,
+    figure,
+    first_of,
+    listed,
+    split_name,
+)
+from autoft.tasks.forms.class_report import metrics_report
+from autoft.tasks.single_label import SingleLabel
+from autoft.values.bundle import LABELS, METRICS, MODEL, Calibration, ClassReport, MetricsReport
+from autoft.values.dataset import SplitName
+from autoft.values.handoff import Ending, Output
+from autoft.values.prediction import Prediction
+from autoft.values.target import Targets
+
+TOP: Final = 5
+_LEAST: Final = 1e-12
+"""The least probability that a logarithm is taken of."""
+
+
+class OneOf(AnswerForm):
+    """One class an image."""
+
+    name = "one_of"
+    output = "probabilities"
+    compared = "probabilities"
+    noun = "classes"
+    meanings: Mapping[str, str] = {
+        "accuracy": "part of the images that is right",
+        "balanced_accuracy": "mean recall of the classes",
+        "macro_f1": "mean F1 of the classes",
+        "log_loss": "natural logarithm; smaller is better",
+        "ece": "expected calibration error; smaller is better",
+    }
+
+    def ending(self, task: Task, calibration: Calibration) -> Ending:
+        """Probabilities, logits, and the indices of the best classes."""
+        classes = len(task.targets.names)
+        top = min(TOP, classes)
+        results = (
+            Output("probabilities", "answers", classes),
+            Output("logits", "outputs", task.outputs),
+            Output("top_k", "best", top, "int64"),
+        )
+        return Ending(
+            tail=task.tail(calibration),
+            further=f"""
+                top = Constant <value = int64[1] {{{top}}}> ()
+                chances, best = TopK <axis = -1> (answers, top)""",
+            results=results,
+            facts=facts(task, calibration, [one.name for one in results]),
+        )
+
+    def decisions(self, answers: Answers, calibration: Calibration) -> NDArray[np.int64]:
+        """The class of each image, `(n, 1)`."""
+        return answers.argmax(axis=1)[:, None]
+
+    def clearness(self, answers: Answers, calibration: Calibration) -> Answers:
+        """Half of how far the first is above the second, `(n, 1)`: both may move."""
+        second, first = np.sort(answers, axis=1)[:, -2:].T
+        return ((first - second) / 2)[:, None]
+
+    def report(self, split: SplitName, outputs: Rows, truth: Rows, answering: Answering) -> MetricsReport:
+        """A line a class, the confusion matrix, and the calibration error with and without temperature."""
+        return metrics_report(split, outputs, truth, answering)
+
+    def task(self) -> Task:
+        """Single-label classification."""
+        return SingleLabel()
+
+    def judged(self, answers: Answers, model: Model) -> NDArray[np.float32]:
+        """Logits whose softmax gives the probabilities again."""
+        logits: NDArray[np.float32] = np.log(np.maximum(answers, _LEAST))
+        return logits
+
+    # ---------------------------------------------------------------- the card
+
+    def title(self, targets: Targets) -> str:
+        """How many classes there are."""
+        return f"Image classifier of {len(targets.names)} classes"
+
+    def about(self, targets: Targets) -> str:
+        """The classes."""
+        return f"It tells images of these classes apart: {listed(targets.names)}."
+
+    def usage(self, fed: str) -> str:
+        """Print the class and its probability."""
+        return f"""probabilities = session.run(["probabilities"], {{"image": {fed}}})[0].ravel()
+print(json.loads(pathlib.Path("{LABELS}").read_text("utf-8"))[probabilities.argmax()], probabilities.max())"""
+
+    def limits(self, targets: Targets) -> Sequence[str]:
+        """Every image gets a class."""
+        return (
+            f"It is for images like its training images, each of one of its {len(targets.names)} classes.",
+            'Every image gets one of these classes; there is no answer "none of these".',
+            "Images unlike the training images get wrong answers, often with a high probability.",
+        )
+
+    def formula(self, model: Model) -> str:
+        """Softmax at the temperature."""
+        temperature = model.calibration.temperature
+        return f"""before the temperature: probabilities = softmax(logits / {temperature!r}).
+The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.temperature` in the metadata of `{MODEL}`."""
+
+    def data(self, metrics: MetricsReport) -> str:
+        """How many images there are of each class."""
+        rows = [(plain(one.label), f"{one.n:,}") for one in _classes(metrics)]
+        return first_of(("Class", f"Images in the {split_name(metrics.split)} split"), rows, self.noun)
+
+    def worst(self, metrics: MetricsReport) -> str:
+        """The classes of the smallest recall."""
+        recalls = [(one.recall, one) for one in _classes(metrics) if one.recall is not None]
+        rows = [
+            (plain(one.label), f"{one.n:,}", f"{recall:.4f}", figure(one.precision), figure(one.f1))
+            for recall, one in sorted(recalls, key=lambda pair: pair[0])[:WORST]
+        ]
+        return f"""The classes of the smallest recall; `{METRICS}` has all:
+
+{table(("Class", "Images", "Recall", "Precision", "F1"), rows)}"""
+
+    def calibration(self, metrics: MetricsReport) -> str:
+        """The temperature, why it is what it is, and what it does to the calibration error."""
+        found, before, after = metrics.calibration, metrics.ece_before_temperature, metrics.metrics.get("ece")
+        without = f"{before.value:.4f} without the temperature" if before else ""
+        with_it = f", {after.value:.4f} with it" if after else ""
+        return f"""`{MODEL}` divides logits by a temperature of {found.temperature:.4g}; there were {found.n:,}
+validation images to fit it on. {plain(found.reason)}{_losses(found)}
+
+Expected calibration error on the {split_name(metrics.split)} split:
+{without}{with_it}."""
+
+    # ---------------------------------------------------------------- one image
+
+    def prediction(self, image: str, answers: Answers, model: Model) -> Prediction:
+        """The likeliest class, and the probabilities of all."""
+        probabilities = dict(zip(model.targets.names, answers.tolist(), strict=True))
+        label = max(probabilities, key=probabilities.__getitem__)
+        return Prediction(image, label, probabilities[label], probabilities)
+
+    def line(self, found: Prediction) -> str:
+        """Probability and class."""
+        return f"{found.probability:.4f}  {found.label:<{max(map(len, found.probabilities))}}"
+
+    def record(self, found: Prediction) -> Mapping[str, object]:
+        """Label, probability, and the probabilities of all classes."""
+        return {
+            "image": found.image,
+            "label": found.label,
+            "probability": found.probability,
+            "probabilities": found.probabilities,
+            "error": found.error,
+        }
+
+    def columns(self, targets: Targets) -> Sequence[str]:
+        """The same columns whatever the classes are."""
+        return ("image", "label", "probability", "error")
+
+    def cells(self, found: Prediction, targets: Targets) -> Sequence[object]:
+        """Class and probability."""
+        return (found.image, found.label, found.probability, found.error)
+
+
+def _classes(metrics: MetricsReport) -> list[ClassReport]:
+    return [one for one in metrics.per_class if isinstance(one, ClassReport)]
+
+
+def _losses(found: Calibration) -> str:
+    if found.log_loss_before is None or found.log_loss_after is None:
+        return ""
+    before, after = found.log_loss_before, found.log_loss_after
+    return f" Log loss, cross-fitted on those: {before:.4f} without a temperature, {after:.4f} with one."
