@@ -44,7 +44,7 @@ from autoft.media.image.decode import Pixels, centre_square, decode, normalise, 
 from autoft.study.run import Run
 from autoft.tasks.statistics import Logits, Probabilities, softmax
 from autoft.train.worker import Worker
-from autoft.values.bundle import CLEAR_MARGIN, CORE, MODEL, ANSWER_TOLERANCE
+from autoft.values.bundle import ANSWER_TOLERANCE, CLEAR_MARGIN, CORE, MODEL
 from autoft.values.dataset import Sample, SplitName
 
 CLASSES = ("animals", "computer", "food", "people", "recreation", "shapes", "signs_and_symbols", "transportation")

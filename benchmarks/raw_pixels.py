@@ -48,7 +48,7 @@ from autoft.tasks.single_label import SingleLabel
 from autoft.tasks.statistics import softmax
 from autoft.train.classifier import Classifier
 from autoft.values.backbone import Interpolation
-from autoft.values.bundle import CORE, MODEL, ANSWER_TOLERANCE
+from autoft.values.bundle import ANSWER_TOLERANCE, CORE, MODEL
 from autoft.values.handoff import View
 
 CLIPART = Path("/usr/share/openclipart/png")

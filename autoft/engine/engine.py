@@ -24,7 +24,7 @@ from autoft.parts.host import Host
 from autoft.runners.base import Runner
 from autoft.runners.search import is_over
 from autoft.store import RunFolder
-from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, share_out, versions, worker_memory
+from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, versions, worker_memory
 from autoft.study.run import Run
 from autoft.study.shortlist import Workload, candidates, choose_size, scored_images, shortlist
 from autoft.study.study import CORE_EXPORTER, Change, Machine, RunnerName, Study, StudyRecord
@@ -98,7 +98,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         study = _for_the_time_left(run.record, ledger, clock, screen)
     run = run.with_plugins(host)
     with _runner(study, host, watch, screen) as runner:
-        machine = share_out(run.record.study, runner.name, runner.nodes(), worker_memory(ledger), screen)
+        machine = runner.capacity(run.record.study, worker_memory(ledger), screen)
         run = _moved(run, machine, screen)
         return _execute(run, Sitting(host, runner, screen, watch, clock))
 
@@ -107,7 +107,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
     """Resolve the study and create its run folder."""
     host, runner, screen = sitting.host, sitting.runner, sitting.screen
     found, task, metric = source.found, source.task, source.task.metric(study.metric).facts
-    machine = share_out(study, runner.name, runner.nodes(), WORKER_BYTES, screen)
+    machine = runner.capacity(study, WORKER_BYTES, screen)
     view = choose_view(study.view, found.aspect)
     side = side_seen(view, found.short_side, found.aspect)
     with sitting.watch.phase("shortlist"):

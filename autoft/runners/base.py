@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from autoft.runners.search import Search
-from autoft.study.machine import Resources
-from autoft.study.study import Machine, RunnerName
+from autoft.study.machine import Resources, share_out
+from autoft.study.study import Machine, RunnerName, Study
+from autoft.system.screen import Screen
 from autoft.system.signals import StopFlag
 
 
@@ -37,6 +38,13 @@ class Runner(ABC):
     @abstractmethod
     def nodes(self) -> tuple[Resources, ...]:
         """What each machine that it runs workers on has free; to be asked after `warm_up`."""
+
+    def capacity(self, study: Study, need: int, screen: Screen) -> Machine:
+        """How many workers a study gets, with which threads and device, when one needs `need` bytes of memory.
+
+        To be asked after `warm_up`. What limits it is said on the screen. Raises `StudyError` when not one worker fits.
+        """
+        return share_out(study, self.name, self.nodes(), need, screen)
 
     @abstractmethod
     def run(self, search: Search, site: Site, stopped: StopFlag) -> None:
