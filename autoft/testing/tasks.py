@@ -118,6 +118,7 @@ class TaskConformance(Conformance[Task]):
         outputs = torch.zeros(len(sight.targets), sight.task.outputs, requires_grad=True)
         loss = sight.task.loss(outputs, torch.from_numpy(sight.targets), Recipe())
         assert loss.ndim == 0 and bool(loss.isfinite()), f"loss() gives no finite scalar: {loss}"
+        assert loss.requires_grad, "loss() gives no gradient: compute it of the outputs, with torch"
         loss.backward()  # type: ignore[no-untyped-call]
         moved = outputs.grad is not None and bool(outputs.grad.isfinite().all()) and bool(outputs.grad.any())
         assert moved, "loss() gives no finite gradient"
@@ -220,7 +221,7 @@ def _features(targets: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _random_outputs(sight: Sight) -> NDArray[np.float32]:
-    return 3 * np.random.default_rng(1).standard_normal((len(sight.targets), sight.task.outputs), np.float32)
+    return np.random.default_rng(1).normal(0, 3, (len(sight.targets), sight.task.outputs)).astype(np.float32)
 
 
 def _calibration(sight: Sight) -> Calibration:
