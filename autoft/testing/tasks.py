@@ -221,7 +221,8 @@ def _features(targets: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _random_outputs(sight: Sight) -> NDArray[np.float32]:
-    return np.random.default_rng(1).normal(0, 3, (len(sight.targets), sight.task.outputs)).astype(np.float32)
+    outputs = np.random.default_rng(1).normal(0, 3, (len(sight.targets), sight.task.outputs))
+    return outputs.astype(np.float32)
 
 
 def _calibration(sight: Sight) -> Calibration:
@@ -233,6 +234,7 @@ def _calibration(sight: Sight) -> Calibration:
 
 def _runner(task: Task, calibration: Calibration) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
     """The tail of the task's graph in onnxruntime."""
+    import onnx.checker
     import onnx.parser
     import onnxruntime
 
