@@ -107,13 +107,13 @@ class MultiLabel(Task):
         return marks
 
     def strata(self, labels: Sequence[str]) -> Sequence[Hashable]:
-        """The rarest label of each image, None where it has no label.
+        """The rarest label of each image, "" where it has no label.
 
         Rare labels go first, as in iterative stratification (Sechidis et al. 2011): what is common evens out.
         """
         found = [names_in(label) for label in labels]
         counts = Counter(name for names in found for name in names)
-        return [min(names, key=lambda name: (counts[name], name), default=None) for names in found]
+        return [min(names, key=lambda name: (counts[name], name), default="") for names in found]
 
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         """Mean binary cross entropy of logits against marks, both `(batch, labels)`.

@@ -195,14 +195,15 @@ class TaskConformance(Conformance[Task]):
         outputs, calibration = _random_outputs(sight), _calibration(sight)
         before = outputs.copy(), sight.targets.copy()
         task = sight.task
-        for name, compute in {
+        computed: dict[str, Callable[[], NDArray[Any]]] = {
             "encode": lambda: task.encode(sight.labels),
             "strata": lambda: np.array([str(group) for group in task.strata(sight.labels)]),
             "judged": lambda: task.judged(outputs, calibration),
             "answers": lambda: task.answers(outputs, calibration),
             "calibrate": lambda: np.array([encode(task.calibrate(outputs, sight.targets))]),
             "score": lambda: np.array([task.score("auto", outputs, sight.targets)]),
-        }.items():
+        }
+        for name, compute in computed.items():
             assert np.array_equal(compute(), compute()), f"{name}() gives something else the second time"
         same = np.array_equal(outputs, before[0]) and np.array_equal(sight.targets, before[1])
         assert same, "outputs or targets were changed in place"
@@ -216,7 +217,8 @@ def _features(targets: NDArray[Any]) -> NDArray[np.float32]:
         columns = np.hstack([columns, np.eye(int(targets.max()) + 1)[targets]])
     spread = columns.std(axis=0)
     standard = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    mixed = standard @ rng.normal(size=(standard.shape[1], DIM)) + 0.1 * rng.normal(size=(len(targets), DIM))
+    noise = 0.1 * rng.normal(size=(len(targets), DIM))
+    mixed: NDArray[np.float64] = standard @ rng.normal(size=(standard.shape[1], DIM)) + noise
     return mixed.astype(np.float32)
 
 
