@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -65,7 +66,7 @@ class MultiLabel(Task):
     name = "multi_label"
     summary = "any of the labels an image"
     form = "any_of"
-    metrics = METRICS
+    metrics: Sequence[Metric] = METRICS
 
     def claims(self, labels: Sequence[str], columns: Sequence[str]) -> bool:
         """One column, and a cell of it with `|` or `;`."""
@@ -74,7 +75,8 @@ class MultiLabel(Task):
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """All labels, in natural order.
 
-        Raises `DataError` for several columns, both delimiters, no label at all, or a single one that all images have.
+        Raises `DataError` for several columns, both delimiters, no label at all, a single one that all images have, or
+        two that a person takes for one.
         """
         if len(columns) > 1:
             raise DataError(
@@ -89,6 +91,7 @@ class MultiLabel(Task):
             raise DataError("no image has a label; write those of an image into its cell, as in cat|dog")
         if len(found) == 1 and all(map(names_in, labels)):
             raise DataError(f"every image has the one label {found[0]!r}; there is nothing to tell apart")
+        _refuse_lookalikes(found)
         return tuple(found)
 
     def problem(self, label: str) -> str | None:
@@ -104,13 +107,13 @@ class MultiLabel(Task):
         return marks
 
     def strata(self, labels: Sequence[str]) -> Sequence[Hashable]:
-        """The rarest label of each image, None where it has no label.
+        """The rarest label of each image, "" where it has no label.
 
         Rare labels go first, as in iterative stratification (Sechidis et al. 2011): what is common evens out.
         """
         found = [names_in(label) for label in labels]
         counts = Counter(name for names in found for name in names)
-        return [min(names, key=lambda name: (counts[name], name), default=None) for names in found]
+        return [min(names, key=lambda name: (counts[name], name), default="") for names in found]
 
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         """Mean binary cross entropy of logits against marks, both `(batch, labels)`.
@@ -166,6 +169,14 @@ class MultiLabel(Task):
             answers = Sigmoid (cooled)"""
 
 
+def _refuse_lookalikes(names: Sequence[str]) -> None:
+    spellings: dict[str, str] = {}
+    for name in names:
+        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise DataError(f"the labels {other!a} and {name!a} look alike; give them one name")
+
+
 def _log_losses(logits: NDArray[Any], marks: Marks) -> Floats:
     """Of each image the mean over the labels of the negative log-likelihood, `(n,)`."""
     found: Floats = (np.logaddexp(0, logits.astype(np.float64)) - logits * marks).mean(axis=1)
@@ -175,4 +186,5 @@ def _log_losses(logits: NDArray[Any], marks: Marks) -> Floats:
 def _rarest(marks: Marks) -> Labels:
     """The rarest label of each image by its index, one past the last where it has none, `(n,)`."""
     counts = np.where(marks > 0, marks.sum(axis=0), np.inf)
-    return np.where((marks > 0).any(axis=1), counts.argmin(axis=1), marks.shape[1])
+    rarest: Labels = np.where((marks > 0).any(axis=1), counts.argmin(axis=1), marks.shape[1])
+    return rarest

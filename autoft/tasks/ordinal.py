@@ -13,7 +13,7 @@ from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED
 from autoft.parts.metric import Floats, Metric
 from autoft.tasks.calibration import cross_fitted
-from autoft.tasks.single_label import SingleLabel
+from autoft.tasks.single_label import METRICS, SingleLabel
 from autoft.tasks.statistics import Labels, Logits, mean
 from autoft.values.bundle import Calibration
 from autoft.values.plan import Recipe
@@ -40,7 +40,7 @@ class Ordinal(SingleLabel):
 
     name = "ordinal"
     summary = "one class an image, of classes in an order"
-    metrics = (STEPS, *SingleLabel.metrics)
+    metrics: Sequence[Metric] = (STEPS, *METRICS)
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The classes from lowest to highest: numbers by their value, names as they come.
@@ -125,4 +125,5 @@ def _log_probabilities(outputs: Logits, temperature: float) -> Floats:
     steps = outputs.astype(np.float64) / temperature
     none = np.zeros((len(steps), 1))
     reached = -np.logaddexp(0, -steps).cumsum(axis=1)
-    return np.hstack([none, reached]) + np.hstack([-np.logaddexp(0, steps), none])
+    found: Floats = np.hstack([none, reached]) + np.hstack([-np.logaddexp(0, steps), none])
+    return found

@@ -118,6 +118,7 @@ class TaskConformance(Conformance[Task]):
         outputs = torch.zeros(len(sight.targets), sight.task.outputs, requires_grad=True)
         loss = sight.task.loss(outputs, torch.from_numpy(sight.targets), Recipe())
         assert loss.ndim == 0 and bool(loss.isfinite()), f"loss() gives no finite scalar: {loss}"
+        assert loss.requires_grad, "loss() gives no gradient: compute it of the outputs, with torch"
         loss.backward()  # type: ignore[no-untyped-call]
         moved = outputs.grad is not None and bool(outputs.grad.isfinite().all()) and bool(outputs.grad.any())
         assert moved, "loss() gives no finite gradient"
@@ -194,14 +195,15 @@ class TaskConformance(Conformance[Task]):
         outputs, calibration = _random_outputs(sight), _calibration(sight)
         before = outputs.copy(), sight.targets.copy()
         task = sight.task
-        for name, compute in {
+        computed: dict[str, Callable[[], NDArray[Any]]] = {
             "encode": lambda: task.encode(sight.labels),
             "strata": lambda: np.array([str(group) for group in task.strata(sight.labels)]),
             "judged": lambda: task.judged(outputs, calibration),
             "answers": lambda: task.answers(outputs, calibration),
             "calibrate": lambda: np.array([encode(task.calibrate(outputs, sight.targets))]),
             "score": lambda: np.array([task.score("auto", outputs, sight.targets)]),
-        }.items():
+        }
+        for name, compute in computed.items():
             assert np.array_equal(compute(), compute()), f"{name}() gives something else the second time"
         same = np.array_equal(outputs, before[0]) and np.array_equal(sight.targets, before[1])
         assert same, "outputs or targets were changed in place"
@@ -215,12 +217,14 @@ def _features(targets: NDArray[Any]) -> NDArray[np.float32]:
         columns = np.hstack([columns, np.eye(int(targets.max()) + 1)[targets]])
     spread = columns.std(axis=0)
     standard = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    mixed = standard @ rng.normal(size=(standard.shape[1], DIM)) + 0.1 * rng.normal(size=(len(targets), DIM))
+    noise = 0.1 * rng.normal(size=(len(targets), DIM))
+    mixed: NDArray[np.float64] = standard @ rng.normal(size=(standard.shape[1], DIM)) + noise
     return mixed.astype(np.float32)
 
 
 def _random_outputs(sight: Sight) -> NDArray[np.float32]:
-    return 3 * np.random.default_rng(1).standard_normal((len(sight.targets), sight.task.outputs), np.float32)
+    outputs = np.random.default_rng(1).normal(0, 3, (len(sight.targets), sight.task.outputs))
+    return outputs.astype(np.float32)
 
 
 def _calibration(sight: Sight) -> Calibration:
@@ -232,6 +236,7 @@ def _calibration(sight: Sight) -> Calibration:
 
 def _runner(task: Task, calibration: Calibration) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
     """The tail of the task's graph in onnxruntime."""
+    import onnx.checker
     import onnx.parser
     import onnxruntime
 

@@ -1,0 +1,83 @@
+"""Ordinal: the order of classes, probabilities from steps, errors in steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from autoft.errors import DataError
+from autoft.parts.base import UNCALIBRATED
+from autoft.tasks.ordinal import Ordinal
+from autoft.values.plan import Recipe
+from autoft.values.target import Targets
+
+ONE = ("label",)
+
+
+def bound(classes: int) -> Ordinal:
+    return Ordinal().on(Targets("ordinal", "one_of", tuple(str(number) for number in range(classes))))
+
+
+def test_numbers_stand_by_their_value_and_names_as_they_come() -> None:
+    assert Ordinal().names(["-1", "0.5", "-10", "2"], ONE) == ("-10", "-1", "0.5", "2")
+    assert Ordinal().names(["grade 2", "grade 10", "none"], ONE) == ("grade 2", "grade 10", "none")
+    assert not Ordinal().claims(["1", "2", "3"], ONE)
+
+
+def test_two_spellings_of_one_number_are_refused() -> None:
+    with pytest.raises(DataError, match=r"'1' and '1\.0' are one number"):
+        Ordinal().names(["1", "1.0", "2"], ONE)
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> np.ndarray:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = draw(st.integers(1, 20)), draw(st.integers(1, 7))
+    return (rng.normal(size=shape) * 10.0 ** draw(st.integers(-3, 4))).astype(np.float32)
+
+
+@given(steps())
+def test_any_outputs_are_probabilities_of_the_classes(outputs: np.ndarray) -> None:
+    task = bound(outputs.shape[1] + 1)
+    assert task.outputs == outputs.shape[1]
+    probabilities = task.answers(outputs, UNCALIBRATED)
+    assert probabilities.shape == (len(outputs), task.outputs + 1)
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(len(outputs)), abs=1e-5)
+    above = 1 - probabilities.cumsum(axis=1)[:, :-1]
+    assert above == pytest.approx(expit(outputs.astype(float)).cumprod(axis=1), abs=1e-5)
+
+
+@given(steps(), st.integers(0, 2**32 - 1))
+def test_the_loss_is_the_log_loss_of_the_classes(outputs: np.ndarray, seed: int) -> None:
+    """Without smoothing: the steps an image reaches are what its class's probability is made of."""
+    task = bound(outputs.shape[1] + 1)
+    targets = np.random.default_rng(seed).integers(0, task.outputs + 1, len(outputs))
+    loss = task.loss(torch.from_numpy(outputs).double(), torch.from_numpy(targets), Recipe(label_smoothing=0))
+    assert -float(loss) == pytest.approx(task.judged(outputs)[np.arange(len(targets)), targets].mean(), abs=1e-6)
+    assert task.score("log_loss", outputs, targets) == pytest.approx(-float(loss), abs=1e-6)
+
+
+def test_errors_are_counted_in_steps() -> None:
+    """Of four classes: one right, one off by one, one by three."""
+    outputs = np.array([[-9, 0, 0], [9, -9, 0], [9, 9, 9]], np.float32)
+    targets = np.array([0, 2, 0])
+    task = bound(4)
+    assert task.answers(outputs, UNCALIBRATED).argmax(axis=1).tolist() == [0, 1, 3]
+    assert task.metric("auto").name == "mae"
+    assert task.metric("mae").facts.shown(task.score("mae", outputs, targets)) == pytest.approx(4 / 3)
+    assert task.score("accuracy", outputs, targets) == pytest.approx(1 / 3)
+
+
+def test_the_temperature_that_classes_were_drawn_at_is_found() -> None:
+    rng = np.random.default_rng(0)
+    outputs = (2 * rng.normal(size=(5000, 3))).astype(np.float32)
+    task = bound(4)
+    chances = task.answers(outputs, UNCALIBRATED).astype(float).cumsum(axis=1)
+    targets = (rng.random((5000, 1)) > chances[:, :-1]).sum(axis=1)
+    assert task.calibrate(3 * outputs, targets).temperature == pytest.approx(3, rel=0.05)
+    assert task.calibrate(outputs[:50], targets[:50]).temperature == 1
