@@ -194,6 +194,14 @@ def test_sigmoids_have_the_least_log_loss():
     assert loss.mean(found) < loss.mean(_Sigmoids(found.scale * 1.1, found.offset))
 
 
+def test_scores_that_are_all_alike_leave_the_offset_to_answer():
+    scores = torch.tensor([0.0, 0.1, 1e3]).expand(50, 3)
+    wanted = (torch.arange(50)[:, None] < 20).double().expand(50, 3)
+    loss = _LogLoss(scores, lambda at: wanted[at], never_stop)
+    found = loss.least(_Sigmoids(torch.ones(3).double(), torch.zeros(3).double()), lambda terms: terms)
+    torch.testing.assert_close(found.logits(scores).sigmoid(), torch.full((50, 3), 0.4).double(), rtol=0, atol=1e-4)
+
+
 # ---------------------------------------------------------------- several columns
 
 
