@@ -344,9 +344,13 @@ def ridge_of_classes(features: Tensor, labels: Tensor, classes: int, check: Chec
 def ridge_of_values(features: Tensor, values: Tensor, check: Check = never_stop) -> LinearHead:
     """The head of least leave-one-out squared error, for several numbers an image, on features `(n, dim)`.
 
-    `values` `(n, outputs)` may have any unit: each column is standardised within, and its outputs are in its unit. One
-    strength serves all columns. Facts: `ridge_strength`, and `loo_r2`, the mean of the columns' R2; one that is
-    constant, or would be without one of the images, has none.
+    `values` `(n, outputs)` may have any unit: each column is standardised within, and its outputs are in its unit.
+    Facts: `ridge_strength`, and `loo_r2`, the mean of the columns' R2; one that is constant, or would be without one of
+    the images, has none, and it is 0 when none has.
+
+    One strength serves all columns. One each had a greater R2 on new images where some columns were nearly free of
+    noise and others nearly nothing else (by .01 with 3,000 images, .1 with 50), where they were alike a smaller one (by
+    .05 with 30 images, .01 with 100).
     """
     targets = _Columns.of(values, "values", check)
     ridge = _Ridge.of(features, targets, check)
@@ -359,11 +363,12 @@ def ridge_of_labels(features: Tensor, marks: Tensor, check: Check = never_stop) 
     A ridge on the marks, each label standardised; its outputs are logits for a sigmoid, a scale and an offset a label
     (see `_sigmoids`). Facts: `ridge_strength`, and `loo_log_loss`, the mean of all images and labels.
 
-    The strength has the least leave-one-out squared error of standardised labels. Measured in log-loss and macro
-    average precision on new images (composites of up to ten kinds of garment, 60 to 2,000 of them, Lite0's features;
-    made-up sets of 100 to 3,000 images with 30 and 100 labels, most of them rare), it was within .004 and .004 of the
-    best strength but for one set (.005, .007). Not standardised .005 and .009, log-loss .013 and .016, average
-    precision .014 and .017; the last two take a calibration and a sort a strength.
+    One strength serves all labels, that of least leave-one-out squared error when labels are standardised. On 15 sets
+    (composites of up to ten kinds of garment, 60 to 2,000 of them, Lite0's features; made-up ones of 100 to 3,000
+    images with 30 to 100 labels, most of them rare) its log-loss on new images was above that of the best strength by
+    .0007, its macro average precision below by .0024, on average; squared error of plain marks came to .0016 and .0040,
+    log-loss, with a calibration for each strength, to .0020 and .0020 (with 60 images .016 and .015), macro average
+    precision to .0043 and .0057. A strength for each label cost .0035.
     """
     targets = _Columns.of(marks, "labels", check)
     ridge = _Ridge.of(features, targets, check)
@@ -454,8 +459,11 @@ class _LogLoss:
             excess = probability - wanted
             weight = (probability * (1 - probability)).clamp_min_(1e-12)
             weighted = weight * scores
-            terms = (excess * scores, excess, weighted * scores, weighted, weight)
-            sums += torch.stack([term.sum(dim=0) for term in terms])
+            sums[0] += (excess * scores).sum(dim=0)
+            sums[1] += excess.sum(dim=0)
+            sums[2] += (weighted * scores).sum(dim=0)
+            sums[3] += weighted.sum(dim=0)
+            sums[4] += weight.sum(dim=0)
         return sums
 
     def least(self, sigmoids: _Sigmoids, pool: Callable[[Tensor], Tensor]) -> _Sigmoids:
@@ -464,12 +472,13 @@ class _LogLoss:
 
         Damped so that the loss gets less with each step (Bach 2010, Electronic Journal of Statistics 4, proposition 1).
         """
-        farthest = self.scores.abs().amax(dim=0).double()
+        farthest = torch.linalg.vector_norm(self.scores, math.inf, dim=0).double()
         for _ in range(MOST_STEPS):
             g_scale, g_offset, h_scale, h_both, h_offset = self.derivatives(sigmoids)
-            # Each offset follows its scale, which leaves one equation a scale.
+            # Each offset follows its scale, which leaves one equation a scale: of scores that are all alike, rounding.
             slope, curvature = pool(g_scale - h_both * g_offset / h_offset), pool(h_scale - h_both.square() / h_offset)
-            scale = (-slope / curvature.clamp_min(torch.finfo(torch.double).tiny)).maximum(-sigmoids.scale)
+            curvature = curvature.maximum(1e-12 * pool(h_scale)).clamp_min(torch.finfo(torch.double).tiny)
+            scale = (-slope / curvature).maximum(-sigmoids.scale)
             offset = -(g_offset + h_both * scale) / h_offset
             change = float((scale.abs() * farthest + offset.abs()).max())
             damping = math.log1p(change) / change if change else 1.0
@@ -484,7 +493,8 @@ def _sigmoids(scores: Tensor, targets: _Columns, check: Check) -> _Sigmoids:
 
     Platt's rule (1999): as if each mark had been seen once more on either side, so that a label that is always right,
     or never there, gets no endless logit. Then `LENT` images that answer as one scale for all would: a label seen once
-    has no scale of its own. TO MEASURE
+    has no scale of its own. On the sets of `ridge_of_labels` the log-loss on new images was less than with a common
+    scale alone by up to .004, less than with each label's own by up to .002; 2 to 50 lent images were within .002.
     """
     present = targets.centre * len(scores)
     absent = len(scores) - present
