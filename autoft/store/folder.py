@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +20,16 @@ from autoft.system.files import write_atomic
 from autoft.values.ledger import Ledger
 
 LOOKING_SECONDS = 0.1
+
+
+def unwritable(run: Path, path: Path, error: OSError) -> RunFolderError:
+    """What is to be said when something of `run` cannot be written at `path`: where, why, and how to go on."""
+    gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+    remedy = "it was moved or removed: bring it back" if gone else "make room there or mend its permissions"
+    return RunFolderError(
+        f"{error.filename or path} cannot be written: {error.strerror or error}; {remedy}, then try again; nothing is "
+        f"lost, and a search goes on with: autoft resume {shlex.quote(str(run))}"
+    )
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,9 @@ class RunFolder:
             with folder.lock():
                 folder._claim(study_json, prepare)
         except OSError as error:
-            raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+            raise RunFolderError(
+                f"{path} cannot be written: {error.strerror}; make room there or choose another --out"
+            ) from error
         return folder
 
     @classmethod
@@ -80,7 +95,7 @@ class RunFolder:
         try:
             descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; look at its permissions") from error
+            raise unwritable(self.path, self._lock_file, error) from error
         try:
             self._take(descriptor)
             yield
@@ -181,8 +196,9 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is in use by {owner}; wait for it or stop it") from None
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be locked: {error.strerror}; choose a local disk") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 def _lock(descriptor: int) -> None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from autoft.errors import RunFolderError
+from autoft.store.folder import unwritable
 from autoft.system.files import fsync_dir
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Ledger
@@ -38,13 +39,13 @@ class Journal:
             self._end = sum(map(len, _whole_lines(path.read_bytes()))) if path.exists() else 0
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise unwritable(path.parent, path, error) from error
         try:
             self._cut_to_end()
             fsync_dir(path.parent)
         except OSError as error:
             self.close()
-            raise _cannot_write(path, error) from error
+            raise unwritable(path.parent, path, error) from error
 
     def append(self, event: Event) -> None:
         """Add one line; when this returns, the line is on the disk.
@@ -58,7 +59,7 @@ class Journal:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._cut_to_end()
-            raise _cannot_write(self._path, error) from error
+            raise unwritable(self._path.parent, self._path, error) from error
         self._end += len(line)
 
     def close(self) -> None:
@@ -137,7 +138,3 @@ def _is_json(line: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _cannot_write(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{path} cannot be written: {error.strerror}; see to that, then resume the run")

@@ -19,7 +19,7 @@ from autoft.media.image.batches import Images, TrainingStream
 from autoft.parts.host import Host
 from autoft.parts.network import Network
 from autoft.parts.plugins import PluginRef
-from autoft.store import Checkpoint, CheckpointStore
+from autoft.store import Checkpoint, CheckpointStore, unwritable
 from autoft.study.machine import peak_memory
 from autoft.study.run import Run
 from autoft.study.study import Device, StudyRecord
@@ -148,13 +148,13 @@ class Worker:
         with torch.random.fork_rng(devices=[]):
             try:
                 report = self._execute(job)
-            except (Cancelled, WeightsChanged):
+            except (Cancelled, RunFolderError):
                 raise
             except _TooLate as reason:
                 report = Report(job.slice.trial.id, "paused", job.slice.start, None, 0.0, error=str(reason))
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    raise _no_room(error) from error
+                    raise unwritable(self._checkpoints.run, self._checkpoints.run, error) from error
                 cause = self._host.describe(error)
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
         return _sound(replace(report, seconds=time.monotonic() - began))
@@ -390,11 +390,6 @@ class _Saver:
         self._store.save(checkpoint, self._replacing)
         self._replacing, self._saved = run.passes, time.monotonic()
         self.seconds = self._saved - began
-
-
-def _no_room(error: OSError) -> RunFolderError:
-    place = f"{error.filename}: " if error.filename else ""
-    return RunFolderError(f"{place}{error.strerror}; make room there, then go on with autoft resume")
 
 
 def _with_head(classifier: Classifier, head: RidgeHead) -> Classifier:
