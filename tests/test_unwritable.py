@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from autoft.engine.conclude import let_stand
-from autoft.engine.execution import _leaderboard_at_the_end
+from autoft.engine.execution import ExportWish, _leaderboard_at_the_end, export_trial
 from autoft.errors import RunFolderError
 from autoft.store import Checkpoint, Journal, RunFolder
 from autoft.study.run import Run
@@ -24,9 +25,10 @@ from autoft.system.screen import Silent
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.codec import encode
 from autoft.values.dataset import DatasetInfo
+from autoft.values.ledger import TrialRecord
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
-from autoft.values.trial import Candidate, Clock, Queued, Slice
+from autoft.values.trial import Candidate, Clock, Queued, Report, Slice
 
 CANDIDATE = Candidate("zoo/net", "probe", 64, Space({}))
 TRIAL = CANDIDATE.trial(0, {}, 0)
@@ -86,6 +88,14 @@ def lock(run: Run) -> None:
         pass
 
 
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
 CLOCK = RunClock(0.0, 60.0)
 WRITES: dict[str, tuple[Callable[[Run], None], str]] = {
     "trials.jsonl": (journal, "os.fsync"),
@@ -135,6 +145,42 @@ def test_a_lock_on_a_full_disk_is_a_lock(run: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("os.pwrite", full)
     with run.folder.lock():
         assert run.folder.in_use()
+
+
+def test_a_run_on_a_read_only_disk_is_locked_and_exported_elsewhere(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(run.folder.journal) as lines:
+        lines.append(Queued(0, Slice(TRIAL, 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
+        lines.append(Report(0, "finished", 1.0, 0.5, 2.0))
+    moved, out = tmp_path / "moved", tmp_path / "out" / "bundle"
+    moved.mkdir()
+    opened, before = os.open, run.folder.study.read_bytes()
+
+    def read_only(path: Any, flags: int, *mode: int) -> int:
+        if str(path).startswith(str(run.folder.path)) and flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(path, flags, *mode)
+
+    def write(path: Path, text: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def make(record: TrialRecord, folder: Path, wanted: object) -> SimpleNamespace:
+        with pytest.raises(RunFolderError, match=r"is in use by"), run.folder.lock():
+            pytest.fail("it was not locked")
+        folder.mkdir(parents=True)
+        return SimpleNamespace(model_bytes=1, parity=None, calibration=None, validation=SCORES)
+
+    monkeypatch.setattr("autoft.engine.execution._bundle_maker", lambda *_: SimpleNamespace(make=make))
+    lock(run)  # leaves its file there, as the search did
+    monkeypatch.setattr("os.open", read_only)
+    monkeypatch.setattr("autoft.study.run.write_atomic", write)
+    notes = Notes()
+    exported = export_trial(run.with_images(moved), (), ExportWish(None, out, "image"), notes)
+    assert (exported.folder, out.is_dir(), run.folder.study.read_bytes()) == (str(out), True, before)
+    assert any("does not remember what was changed" in line and "Read-only" in line for line in notes.lines)
+    with pytest.raises(RunFolderError, match=r"trials\.jsonl cannot be written: Read-only"):
+        journal(run)
 
 
 def test_checkpoints_that_cannot_be_removed_stay(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from autoft.system.files import write_atomic
 from autoft.values.ledger import Ledger
 
 LOOKING_SECONDS = 0.1
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 def unwritable(run: Path, path: Path, error: OSError) -> RunFolderError:
@@ -90,10 +91,11 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep other drivers out while the block runs; the system frees the lock of a process that died.
 
-        Raises `RunFolderError` that names the process when another one has the lock. Workers do not take it.
+        Raises `RunFolderError` that names the process when another one has the lock. Workers do not take it. A folder
+        that cannot be written is locked too, as long as its lock file is there: it can be read, and exported elsewhere.
         """
         try:
-            descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = self._open_lock_file()
         except OSError as error:
             raise unwritable(self.path, self._lock_file, error) from error
         try:
@@ -188,6 +190,16 @@ class RunFolder:
         advice = f"choose another --out, or go on with it: `autoft resume {self.path}`"
         return RunFolderError(f"{self.path} already holds a run, perhaps of another study; {advice}")
 
+    def _open_lock_file(self) -> int:
+        try:
+            return os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            with contextlib.suppress(OSError):
+                return os.open(self._lock_file, os.O_RDONLY | os.O_CLOEXEC)
+            raise
+
     def _take(self, descriptor: int) -> None:
         try:
             _lock(descriptor)
@@ -196,7 +208,7 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is in use by {owner}; wait for it or stop it") from None
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be locked: {error.strerror}; choose a local disk") from error
-        with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+        with contextlib.suppress(OSError):  # on a full or read-only disk it is locked all the same
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -203,17 +203,20 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
 )
 @click.argument("model")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("--json", "form", flag_value="json", help="Print one JSON object a line, one line an image.")
-@click.option("--csv", "form", flag_value="csv", help="Print CSV: image, label, probability, error.")
-def predict(model: str, inputs: tuple[str, ...], form: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, one line an image.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: image, label, probability, error.")
+def predict(model: str, inputs: tuple[str, ...], as_json: bool, as_csv: bool) -> None:
     """Say what an exported model sees in images.
 
     MODEL is a run folder, a bundle or its model.onnx; INPUT a file, a folder with all images below it, or a glob
     pattern. Prints probability, label and file. Exit code 2 when an image cannot be read. Needs no torch.
     """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv are two forms of one output; choose one of them")
     from autoft.bundle import predict as prediction
 
-    _require_all_read(_FORMS[form or "table"](prediction.predict(Path(model), inputs)), "the others are above")
+    show = _json_lines if as_json else _csv if as_csv else _table
+    _require_all_read(show(prediction.predict(Path(model), inputs)), "the others are above")
 
 
 def _require_all_read(unreadable: int, others: str) -> None:
@@ -251,6 +254,3 @@ def _csv(predictions: Iterable[Prediction]) -> int:
         unreadable += image.error is not None
         writer.writerow((image.image, image.label, image.probability, image.error))
     return unreadable
-
-
-_FORMS: dict[str, Callable[[Iterable[Prediction]], int]] = {"table": _table, "json": _json_lines, "csv": _csv}
