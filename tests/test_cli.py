@@ -222,6 +222,7 @@ def test_the_defaults_that_help_names_are_those_of_a_study(autoft_: Callable[...
         (["export", "nowhere"], "nowhere is no folder"),
         (["predict", "nowhere.onnx", "a.jpg"], "there is no nowhere.onnx"),
         (["predict", "model.onnx"], "Missing argument 'INPUT...'"),
+        (["predict", "model.onnx", "a.jpg", "--csv", "--json"], "--json and --csv are two forms of one output"),
         (["backbones", "no/such_thing"], "no backbone is called 'no/such_thing'"),
     ],
 )

@@ -72,6 +72,8 @@ def test_a_full_disk_is_one_line_that_names_the_place_and_the_way_on(tmp_path: P
     run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path))
     with pytest.raises(RunFolderError) as caught, Run.writing(run, tmp_path / "export"):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "export" / "model.onnx"))
-    assert str(caught.value).startswith(f"{tmp_path / 'export' / 'model.onnx'}: No space left on device; make room")
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'export' / 'model.onnx'} cannot be written: No space left on device; make room"
+    )
     assert str(caught.value).endswith(f"autoft resume {tmp_path}")
     assert caught.value.exit_code == 2

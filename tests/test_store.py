@@ -10,6 +10,7 @@ import random
 import resource
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,15 +166,60 @@ def test_appending_goes_on_after_the_last_good_line_wherever_it_was_cut(tmp_path
         assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("damage", [b"\xff\xfe{\n", b'{"event": "star\n', b"\0\0\0\0", b"\0\0\n"])
-def test_a_damaged_last_line_is_dropped(tmp_path: Path, damage: bytes) -> None:
+@pytest.mark.parametrize("torn", [b"\xff\xfe{", b'{"event": "star', b"\0\0\0\0"])
+def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "trials.jsonl"
     write_journal(path, history(2))
     whole = path.read_bytes()
-    path.write_bytes(whole + damage)
+    path.write_bytes(whole + torn)
     assert Journal.read(path) == history(2)
     Journal(path).close()
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe{\n", b'{"event": "star\n', b"\0\0\n"])
+def test_a_damaged_last_line_is_an_error_with_its_number(tmp_path: Path, damage: bytes) -> None:
+    """It ends as a line does, so it was there once, and with it what the run believes in."""
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, history(2))
+    path.write_bytes(path.read_bytes() + damage)
+    with pytest.raises(RunFolderError, match=r"trials\.jsonl, line 5: .*delete it, as it is the last, or restore"):
+        Journal.read(path)
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_a_line_that_is_gone_is_an_error_with_the_number_of_the_one_in_its_place(tmp_path: Path, gone: int) -> None:
+    """Also where the rest could be read without: of two slices of a trial, say, one with its report."""
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, [queued(0), Started(0, 1.0), Started(0, 2.0), report(0)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:gone] + lines[gone + 1 :]))
+    with pytest.raises(RunFolderError, match=rf"trials\.jsonl, line {gone + 1}: .*a line between them is gone"):
+        Journal.read(path)
+
+
+def test_lines_that_change_places_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    write_journal(path, [queued(0), queued(1), report(0), report(1)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[3], lines[2]]))
+    with pytest.raises(RunFolderError, match="line 3: its checksum does not follow"):
+        Journal.read(path)
+
+
+def test_an_append_that_a_signal_cuts_short_leaves_the_journal_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with Journal(tmp_path / "trials.jsonl") as journal:
+        journal.append(queued(0))
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "fsync", interrupted)
+            journal.append(report(0))
+        journal.append(report(0))
+    assert Journal.read(tmp_path / "trials.jsonl") == [queued(0), report(0)]
 
 
 @pytest.mark.parametrize("damage", [b"\xff\n", b'{"event"\n', b"\n", b"{}\n", b"[]\n"])
@@ -229,7 +275,7 @@ def test_a_number_that_was_changed_by_hand_is_told_in_the_last_line_too(tmp_path
     path = tmp_path / "trials.jsonl"
     write_journal(path, history(1))
     path.write_text(path.read_text().replace(was, now))
-    with pytest.raises(RunFolderError, match=r"line 2: its checksum is not that of its text"):
+    with pytest.raises(RunFolderError, match=r"line 2: its checksum does not follow"):
         Journal.read(path)
 
 
@@ -241,13 +287,32 @@ def test_a_slice_of_a_version_that_journalled_it_as_started_is_read_as_queued(tm
     assert Journal.read(path) == history(2)
 
 
-def test_lines_of_a_version_without_checksums_are_read_and_appended_to(tmp_path: Path) -> None:
+def with_own_checksum(event: Event) -> str:
+    plain = encode(event)
+    return f'{plain[:-1]}, "crc32": "{zlib.crc32(plain.encode()):08x}"}}\n'
+
+
+@pytest.mark.parametrize("old", [with_own_checksum, lambda event: f"{encode(event)}\n"], ids=["crc32", "none"])
+def test_lines_of_older_versions_are_read_and_appended_to(tmp_path: Path, old: Callable[[Event], str]) -> None:
     path = tmp_path / "trials.jsonl"
-    path.write_text("".join(f"{encode(event)}\n" for event in history(1)))
+    path.write_text("".join(map(old, history(1))))
     write_journal(path, [queued(1), report(1)])
     assert Journal.read(path) == history(2)
-    with_checksum = ["crc32" in json.loads(line) for line in path.read_text().splitlines()]
-    assert with_checksum == [False, False, True, True]
+    lines = path.read_text().splitlines(keepends=True)
+    assert ["chain" in json.loads(line) for line in lines] == [False, False, True, True]
+    path.write_text("".join([*lines[:2], lines[3]]))
+    with pytest.raises(RunFolderError, match="line 3"):
+        Journal.read(path)
+    path.write_text("".join(lines) + old(queued(2)))  # no older version could have read what stands before it
+    with pytest.raises(RunFolderError, match="line 5: it"):
+        Journal.read(path)
+
+
+def test_a_changed_digit_of_an_older_line_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    path.write_text("".join(map(with_own_checksum, history(1))).replace('"score": 0.5', '"score": 0.9'))
+    with pytest.raises(RunFolderError, match="line 2: its checksum is not that of its text"):
+        Journal.read(path)
 
 
 def test_no_journal_yet_is_an_empty_one(tmp_path: Path) -> None:
@@ -467,9 +532,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(store: CheckpointStore, tmp_pa
 
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-        with pytest.raises(OSError, match="File too large") as caught:
+        with pytest.raises(RunFolderError, match="File too large; make room there"):
             store.save(large)
-        assert caught.value.errno == errno.EFBIG
 
     assert exit_status(in_child(work)) == 0
     assert files_of(tmp_path) == before
@@ -484,7 +548,7 @@ def test_a_full_disk_under_the_sidecar_leaves_the_checkpoint_before(
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(RunFolderError, match="No space left"):
         patch.setattr("autoft.store.checkpoints.write_atomic", full)
         save(store, 0, 2.0, 2.0)
     assert value_of(store.load_latest(0)) == 1.0
@@ -500,6 +564,7 @@ def test_a_save_killed_before_any_of_its_steps_loses_nothing(
 ) -> None:
     seen = []
     for number in range(40):
+        (tmp_path / str(number)).mkdir()
         store = CheckpointStore(tmp_path / str(number) / "checkpoints")
         save(store, 0, 1.0, 1.0)
 

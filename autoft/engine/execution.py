@@ -156,7 +156,10 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
             raise RunFolderError(f"trial {records[0].trial.id}: {problem}; see autoft leaderboard for others") from None
         except (Cancelled, KeyboardInterrupt):
             raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
-        run.with_plugins(host).save()
+        try:
+            run.with_plugins(host).save()
+        except RunFolderError as problem:  # a read-only folder, say: the bundle is there
+            screen.note(f"the run does not remember what was changed: {problem}")
         return found
 
 

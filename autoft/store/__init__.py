@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoft.store.checkpoints import Checkpoint, CheckpointStore
-from autoft.store.folder import RunFolder
+from autoft.store.folder import RunFolder, unwritable
 from autoft.store.journal import Journal
 from autoft.store.leaderboard import LeaderboardRow, leaderboard_rows, write_leaderboard
 
@@ -14,5 +14,6 @@ __all__ = [
     "LeaderboardRow",
     "RunFolder",
     "leaderboard_rows",
+    "unwritable",
     "write_leaderboard",
 ]

@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
+from autoft.store.folder import unwritable
 from autoft.system.files import move_durably, sha256, write_atomic
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Kept
@@ -91,18 +92,25 @@ class CheckpointStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self._folder.parent
+
     def save(self, checkpoint: Checkpoint, replacing: float | None = None) -> None:
         """Make this a checkpoint of its trial, durably; only then is the one of the step `replacing` removed.
 
-        Raises `OSError` when it cannot be written (disk full, ...); what was there before is then still there.
+        Raises `RunFolderError` when it cannot be written (disk full, ...); what was there before is then still there.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         trial, stem = checkpoint.trial.id, _stem(checkpoint.trial.id, checkpoint.step)
         begins = self._folder / f"{stem}-{secrets.token_hex(4)}"
         try:
+            self._folder.mkdir(exist_ok=True)
             self._write(checkpoint, begins, self._folder / f"{stem}.json")
-        except BaseException:
+        except BaseException as error:
             _remove(self._folder.glob(f"{begins.name}*"))  # on a full disk it would stand in the way of everything else
+            if isinstance(error, OSError):
+                raise unwritable(self.run, self._folder, error) from error
             raise
         gone = (stem, stem if replacing is None else _stem(trial, replacing))
         new = (f"{stem}.json", begins.name)
@@ -273,9 +281,16 @@ def _only(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _remove(paths: Iterable[Path]) -> None:
-    """Remove files and temporary folders, sidecars first: what a sidecar vouches for is there."""
+    """Remove files and temporary folders, sidecars first: what a sidecar vouches for is there.
+
+    What cannot be removed, of a read-only disk, stays: whoever writes to it says so.
+    """
     for path in sorted(paths, key=lambda path: path.suffix != ".json"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        else:
+            continue
+        try:
             path.unlink(missing_ok=True)
+        except OSError as problem:
+            _log.warning("%s cannot be removed: %s", path, problem)
+            return

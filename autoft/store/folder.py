@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +21,17 @@ from autoft.values.ledger import Ledger
 from autoft.values.target import MetricFacts
 
 LOOKING_SECONDS = 0.1
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def unwritable(run: Path, path: Path, error: OSError) -> RunFolderError:
+    """What is to be said when something of `run` cannot be written at `path`: where, why, and how to go on."""
+    gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+    remedy = "it was moved or removed: bring it back" if gone else "make room there or mend its permissions"
+    return RunFolderError(
+        f"{error.filename or path} cannot be written: {error.strerror or error}; {remedy}, then try again; nothing is "
+        f"lost, and a search goes on with: autoft resume {shlex.quote(str(run))}"
+    )
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,9 @@ class RunFolder:
             with folder.lock():
                 folder._claim(study_json, prepare)
         except OSError as error:
-            raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+            raise RunFolderError(
+                f"{path} cannot be written: {error.strerror}; make room there or choose another --out"
+            ) from error
         return folder
 
     @classmethod
@@ -76,12 +92,13 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep other drivers out while the block runs; the system frees the lock of a process that died.
 
-        Raises `RunFolderError` that names the process when another one has the lock. Workers do not take it.
+        Raises `RunFolderError` that names the process when another one has the lock. Workers do not take it. A folder
+        that cannot be written is locked too, as long as its lock file is there: it can be read, and exported elsewhere.
         """
         try:
-            descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = self._open_lock_file()
         except OSError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; look at its permissions") from error
+            raise unwritable(self.path, self._lock_file, error) from error
         try:
             self._take(descriptor)
             yield
@@ -174,6 +191,16 @@ class RunFolder:
         advice = f"choose another --out, or go on with it: `autoft resume {self.path}`"
         return RunFolderError(f"{self.path} already holds a run, perhaps of another study; {advice}")
 
+    def _open_lock_file(self) -> int:
+        try:
+            return os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            with contextlib.suppress(OSError):
+                return os.open(self._lock_file, os.O_RDONLY | os.O_CLOEXEC)
+            raise
+
     def _take(self, descriptor: int) -> None:
         try:
             _lock(descriptor)
@@ -182,8 +209,9 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is in use by {owner}; wait for it or stop it") from None
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be locked: {error.strerror}; choose a local disk") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full or read-only disk it is locked all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 def _lock(descriptor: int) -> None:

@@ -1,13 +1,14 @@
 """`Journal`: trials.jsonl, the append-only truth about a run.
 
-A line is an event as JSON with one more field, the last: the CRC-32 of the line as it would be without that field. It
-tells a digit that has changed since; lines without one, of older versions, are read as they stand.
+A line is an event as JSON with one more field, the last: `chain`, the CRC-32 of the line as it would be without that
+field, begun with the one of the line before. It tells a digit that has changed since, and a line that is gone from
+between others. Lines of older versions have a CRC-32 of their own (`crc32`), or none, and are read as they stand; what
+is appended to them is chained to the last.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import zlib
@@ -16,12 +17,13 @@ from types import TracebackType
 from typing import Self
 
 from autoft.errors import RunFolderError
+from autoft.store.folder import unwritable
 from autoft.system.files import fsync_dir
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Ledger
 from autoft.values.trial import Event
 
-_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}\n$')
+_CHECKSUM = re.compile(rb', "(?P<kind>chain|crc32)": "(?P<value>[0-9a-f]{8})"}\n$')
 _IS_SLICE = re.compile(rb'^({"trial": \d+, "slice": .*, "event": )"started"}\n$')
 
 
@@ -35,31 +37,34 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._end = sum(map(len, _whole_lines(path.read_bytes()))) if path.exists() else 0
+            lines = _whole_lines(path.read_bytes()) if path.exists() else []
+            self._end, self._checksum = sum(map(len, lines)), _checksum(lines[-1]) if lines else 0
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise unwritable(path.parent, path, error) from error
         try:
             self._cut_to_end()
             fsync_dir(path.parent)
         except OSError as error:
             self.close()
-            raise _cannot_write(path, error) from error
+            raise unwritable(path.parent, path, error) from error
 
     def append(self, event: Event) -> None:
         """Add one line; when this returns, the line is on the disk.
 
         Raises `RunFolderError` when it cannot be written (disk full, ...); the journal is then as it was before.
         """
-        line = _line(event)
+        line = _line(event, self._checksum)
         try:
             self._write(line)
             os.fsync(self._descriptor)
-        except OSError as error:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 self._cut_to_end()
-            raise _cannot_write(self._path, error) from error
-        self._end += len(line)
+            if isinstance(error, OSError):
+                raise unwritable(self._path.parent, self._path, error) from error
+            raise
+        self._end, self._checksum = self._end + len(line), _checksum(line)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -83,15 +88,17 @@ class Journal:
             return []
         except OSError as error:
             raise RunFolderError(f"{path} cannot be read: {error.strerror}; look at its permissions") from error
-        ledger = Ledger()
-        events = []
+        ledger, events, before = Ledger(), [], b""
         for number, line in enumerate(lines, start=1):
             try:
-                event = _event(line)
+                event = _event(line, before)
                 ledger.record(event)
             except ValueError as problem:
-                raise RunFolderError(f"{path}, line {number}: {problem}; restore the file from a backup") from None
+                last = "delete it, as it is the last, or " if number == len(lines) else ""
+                remedy = f"{last}restore the file from a backup"
+                raise RunFolderError(f"{path}, line {number}: {problem}; {remedy}") from None
             events.append(event)
+            before = line
         return events
 
     def _write(self, line: bytes) -> None:
@@ -106,38 +113,47 @@ class Journal:
             os.fsync(self._descriptor)
 
 
-def _line(event: Event) -> bytes:
+def _line(event: Event, before: int) -> bytes:
+    """The line of an event that follows one with the checksum `before`."""
     plain = encode(event).encode()
-    return plain.removesuffix(b"}") + b', "crc32": "%08x"}\n' % zlib.crc32(plain)
+    return plain.removesuffix(b"}") + b', "chain": "%08x"}\n' % zlib.crc32(plain, before)
 
 
-def _event(line: bytes) -> Event:
-    """The event of a line. Raises `ValueError` when there is none in it, or its text is not what was written."""
-    if found := _CHECKSUM.search(line):
+def _checksum(line: bytes) -> int:
+    """What the next line's checksum begins with."""
+    found = _CHECKSUM.search(line)
+    return int(found["value"], 16) if found else zlib.crc32(line)
+
+
+def _event(line: bytes, before: bytes) -> Event:
+    """The event of a line that follows `before`, which is empty at the first.
+
+    Raises `ValueError` when there is none in it, or the two are not what was written, one after the other.
+    """
+    found = _CHECKSUM.search(line)
+    if found:
         line = line[: found.start()] + b"}"
-        if int(found[1], 16) != zlib.crc32(line):
-            raise ValueError("its checksum is not that of its text: something in it has changed since it was written")
+        _verify(line, found, before)
+    elif b'"chain": ' in before:
+        raise ValueError("it has no checksum, unlike the line before it")
     elif _IS_SLICE.search(line):  # an older version had one line for what is queued and then started
         line = _IS_SLICE.sub(rb'\1"queued"}\n', line)
     event: Event = decode(Event, line.decode())
     return event
 
 
+def _verify(line: bytes, found: re.Match[bytes], before: bytes) -> None:
+    """Raise `ValueError` when the checksum that was found is not that of the line, or not behind `before`."""
+    if found["kind"] == b"crc32":
+        if b'"chain": ' in before or int(found["value"], 16) != zlib.crc32(line):
+            raise ValueError("its checksum is not that of its text: something in it has changed since it was written")
+    elif int(found["value"], 16) != zlib.crc32(line, _checksum(before) if before else 0):
+        raise ValueError(
+            "its checksum does not follow from the line before it: one of the two has changed since it was written, or "
+            "a line between them is gone"
+        )
+
+
 def _whole_lines(data: bytes) -> list[bytes]:
     """The lines with their newlines, without the torn one at the end that an append cut short leaves."""
-    *whole, tail = data.split(b"\n")
-    if whole and not tail and not _is_json(whole[-1]):
-        del whole[-1]
-    return [line + b"\n" for line in whole]
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line.decode())
-    except ValueError:
-        return False
-    return True
-
-
-def _cannot_write(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{path} cannot be written: {error.strerror}; see to that, then resume the run")
+    return [line + b"\n" for line in data.split(b"\n")[:-1]]

@@ -16,7 +16,7 @@ from autoft.errors import DataError, RunFolderError
 from autoft.parts.base import Problem, Task
 from autoft.parts.host import Host
 from autoft.parts.plugins import builtin_ref, in_place_of
-from autoft.store import CheckpointStore, Journal, RunFolder
+from autoft.store import CheckpointStore, Journal, RunFolder, unwritable
 from autoft.study.study import SCHEMA, Machine, StudyRecord
 from autoft.system.files import as_path, as_text, write_atomic
 from autoft.tasks.single_label import SingleLabel
@@ -117,10 +117,7 @@ class Run:
         try:
             yield
         except OSError as error:
-            raise RunFolderError(
-                f"{error.filename or path}: {error.strerror or error}; make room there or mend its permissions, then "
-                f"try again; nothing is lost, and a search goes on with: autoft resume {self.folder.path}"
-            ) from error
+            raise unwritable(self.folder.path, path, error) from error
 
     def samples(self) -> tuple[Sample, ...]:
         """Every image of the run, scored or not."""

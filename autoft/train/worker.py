@@ -14,6 +14,7 @@ import torch
 from autoft.errors import RunFolderError
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef
+from autoft.store import unwritable
 from autoft.study.run import Run
 from autoft.study.study import Device
 from autoft.system.files import DISK_ERRORS
@@ -21,7 +22,7 @@ from autoft.system.signals import Cancelled
 from autoft.train.by_gradient import fit_by_gradient
 from autoft.train.closed_form import fit_closed_form
 from autoft.train.job import Job, TooLate
-from autoft.train.workshop import Bench, WeightsChanged, Workshop
+from autoft.train.workshop import Bench, Workshop
 from autoft.values.plan import Fit
 from autoft.values.trial import Report
 
@@ -71,21 +72,17 @@ class Worker:
             try:
                 bench = self.shop.bench(job)
                 report = FITS[bench.plan.fit](bench)
-            except (Cancelled, WeightsChanged):
+            except (Cancelled, RunFolderError):
                 raise
             except TooLate as reason:
                 report = Report(job.slice.trial.id, "paused", job.slice.start, None, 0.0, error=str(reason))
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    raise _no_room(error) from error
+                    run = self.shop.checkpoints.run
+                    raise unwritable(run, run, error) from error
                 cause = self.shop.host.describe(error)
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
         return _sound(replace(report, seconds=time.monotonic() - began))
-
-
-def _no_room(error: OSError) -> RunFolderError:
-    place = f"{error.filename}: " if error.filename else ""
-    return RunFolderError(f"{place}{error.strerror}; make room there, then go on with autoft resume")
 
 
 def _sound(report: Report) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -208,20 +208,22 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
 )
 @click.argument("model")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("--json", "form", flag_value="json", help="Print one JSON object a line, one line an image.")
-@click.option("--csv", "form", flag_value="csv", help="Print CSV: image, what the model says, error.")
-def predict(model: str, inputs: tuple[str, ...], form: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, one line an image.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: image, what the model says, error.")
+def predict(model: str, inputs: tuple[str, ...], as_json: bool, as_csv: bool) -> None:
     """Say what an exported model sees in images.
 
     MODEL is a run folder, a bundle or its model.onnx; INPUT a file, a folder with all images below it, or a glob
     pattern. Prints what the model says, a label with its probability or numbers, and the file. Exit code 2 when an
     image cannot be read. Needs no torch.
     """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv are two forms of one output; choose one of them")
     from autoft.bundle import predict as prediction
 
     opened = prediction.open_model(Path(model))
-    unreadable = _PRINTED[form or "table"](opened, prediction.predictions(opened, inputs))
-    _require_all_read(unreadable, "the others are above")
+    show = _json_lines if as_json else _csv if as_csv else _table
+    _require_all_read(show(opened, prediction.predictions(opened, inputs)), "the others are above")
 
 
 def _require_all_read(unreadable: int, others: str) -> None:
@@ -258,10 +260,3 @@ def _csv(model: PixelModel, predictions: Iterable[Prediction]) -> int:
         unreadable += image.error is not None
         writer.writerow(model.form.cells(image, model.targets))
     return unreadable
-
-
-_PRINTED: dict[str, Callable[[PixelModel, Iterable[Prediction]], int]] = {
-    "table": _table,
-    "json": _json_lines,
-    "csv": _csv,
-}

@@ -1,0 +1,201 @@
+"""A full or read-only disk, or a folder that is gone: one line with the place, the reason and the way on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from autoft.engine.conclude import let_stand
+from autoft.engine.execution import ExportWish, _leaderboard_at_the_end, export_trial
+from autoft.errors import RunFolderError
+from autoft.store import Checkpoint, Journal, RunFolder
+from autoft.study.run import Run
+from autoft.study.study import Machine, Study, StudyRecord
+from autoft.system import faults
+from autoft.system.clock import RunClock
+from autoft.system.screen import Silent
+from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.codec import encode
+from autoft.values.dataset import DatasetInfo
+from autoft.values.ledger import TrialRecord
+from autoft.values.space import Space
+from autoft.values.summary import Best, Scores, Summary
+from autoft.values.trial import Candidate, Clock, Queued, Report, Slice
+
+CANDIDATE = Candidate("zoo/net", "probe", 64, Space({}))
+TRIAL = CANDIDATE.trial(0, {}, 0)
+SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run that has just begun, in a folder whose name a shell would take apart."""
+    folder = tmp_path / "a run"
+    record = StudyRecord(
+        study=Study(data=str(tmp_path), out=str(folder), time=60.0),
+        data=DatasetInfo(str(tmp_path), ("a", "b"), {"train": 0, "val": 0, "test": 0}, "f" * 8, 64, 1.5),
+        view="crop",
+        backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
+        candidates=(CANDIDATE,),
+        plugins=(),
+        versions={},
+        machine=Machine("inline", 1, 1, "cpu"),
+    )
+    RunFolder.create(folder, encode(record))
+    return Run.open(folder)
+
+
+def journal(run: Run) -> None:
+    with Journal(run.folder.journal) as lines:
+        lines.append(Queued(0, Slice(TRIAL, 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
+
+
+def checkpoint(run: Run) -> None:
+    import torch
+
+    run.checkpoints.save(Checkpoint(TRIAL, 1.0, "weights", {"head": torch.ones(2)}))
+
+
+def study(run: Run) -> None:
+    replace(run, record=replace(run.record, study=replace(run.record.study, time=90.0))).save()
+
+
+def summary(run: Run) -> None:
+    best = Best(0, "zoo/net", "probe", 64, {})
+    let_stand(run, run.ledger(), Summary("", "accuracy", best, SCORES, SCORES, {}, {}, "m", 60.0, 9.0), CLOCK, Silent())
+
+
+def leaderboard(run: Run) -> None:
+    with _leaderboard_at_the_end(run, run.ledger(), Silent()):
+        pass
+
+
+def bundle(run: Run) -> None:
+    with run.writing(run.folder.export):
+        (run.folder.export / "examples").mkdir(parents=True)
+
+
+def lock(run: Run) -> None:
+    with run.folder.lock():
+        pass
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+CLOCK = RunClock(0.0, 60.0)
+WRITES: dict[str, tuple[Callable[[Run], None], str]] = {
+    "trials.jsonl": (journal, "os.fsync"),
+    "checkpoints": (checkpoint, "autoft.store.checkpoints.write_atomic"),
+    "study.json": (study, "autoft.study.run.write_atomic"),
+    "leaderboard.csv": (leaderboard, "autoft.store.leaderboard.write_atomic"),
+    "summary.json": (summary, "autoft.engine.conclude.write_atomic"),
+    "export": (bundle, "pathlib.Path.mkdir"),
+    ".lock": (lock, "os.open"),
+}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize("name", WRITES)
+def test_what_cannot_be_written_is_one_line_with_the_way_on(
+    name: str, number: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, fails = WRITES[name]
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch, pytest.raises(RunFolderError) as caught:
+        patch.setattr(fails, fail)
+        write(run)
+    line = str(caught.value)
+    assert line.startswith(f"{run.folder.path / name} cannot be written: {os.strerror(number)}; make room there")
+    assert line.endswith(f"autoft resume '{run.folder.path}'")
+    assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "summary.json", ".lock"])
+def test_a_run_folder_that_is_gone_is_named_and_not_made_again(name: str, run: Run) -> None:
+    shutil.rmtree(run.folder.path)
+    with pytest.raises(RunFolderError, match=r"No such file .* it was moved or removed: bring it back") as caught:
+        WRITES[name][0](run)
+    assert str(run.folder.path / name.removesuffix(".json")) in str(caught.value).replace("/.summary", "/summary")
+    assert not run.folder.path.exists()
+
+
+def test_a_lock_on_a_full_disk_is_a_lock(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room is made elsewhere by what takes it, such as an export to another disk."""
+
+    def full(*arguments: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.pwrite", full)
+    with run.folder.lock():
+        assert run.folder.in_use()
+
+
+def test_a_run_on_a_read_only_disk_is_locked_and_exported_elsewhere(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(run.folder.journal) as lines:
+        lines.append(Queued(0, Slice(TRIAL, 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
+        lines.append(Report(0, "finished", 1.0, 0.5, 2.0))
+    moved, out = tmp_path / "moved", tmp_path / "out" / "bundle"
+    moved.mkdir()
+    opened, before = os.open, run.folder.study.read_bytes()
+
+    def read_only(path: Any, flags: int, *mode: int) -> int:
+        if str(path).startswith(str(run.folder.path)) and flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(path, flags, *mode)
+
+    def write(path: Path, text: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def make(record: TrialRecord, folder: Path, wanted: object) -> SimpleNamespace:
+        with pytest.raises(RunFolderError, match=r"is in use by"), run.folder.lock():
+            pytest.fail("it was not locked")
+        folder.mkdir(parents=True)
+        return SimpleNamespace(model_bytes=1, parity=None, calibration=None, validation=SCORES)
+
+    monkeypatch.setattr("autoft.engine.execution._bundle_maker", lambda *_: SimpleNamespace(make=make))
+    lock(run)  # leaves its file there, as the search did
+    monkeypatch.setattr("os.open", read_only)
+    monkeypatch.setattr("autoft.study.run.write_atomic", write)
+    notes = Notes()
+    exported = export_trial(run.with_images(moved), (), ExportWish(None, out, "image"), notes)
+    assert (exported.folder, out.is_dir(), run.folder.study.read_bytes()) == (str(out), True, before)
+    assert any("does not remember what was changed" in line and "Read-only" in line for line in notes.lines)
+    with pytest.raises(RunFolderError, match=r"trials\.jsonl cannot be written: Read-only"):
+        journal(run)
+
+
+def test_checkpoints_that_cannot_be_removed_stay(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint(run)
+
+    def read_only(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pathlib.Path.unlink", read_only)
+    run.checkpoints.prune({}, set())
+    assert not run.checkpoints.is_empty()
+
+
+def test_a_traceback_that_cannot_be_kept_does_not_hide_what_went_wrong(run: Run) -> None:
+    run.folder.errors.write_text("in the way")
+    said = faults.record(ValueError("the fault"), run.folder.errors)
+    assert "ValueError: the fault; its traceback could not be kept" in said
+    assert str(run.folder.errors) in said
