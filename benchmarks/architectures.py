@@ -39,8 +39,11 @@ from autoft.builtin.onnx_exporter import FILE, OnnxExporter
 from autoft.bundle.onnx_runtime import CoreModel, Images, Optimisations
 from autoft.bundle.parity import Setting, core_parity, core_refusal
 from autoft.errors import RunFailed, UserError
+from autoft.tasks.forms.table import answering
+from autoft.tasks.single_label import SingleLabel
 from autoft.tasks.statistics import Logits
 from autoft.values.codec import decode, encode
+from autoft.values.target import Targets
 
 NAMES = Path(__file__).with_suffix(".txt")
 ROWS = common.RESULTS / "architectures.jsonl"
@@ -229,7 +232,8 @@ class Comparison:
         names = [f"picture {number}" for number in range(len(self.images))]
         deltas = []
         for batch in BATCHES:
-            parity = core_parity(model, Setting(batch, optimisations), self.images, self.expected, names)
+            setting, how = Setting(batch, optimisations), answering(SingleLabel().on(_targets()))
+            parity = core_parity(model, setting, self.images, self.expected, names, how)
             if reason := core_refusal(parity):
                 raise UserError(reason)
             deltas.append(parity.max_delta / parity.scale)
@@ -270,8 +274,11 @@ def _mib(artifact: Artifact) -> float:
 def _handoff(name: str, preprocess: Preprocess, parameters: int) -> Handoff:
     backbone = Backbone(f"timm/{name}", parameters, InputSpec(preprocess.size), license="none", source="random weights")
     trial = Trial(0, backbone.name, "probe", preprocess.size, {}, seed=0)
-    labels = tuple(f"class {number}" for number in range(CLASSES))
-    return Handoff(labels, preprocess, backbone, trial, "accuracy", 0.0, "none")
+    return Handoff(_targets(), preprocess, backbone, trial, "accuracy", 0.0, "none")
+
+
+def _targets() -> Targets:
+    return Targets(SingleLabel.name, SingleLabel.form, tuple(f"class {number}" for number in range(CLASSES)))
 
 
 def _at(stage: str) -> None:

@@ -291,7 +291,7 @@ def ask(runtimes: Runtimes, root: Path, samples: Sequence[Sample]) -> Answers:
             if name == RIGHT:
                 by_torch.append(_cooled(runtimes, runtimes.torch(images)))
         began = time.perf_counter()
-        by_model += [runtimes.model.probabilities(shown.pixels) for shown in chunk]
+        by_model += [runtimes.model.answers(shown.pixels) for shown in chunk]
         seconds += time.perf_counter() - began
     return Answers(
         tuple(samples),
@@ -305,7 +305,7 @@ def ask(runtimes: Runtimes, root: Path, samples: Sequence[Sample]) -> Answers:
 
 
 def _cooled(runtimes: Runtimes, logits: Logits) -> Probabilities:
-    return softmax(logits / np.float32(runtimes.model.temperature))
+    return softmax(logits / np.float32(runtimes.model.calibration.temperature))
 
 
 def clear(probabilities: Probabilities) -> np.ndarray:

@@ -44,12 +44,14 @@ from autoft.data.folder import natural_key
 from autoft.errors import UnreadableImage
 from autoft.media.image.decode import Pixels, decode, normalise, preprocess
 from autoft.media.image.raw_pixels import write_raw_pixel_model
+from autoft.tasks.forms.table import answering
 from autoft.tasks.single_label import SingleLabel
 from autoft.tasks.statistics import softmax
 from autoft.train.classifier import Classifier
 from autoft.values.backbone import Interpolation
-from autoft.values.bundle import ANSWER_TOLERANCE, CORE, MODEL
-from autoft.values.handoff import View
+from autoft.values.bundle import ANSWER_TOLERANCE, CORE, MODEL, Calibration
+from autoft.values.handoff import Ending, View
+from autoft.values.target import Targets
 
 CLIPART = Path("/usr/share/openclipart/png")
 HOW_TO_GET_CLIPART = "Debian's openclipart-png has it: apt-get install openclipart-png, or unpack it and give --clipart"
@@ -174,7 +176,7 @@ class Resizer:
         with tempfile.TemporaryDirectory() as folder:
             core, model = Path(folder, CORE), Path(folder, MODEL)
             onnx.save(onnx.parser.parse_model(PASS_THROUGH.format(size=size, values=3 * size * size)), core)
-            write_raw_pixel_model(core, model, recipe, SingleLabel.outputs, 1.0, "image")
+            write_raw_pixel_model(core, model, recipe, ending(3 * size * size, 1.0), "image")
             return cls(recipe, session(model, threads))
 
     def off_by(self, image: Pixels) -> np.ndarray:
@@ -253,6 +255,17 @@ class Pair:
         return softmax(self.core.logits(images) / np.float32(TEMPERATURE))[0]
 
 
+def classes(number: int) -> Targets:
+    """So many classes."""
+    return Targets(SingleLabel.name, SingleLabel.form, tuple(f"class {one}" for one in range(number)))
+
+
+def ending(number: int, temperature: float) -> Ending:
+    """What follows the logits of so many classes."""
+    calibration = Calibration(temperature, 0, None, None, "For a benchmark.")
+    return answering(SingleLabel().on(classes(number)), calibration).ending()
+
+
 @contextlib.contextmanager
 def pair(size: int, view: View) -> Iterator[Pair]:
     """EfficientNet-Lite0 with a head of random weights, exported as autoft does."""
@@ -261,15 +274,14 @@ def pair(size: int, view: View) -> Iterator[Pair]:
     spec = backbone.input
     recipe = Preprocess(size, spec.mean, spec.std, spec.interpolation, view)
     trial = Trial(0, backbone.name, "probe", size, {}, seed=0)
-    labels = tuple(f"class {number}" for number in range(CLASSES))
     torch.manual_seed(0)
     classifier = Classifier.of(zoo.build(backbone), CLASSES)
     torch.nn.init.normal_(classifier.head.weight, std=0.05)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        handoff = Handoff(labels, recipe, backbone, trial, "accuracy", 0.0, "none")
+        handoff = Handoff(classes(CLASSES), recipe, backbone, trial, "accuracy", 0.0, "none")
         next(iter(OnnxExporter().export(classifier, handoff, folder)))
-        write_raw_pixel_model(folder / CORE, folder / MODEL, recipe, SingleLabel.outputs, TEMPERATURE, "image")
+        write_raw_pixel_model(folder / CORE, folder / MODEL, recipe, ending(CLASSES, TEMPERATURE), "image")
         yield Pair(folder, CoreModel(folder / CORE, threads=1), PixelModel(folder / MODEL, threads=1))
 
 
@@ -283,10 +295,10 @@ def cost(both: Pair, width: int, height: int, rounds: int) -> Cost:
     """Time model.onnx, the way by hand and the network alone in turn. Raises `RuntimeError` when they disagree."""
     image, recipe = photo(width, height), both.core.preprocess
     images = normalise(preprocess(image, recipe)[None], recipe)
-    if (delta := np.abs(both.model.probabilities(image) - both.by_hand(image)).max()) > ANSWER_TOLERANCE:
+    if (delta := np.abs(both.model.answers(image) - both.by_hand(image)).max()) > ANSWER_TOLERANCE:
         raise RuntimeError(f"{MODEL} and the way by hand differ by {delta:.3f}; their times mean nothing")
     ways: Mapping[str, Callable[[], object]] = {
-        "model": lambda: both.model.probabilities(image),
+        "model": lambda: both.model.answers(image),
         "by hand": lambda: both.by_hand(image),
         "core": lambda: both.core.logits(images),
     }

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from parts.data import dataset as make_dataset
 from parts.exported import SIZE, Tiny, handoff, torch_logits
 
 from autoft import Artifact, Backbone, Candidate, DataError, GateFailed, InputSpec, Report, Space
@@ -19,8 +20,7 @@ from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.order import Order
 from autoft.bundle.parity import FULL, LEAST_IMAGES, QUICK
 from autoft.bundle.standalone.verify import verify
-from autoft.data.dataset import Dataset, open_dataset
-from autoft.data.scan import scan
+from autoft.data.dataset import Dataset
 from autoft.engine.conclude import handoff_of
 from autoft.media.image.raw_pixels import Layout
 from autoft.study.study import Machine, Study, StudyRecord
@@ -30,6 +30,7 @@ from autoft.values.codec import decode
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Preprocess, View
 from autoft.values.ledger import TrialRecord
+from autoft.values.target import MetricFacts
 
 FILES = {
     "model.onnx",
@@ -52,13 +53,13 @@ FILES = {
 
 @pytest.fixture
 def dataset(tiny_images: Path) -> Dataset:
-    return open_dataset(scan(tiny_images, 1), 0, {(SIZE, "bicubic", "crop")}, 1)
+    return make_dataset(tiny_images, {(SIZE, "bicubic", "crop")})
 
 
 @pytest.fixture
 def order(dataset: Dataset) -> Order:
     model = Tiny(3).eval()
-    labels = dataset.info.classes
+    labels = dataset.info.targets.names
     return Order(handoff(labels=labels), lambda x: torch_logits(model, x), dataset, "test", QUICK, "image", {})
 
 
@@ -110,7 +111,7 @@ def test_its_files_say_what_was_measured(order: Order, tmp_path: Path) -> None:
     assert (metrics.split, metrics.n, metrics.correct) == ("test", bundle.scores.n, bundle.scores.correct)
     assert metrics.metrics["accuracy"].value == bundle.scores.metrics["accuracy"]
     assert metrics.calibration == bundle.calibration
-    assert PixelModel(tmp_path / "b" / "model.onnx").temperature == bundle.calibration.temperature
+    assert PixelModel(tmp_path / "b" / "model.onnx").calibration.temperature == bundle.calibration.temperature
     latency = decode(Latency, read["latency.json"])
     assert {(timing.file, timing.batch) for timing in latency.timings} >= {("model.core.onnx", n) for n in (1, 8, 32)}
     assert f"{metrics.correct}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
@@ -237,12 +238,13 @@ def test_what_goes_with_a_model_names_no_place_on_this_machine(dataset: Dataset)
         plugins=(),
         versions={},
         machine=Machine("inline", 1, 1, "cpu"),
+        metric=MetricFacts("accuracy"),
     )
     report = Report(0, "finished", 1.0, 0.75, 2.0)
     made = handoff_of(study, TrialRecord(candidate.trial(0, {}, 0), (), (report,)))
     assert made.backbone.source == "net.pth"
     assert (made.preprocess.size, made.preprocess.view) == (SIZE, "pad")
-    assert (made.validation_score, made.labels) == (0.75, dataset.info.classes)
+    assert (made.validation_score, made.targets) == (0.75, dataset.info.targets)
 
 
 # ---------------------------------------------------------------- what was scored
@@ -294,7 +296,7 @@ def test_a_slow_network_is_compared_on_fewer_images(order: Order) -> None:
     gate = dataclasses.replace(QUICK, seconds=1e-9)
     few = dataclasses.replace(order, gate=gate).compared
     assert len(few.names) == min(LEAST_IMAGES, len(order.dataset.rows("val")))
-    assert {sample.label for sample in few.samples} == {0, 1, 2}
+    assert {sample.label for sample in few.samples} == {"red", "green", "blue"}
 
 
 def test_seconds_go_to_phases(order: Order, tmp_path: Path) -> None:

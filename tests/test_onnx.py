@@ -34,6 +34,8 @@ from autoft import Artifact, Preprocess, RunFailed, UserError
 from autoft.builtin.onnx_exporter import TEMPLATE, OnnxExporter
 from autoft.bundle.onnx_runtime import CoreModel
 from autoft.tasks.statistics import softmax
+from autoft.values.codec import encode
+from autoft.values.target import Targets
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,13 @@ def test_metadata_is_json(tiny: tuple[Path, Artifact]) -> None:
     assert metadata == {
         "autoft.schema": 1,
         "autoft.labels": list(LABELS),
+        "autoft.targets": {
+            "task": "single_label",
+            "form": "one_of",
+            "names": list(LABELS),
+            "mean": [],
+            "deviation": [],
+        },
         "autoft.preprocess": {
             "size": SIZE,
             "mean": list(MEAN),
@@ -248,6 +257,17 @@ def test_exporting_leaves_torch_and_the_process_as_they_were(tmp_path: Path) -> 
 # ---------------------------------------------------------------- the runtime
 
 
+def test_a_file_of_before_there_were_targets_has_one_class_an_image(
+    tiny: tuple[Path, Artifact], tmp_path: Path
+) -> None:
+    model = onnx.load(tiny[0])
+    kept = [prop for prop in model.metadata_props if prop.key != "autoft.targets"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, tmp_path / "old.onnx")
+    assert CoreModel(tmp_path / "old.onnx").targets == Targets("single_label", "one_of", LABELS)
+
+
 def test_a_file_tells_its_labels_and_preprocessing(tiny: tuple[Path, Artifact]) -> None:
     model = CoreModel(tiny[0], threads=1)
     assert model.labels == LABELS
@@ -260,7 +280,9 @@ def test_a_file_tells_its_labels_and_preprocessing(tiny: tuple[Path, Artifact]) 
     [
         ("autoft.labels", None, "was not exported by autoft"),
         ("autoft.schema", "99", "schema 99"),
-        ("autoft.labels", '["a", "b"]', "does not fit its labels"),
+        ("autoft.labels", '["a", "b"]', "autoft.labels and autoft.targets in its metadata differ"),
+        ("autoft.targets", "[]", "damaged"),
+        ("autoft.preprocess", encode(Preprocess(SIZE + 1, MEAN, STD)), "does not fit its labels"),
         ("autoft.labels", "{", "damaged"),
         ("autoft.preprocess", '{"size": 32}', "damaged"),
     ],

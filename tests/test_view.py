@@ -98,7 +98,7 @@ def accuracy_on_further_strips(model: PixelModel) -> float:
     for name in CLASSES:
         for number, file in enumerate(sorted((FASHION / name).iterdir())[20:50]):
             pixels = np.asarray(strip(file, 100 + number).convert("RGB"))
-            answers.append(model.labels[model.probabilities(pixels).argmax()] == name)
+            answers.append(model.labels[model.answers(pixels).argmax()] == name)
     return float(np.mean(answers))
 
 

@@ -31,7 +31,7 @@ from autoft.values.prediction import Prediction
 from autoft.values.target import Targets
 
 DEFAULT_THRESHOLD: Final = 0.5
-SEPARATOR: Final = ";"
+SEPARATOR: Final = "|"
 """Between labels in one cell of CSV."""
 _LEAST: Final = 1e-7
 """The least distance of a probability from 0 and 1 that a logit is taken at."""
