@@ -6,7 +6,7 @@ What is quick to find out comes first: names, folders, the listing of the images
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -32,16 +32,15 @@ from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.forms.table import FORMS
 from autoft.values.codec import encode
 from autoft.values.dataset import DataProblem, Listing
 from autoft.values.ledger import Ledger
 from autoft.values.summary import Summary
-from autoft.values.target import Form
 from autoft.values.trial import Clock
 
 RUNNERS = ("auto", "inline", "ray")
 PROBLEMS_SHOWN = 10
-NOUNS: Mapping[Form, str] = {"one_of": "classes", "any_of": "labels", "numbers": "columns of numbers"}
 
 
 def search(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
@@ -314,7 +313,7 @@ def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
 def _report_data(dataset: Dataset, screen: Screen) -> None:
     info = dataset.info
     counts = " / ".join(f"{info.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
-    what = f"{len(info.targets.names)} {NOUNS[info.targets.form]}"
+    what = f"{len(info.targets.names)} {FORMS[info.targets.form].noun}"
     screen.note(f"{info.source}: {sum(info.counts.values())} images, {what}, {counts}")
     _report(info.problems, "files are not used", screen)
     _report(info.contradictions, "images have two labels, and are used with both", screen)

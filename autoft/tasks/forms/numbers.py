@@ -36,7 +36,7 @@ class Numbers(AnswerForm):
     name = "numbers"
     output = "values"
     compared = "values, in deviations of their column,"
-    noun = "columns"
+    noun = "columns of numbers"
     meanings: Mapping[str, str] = {
         "mae": "mean absolute error, in the units of the data; smaller is better",
         "rmse": "root of the mean squared error, in the units of the data; smaller is better",
