@@ -121,9 +121,11 @@ ages = [str(age) for age in range(3, 90) if age % 7]
         ([str(number) for number in range(1, 103)], ONE, False),
         (["1.0", "2.0", "3.0"], ONE, False),  # whole numbers, as pandas writes a column with gaps
         ([f"{number * 3:03}" for number in range(40)], ONE, False),  # identifiers
-        ([*ages, "unknown"], ONE, False),
-        ([*ages, ""], ONE, False),
-        ([*ages, "nan"], ONE, False),
+        ([*ages, "unknown"], ONE, True),
+        ([*ages, "", "", " ", "nan"], ONE, True),
+        ([*ages, *["none", "nan"] * 10], ONE, False),
+        (["1,5", "2,5"], ONE, True),  # decimal commas: then names() says so
+        (["", ""], ONE, False),
         (["1,a", "2,b"], ("x", "y"), False),
     ],
 )

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MAX_CLASSES: Final = 20
 """A column of so many different whole numbers or fewer holds classes: stars, grades, digits."""
 
+MISSING: Final = 0.05
+"""Part of the labels of a column of numbers that may be something else, such as "n/a"."""
+
 MAX_STRATA: Final = 10
 STRATUM: Final = 10
 """Images a stratum, at least, where there are enough for two; a fifth of them is more than one."""
@@ -96,13 +99,17 @@ class Regression(Task):
 
         Those are numbers of which one is not whole, or of more than `MAX_CLASSES` whole ones that are no mere numbering
         (from 0 or 1 without a gap, as of the 1000 classes of ImageNet). What is written with zeros before it ("007") is
-        an identifier. A column of few whole numbers stays classes.
+        an identifier. A column of few whole numbers stays classes. Empty cells do not count, nor do a few that hold
+        something else: they are missing values.
         """
-        if any(map(self.problem, labels)) or any(_is_identifier(label) for label in labels):
+        filled = [label for label in labels if label.strip()]
+        usable = [label for label in filled if not self.problem(label)]
+        if not usable or len(filled) - len(usable) > MISSING * len(filled) or any(map(_is_identifier, usable)):
             return False
-        if len(columns) > 1:
+        rows = list(map(numbers_in, usable))
+        if len(columns) > 1 or any(len(row) > 1 for row in rows):  # a decimal comma: `names` says what to do
             return True
-        found = {number for label in labels for number in numbers_in(label)}
+        found = {number for row in rows for number in row}
         if not all(map(float.is_integer, found)):
             return True
         numbering = min(found) in (0, 1) and max(found) - min(found) == len(found) - 1
