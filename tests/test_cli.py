@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -23,7 +24,6 @@ from huggingface_hub import constants
 import autoft
 from autoft import api
 from autoft.__main__ import _run
-from autoft.bundle.predict import Prediction
 from autoft.engine import engine
 from autoft.errors import (
     AutoftError,
@@ -42,11 +42,14 @@ from autoft.study.run import Run
 from autoft.study.study import Change, Machine, Study, StudyRecord, budget_change
 from autoft.system.clock import RunClock
 from autoft.system.screen import Screen, Silent
+from autoft.tasks.forms.one_of import OneOf
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.codec import encode
 from autoft.values.dataset import DatasetInfo
+from autoft.values.prediction import Prediction
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
+from autoft.values.target import Targets
 from autoft.values.trial import Candidate, Clock, Queued, Report, Slice, Started
 
 SCORES = Scores(n=20, correct=17, metrics={"accuracy": 0.85}, ci95=(0.64, 0.95))
@@ -692,11 +695,20 @@ def test_export_of_a_trial_without_checkpoint_names_those_that_have_one(
 
 @pytest.fixture
 def predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    predictions = [
-        Prediction("a.jpg", "cat", 0.75, {"cat": 0.75, "elephant": 0.25}),
-        Prediction("b.jpg", error="truncated"),
-    ]
-    monkeypatch.setattr("autoft.bundle.predict.predict", lambda model, inputs: iter(predictions))
+    say_of_images(
+        monkeypatch,
+        [
+            Prediction("a.jpg", "cat", 0.75, {"cat": 0.75, "elephant": 0.25}),
+            Prediction("b.jpg", error="truncated"),
+        ],
+    )
+
+
+def say_of_images(monkeypatch: pytest.MonkeyPatch, predictions: list[Prediction]) -> None:
+    """A model that has one class an image, and says this whatever it is asked."""
+    model = SimpleNamespace(form=OneOf(), targets=Targets("single_label", "one_of", ("cat", "elephant")))
+    monkeypatch.setattr("autoft.bundle.predict.open_model", lambda path: model)
+    monkeypatch.setattr("autoft.bundle.predict.predictions", lambda model, inputs: iter(predictions))
 
 
 @pytest.mark.usefixtures("predicted")
@@ -730,7 +742,7 @@ def test_predict_writes_every_name_in_any_encoding(
 ) -> None:
     names = ["caf\xe9 \u2605.jpg", "not\udcfftext.jpg", "\U0001f600.jpg"]
     predictions = [Prediction(name, "r\xf8d", 1.0, {"r\xf8d": 1.0}) for name in names]
-    monkeypatch.setattr("autoft.bundle.predict.predict", lambda model, inputs: iter(predictions))
+    say_of_images(monkeypatch, predictions)
     monkeypatch.setattr(sys, "argv", ["autoft", "predict", "m.onnx", "x", *form])
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))

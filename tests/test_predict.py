@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 from parts.exported import LABELS, SIZE, Tiny, handoff, how
 from PIL import Image
 
 from autoft import UserError
 from autoft.builtin.onnx_exporter import OnnxExporter
-from autoft.bundle.predict import find_model, predict
+from autoft.bundle.predict import find_model, open_model, predict
 from autoft.errors import DataError, RunFolderError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.system.files import sha256
@@ -57,6 +58,17 @@ def test_predict_takes_files_folders_and_patterns_in_order(bundle: Path, tmp_pat
         assert prediction.probability == max(prediction.probabilities.values())
         assert sum(prediction.probabilities.values()) == pytest.approx(1)
         assert tuple(prediction.probabilities) == LABELS
+
+
+def test_a_bundle_of_before_there_were_targets_has_one_class_an_image(bundle: Path, tmp_path: Path) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    kept = [prop for prop in model.metadata_props if prop.key not in ("autoft.targets", "autoft.calibration")]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, tmp_path / "old.onnx")
+    red = colour(tmp_path / "red.png", (255, 0, 0))
+    assert list(predict(tmp_path / "old.onnx", [red])) == list(predict(bundle, [red]))
+    assert open_model(tmp_path / "old.onnx").calibration.temperature == 1.0
 
 
 def test_unreadable_images_are_reported_in_their_place(bundle: Path, tmp_path: Path) -> None:

@@ -119,7 +119,8 @@ class BundleMaker:
         with self.watch.phase("export"):
             checkpoint, classifier = self._restored(record)
         run, shop, host = self.run, self.shop, self.shop.host
-        handoff, dataset = handoff_of(run.record, record), shop.dataset
+        dataset = shop.dataset
+        handoff = replace(handoff_of(run.record, record), outputs=dataset.task.outputs)
         order = Order(
             handoff=handoff,
             reference=lambda images: shop.answers(classifier, torch.from_numpy(images)),

@@ -45,6 +45,7 @@ def write_raw_pixel_model(core: Path, path: Path, recipe: Preprocess, ending: En
     """
     import onnx
     import onnx.inliner
+    import onnx.shape_inference
 
     network = onnx.compose.add_prefix(_plain(onnx.load(core)), "core/")
     outputs = _outputs(network)
@@ -326,12 +327,15 @@ def _parsed_back(ending: Ending, outputs: int, layout: Layout) -> onnx.ModelProt
     """The ending as a model. Raises `ValueError` for a tail that is no ONNX."""
     import onnx
     import onnx.inliner
+    import onnx.shape_inference
 
     try:
         parsed = onnx.parser.parse_model(_model(_back(ending, outputs, layout)))
-        return onnx.inliner.inline_local_functions(parsed)
-    except (onnx.parser.ParseError, RuntimeError) as error:
+        back = onnx.inliner.inline_local_functions(parsed)
+        onnx.checker.check_model(back, full_check=True)
+    except (onnx.parser.ParseError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ValueError(f"the tail of the task is no valid ONNX: {' '.join(str(error).split())}") from error
+    return back
 
 
 def _back(ending: Ending, outputs: int, layout: Layout) -> str:
