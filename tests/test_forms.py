@@ -38,6 +38,7 @@ from autoft.bundle.predict import predict
 from autoft.bundle.rescore import read_source
 from autoft.bundle.standalone.verify import verify
 from autoft.data.dataset import Dataset
+from autoft.errors import DataError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.parts.base import Task
 from autoft.shell.cli import cli

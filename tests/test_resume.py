@@ -304,6 +304,24 @@ def test_a_run_with_a_model_ends_without_ray_where_there_is_no_time_to_start_it(
     assert (started, len(executed)) == ([runner], 1)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "crowding", "asked", "runner"),
+    [
+        (20.0, 1.0, "auto", "auto"),
+        (20.0, 2.0, "auto", "inline"),
+        (20.0, 2.0, "ray", "ray"),
+        (60.0, 2.0, "auto", "auto"),
+    ],
+)
+def test_a_new_run_goes_without_ray_where_there_is_no_time_to_start_it(
+    seconds: float, crowding: float, asked: str, runner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in twenty seconds beside two busy loops on two cores; not where Ray was asked for."""
+    monkeypatch.setattr(engine, "Crowding", lambda own: lambda: crowding)
+    study, clock = Study("data", time=seconds, runner=asked), RunClock(time.time() - 1.0, seconds)
+    assert engine._for_the_time(study, clock, Silent()).runner == runner
+
+
 def test_a_leaderboard_that_cannot_be_written_does_not_hide_why_the_search_failed(run: Run) -> None:
     run.folder.leaderboard.mkdir()
     with pytest.raises(PluginError, match="is broken"):

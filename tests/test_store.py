@@ -308,6 +308,13 @@ def test_lines_of_older_versions_are_read_and_appended_to(tmp_path: Path, old: C
         Journal.read(path)
 
 
+def test_a_parameter_called_chain_is_no_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    events = [queued(0), Report(0, "finished", 1.0, 0.5, 2.0, {"chain": "0123abcd"})]
+    path.write_text("".join(f"{encode(event)}\n" for event in [*events, queued(1)]))
+    assert Journal.read(path) == [*events, queued(1)]
+
+
 def test_a_changed_digit_of_an_older_line_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text("".join(map(with_own_checksum, history(1))).replace('"score": 0.5', '"score": 0.9'))

@@ -136,6 +136,23 @@ def test_a_run_folder_that_is_gone_is_named_and_not_made_again(name: str, run: R
     assert not run.folder.path.exists()
 
 
+@pytest.mark.parametrize("name", ["study.json", "summary.json", "trials.jsonl"])
+def test_what_cannot_be_read_is_one_line_too(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path, *arguments: Any, **options: Any) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    read: dict[str, Callable[[], object]] = {
+        "study.json": lambda: Run.open(run.folder.path),
+        "summary.json": run.summary,
+        "trials.jsonl": run.ledger,
+    }
+    monkeypatch.setattr("pathlib.Path.read_text", broken)
+    monkeypatch.setattr("pathlib.Path.read_bytes", broken)
+    with pytest.raises(RunFolderError) as caught:
+        read[name]()
+    assert str(caught.value).startswith(f"{run.folder.path / name} cannot be read: Input/output error; look at its")
+
+
 def test_a_lock_on_a_full_disk_is_a_lock(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Room is made elsewhere by what takes it, such as an export to another disk."""
 

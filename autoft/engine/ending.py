@@ -105,6 +105,11 @@ def require_enough_time(record: StudyRecord, elapsed: float, least: float) -> No
         )
 
 
+def least_seconds_with_ray(crowding: float) -> float:
+    """What the least takes with Ray when nothing is known of the images and backbones yet."""
+    return crowding * (STARTING_SECONDS["ray"] + FIXED_SECONDS)
+
+
 def require_any_time(study: Study) -> None:
     """Raise `StudyError`, before anything slow begins, for a budget that could not hold a search of ten images."""
     least = STARTING_SECONDS["inline"] + FIXED_SECONDS

@@ -15,7 +15,13 @@ from pathlib import Path
 from autoft.data.dataset import Dataset, Source, bound, open_dataset, write_split_csv
 from autoft.data.readers import read_labelled
 from autoft.data.scan import scan
-from autoft.engine.ending import least_seconds, require_any_time, require_enough_time, require_more_time
+from autoft.engine.ending import (
+    least_seconds,
+    least_seconds_with_ray,
+    require_any_time,
+    require_enough_time,
+    require_more_time,
+)
 from autoft.engine.sitting import Sitting
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
@@ -61,7 +67,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         screen.metric = task.metric(study.metric).facts
         study.require_bounds(screen.metric)
         source = Source(scan(listing, cores(), in_time), task)
-    with _runner(study, host, watch, screen) as runner:
+    with _runner(_for_the_time(study, clock, screen), host, watch, screen) as runner:
         sitting = Sitting(host, runner, screen, watch, clock)
         run = begin(study, source, out, sitting)
         host.errors = run.folder.errors
@@ -192,10 +198,25 @@ def _for_the_time_left(record: StudyRecord, ledger: Ledger, clock: RunClock, scr
     left = clock.budget - clock.now()
     if not ledger.exportable():
         require_enough_time(record, clock.now(), least_seconds(record, "inline", crowding))
-    if record.study.runner == "inline" or left >= least_seconds(record, "ray", crowding):
-        return record.study
+    return _with_ray_if(left, least_seconds(record, "ray", crowding), record.study, screen)
+
+
+def _for_the_time(study: Study, clock: RunClock, screen: Screen) -> Study:
+    """How a new run is begun: without Ray, unless it was asked for, where there is no time to start it.
+
+    The load average would have what ran here before in it.
+    """
+    if study.runner != "auto":
+        return study
+    return _with_ray_if(clock.budget - clock.now(), least_seconds_with_ray(Crowding(own=math.inf)()), study, screen)
+
+
+def _with_ray_if(left: float, least: float, study: Study, screen: Screen) -> Study:
+    """The study, inline where fewer seconds are `left` than the `least` that Ray takes."""
+    if study.runner == "inline" or left >= least:
+        return study
     screen.note(f"one trial at a time in this process: {max(0.0, left):.0f} s are left, too few to start Ray in")
-    return replace(record.study, runner="inline")
+    return replace(study, runner="inline")
 
 
 def _keep_change(before: Run, after: Run) -> None:

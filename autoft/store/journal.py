@@ -125,6 +125,11 @@ def _checksum(line: bytes) -> int:
     return int(found["value"], 16) if found else zlib.crc32(line)
 
 
+def _is_chained(line: bytes) -> bool:
+    found = _CHECKSUM.search(line)
+    return found is not None and found["kind"] == b"chain"
+
+
 def _event(line: bytes, before: bytes) -> Event:
     """The event of a line that follows `before`, which is empty at the first.
 
@@ -134,7 +139,7 @@ def _event(line: bytes, before: bytes) -> Event:
     if found:
         line = line[: found.start()] + b"}"
         _verify(line, found, before)
-    elif b'"chain": ' in before:
+    elif _is_chained(before):
         raise ValueError("it has no checksum, unlike the line before it")
     elif _IS_SLICE.search(line):  # an older version had one line for what is queued and then started
         line = _IS_SLICE.sub(rb'\1"queued"}\n', line)
@@ -145,7 +150,7 @@ def _event(line: bytes, before: bytes) -> Event:
 def _verify(line: bytes, found: re.Match[bytes], before: bytes) -> None:
     """Raise `ValueError` when the checksum that was found is not that of the line, or not behind `before`."""
     if found["kind"] == b"crc32":
-        if b'"chain": ' in before or int(found["value"], 16) != zlib.crc32(line):
+        if _is_chained(before) or int(found["value"], 16) != zlib.crc32(line):
             raise ValueError("its checksum is not that of its text: something in it has changed since it was written")
     elif int(found["value"], 16) != zlib.crc32(line, _checksum(before) if before else 0):
         raise ValueError(

@@ -41,6 +41,8 @@ class Run:
         folder = RunFolder.open(path)
         try:
             record = decode(StudyRecord, _upgraded(json.loads(folder.study.read_text(encoding="utf-8"))))
+        except OSError as error:
+            raise _unreadable(folder.study, error) from error
         except ValueError as problem:
             raise RunFolderError(f"{folder.study} is damaged or of another version: {problem}") from None
         return cls(folder, record, record)
@@ -148,11 +150,17 @@ class Run:
             return decode(Summary, self.folder.summary.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _unreadable(self.folder.summary, error) from error
         except ValueError as problem:
             raise RunFolderError(
                 f"{self.folder.summary} is damaged or of another version: {problem}; take it away, and autoft resume "
                 "writes it anew"
             ) from None
+
+
+def _unreadable(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"{path} cannot be read: {error.strerror or error}; look at its permissions and its disk")
 
 
 def _upgraded(study: Any) -> Any:
