@@ -220,7 +220,8 @@ class Answering:
     def in_units(self, answers: Answers) -> Answers:
         """Answers `(n, names)` in the unit that tolerances are in."""
         units = self.form.units(self.task.targets)
-        return answers / np.array(units, np.float32) if units else answers
+        scale: Answers = np.array(units or 1.0, np.float32)
+        return answers / scale
 
     def flips(self, found: Answers, expected: Answers, limit: float) -> int:
         """How many decisions are other ones, although no difference within `limit` would have changed them.

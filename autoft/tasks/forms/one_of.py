@@ -71,12 +71,14 @@ class OneOf(AnswerForm):
 
     def decisions(self, answers: Answers, calibration: Calibration) -> NDArray[np.int64]:
         """The class of each image, `(n, 1)`."""
-        return answers.argmax(axis=1)[:, None]
+        classes: NDArray[np.int64] = answers.argmax(axis=1)[:, None]
+        return classes
 
     def clearness(self, answers: Answers, calibration: Calibration) -> Answers:
         """Half of how far the first is above the second, `(n, 1)`: both may move."""
         second, first = np.sort(answers, axis=1)[:, -2:].T
-        return ((first - second) / 2)[:, None]
+        halves: Answers = ((first - second) / 2)[:, None]
+        return halves
 
     def report(self, split: SplitName, outputs: Rows, truth: Rows, answering: Answering) -> MetricsReport:
         """A line a class, the confusion matrix, and the calibration error with and without temperature."""
