@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from parts.exported import LABELS, handoff, torch_logits
+from parts.exported import LABELS, handoff, how, torch_logits
 from torch import nn
 
 from autoft.builtin.onnx_exporter import FILE, OnnxExporter
@@ -120,5 +120,6 @@ def test_exported_architecture_agrees_with_torch_at_every_batch(name: str, tmp_p
     assert not any(family in name for family in CONVOLUTIONAL) or operators <= OPERATORS
     model = CoreModel(tmp_path / FILE, threads=1)
     for batch in BATCHES:
-        parity = core_parity(model, Setting(batch, "all"), images, expected, [str(n) for n in range(len(images))])
+        names = [str(n) for n in range(len(images))]
+        parity = core_parity(model, Setting(batch, "all"), images, expected, names, how())
         assert core_refusal(parity) is None
