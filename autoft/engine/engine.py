@@ -334,7 +334,7 @@ def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
 def _report_data(dataset: Dataset, screen: Screen) -> None:
     info = dataset.info
     counts = " / ".join(f"{info.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
-    what = f"{len(info.targets.names)} {FORMS[info.targets.form].noun}"
+    what = FORMS[info.targets.form].counted(info.targets)
     screen.note(f"{info.source}: {sum(info.counts.values())} images, {what}, {counts}")
     _report(info.problems, "files are not used", screen)
     _report(info.contradictions, "images have two labels, and are used with both", screen)

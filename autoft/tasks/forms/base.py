@@ -58,6 +58,10 @@ class AnswerForm(ABC):
     noun: str
     """What the names are, in the plural."""
 
+    def counted(self, targets: Targets) -> str:
+        """What is predicted, in a few words."""
+        return f"{len(targets.names)} {self.noun}"
+
     # ---------------------------------------------------------------- the file
 
     @abstractmethod

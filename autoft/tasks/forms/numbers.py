@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from autoft.values.handoff import Ending, Output
 from autoft.values.prediction import Prediction
 from autoft.values.target import Targets
 
+MOST_NAMED: Final = 4
+
 
 class Numbers(AnswerForm):
     """One number an image, or several."""
@@ -42,6 +44,12 @@ class Numbers(AnswerForm):
         "rmse": "root of the mean squared error, in the units of the data; smaller is better",
         "r2": "part of the variance that is explained; 0 is what the mean gets",
     }
+
+    def counted(self, targets: Targets) -> str:
+        """The columns by name."""
+        rest = len(targets.names) - MOST_NAMED
+        more = f" and {rest} more" if rest > 0 else ""
+        return f"numbers ({', '.join(targets.names[:MOST_NAMED])}{more})"
 
     def ending(self, task: Task, calibration: Calibration) -> Ending:
         """The values."""
