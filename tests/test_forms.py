@@ -28,7 +28,7 @@ from parts.exported import handoff as classifier_handoff
 from PIL import Image
 from test_standalone import seal
 
-from autoft import Artifact, GateFailed
+from autoft import Artifact, DataError, GateFailed
 from autoft.bundle import build
 from autoft.bundle.build import Bundle, write_bundle
 from autoft.bundle.onnx_runtime import PixelModel
