@@ -83,7 +83,7 @@ def difference(
     found: Logits, expected: Logits, names: Sequence[str], answering: Answering, tolerance: Tolerance = ON_CPU
 ) -> Difference:
     """How far `found` `(n, outputs)` are from `expected`, and how far they may be."""
-    scale = max(1.0, float(np.abs(expected).max()))  # softmax feels absolute differences
+    scale = max(1.0, float(np.abs(expected).max()))  # probabilities feel absolute differences
     with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity is NaN, and that is refused
         answers, wanted = (answering.in_units(answering.answers(outputs)) for outputs in (found, expected))
         answer_limit = _limit(tolerance.answers, wanted, ROUNDING)
