@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +37,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("AUTOFT_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def node_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder below which Node finds onnxruntime-node; some hundred MB, so it is not kept."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("needs node and npm")
+    place = tmp_path_factory.mktemp("node")
+    command = [npm, "install", "--prefix", place, "--no-audit", "--no-fund", "onnxruntime-node"]
+    env = os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    yield place
+    shutil.rmtree(place)

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +27,9 @@ from parts.data import dataset as make_dataset
 from parts.exported import MEAN, STD
 from parts.exported import handoff as classifier_handoff
 from PIL import Image
-from test_standalone import seal
+from test_standalone import node, seal
 
-from autoft import Artifact, DataError, GateFailed
+from autoft import Artifact, GateFailed
 from autoft.bundle import build
 from autoft.bundle.build import Bundle, write_bundle
 from autoft.bundle.onnx_runtime import PixelModel
@@ -392,8 +393,6 @@ def test_a_label_that_comes_or_goes_at_its_threshold_is_a_flip() -> None:
 @pytest.fixture
 def copied(tmp_path: Path) -> Callable[[Made], Path]:
     def copy(made: Made) -> Path:
-        import shutil
-
         return Path(shutil.copytree(made.folder, tmp_path / "copy"))
 
     return copy
@@ -492,6 +491,26 @@ def test_the_example_in_python_says_what_predict_says(made: Made, tmp_path: Path
     }
     assert re.fullmatch(f"{image}: {said[made.targets.form]}\n", infer(image).stdout)
     assert re.fullmatch(r"PASS: \d+ vectors\n", infer().stdout)
+
+
+@pytest.mark.parametrize("name", ["any_of", "numbers"])
+def test_the_example_in_node_says_what_predict_says(name: str, make: Callable[[str], Made], node_place: Path) -> None:
+    made = make(name)
+    folder = Path(shutil.copytree(made.folder, node_place / name))
+    said = node(folder)
+    assert re.fullmatch(r"PASS: \d+ vectors\n", said.stdout), said.stderr
+    for number, colour in enumerate([(250, 10, 240), (5, 5, 5)]):
+        raw = folder / f"{number}.rgb"
+        raw.write_bytes(bytes(colour) * 30 * 20)
+        (found,) = predict(folder, [photo(folder, colour)])
+        expected = found.values or {label: found.probabilities[label] for label in found.labels}
+        shown = node(folder, raw, 30, 20).stdout.removeprefix(f"{raw}: ").strip().split(", ")
+        pairs = dict(word.split() for word in shown) if shown != ["no label"] else {}
+        assert {label: float(value) for label, value in pairs.items()} == pytest.approx(expected, rel=1e-3)
+    edited = json.loads((folder / "test_vectors/vectors.json").read_text())
+    edited["vectors"][0][FORMS[made.task.form].output][0] += 1e4
+    (folder / "test_vectors/vectors.json").write_text(json.dumps(edited))
+    assert node(folder).stderr.startswith(f"FAIL: {edited['vectors'][0]['name']} gives ")
 
 
 # ---------------------------------------------------------------- scored again

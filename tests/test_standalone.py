@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -679,21 +679,6 @@ def test_the_python_example_sees_what_a_person_sees(bundle: Path, tmp_path: Path
     first, second = done.stdout.splitlines()
     assert first == f"{tmp_path / 'clear.png'}: blue {clear:.4f}"
     assert second == f"{tmp_path / 'green.png'}: {LABELS[1]} {green:.4f}"
-
-
-@pytest.fixture(scope="session")
-def node_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder below which Node finds onnxruntime-node; some hundred MB, so it is not kept."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("needs node and npm")
-    place = tmp_path_factory.mktemp("node")
-    command = [npm, "install", "--prefix", place, "--no-audit", "--no-fund", "onnxruntime-node"]
-    env = os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    yield place
-    shutil.rmtree(place)
 
 
 def node(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
