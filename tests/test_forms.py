@@ -529,7 +529,7 @@ def test_a_manifest_of_other_images_is_scored_by_the_names_of_the_metrics(made: 
     expected = {
         "any_of": {"subset_accuracy", "macro_f1", "micro_f1", "map"},
         "numbers": {"mae", "rmse", "r2"},
-        "one_of": {"accuracy", "balanced_accuracy", "macro_f1", "log_loss"},
+        "one_of": {"mae", "accuracy", "balanced_accuracy", "macro_f1", "log_loss"},
     }
     assert (scores["n"], found["fresh"]) == (12, 12)
     assert set(scores["metrics"]) == expected[made.targets.form]

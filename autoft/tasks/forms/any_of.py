@@ -99,7 +99,7 @@ class AnyOf(AnswerForm):
             confusion=(),
         )
 
-    def task(self) -> Task:
+    def task(self, name: str = "") -> Task:
         """Multi-label classification."""
         from autoft.tasks.multi_label import MultiLabel
 

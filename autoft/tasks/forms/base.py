@@ -89,8 +89,11 @@ class AnswerForm(ABC):
         """What metrics.json holds, of outputs `(n, outputs)` and encoded targets `(n, ...)` of a split."""
 
     @abstractmethod
-    def task(self) -> Task:
-        """The built-in task of this form: its labels and metrics hold where the one that trained is not installed."""
+    def task(self, name: str = "") -> Task:
+        """The built-in task of that name, else the plain one of this form.
+
+        Its labels and metrics hold where a bundle is read: what trained it may be a plugin's, and not installed there.
+        """
 
     @abstractmethod
     def judged(self, answers: Answers, model: Model) -> Rows:
@@ -98,7 +101,7 @@ class AnswerForm(ABC):
 
     def problem(self, label: str, targets: Targets) -> str | None:
         """Why a label, as a person writes it, is none that the model knows; None when it is one."""
-        task = self.task().on(targets)
+        task = self.task(targets.task).on(targets)
         if found := task.problem(label):
             return found
         try:
@@ -109,7 +112,7 @@ class AnswerForm(ABC):
 
     def scores(self, answers: Answers, labels: Sequence[str], model: Model) -> Scores:
         """The figures of the built-in task, of a file's answers `(n, names)` for labels as a person writes them."""
-        task = self.task().on(model.targets)
+        task = self.task(model.targets.task).on(model.targets)
         return scores(task.metrics, task.metrics[0], self.judged(answers, model), task.encode(labels))
 
     # ---------------------------------------------------------------- the card

@@ -84,7 +84,7 @@ class Numbers(AnswerForm):
             confusion=(),
         )
 
-    def task(self) -> Task:
+    def task(self, name: str = "") -> Task:
         """Regression."""
         from autoft.tasks.regression import Regression
 

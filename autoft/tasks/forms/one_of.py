@@ -24,6 +24,7 @@ from autoft.tasks.forms.base import (
     split_name,
 )
 from autoft.tasks.forms.class_report import metrics_report
+from autoft.tasks.ordinal import Ordinal
 from autoft.tasks.single_label import SingleLabel
 from autoft.values.bundle import LABELS, METRICS, MODEL, Calibration, ClassReport, MetricsReport
 from autoft.values.dataset import SplitName
@@ -84,9 +85,9 @@ class OneOf(AnswerForm):
         """A line a class, the confusion matrix, and the calibration error with and without temperature."""
         return metrics_report(split, outputs, truth, answering)
 
-    def task(self) -> Task:
-        """Single-label classification."""
-        return SingleLabel()
+    def task(self, name: str = "") -> Task:
+        """Ordinal or single-label classification."""
+        return Ordinal() if name == Ordinal.name else SingleLabel()
 
     def judged(self, answers: Answers, model: Model) -> NDArray[np.float32]:
         """Logits whose softmax gives the probabilities again."""
