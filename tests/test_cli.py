@@ -38,8 +38,9 @@ from autoft.errors import (
 from autoft.shell.cli import COMMANDS, cli
 from autoft.shell.commands import aligned
 from autoft.store import Journal, RunFolder
+from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
-from autoft.study.study import Change, Machine, Study, StudyRecord, budget_change
+from autoft.study.study import Change, Study, budget_change
 from autoft.system.clock import RunClock
 from autoft.system.screen import Screen, Silent
 from autoft.tasks.forms.one_of import OneOf
