@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time as clock
@@ -9,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, get_type_hints
 
+from autoft.study.options import options_of
 from autoft.study.study import Change, Study, budget_change
 from autoft.system.process import prepare
 from autoft.system.screen import Screen, Silent
@@ -66,6 +68,20 @@ def search(
     return launch(study, screen or Silent(), began, objects)
 
 
+def _spelled_out() -> inspect.Signature:
+    """The signature of `search` with each option and its default, for `help` and notebooks; editors read `Options`."""
+    written, defaults = inspect.signature(search), {one.name: one.default for one in options_of(Study)}
+    plain = [one for one in written.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    named = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind)
+        for name, kind in get_type_hints(Options).items()
+    ]
+    return written.replace(parameters=[*plain, *named])
+
+
+search.__signature__ = _spelled_out()  # type: ignore[attr-defined]
+
+
 def resume(
     run: str | Path,
     time: str | float | None = None,
@@ -100,9 +116,10 @@ def change_of(time: str | float | None, data: str | Path | None, plugins: Sequen
 
 
 def _told_apart(plugins: Sequence[object]) -> tuple[list[str], list[object]]:
-    """Selections as `-p` takes them, and modules and objects."""
-    selections = [str(plugin) for plugin in plugins if isinstance(plugin, str | Path)]
-    return selections, [plugin for plugin in plugins if not isinstance(plugin, str | Path)]
+    """Selections as `-p` takes them, and modules and objects; a text alone is one selection."""
+    listed = [plugins] if isinstance(plugins, str) else plugins
+    selections = [str(plugin) for plugin in listed if isinstance(plugin, str | Path)]
+    return selections, [plugin for plugin in listed if not isinstance(plugin, str | Path)]
 
 
 def go_on(run: Path, change: Change, screen: Screen, began: float) -> Summary:

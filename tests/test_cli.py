@@ -175,22 +175,6 @@ def test_the_help_of_all_has_examples_first_and_every_command(autoft_: Callable[
     assert all(f"\n  {name} " in outcome.out for name in COMMANDS)
 
 
-def test_every_option_of_a_study_has_a_flag() -> None:
-    command = cli.get_command(click.Context(cli), "search")
-    assert command is not None
-    flags = {parameter.name for parameter in command.params}
-    assert set(Study.__dataclass_fields__) <= flags
-    assert flags - set(Study.__dataclass_fields__) == {"config", "as_json"}
-
-
-def test_the_defaults_that_help_names_are_those_of_a_study(autoft_: Callable[..., Outcome]) -> None:
-    text = " ".join(autoft_("search", "--help").out.split())
-    for default in ("30m", "accuracy", "halving", "permissive", "auto"):
-        assert f"[default: {default}]" in text
-    assert (Study("x").time, Study("x").metric, Study("x").searcher) == (1800.0, "accuracy", "halving")
-    assert f"[default: {Study('x').keep}]" in text
-
-
 # ---------------------------------------------------------------- errors
 
 
