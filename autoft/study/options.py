@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Option:
     """Stands in the `typing.Annotated` of a field: its line of help, and how a person writes it.
 
-    `metavar` stands for the value in help, with its unit; a flag without a value has none. `default` is the default in
-    words, where it is not what a person would write. `read` makes a value of one text, and raises `StudyError`.
+    `metavar` stands for the value in help, with its unit; a flag without a value has none. `default` says the default
+    in words, where the field's own is not what a person would write. `read` makes a value of one text, and raises
+    `StudyError`.
     """
 
     help: str
@@ -52,11 +53,7 @@ class Declared:
         read = self.option.read if self.option else None
         if self.many:
             return _names(written, read or str)
-        if isinstance(written, Path) or (isinstance(written, str) and read is None):
-            from autoft.system.files import as_text
-
-            return as_text(written)
-        return read(written) if read and isinstance(written, str) else written
+        return (read or _text)(str(written)) if isinstance(written, str | Path) else written
 
     def default_in_words(self) -> str:
         """The default as help shows it; empty where there is nothing to say."""
@@ -83,6 +80,13 @@ def _declared(field: Field[Any], hint: Any) -> Declared:
         default=None if field.default is MISSING else field.default,
         option=next((extra for extra in extras if isinstance(extra, Option)), None),
     )
+
+
+def _text(written: str) -> str:
+    """A name or a place as JSON and every screen can hold it."""
+    from autoft.system.files import as_text
+
+    return as_text(written)
 
 
 def _names(written: Any, read: Callable[[str], Any]) -> Any:
