@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time as clock
@@ -9,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, Unpack, get_type_hints
 
+from autoft.study.options import options_of
 from autoft.study.study import Change, Study, budget_change
 from autoft.system.process import prepare
 from autoft.system.screen import Screen, Silent
@@ -20,36 +23,39 @@ SAME = "TRANSFORMERS_OFFLINE"  # which huggingface_hub reads where the other is 
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as huggingface_hub reads its variables
 
 
+class Options(TypedDict, total=False):
+    """The options of `search` by the names of `Study`, with what Python may give for each; a test compares the two."""
+
+    time: str | float
+    trials: int | None
+    out: str | Path
+    seed: int
+    task: str
+    metric: str
+    fail_under: float | None
+    fail_above: float | None
+    backbones: str | Sequence[str]
+    freeze: str | Sequence[str]
+    image_size: str | int
+    view: str
+    searcher: str
+    offline: bool
+    licenses: str | Sequence[str]
+    runner: str
+    workers: int
+    gpus_per_trial: float
+    keep: int
+    exporter: str | Sequence[str]
+    batched: bool
+    full_parity: bool
+
+
 def search(
-    data: str | Path,
-    *,
-    time: str | float = "30m",
-    trials: int | None = None,
-    out: str | Path = "",
-    seed: int = 0,
-    workers: int = 0,
-    runner: str = "auto",
-    backbones: str | Sequence[str] = (),
-    freeze: str | Sequence[str] = (),
-    searcher: str = "halving",
-    exporter: Sequence[str] = ("onnx",),
-    metric: str = "accuracy",
-    image_size: int | str = "auto",
-    view: str = "auto",
-    offline: bool = False,
-    licenses: str | Sequence[str] = "permissive",
-    fail_under: float | None = None,
-    fail_above: float | None = None,
-    keep: int = 5,
-    batched: bool = False,
-    full_parity: bool = False,
-    gpus_per_trial: float = 1.0,
-    plugins: Sequence[object] = (),
-    screen: Screen | None = None,
+    data: str | Path, *, plugins: Sequence[object] = (), screen: Screen | None = None, **options: Unpack[Options]
 ) -> Summary:
     """What `autoft search DATA` comes to: the best model, exported and scored, in a run folder.
 
-    The options are those of the command line; see `Study` for their meaning. `time` is a number of seconds or a text
+    The options are those of the command line; docs/options.md has them all. `time` is a number of seconds or a text
     such as "10m", and runs from this call to its return. `plugins` are selections as `-p` takes them ("no:NAME", the
     path of a file), modules, or objects with `autoft.hookimpl` methods. Nothing is shown unless there is a `screen`.
 
@@ -58,34 +64,22 @@ def search(
     """
     began = clock.time()
     selections, objects = _told_apart(plugins)
-    study = Study.parse(
-        {
-            "data": data,
-            "time": time,
-            "trials": trials,
-            "out": out,
-            "seed": seed,
-            "workers": workers,
-            "runner": runner,
-            "backbones": backbones,
-            "freeze": freeze,
-            "searcher": searcher,
-            "exporter": exporter,
-            "metric": metric,
-            "image_size": image_size,
-            "view": view,
-            "offline": offline,
-            "licenses": licenses,
-            "fail_under": fail_under,
-            "fail_above": fail_above,
-            "keep": keep,
-            "batched": batched,
-            "full_parity": full_parity,
-            "gpus_per_trial": gpus_per_trial,
-            "plugins": selections,
-        }
-    )
+    study = Study.parse({**options, "data": data, "plugins": selections})
     return launch(study, screen or Silent(), began, objects)
+
+
+def _spelled_out() -> inspect.Signature:
+    """The signature of `search` with each option and its default, for `help` and notebooks; editors read `Options`."""
+    written, defaults = inspect.signature(search), {one.name: one.default for one in options_of(Study)}
+    plain = [one for one in written.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    named = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind)
+        for name, kind in get_type_hints(Options).items()
+    ]
+    return written.replace(parameters=[*plain, *named])
+
+
+search.__signature__ = _spelled_out()  # type: ignore[attr-defined]
 
 
 def resume(
@@ -122,9 +116,10 @@ def change_of(time: str | float | None, data: str | Path | None, plugins: Sequen
 
 
 def _told_apart(plugins: Sequence[object]) -> tuple[list[str], list[object]]:
-    """Selections as `-p` takes them, and modules and objects."""
-    selections = [str(plugin) for plugin in plugins if isinstance(plugin, str | Path)]
-    return selections, [plugin for plugin in plugins if not isinstance(plugin, str | Path)]
+    """Selections as `-p` takes them, and modules and objects; a text alone is one selection."""
+    listed = [plugins] if isinstance(plugins, str) else plugins
+    selections = [str(plugin) for plugin in listed if isinstance(plugin, str | Path)]
+    return selections, [plugin for plugin in listed if not isinstance(plugin, str | Path)]
 
 
 def go_on(run: Path, change: Change, screen: Screen, began: float) -> Summary:

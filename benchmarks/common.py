@@ -24,8 +24,8 @@ from rich.table import Table
 
 from autoft.store import Journal
 from autoft.study.machine import versions
+from autoft.study.record import StudyRecord
 from autoft.study.run import Run
-from autoft.study.study import StudyRecord
 from autoft.values.codec import decode
 from autoft.values.ledger import Ledger
 from autoft.values.summary import Summary

@@ -23,7 +23,8 @@ from autoft.bundle.standalone.verify import verify
 from autoft.data.dataset import Dataset
 from autoft.engine.conclude import handoff_of
 from autoft.media.image.raw_pixels import Layout
-from autoft.study.study import Machine, Study, StudyRecord
+from autoft.study.record import Machine, StudyRecord
+from autoft.study.study import Study
 from autoft.system.stopwatch import Stopwatch
 from autoft.values.bundle import Latency, Manifest, MetricsReport, ParityReport, Vectors
 from autoft.values.codec import decode

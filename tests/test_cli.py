@@ -38,8 +38,9 @@ from autoft.errors import (
 from autoft.shell.cli import COMMANDS, cli
 from autoft.shell.commands import aligned
 from autoft.store import Journal, RunFolder
+from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
-from autoft.study.study import Change, Machine, Study, StudyRecord, budget_change
+from autoft.study.study import Change, Study, budget_change
 from autoft.system.clock import RunClock
 from autoft.system.screen import Screen, Silent
 from autoft.tasks.forms.one_of import OneOf
@@ -172,22 +173,6 @@ def test_the_help_of_all_has_examples_first_and_every_command(autoft_: Callable[
     outcome = autoft_("--help")
     assert outcome.out.index("Examples:") < outcome.out.index("Options:")
     assert all(f"\n  {name} " in outcome.out for name in COMMANDS)
-
-
-def test_every_option_of_a_study_has_a_flag() -> None:
-    command = cli.get_command(click.Context(cli), "search")
-    assert command is not None
-    flags = {parameter.name for parameter in command.params}
-    assert set(Study.__dataclass_fields__) <= flags
-    assert flags - set(Study.__dataclass_fields__) == {"config", "as_json"}
-
-
-def test_the_defaults_that_help_names_are_those_of_a_study(autoft_: Callable[..., Outcome]) -> None:
-    text = " ".join(autoft_("search", "--help").out.split())
-    for default in ("30m", "accuracy", "halving", "permissive", "auto"):
-        assert f"[default: {default}]" in text
-    assert (Study("x").time, Study("x").metric, Study("x").searcher) == (1800.0, "accuracy", "halving")
-    assert f"[default: {Study('x').keep}]" in text
 
 
 # ---------------------------------------------------------------- errors

@@ -276,6 +276,11 @@ def test_numbers_sort_by_value(numbers):
     assert ordered == [f"img{number}b" for number in sorted(numbers)]
 
 
+def test_numbers_of_more_digits_than_python_reads_sort_too():
+    mixed = ["2" * 5000, "10", "1" * 5001, "7", "1" * 5000, "007"]
+    assert sorted(mixed, key=natural_key) == ["007", "7", "10", "1" * 5000, "2" * 5000, "1" * 5001]
+
+
 @pytest.mark.parametrize(
     ("names", "beside"),
     [

@@ -17,7 +17,8 @@ from autoft.engine.ending import (
 )
 from autoft.engine.prepare import FIRST_GUESS_SECONDS
 from autoft.errors import StudyError
-from autoft.study.study import Machine, Study
+from autoft.study.record import Machine
+from autoft.study.study import Study
 from autoft.values.ledger import Ledger
 from autoft.values.space import Space
 from autoft.values.trial import Candidate, Clock, Costs, Queued, Report, Slice, Trial

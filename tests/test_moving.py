@@ -17,8 +17,9 @@ from autoft.parts.host import Host
 from autoft.runners.inline import InlineRunner
 from autoft.study import machine
 from autoft.study.machine import GIB, Resources
+from autoft.study.record import Machine
 from autoft.study.run import Run
-from autoft.study.study import Change, Machine, Study
+from autoft.study.study import Change, Study
 from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
 from autoft.system.stopwatch import Stopwatch

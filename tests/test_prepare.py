@@ -15,8 +15,9 @@ from autoft.engine.prepare import Preparation, prepare, prepared_folder
 from autoft.errors import PluginError
 from autoft.parts.host import Host
 from autoft.store import RunFolder
+from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
-from autoft.study.study import Machine, Study, StudyRecord
+from autoft.study.study import Study
 from autoft.values.codec import encode
 from autoft.values.target import MetricFacts
 

@@ -30,8 +30,9 @@ from autoft.runners.base import Site
 from autoft.runners.inline import InlineRunner
 from autoft.runners.search import Search
 from autoft.store import Journal, RunFolder
+from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
-from autoft.study.study import Machine, Study, StudyRecord
+from autoft.study.study import Study
 from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
 from autoft.system.stopwatch import Stopwatch

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from autoft import RunFolderError
+from autoft.study.record import SCHEMA, Machine
 from autoft.study.run import Run
-from autoft.study.study import SCHEMA, Machine
 
 FIRST = """{
 "study": {"data": "/photos", "out": "/run", "time": 60.0, "trials": null, "seed": 0, "workers": 0, "runner": "auto",

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoft.errors import BackboneUnavailable, StudyError
+from autoft.study.record import Machine
 from autoft.study.shortlist import FEWEST_SCORED, Workload, choose_size, scored_images, shortlist
-from autoft.study.study import Machine, Study
+from autoft.study.study import Study
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.space import Space
 from autoft.values.trial import Candidate

@@ -66,11 +66,21 @@ def test_a_light_command_imports_nothing_heavy(arguments: list[str], code: int) 
 
 
 @pytest.mark.parametrize(
-    "module", ["autoft", "autoft.parts.hookspecs", "autoft.parts.base", "autoft.parts.host", "autoft.values.codec"]
+    "module",
+    [
+        *("autoft", "autoft.parts.hookspecs", "autoft.parts.base", "autoft.parts.host", "autoft.values.codec"),
+        "autoft.shell.commands.run",
+    ],
 )
 def test_the_ground_floor_imports_nothing_heavy(module: str) -> None:
     names = imported(f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))")
     assert not {*HEAVY, "pydantic", "numpy"} & set(names)
+
+
+def test_the_flags_of_a_search_cost_no_more_than_their_declarations() -> None:
+    """Help and a usage error of `search` wait for them."""
+    names = imported("import sys, autoft.study.study; print(*[n for n in sys.modules if n.startswith('autoft.')])")
+    assert set(names) == {"autoft.errors", "autoft.study", "autoft.study.options", "autoft.study.study"}
 
 
 def test_the_package_alone_imports_no_part_of_itself() -> None:

@@ -47,7 +47,7 @@ def test_no_durations(text):
         ({"workers": -1}, "--workers"),
         ({"keep": 0}, "--keep"),
         ({"image_size": 5}, "--image-size"),
-        ({"image_size": "big"}, "image_size"),
+        ({"image_size": "big"}, "--image-size 'big' is neither a number of pixels nor auto"),
         ({"tirals": 3}, "did you mean 'trials'"),
         ({"seed": "x"}, "seed"),
         ({"seed": -1}, "--seed is a whole number from 0"),

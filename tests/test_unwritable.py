@@ -17,8 +17,9 @@ from autoft.engine.conclude import let_stand
 from autoft.engine.execution import ExportWish, _leaderboard_at_the_end, export_trial
 from autoft.errors import RunFolderError
 from autoft.store import Checkpoint, Journal, RunFolder
+from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
-from autoft.study.study import Machine, Study, StudyRecord
+from autoft.study.study import Study
 from autoft.system import faults
 from autoft.system.clock import RunClock
 from autoft.system.screen import Silent

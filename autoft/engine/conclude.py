@@ -24,8 +24,9 @@ from autoft.media.image.raw_pixels import Layout
 from autoft.parts.plugins import plugin_versions
 from autoft.store.checkpoints import Checkpoint
 from autoft.study.machine import versions
+from autoft.study.record import StudyRecord
 from autoft.study.run import Run
-from autoft.study.study import CORE_EXPORTER, StudyRecord
+from autoft.study.study import CORE_EXPORTER
 from autoft.system.clock import RunClock
 from autoft.system.files import as_text, write_atomic
 from autoft.system.screen import Screen

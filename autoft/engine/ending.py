@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from autoft.engine.prepare import FIRST_GUESS_SECONDS, Preparation
 from autoft.errors import StudyError
 from autoft.study.machine import cores
+from autoft.study.record import RunnerName, StudyRecord
 from autoft.study.shortlist import WORK_PER_SECOND, forward_work
-from autoft.study.study import RunnerName, Study, StudyRecord
+from autoft.study.study import Study
 from autoft.values.ledger import Ledger
 from autoft.values.trial import Trial
 

@@ -31,9 +31,10 @@ from autoft.runners.base import Runner
 from autoft.runners.search import is_over
 from autoft.store import RunFolder
 from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, versions, worker_memory
+from autoft.study.record import Machine, RunnerName, StudyRecord
 from autoft.study.run import Run
 from autoft.study.shortlist import Workload, candidates, choose_size, scored_images, shortlist
-from autoft.study.study import CORE_EXPORTER, Change, Machine, RunnerName, Study, StudyRecord
+from autoft.study.study import CORE_EXPORTER, Change, Study
 from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
 from autoft.system.screen import Screen

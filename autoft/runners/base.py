@@ -9,7 +9,8 @@ from typing import ClassVar, Self
 
 from autoft.runners.search import Search
 from autoft.study.machine import Resources, share_out
-from autoft.study.study import Machine, RunnerName, Study
+from autoft.study.record import Machine, RunnerName
+from autoft.study.study import Study
 from autoft.system.screen import Screen
 from autoft.system.signals import StopFlag
 

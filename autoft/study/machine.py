@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoft.errors import StudyError
-from autoft.study.study import Device, Machine, RunnerName, Study
+from autoft.study.record import Device, Machine, RunnerName
+from autoft.study.study import Study
 from autoft.system.cgroups import cpu_quota, memory_left
 from autoft.system.load import OtherTasks
 from autoft.system.screen import Screen

@@ -11,7 +11,8 @@ from functools import partial
 from autoft.errors import BackboneUnavailable, StudyError, unknown_name
 from autoft.parts.base import FreezeStrategy, Task
 from autoft.parts.host import Host
-from autoft.study.study import Machine, Study, licence_allowed
+from autoft.study.record import Machine
+from autoft.study.study import Study, licence_allowed
 from autoft.system.parallel import Check, in_thread, never_stop
 from autoft.system.screen import Screen
 from autoft.values.backbone import Backbone, InputSpec

@@ -15,8 +15,8 @@ from autoft.errors import RunFolderError
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef
 from autoft.store import unwritable
+from autoft.study.record import Device
 from autoft.study.run import Run
-from autoft.study.study import Device
 from autoft.system.files import DISK_ERRORS
 from autoft.system.signals import Cancelled
 from autoft.train.by_gradient import fit_by_gradient

@@ -16,7 +16,7 @@ from autoft.parts.host import Host
 from autoft.parts.network import Network
 from autoft.store import Checkpoint, CheckpointStore
 from autoft.study.machine import peak_memory
-from autoft.study.study import StudyRecord
+from autoft.study.record import StudyRecord
 from autoft.system.disk_cache import cache_root
 from autoft.system.signals import Cancelled
 from autoft.train.classifier import Classifier

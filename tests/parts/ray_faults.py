@@ -18,7 +18,7 @@ from autoft import DONE, WAIT, AutoftError, Ledger, Report, Slice, Trial
 from autoft.parts.host import Host
 from autoft.runners import ray as subject
 from autoft.runners.base import Site
-from autoft.study.study import Machine
+from autoft.study.record import Machine
 
 
 class Worker(subject._SliceTrainable):

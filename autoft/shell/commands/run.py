@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,26 +18,44 @@ from autoft.shell.commands import (
     plugin_option,
     say,
     shown,
-    split_list,
     talk_on_stderr,
     to_json,
 )
+from autoft.study.options import Declared, Option, options_of
+from autoft.study.study import Study
 
 if TYPE_CHECKING:
     from autoft.values.summary import Scores, Summary
 
 NAMES_SHOWN = 8
-LISTS = ("backbones", "freeze", "exporter", "licenses")
 
 
-def _pixels(text: str) -> int | str:
-    """A number of pixels, or "auto"."""
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a number of pixels nor auto") from None
+def _study_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a flag for each option that a study declares, in that order."""
+    for one in reversed(options_of(Study)):
+        if one.option:
+            command = _flag(one, one.option)(command)
+    return command
+
+
+def _flag(one: Declared, option: Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The flag of an option; its value is None where it is not given."""
+    is_flag, default = one.type is bool, one.default_in_words()
+    return click.option(
+        one.flag,
+        is_flag=is_flag,
+        default=None,
+        multiple=one.many,
+        callback=_joined if one.many else None,
+        type=None if is_flag or option.read else one.type,
+        metavar=option.metavar,
+        help=f"{option.help}  [default: {default}]" if default else option.help,
+    )
+
+
+def _joined(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> str | None:
+    """A flag that is given twice is one with commas."""
+    return ",".join(values) if values else None
 
 
 @click.command(
@@ -50,29 +68,8 @@ def _pixels(text: str) -> int | str:
     ),
 )
 @click.argument("data")
-@click.option("--time", metavar="TIME", help="Budget from start to exit, such as 90s, 10m or 1h30m.  [default: 30m]")
-@click.option("--trials", type=int, metavar="N", help="Stop after this many trials, if the time lasts.")
-@click.option("--out", metavar="DIR", help="The run folder.  [default: runs/NAME-DATE]")
+@_study_options
 @click.option("--config", metavar="FILE.toml", help="Read options from a file; flags win over it.")
-@click.option("--seed", type=int, metavar="N", help="Of the split and of every trial.  [default: 0]")
-@click.option("--metric", metavar="NAME", help="What to be best in.  [default: accuracy]")
-@click.option("--fail-under", type=float, metavar="SCORE", help="Exit with code 3 when the test score is below this.")
-@click.option("--task", metavar="NAME", help="What is predicted; see autoft plugins.  [default: auto, by the labels]")
-@click.option("--fail-above", type=float, metavar="LOSS", help="Exit with code 3 when the test loss is above this.")
-@click.option("--backbones", multiple=True, metavar="GLOB,...", help="Search these; see autoft backbones.")
-@click.option("--freeze", multiple=True, metavar="NAME,...", help="Search these freeze strategies.  [default: all]")
-@click.option("--image-size", type=_pixels, metavar="PIXELS", help="Input size, or auto.  [default: auto]")
-@click.option("--view", metavar="NAME", help="Centre square or whole image: auto, crop, squash, pad.  [default: auto]")
-@click.option("--exporter", multiple=True, metavar="NAME,...", help="Also write what these make.  [default: onnx]")
-@click.option("--searcher", metavar="NAME", help="What decides which trial trains next.  [default: halving]")
-@click.option("--offline", is_flag=True, default=None, help="Use only weights on this machine, never the network.")
-@click.option("--licenses", multiple=True, metavar="SPDX,...", help="Of weights; or any.  [default: permissive]")
-@click.option("--runner", metavar="NAME", help="auto, inline or ray.  [default: auto]")
-@click.option("--workers", type=int, metavar="N", help="Trials at a time.  [default: one a core, or one a GPU]")
-@click.option("--gpus-per-trial", type=float, metavar="X", help="Below 1 trials share a GPU.  [default: 1]")
-@click.option("--keep", type=int, metavar="N", help="Checkpoints to keep, best first.  [default: 5]")
-@click.option("--batched", is_flag=True, default=None, help="model.onnx takes a batch of equal-sized images.")
-@click.option("--full-parity", is_flag=True, default=None, help="Compare the exported files with torch in full.")
 @plugin_option
 @json_option
 def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
@@ -82,11 +79,11 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
     """
     from autoft import api
     from autoft.shell.terminal import open_screen
-    from autoft.study.study import Study
     from autoft.system import clock
 
     options = Study.options_from(Path(config)) if config else {}
-    study = Study.parse(options | _given(flags) | {"data": data})
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    study = Study.parse(options | given | {"data": data})
     _finish(lambda: api.launch(study, open_screen(), clock.process_started()), study.out, as_json)
 
 
@@ -118,12 +115,6 @@ def resume(run: str, time: str | None, data: str | None, plugins: tuple[str, ...
     change, before = api.change_of(time, data, plugins), Run.open(Path(run))
     screen = open_screen(before.ledger())
     _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
-
-
-def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that were given, with the names in lists told apart."""
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
-    return given | {name: split_list(given[name]) for name in LISTS if name in given}
 
 
 def _finish(run: Callable[[], Summary], out: str, as_json: bool) -> None:

@@ -1,0 +1,76 @@
+"""study.json: the study resolved, and how the machine that it began on was shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from autoft.parts.plugins import PluginRef
+from autoft.study.study import Study
+from autoft.values.backbone import Backbone, Interpolation
+from autoft.values.dataset import DatasetInfo
+from autoft.values.handoff import View
+from autoft.values.target import MetricFacts
+from autoft.values.trial import Candidate
+
+SCHEMA = "autoft.study/3"
+
+RunnerName = Literal["inline", "ray"]
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a machine is shared out: `runner` runs `workers` slices at a time, each with `threads` threads on `device`.
+
+    `cpus` and `gpus` are a worker's share of the cores and GPUs of its machine.
+    """
+
+    runner: RunnerName
+    workers: int
+    threads: int
+    device: Device
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __str__(self) -> str:
+        """As people read it."""
+        return f"{self.workers} workers of {self.threads} threads on {self.device} by {self.runner}"
+
+    @property
+    def busy(self) -> int:
+        """Threads of all workers together."""
+        return self.workers * self.threads
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """study.json: the study resolved, everything that resuming and the workers need besides journal and checkpoints.
+
+    `view` is how images become squares. `versions` of autoft, torch and the like. `machine` is how the one that the run
+    began on was shared out, which a resumed run decides anew. `validation` is how many images of the validation split
+    are scored, None for all: where scoring them all would take too much of the time.
+    """
+
+    study: Study
+    data: DatasetInfo
+    view: View
+    backbones: tuple[Backbone, ...]
+    candidates: tuple[Candidate, ...]
+    plugins: tuple[PluginRef, ...]
+    versions: Mapping[str, str]
+    machine: Machine
+    metric: MetricFacts
+    validation: int | None = None
+    schema: str = SCHEMA
+
+    def on(self, device: Device) -> StudyRecord:
+        """The record for a process that computes on that device."""
+        return replace(self, machine=replace(self.machine, device=device))
+
+    @property
+    def squares(self) -> frozenset[tuple[int, Interpolation, View]]:
+        """What this run makes of its images: size in pixels, interpolation and view, as `Dataset.hold` takes them."""
+        interpolation = {backbone.name: backbone.input.interpolation for backbone in self.backbones}
+        return frozenset((one.image_size, interpolation[one.backbone], self.view) for one in self.candidates)
