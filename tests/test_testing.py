@@ -41,7 +41,7 @@ def checks(suite: type) -> list[str]:
 def freeze_suite(name: str) -> FreezeStrategyConformance:
     class Suite(FreezeStrategyConformance):
         def part(self) -> autoft.FreezeStrategy:
-            return HOST.freeze_strategy(name)
+            return HOST.part(autoft.FreezeStrategy, name)
 
     return Suite()
 
@@ -50,26 +50,26 @@ def freeze_suite(name: str) -> FreezeStrategyConformance:
 def searcher_suite(name: str) -> SearcherConformance:
     class Suite(SearcherConformance):
         def part(self) -> autoft.Searcher:
-            return HOST.searcher(name)
+            return HOST.part(autoft.Searcher, name)
 
     return Suite()
 
 
 @pytest.mark.parametrize("check", checks(FreezeStrategyConformance))
-@pytest.mark.parametrize("name", sorted(HOST.freeze_strategies()))
+@pytest.mark.parametrize("name", sorted(HOST.parts(autoft.FreezeStrategy)))
 def test_a_builtin_freeze_strategy_passes(name: str, check: str) -> None:
     getattr(freeze_suite(name), check)()
 
 
 @pytest.mark.parametrize("check", checks(SearcherConformance))
-@pytest.mark.parametrize("name", sorted(HOST.searchers()))
+@pytest.mark.parametrize("name", sorted(HOST.parts(autoft.Searcher)))
 def test_a_builtin_searcher_passes(name: str, check: str) -> None:
     getattr(searcher_suite(name), check)()
 
 
 class TestBuiltinExporter(ExporterConformance):
     def part(self) -> autoft.Exporter:
-        return HOST.exporter("onnx")
+        return HOST.part(autoft.Exporter, "onnx")
 
 
 # ---------------------------------------------------------------- the checks notice what is wrong
@@ -468,7 +468,7 @@ def test_a_module_that_is_installed_is_the_one_of_a_search() -> None:
 def test_an_exporter_called_onnx_writes_the_core() -> None:
     class Elsewhere(ExporterConformance):
         def part(self) -> autoft.Exporter:
-            real = HOST.exporter("onnx")
+            real = HOST.part(autoft.Exporter, "onnx")
 
             class Renamed(autoft.Exporter):
                 name = "onnx"

@@ -16,6 +16,7 @@ from autoft.engine.engine import begin
 from autoft.engine.sitting import Sitting
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import TrainingStream
+from autoft.parts.base import FreezeStrategy
 from autoft.parts.host import Host
 from autoft.runners.inline import InlineRunner
 from autoft.store import Checkpoint
@@ -96,7 +97,7 @@ def test_what_trains_is_what_the_plan_says(run, worker, family, freeze):
     assert report.error is None
     assert report.event == "paused"
     network = worker.shop.network(f"small/{family}")
-    plan = run.host().freeze_strategy(freeze).plan(network.stages, of.params)
+    plan = run.host().part(FreezeStrategy, freeze).plan(network.stages, of.params)
     planned = {name for group in plan.groups for name in group.names}
     after = classifier_of(run, worker, of).backbone.state_dict()
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}

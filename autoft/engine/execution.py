@@ -29,6 +29,7 @@ from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.media.image.raw_pixels import Layout
+from autoft.parts.base import Searcher
 from autoft.parts.host import Host
 from autoft.runners.base import Site
 from autoft.runners.search import Search
@@ -182,7 +183,7 @@ def _export_path(run: Run, number: int, out: Path | None) -> Path:
 
 def _search(run: Run, sitting: Sitting, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:
     return Search(
-        searcher=sitting.host.searcher(run.record.study.searcher),
+        searcher=sitting.host.part(Searcher, run.record.study.searcher),
         problem=run.problem(),
         ledger=run.ledger(),
         journal=journal,

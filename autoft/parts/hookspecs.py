@@ -13,6 +13,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from autoft.parts.base import Exporter, FreezeStrategy, Searcher, Task, Zoo
+    from autoft.parts.metric import Metric
     from autoft.values.summary import Summary
     from autoft.values.trial import Report, Trial
 
@@ -47,6 +48,12 @@ def autoft_exporters() -> Iterable[Exporter]:
 @hookspec
 def autoft_tasks() -> Iterable[Task]:
     """Tasks: what is predicted, with which loss and metrics, and what a model answers."""
+    raise NotImplementedError
+
+
+@hookspec
+def autoft_metrics() -> Iterable[Metric]:
+    """Metrics of all tasks of a form, beside those that the tasks bring along."""
     raise NotImplementedError
 
 

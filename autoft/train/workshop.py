@@ -12,6 +12,7 @@ import torch
 from autoft.data.dataset import Dataset
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import Images
+from autoft.parts.base import FreezeStrategy
 from autoft.parts.host import Host
 from autoft.parts.network import Network
 from autoft.store import Checkpoint, CheckpointStore
@@ -80,7 +81,7 @@ class Workshop:
         """What the job's slice works with."""
         trial = job.slice.trial
         network = self.network(trial.backbone)
-        plan = self.host.freeze_strategy(trial.freeze).plan(network.stages, trial.params)
+        plan = self.host.part(FreezeStrategy, trial.freeze).plan(network.stages, trial.params)
         return Bench(self, job, network, plan, self.images(trial))
 
     def images(self, trial: Trial) -> Images:
