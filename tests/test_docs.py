@@ -145,7 +145,7 @@ def test_plugin_page_search_runs(place, kinds):
     text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^\$ (autoft search .+)$", text, re.MULTILINE)
     autoft(line, place)
-    assert (place / "trials.txt").read_text().count("own/tiny")
+    assert (place / "slices.txt").read_text().count("own/tiny")
 
 
 def test_every_command_stands_in_the_readme():

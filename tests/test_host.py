@@ -14,6 +14,7 @@ import pytest
 
 import autoft
 from autoft.errors import BackboneUnavailable, PluginError, StudyError
+from autoft.parts import hookspecs
 from autoft.parts import host as host_module
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef, file_ref, plugin_versions
@@ -49,7 +50,7 @@ class Tracker:
         self.error, self.seen = error, []
 
     @autoft.hookimpl
-    def autoft_trial_finished(self, report: autoft.Report) -> None:
+    def autoft_slice_ended(self, report: autoft.Report) -> None:
         self.seen.append(report)
         if self.error:
             raise self.error
@@ -403,8 +404,8 @@ def test_a_failing_tracker_is_one_warning_and_spares_the_others(caplog: pytest.L
     trial = autoft.Trial(0, "z/b", "f", 32, {}, 0)
     report = autoft.Report(0, "finished", 1.0, 0.5, 1.0)
     with caplog.at_level(logging.WARNING, "autoft"):
-        host.notify_trial_finished(trial, report)
-        host.notify_trial_finished(trial, report)
+        host.tell(hookspecs.autoft_slice_ended, trial, report)
+        host.tell(hookspecs.autoft_slice_ended, trial, report)
     assert good.seen == [report, report]
     assert len(bad.seen) == 2
     (record,) = caplog.records

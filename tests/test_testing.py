@@ -326,9 +326,9 @@ def strategy(name: str = "mine", plan: str = "Plan((), GradientHead(1e-3))", giv
     [
         ("@hookimpl\ndef autoft_freeze_strategy(): return []", "did you mean 'autoft_freeze_strategies'?"),
         ("@hookimpl\ndef freeze_strategies(): return []", "did you mean 'autoft_freeze_strategies'?"),
-        ("@hookimpl\ndef autoft_trial_finished(trials): pass", "Argument(s) {'trials'} are declared"),
+        ("@hookimpl\ndef autoft_slice_ended(trials): pass", "Argument(s) {'trials'} are declared"),
         ("x = 1", "no function in it is marked @autoft.hookimpl"),
-        ("@hookimpl\ndef autoft_trial_finished(trial): pass", "nothing was checked but that it loads"),
+        ("@hookimpl\ndef autoft_slice_ended(trial): pass", "nothing was checked but that it loads"),
         ("@hookimpl\ndef autoft_zoos(): return []", "nothing was checked but that it loads"),
         (strategy(name="probe"), "both offer a freeze strategy 'probe'"),
         (strategy(given="[Mine(), Mine()]"), "two parts called 'mine'"),

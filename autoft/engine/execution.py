@@ -29,6 +29,7 @@ from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.media.image.raw_pixels import Layout
+from autoft.parts import hookspecs
 from autoft.parts.base import Searcher
 from autoft.parts.host import Host
 from autoft.runners.base import Site
@@ -63,12 +64,13 @@ def execute(run: Run, sitting: Sitting) -> Summary:
             with _time_is_used(search):
                 with watch.phase("search"):
                     run.save()  # workers read it
+                    host.tell(hookspecs.autoft_search_started, run.record, run.folder.path)
                     with _leaderboard_at_the_end(run, search.ledger, sitting.screen):
                         site = Site(run.folder.path, run.record.machine, sitting.clock.origin)
                         sitting.runner.run(search, site, stopped)
                 _raise_if_stopped(run, search.ledger, stopped)
                 summary = _end(run, search, ending, watch)
-    host.notify_search_finished(summary)
+    host.tell(hookspecs.autoft_search_finished, summary)
     return summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import traceback
@@ -10,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 import pluggy
 
@@ -42,8 +43,6 @@ from autoft.system import faults
 from autoft.system.files import DISK_ERRORS, as_text
 from autoft.system.signals import Cancelled
 from autoft.values.backbone import Backbone
-from autoft.values.summary import Summary
-from autoft.values.trial import Report, Trial
 
 BUILTINS = (
     "autoft.builtin.timm_zoo",
@@ -61,6 +60,7 @@ log = logging.getLogger("autoft")
 
 
 P = TypeVar("P", bound=Named)
+Facts = ParamSpec("Facts")
 
 
 @dataclass(frozen=True)
@@ -320,15 +320,20 @@ class Host:
         off = [f"{ref} is switched off" for ref in self._disabled if ref.kind != "builtin"]
         return "".join(f"; {line}" for line in [*map(str, self._failures), *off])
 
-    # ------------------------------------------------------------ trackers
+    def tell(self, hook: Callable[Facts, None], *facts: Facts.args, **named: Facts.kwargs) -> None:
+        """Tell every listener of a hook, as in `tell(hookspecs.autoft_search_finished, summary)`.
 
-    def notify_trial_finished(self, trial: Trial, report: Report) -> None:
-        """Tell every tracker; one that raises is a warning, once."""
-        self._tell("autoft_trial_finished", {"trial": trial, "report": report})
-
-    def notify_search_finished(self, summary: Summary) -> None:
-        """Tell every tracker; one that raises is a warning."""
-        self._tell("autoft_search_finished", {"summary": summary})
+        One that raises is a warning, once.
+        """
+        known = inspect.signature(hook).bind(*facts, **named).arguments
+        for impl in self._impls(hook.__name__):
+            try:
+                impl.function(*(known[name] for name in impl.argnames))
+            except (Exception, SystemExit) as error:
+                if (hook.__name__, impl.plugin_name) not in self._complained:
+                    self._complained.add((hook.__name__, impl.plugin_name))
+                    ref = self._loaded[impl.plugin_name]
+                    log.warning("%s failed in %s: %s; the run goes on", ref, hook.__name__, self.describe(error))
 
     def table(self) -> list[PluginStatus]:
         """Every plugin with what it adds; nothing in it raises."""
@@ -450,16 +455,6 @@ class Host:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {plugins.switch_off(ref)}") from error
-
-    def _tell(self, hook: str, facts: Mapping[str, object]) -> None:
-        for impl in self._impls(hook):
-            try:
-                impl.function(*(facts[name] for name in impl.argnames))
-            except (Exception, SystemExit) as error:
-                if (hook, impl.plugin_name) not in self._complained:
-                    self._complained.add((hook, impl.plugin_name))
-                    ref = self._loaded[impl.plugin_name]
-                    log.warning("%s failed in %s: %s; the run goes on", ref, hook, self.describe(error))
 
     def _status(self, ref: PluginRef, taken: dict[tuple[str, str], PluginRef]) -> PluginStatus:
         """The plugin's line; `taken` holds who offers what so far, and learns what this one adds."""
