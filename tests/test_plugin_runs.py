@@ -94,7 +94,7 @@ def run(tiny_images, tmp_path):
 
 def report(run, host, worker=None):
     """How the first trial of the run ends."""
-    worker = worker or Worker(Workshop(run.record, host, run.dataset(host), run.checkpoints))
+    worker = worker or Worker(Workshop(run, host))
     trial = run.record.candidates[0].trial(0, {}, 0)
     return worker.run(Job(Slice(trial, 0.0, 1.0, 1e12), time.time()))
 

@@ -168,7 +168,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
 
 def _bundle_maker(run: Run, host: Host, watch: Stopwatch, stopped: StopFlag) -> BundleMaker:
     """One that works on the CPU: what is exported, and what it is held against, are promises about the CPU."""
-    shop = Workshop(run.record.on("cpu"), host, run.dataset(host), run.checkpoints, stopped)
+    shop = Workshop(run.on("cpu"), host, stopped)
     return BundleMaker(run, shop, watch)
 
 
