@@ -124,7 +124,7 @@ def kinds(tmp_path_factory):
     return file
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_a_block_of_the_plugin_page_passes_its_checks_alone(number, tmp_path):
     (tmp_path / "block.py").write_text(PLUGINS[number])
     checked = run([sys.executable, "-m", "autoft.testing", "block.py"], tmp_path)
@@ -133,10 +133,10 @@ def test_a_block_of_the_plugin_page_passes_its_checks_alone(number, tmp_path):
 
 
 def test_blocks_of_the_plugin_page_load_alone_and_together(kinds):
-    (kinds.parent / "told.py").write_text(PLUGINS[4])
+    (kinds.parent / "told.py").write_text(PLUGINS[5])
     listed = run([sys.executable, "-m", "autoft", "plugins", "-p", kinds.name, "-p", "told.py"], kinds.parent)
     assert listed.returncode == 0, listed.stderr
-    assert "zoo own, freeze strategy last, searcher turns, exporter script" in listed.stdout
+    assert "zoo own, freeze strategy last, searcher turns, exporter script, metric kappa" in listed.stdout
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_plugin_page_search_runs(place, kinds):
     text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^\$ (autoft search .+)$", text, re.MULTILINE)
     autoft(line, place)
-    assert (place / "trials.txt").read_text().count("own/tiny")
+    assert (place / "slices.txt").read_text().count("own/tiny")
 
 
 def test_every_command_stands_in_the_readme():

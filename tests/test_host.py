@@ -14,6 +14,7 @@ import pytest
 
 import autoft
 from autoft.errors import BackboneUnavailable, PluginError, StudyError
+from autoft.parts import hookspecs
 from autoft.parts import host as host_module
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef, file_ref, plugin_versions
@@ -49,7 +50,7 @@ class Tracker:
         self.error, self.seen = error, []
 
     @autoft.hookimpl
-    def autoft_trial_finished(self, report: autoft.Report) -> None:
+    def autoft_slice_ended(self, report: autoft.Report) -> None:
         self.seen.append(report)
         if self.error:
             raise self.error
@@ -118,7 +119,7 @@ def test_recorded_plugins_load_again_from_json(tmp_path: Path) -> None:
     files = [write(tmp_path, "one.py", FILE.format(zoo="one")), write(tmp_path, "two.py", FILE.format(zoo="two"))]
     host = Host.discover(files)
     refs = [decode(PluginRef, encode(ref)) for ref in host.refs]
-    assert list(Host.from_refs(refs).zoos()) == list(host.zoos()) == ["one", "two"]
+    assert list(Host.from_refs(refs).parts(autoft.Zoo)) == list(host.parts(autoft.Zoo)) == ["one", "two"]
 
 
 def test_an_entry_point_is_a_plugin(installed: Callable[[str, str, str], None]) -> None:
@@ -126,7 +127,7 @@ def test_an_entry_point_is_a_plugin(installed: Callable[[str, str, str], None]) 
     host = Host.discover()
     line = next(line for line in host.table() if line.name == "alpha")
     assert (line.distribution, line.version, line.kind, line.status) == ("autoft-alpha", "1.5", "entry_point", "ok")
-    assert "alpha" in Host.from_refs(host.refs).zoos()
+    assert "alpha" in Host.from_refs(host.refs).parts(autoft.Zoo)
 
 
 def test_a_plugin_that_raises_on_import_is_isolated(installed: Callable[[str, str, str], None]) -> None:
@@ -134,7 +135,7 @@ def test_a_plugin_that_raises_on_import_is_isolated(installed: Callable[[str, st
     installed("autoft-gamma", "gamma", "raise SystemExit(3)")
     installed("autoft-alpha", "alpha", FILE.format(zoo="alpha"))
     host = Host.discover()
-    assert "alpha" in host.zoos()
+    assert "alpha" in host.parts(autoft.Zoo)
     beta = next(line for line in host.warnings() if "beta" in line)
     for word in ("'beta'", "'autoft-beta'", "1.5", "ModuleNotFoundError", "-p no:beta"):
         assert word in beta
@@ -143,7 +144,7 @@ def test_a_plugin_that_raises_on_import_is_isolated(installed: Callable[[str, st
     assert failed.status == "failed"
     assert "Traceback" in (failed.traceback or "")
     with pytest.raises(StudyError, match=r"no zoo is called 'beta'.*'autoft-beta'.*no_such_module.*-p no:beta"):
-        host.zoo("beta")
+        host.part(autoft.Zoo, "beta")
 
 
 def test_one_entry_point_name_in_two_distributions_names_both(installed: Callable[[str, str, str], None]) -> None:
@@ -191,11 +192,11 @@ def test_plugins_are_switched_off_by_flag_and_environment(tmp_path: Path, monkey
     files = [write(tmp_path, f"{name}.py", FILE.format(zoo=name)) for name in ("one", "two", "three")]
     monkeypatch.setenv("AUTOFT_DISABLE_PLUGINS", "two, nobody")
     host = Host.discover([*files, "no:one"])
-    assert list(host.zoos()) == ["three"]
+    assert list(host.parts(autoft.Zoo)) == ["three"]
     assert {line.name: line.status for line in host.table()} == {"three": "ok", "one": "disabled", "two": "disabled"}
     assert "nobody" in host.warnings()[0]
     with pytest.raises(StudyError, match="switched off"):
-        host.zoo("one")
+        host.part(autoft.Zoo, "one")
 
 
 def test_a_switched_off_plugin_is_not_imported(tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_wrong_selection_is_a_study_error(tmp_path: Path, selection: str) -> N
 def test_an_unknown_hook_fails_the_plugin_and_no_other(tmp_path: Path) -> None:
     bad = write(tmp_path, "bad.py", "import autoft\n@autoft.hookimpl\ndef autoft_zooos(): return []\n")
     host = Host.discover([bad, write(tmp_path, "good.py", FILE.format(zoo="good"))])
-    assert list(host.zoos()) == ["good"]
+    assert list(host.parts(autoft.Zoo)) == ["good"]
     assert "no hook is called 'autoft_zooos'; did you mean 'autoft_zoos'?" in host.warnings()[0]
 
 
@@ -238,8 +239,8 @@ def test_two_parts_of_one_name_blame_both(installed: Callable[[str, str, str], N
     installed("autoft-alpha", "alpha", FILE.format(zoo="twin"))
     installed("autoft-beta", "beta", FILE.format(zoo="twin"))
     with pytest.raises(PluginError, match=r"'autoft-alpha'.*'autoft-beta'.*zoo 'twin'"):
-        Host.discover().zoos()
-    assert "twin" not in Host.discover(["no:beta"]).searchers()
+        Host.discover().parts(autoft.Zoo)
+    assert "twin" not in Host.discover(["no:beta"]).parts(autoft.Searcher)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_two_parts_of_one_name_blame_both(installed: Callable[[str, str, str], N
 def test_a_hook_that_returns_nonsense_is_blamed(returned: object) -> None:
     host = Host.discover(objects=[Plugin(lambda: returned)])
     with pytest.raises(PluginError, match=r"plugin 'Plugin'.*autoft_zoos.* must return.*-p no:Plugin"):
-        host.zoos()
+        host.parts(autoft.Zoo)
     (line,) = host.table()
     assert line.status == "failed"
 
@@ -256,15 +257,15 @@ def test_a_hook_that_returns_nonsense_is_blamed(returned: object) -> None:
 def test_a_hook_that_raises_is_blamed_and_spares_the_other_kinds() -> None:
     host = Host.discover(objects=[Plugin(lambda: 1 / 0)])
     with pytest.raises(PluginError, match=r"plugin 'Plugin'.*ZeroDivisionError.*-p no:Plugin"):
-        host.zoos()
-    assert host.searchers() == {}
+        host.parts(autoft.Zoo)
+    assert host.parts(autoft.Searcher) == {}
 
 
 def test_parts_come_in_the_order_of_their_plugins_and_once(tmp_path: Path) -> None:
     files = [write(tmp_path, f"p{name}.py", FILE.format(zoo=name)) for name in "cab"]
     host = Host.discover(files)
-    assert list(host.zoos()) == ["c", "a", "b"]
-    assert host.zoo("a") is host.zoos()["a"]
+    assert list(host.parts(autoft.Zoo)) == ["c", "a", "b"]
+    assert host.part(autoft.Zoo, "a") is host.parts(autoft.Zoo)["a"]
 
 
 MANY = """
@@ -322,7 +323,7 @@ def test_what_a_search_would_refuse_is_found_beforehand(tmp_path: Path, given: d
 def test_a_run_that_goes_on_asks_no_part_for_what_only_a_new_search_needs(tmp_path: Path) -> None:
     source = MANY.replace("{space}", "1 / 0").replace("{backbones}", "1 / 0").replace("{strategies}", "Mine()")
     host = Host.recorded([file_ref(write(tmp_path, "many.py", source))])
-    assert (list(host.zoos()), list(host.freeze_strategies())) == (["own"], ["mine"])
+    assert (list(host.parts(autoft.Zoo)), list(host.parts(autoft.FreezeStrategy))) == (["own"], ["mine"])
     with pytest.raises(PluginError, match="ZeroDivisionError"):
         host.check()
     twice = write(tmp_path, "twice.py", source.replace("[Mine()]", "[Mine(), Mine()]"))
@@ -374,7 +375,7 @@ def test_a_part_of_a_builtins_name_is_to_be_renamed(tmp_path: Path) -> None:
 
 def test_an_unknown_part_suggests_the_near_one() -> None:
     with pytest.raises(StudyError, match="did you mean 'tiny'"):
-        with_zoos(TinyZoo()).zoo("tinny")
+        with_zoos(TinyZoo()).part(autoft.Zoo, "tinny")
 
 
 def test_addresses_must_start_with_their_zoo() -> None:
@@ -403,8 +404,8 @@ def test_a_failing_tracker_is_one_warning_and_spares_the_others(caplog: pytest.L
     trial = autoft.Trial(0, "z/b", "f", 32, {}, 0)
     report = autoft.Report(0, "finished", 1.0, 0.5, 1.0)
     with caplog.at_level(logging.WARNING, "autoft"):
-        host.notify_trial_finished(trial, report)
-        host.notify_trial_finished(trial, report)
+        host.tell(hookspecs.autoft_slice_ended, trial, report)
+        host.tell(hookspecs.autoft_slice_ended, trial, report)
     assert good.seen == [report, report]
     assert len(bad.seen) == 2
     (record,) = caplog.records
@@ -421,14 +422,14 @@ def test_an_object_that_no_worker_can_import_stays_inline() -> None:
 
 def test_such_an_object_can_be_given_again_on_resume() -> None:
     plugin = Plugin(lambda: [TinyZoo()])
-    assert list(Host.from_refs(Host.discover(objects=[plugin]).refs, [plugin]).zoos()) == ["tiny"]
+    assert list(Host.from_refs(Host.discover(objects=[plugin]).refs, [plugin]).parts(autoft.Zoo)) == ["tiny"]
 
 
 def test_an_importable_object_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, __name__, types.SimpleNamespace(importable=importable))
     host = Host.discover(objects=[importable])
     assert host.inline_only == ()
-    assert list(Host.from_refs(host.refs).zoos()) == ["importable"]
+    assert list(Host.from_refs(host.refs).parts(autoft.Zoo)) == ["importable"]
 
 
 def test_discovering_and_the_table_import_nothing_heavy() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from parts.data import source
 
+import autoft
 from autoft import api, hookimpl
 from autoft.__main__ import _run
 from autoft.engine import engine, prepare
@@ -93,7 +94,7 @@ def run(tiny_images, tmp_path):
 
 def report(run, host, worker=None):
     """How the first trial of the run ends."""
-    worker = worker or Worker(Workshop(run.record, host, run.dataset(host), run.checkpoints))
+    worker = worker or Worker(Workshop(run, host))
     trial = run.record.candidates[0].trial(0, {}, 0)
     return worker.run(Job(Slice(trial, 0.0, 1.0, 1e12), time.time()))
 
@@ -160,7 +161,7 @@ def test_a_plugin_that_is_gone_can_be_left_out(run, tmp_path, monkeypatch):
     begun = run(old)
     Path(old).unlink()
     host = begun.host(["no:mine"])
-    assert "mine" not in host.zoos()
+    assert "mine" not in host.parts(autoft.Zoo)
     assert "switched off" in host.warnings()[0]
     assert "plugin 'mine'" in report(begun, host).error
     with pytest.raises(StudyError, match="did you mean 'mine'"):
@@ -223,7 +224,7 @@ def test_a_plugin_that_moved_is_remembered_once_a_resume_has_begun(run, tmp_path
         begun.host()
     host = Run.open(begun.folder.path).host()
     assert [ref.location for ref in host.refs if ref.kind == "file"] == [str(tmp_path / "new" / "mine.py")]
-    assert "full" in host.freeze_strategies()  # what was switched off is back
+    assert "full" in host.parts(autoft.FreezeStrategy)  # what was switched off is back
     assert re.fullmatch(
         r"mine\.py, SHA-256 \w{64}; earlier in this run: mine\.py, SHA-256 \w{64}",
         plugin_versions(host.refs)["plugin mine"],
@@ -246,4 +247,4 @@ def test_a_finished_run_remembers_where_its_plugin_went_if_it_works(run, tmp_pat
         api.resume(begun.folder.path, plugins=[broken])
     assert begun.folder.study.read_bytes() == before
     api.resume(begun.folder.path, plugins=[tmp_path / "mine.py"])
-    assert "mine" in Run.open(begun.folder.path).host().zoos()
+    assert "mine" in Run.open(begun.folder.path).host().parts(autoft.Zoo)

@@ -42,7 +42,7 @@ from autoft.values.ledger import Ledger
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts
-from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice, Stopped
+from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice, Stopped, Trial
 
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
@@ -347,6 +347,37 @@ class Tracker:
     @hookimpl
     def autoft_search_finished(self, summary: Summary) -> None:
         self.told.append(summary)
+
+
+class Listener:
+    """Writes down what it is told, in the order in which it hears it."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    @hookimpl
+    def autoft_search_started(self, run: Path, study: StudyRecord) -> None:
+        self.heard.append((study, run, Journal.read(run / "trials.jsonl")))
+
+    @hookimpl
+    def autoft_slice_ended(self, report: Report, trial: Trial) -> None:
+        self.heard.append((trial.id, report.event))
+
+    @hookimpl
+    def autoft_search_finished(self) -> None:
+        self.heard.append("the end")
+
+
+def test_listeners_hear_of_the_start_of_every_slice_and_of_an_end_that_came(run: Run) -> None:
+    listener = Listener()
+    more = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0)))
+    now, before = time.time(), Journal.read(run.folder.journal)
+    sitting = Sitting(
+        more.host((), (listener,)), Breaks(KeyboardInterrupt()), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        execute(more, sitting)
+    assert listener.heard == [(more.record, run.folder.path, before), (1, "finished")]
 
 
 class NothingRuns(InlineRunner):

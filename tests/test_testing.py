@@ -41,7 +41,7 @@ def checks(suite: type) -> list[str]:
 def freeze_suite(name: str) -> FreezeStrategyConformance:
     class Suite(FreezeStrategyConformance):
         def part(self) -> autoft.FreezeStrategy:
-            return HOST.freeze_strategy(name)
+            return HOST.part(autoft.FreezeStrategy, name)
 
     return Suite()
 
@@ -50,26 +50,26 @@ def freeze_suite(name: str) -> FreezeStrategyConformance:
 def searcher_suite(name: str) -> SearcherConformance:
     class Suite(SearcherConformance):
         def part(self) -> autoft.Searcher:
-            return HOST.searcher(name)
+            return HOST.part(autoft.Searcher, name)
 
     return Suite()
 
 
 @pytest.mark.parametrize("check", checks(FreezeStrategyConformance))
-@pytest.mark.parametrize("name", sorted(HOST.freeze_strategies()))
+@pytest.mark.parametrize("name", sorted(HOST.parts(autoft.FreezeStrategy)))
 def test_a_builtin_freeze_strategy_passes(name: str, check: str) -> None:
     getattr(freeze_suite(name), check)()
 
 
 @pytest.mark.parametrize("check", checks(SearcherConformance))
-@pytest.mark.parametrize("name", sorted(HOST.searchers()))
+@pytest.mark.parametrize("name", sorted(HOST.parts(autoft.Searcher)))
 def test_a_builtin_searcher_passes(name: str, check: str) -> None:
     getattr(searcher_suite(name), check)()
 
 
 class TestBuiltinExporter(ExporterConformance):
     def part(self) -> autoft.Exporter:
-        return HOST.exporter("onnx")
+        return HOST.part(autoft.Exporter, "onnx")
 
 
 # ---------------------------------------------------------------- the checks notice what is wrong
@@ -326,9 +326,9 @@ def strategy(name: str = "mine", plan: str = "Plan((), GradientHead(1e-3))", giv
     [
         ("@hookimpl\ndef autoft_freeze_strategy(): return []", "did you mean 'autoft_freeze_strategies'?"),
         ("@hookimpl\ndef freeze_strategies(): return []", "did you mean 'autoft_freeze_strategies'?"),
-        ("@hookimpl\ndef autoft_trial_finished(trials): pass", "Argument(s) {'trials'} are declared"),
+        ("@hookimpl\ndef autoft_slice_ended(trials): pass", "Argument(s) {'trials'} are declared"),
         ("x = 1", "no function in it is marked @autoft.hookimpl"),
-        ("@hookimpl\ndef autoft_trial_finished(trial): pass", "nothing was checked but that it loads"),
+        ("@hookimpl\ndef autoft_slice_ended(trial): pass", "nothing was checked but that it loads"),
         ("@hookimpl\ndef autoft_zoos(): return []", "nothing was checked but that it loads"),
         (strategy(name="probe"), "both offer a freeze strategy 'probe'"),
         (strategy(given="[Mine(), Mine()]"), "two parts called 'mine'"),
@@ -468,7 +468,7 @@ def test_a_module_that_is_installed_is_the_one_of_a_search() -> None:
 def test_an_exporter_called_onnx_writes_the_core() -> None:
     class Elsewhere(ExporterConformance):
         def part(self) -> autoft.Exporter:
-            real = HOST.exporter("onnx")
+            real = HOST.part(autoft.Exporter, "onnx")
 
             class Renamed(autoft.Exporter):
                 name = "onnx"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import random
 import time
@@ -16,6 +17,7 @@ from autoft.engine.engine import begin
 from autoft.engine.sitting import Sitting
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import TrainingStream
+from autoft.parts.base import FreezeStrategy
 from autoft.parts.host import Host
 from autoft.runners.inline import InlineRunner
 from autoft.store import Checkpoint
@@ -55,7 +57,7 @@ def worker(run):
 
 def shop_of(run, cancelled=lambda: False):
     host = run.host()
-    return Workshop(run.record, host, run.dataset(host), run.checkpoints, cancelled)
+    return Workshop(run, host, cancelled)
 
 
 def trial(run, number, backbone, freeze, **changes):
@@ -96,7 +98,7 @@ def test_what_trains_is_what_the_plan_says(run, worker, family, freeze):
     assert report.error is None
     assert report.event == "paused"
     network = worker.shop.network(f"small/{family}")
-    plan = run.host().freeze_strategy(freeze).plan(network.stages, of.params)
+    plan = run.host().part(FreezeStrategy, freeze).plan(network.stages, of.params)
     planned = {name for group in plan.groups for name in group.names}
     after = classifier_of(run, worker, of).backbone.state_dict()
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
@@ -118,6 +120,22 @@ def test_pausing_changes_nothing(run, worker, augment):
     one, other = saved(run, 0).model, saved(run, 1).model
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_curve_has_each_step_once_over_pauses_and_kills(run, worker):
+    of = trial(run, 7, "test_resnet", "full")
+    execute(worker, of, 0.0, 1.0)
+    execute(Worker(shop_of(run)), of, 1.0, 2.0)
+    for path in run.folder.checkpoints.glob("00007-*"):  # as after a kill before the first checkpoint
+        path.unlink()
+    execute(Worker(shop_of(run)), of, 0.0, 3.0)
+    rows = list(csv.DictReader(run.folder.curve(7).read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == list(range(1, len(rows) + 1))
+    assert float(rows[-1]["passes"]) == 3.0
+    assert len(rows) == round(3 / float(rows[0]["passes"]))
+    assert all(float(row[name]) > 0 for row in rows for name in row)
+    assert float(rows[0]["loss"]) == pytest.approx(math.log(3), rel=0.2)  # a head of zeros knows nothing
+    assert not run.folder.curve(8).exists()
 
 
 def test_training_learns_and_finishes_at_its_horizon(run, worker):
@@ -274,7 +292,7 @@ def test_training_that_needs_no_warm_up(run, worker):
     dataset = worker.shop.dataset
     training = TrainingStream(stream, dataset.rows("train"), dataset.targets("train"), recipe, 0)
     classifier = Classifier.of(worker.shop.network("small/test_resnet"), 3)
-    assert math.isfinite(GradientRun(classifier, plan, training, worker.shop.task).advance())
+    assert math.isfinite(GradientRun(classifier, plan, training, worker.shop.task).advance().loss)
 
 
 def test_a_failure_is_a_report_with_its_cause(run, worker):

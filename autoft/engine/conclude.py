@@ -21,6 +21,7 @@ from autoft.engine.ending import Ending
 from autoft.engine.prepare import prepared_folder
 from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError
 from autoft.media.image.raw_pixels import Layout
+from autoft.parts.base import Exporter
 from autoft.parts.plugins import plugin_versions
 from autoft.store.checkpoints import Checkpoint
 from autoft.study.machine import versions
@@ -133,12 +134,12 @@ class BundleMaker:
             scored=checkpoint.logits,
             known=run.samples(),
             beside={
-                name: partial(host.exporter(name).export, classifier, handoff)
+                name: partial(host.part(Exporter, name).export, classifier, handoff)
                 for name in run.record.study.exporter
                 if name != CORE_EXPORTER
             },
         )
-        exporter = host.exporter(CORE_EXPORTER)
+        exporter = host.part(Exporter, CORE_EXPORTER)
         prepared = prepared_folder(run, host.refs, record.trial.backbone, record.trial.image_size)
         with run.writing(folder), replacing(folder) as fresh:
             quick = _if_it_works(exporter.export_prepared(classifier, handoff, prepared, fresh))

@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from autoft.data.dataset import Dataset, Source, bound, open_dataset, write_split_csv
 from autoft.data.readers import read_labelled
 from autoft.data.scan import scan
@@ -25,7 +27,7 @@ from autoft.engine.ending import (
 from autoft.engine.sitting import Sitting
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
-from autoft.parts.base import Task
+from autoft.parts.base import Exporter, FreezeStrategy, Searcher, Task
 from autoft.parts.host import Host
 from autoft.runners.base import Runner
 from autoft.runners.search import is_over
@@ -122,12 +124,13 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
             partial(_require_time, sitting.clock, "downloading weights"),
         )
         backbones = shortlist(study, host, machine, workload, screen, downloading)
-        searched = candidates(study, host.freeze_strategies(), backbones, side, task)
+        searched = candidates(study, host.parts(FreezeStrategy), backbones, side, task)
     with sitting.watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
         in_time = partial(_require_time, sitting.clock, "decoding the images")
         dataset = open_dataset(source, study.seed, squares, cores(), in_time)
+        _try_metrics(dataset)
         _report_data(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
             screen.note(hidden)
@@ -180,7 +183,7 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock
     """
     require_more_time(run.record, reading.elapsed)
     study = run.record.study
-    if not is_over(host.searcher(study.searcher), run.problem(), ledger, reading):
+    if not is_over(host.part(Searcher, study.searcher), run.problem(), ledger, reading):
         return
     if study.trials is not None and len(ledger.trials) >= study.trials:
         raise StudyError(
@@ -292,15 +295,15 @@ def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
         screen.note(warning)
     if study.runner not in RUNNERS:
         raise unknown_name("runner", study.runner, RUNNERS)
-    host.searcher(study.searcher)
+    host.part(Searcher, study.searcher)
     if study.task != "auto":
         host.task(study.task)
     if study.metric != "auto":
         _require_metric(study.metric, host)
     for name in (CORE_EXPORTER, *study.exporter):
-        host.exporter(name)
+        host.part(Exporter, name)
     for name in study.freeze:
-        host.freeze_strategy(name)
+        host.part(FreezeStrategy, name)
     return host
 
 
@@ -330,6 +333,17 @@ def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
     for warning in host.warnings():
         screen.note(warning)
     return host
+
+
+def _try_metrics(dataset: Dataset) -> None:
+    """Have every metric judge outputs that know nothing, before anything trains: one that fails would end the run.
+
+    Raises `PluginError`.
+    """
+    targets, task = dataset.targets("val"), dataset.task
+    outputs = np.random.default_rng(0).standard_normal((len(targets), task.outputs), np.float32)
+    for metric in task.metrics:
+        metric.score(task.judged(outputs), targets)
 
 
 def _report_data(dataset: Dataset, screen: Screen) -> None:

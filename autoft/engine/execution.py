@@ -29,6 +29,8 @@ from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
 from autoft.errors import Interrupted, RunFolderError, StudyError
 from autoft.media.image.raw_pixels import Layout
+from autoft.parts import hookspecs
+from autoft.parts.base import Searcher
 from autoft.parts.host import Host
 from autoft.runners.base import Site
 from autoft.runners.search import Search
@@ -62,12 +64,13 @@ def execute(run: Run, sitting: Sitting) -> Summary:
             with _time_is_used(search):
                 with watch.phase("search"):
                     run.save()  # workers read it
+                    host.tell(hookspecs.autoft_search_started, run.record, run.folder.path)
                     with _leaderboard_at_the_end(run, search.ledger, sitting.screen):
                         site = Site(run.folder.path, run.record.machine, sitting.clock.origin)
                         sitting.runner.run(search, site, stopped)
                 _raise_if_stopped(run, search.ledger, stopped)
                 summary = _end(run, search, ending, watch)
-    host.notify_search_finished(summary)
+    host.tell(hookspecs.autoft_search_finished, summary)
     return summary
 
 
@@ -165,7 +168,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
 
 def _bundle_maker(run: Run, host: Host, watch: Stopwatch, stopped: StopFlag) -> BundleMaker:
     """One that works on the CPU: what is exported, and what it is held against, are promises about the CPU."""
-    shop = Workshop(run.record.on("cpu"), host, run.dataset(host), run.checkpoints, stopped)
+    shop = Workshop(run.on("cpu"), host, stopped)
     return BundleMaker(run, shop, watch)
 
 
@@ -182,7 +185,7 @@ def _export_path(run: Run, number: int, out: Path | None) -> Path:
 
 def _search(run: Run, sitting: Sitting, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:
     return Search(
-        searcher=sitting.host.searcher(run.record.study.searcher),
+        searcher=sitting.host.part(Searcher, run.record.study.searcher),
         problem=run.problem(),
         ledger=run.ledger(),
         journal=journal,

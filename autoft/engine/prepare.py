@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoft.parts.base import Exporter
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef, plugin_versions
 from autoft.study.machine import versions
@@ -176,7 +177,7 @@ def prepare(run: Run, host: Host, backbone: Backbone, image_size: int) -> None:
     fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     fresh.mkdir(parents=True)
     try:
-        host.exporter(CORE_EXPORTER).prepare(classifier, image_size, fresh)
+        host.part(Exporter, CORE_EXPORTER).prepare(classifier, image_size, fresh)
         if any(fresh.iterdir()):
             fresh.rename(folder)
     finally:

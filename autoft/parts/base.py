@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from autoft.errors import unknown_name
 from autoft.values.backbone import Backbone, Stage
@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from autoft.parts.network import Network
 
 UNCALIBRATED: Final = Calibration(1.0, 0, None, None, "Nothing was calibrated.")
+
+
+class Named(Protocol):
+    """All that a plugin can offer: it has a name, unique among its kind."""
+
+    @property
+    def name(self) -> str:
+        """One word."""
 
 
 class Part(ABC):
@@ -180,6 +188,12 @@ class Task(Part):
         bound = copy.copy(self)
         bound.targets = targets
         return bound
+
+    def with_metrics(self, further: Iterable[Metric]) -> Self:
+        """The task with further metrics after its own: a copy."""
+        whole = copy.copy(self)
+        whole.metrics = (*self.metrics, *further)
+        return whole
 
     # ---------------------------------------------------------------- labels
 

@@ -11,10 +11,15 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
+from autoft.parts.metric import Counts, Floats, Metric, Statistic
 from autoft.parts.network import Network
 from autoft.parts.plugins import PluginRef, switch_off
 from autoft.system import faults
@@ -24,6 +29,7 @@ from autoft.values.handoff import Artifact, Handoff
 from autoft.values.ledger import Ledger
 from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan
 from autoft.values.space import Params, Space
+from autoft.values.target import Form, MetricFacts
 from autoft.values.trial import Clock, Done, Slice, Wait
 
 if TYPE_CHECKING:
@@ -137,13 +143,48 @@ class GuardedExporter(Exporter):
 
 
 def guarded_task(task: Task, blame: Blame, ref: PluginRef) -> Task:
-    """The task, each method of which blames the plugin that it comes from; so do the copies that `Task.on` makes."""
+    """The task, whose methods and metrics blame the plugin they come from; so do the copies that `Task.on` makes."""
     own = type(task)
     methods = {name: _blamed(blame, name, getattr(own, name)) for name in _methods_of(own)}
     guarded = copy.copy(task)
+    if not own.__module__.startswith("autoft."):
+        guarded.metrics = [_judging(metric, blame, f"metric {metric.name!r}") for metric in task.metrics]
     if methods:
         guarded.__class__ = type(own.__name__, (own,), {"__module__": own.__module__, **methods})
     return guarded
+
+
+def guarded_metric(metric: Metric, blame: Blame, ref: PluginRef) -> Metric:
+    """The metric of a plugin, known to be of a form."""
+    if metric.form not in get_args(Form):
+        raise ValueError(
+            f"`form` says which answers it judges, one of {', '.join(get_args(Form))}, not {metric.form!r}"
+        )
+    _stored(metric.facts, MetricFacts)
+    return _judging(metric, blame, "the score")
+
+
+def _judging(metric: Metric, blame: Blame, doing: str) -> Metric:
+    """The metric, which has a finite figure of all images, each once; of resamples and diverged outputs maybe none."""
+
+    def statistic(judged: NDArray[Any], targets: NDArray[Any]) -> Statistic:
+        if not np.isfinite(judged).all():  # the network is to blame, and not who is asked about it
+            return lambda counts: np.full(len(counts), math.nan)
+        with blame(doing):
+            figures = metric.statistic(judged, targets)
+
+        def checked(counts: Counts) -> Floats:
+            with blame(doing):
+                found = np.asarray(figures(counts), np.float64)
+                if found.shape != (len(counts),):
+                    raise ValueError(f"of {len(counts)} resamples it gives figures of shape {found.shape}")
+                if not np.isfinite(found[(counts == 1).all(axis=1)]).all():
+                    raise ValueError(f"of {len(targets)} images it gives {found[0]}, which is no finite number")
+            return found
+
+        return checked
+
+    return replace(metric, statistic=statistic)
 
 
 def _methods_of(task: type[Task]) -> list[str]:

@@ -7,12 +7,15 @@ A plugin is a module or an object with functions marked `@autoft.hookimpl`, name
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pluggy
 
 if TYPE_CHECKING:
     from autoft.parts.base import Exporter, FreezeStrategy, Searcher, Task, Zoo
+    from autoft.parts.metric import Metric
+    from autoft.study.record import StudyRecord
     from autoft.values.summary import Summary
     from autoft.values.trial import Report, Trial
 
@@ -51,10 +54,24 @@ def autoft_tasks() -> Iterable[Task]:
 
 
 @hookspec
-def autoft_trial_finished(trial: Trial, report: Report) -> None:
-    """Told, not asked: a slice of `trial` ended with `report`. An exception here is a warning, never the run's end."""
+def autoft_metrics() -> Iterable[Metric]:
+    """Metrics of all tasks of a form, beside those that the tasks bring along."""
+    raise NotImplementedError
+
+
+# Told, not asked; what a listener raises is a warning, never the run's end.
+
+
+@hookspec
+def autoft_search_started(study: StudyRecord, run: Path) -> None:
+    """A search is about to ask for its first slice, or one that was stopped goes on; `run` is its folder."""
+
+
+@hookspec
+def autoft_slice_ended(trial: Trial, report: Report) -> None:
+    """A slice of `trial` ended with `report`, which is in the journal."""
 
 
 @hookspec
 def autoft_search_finished(summary: Summary) -> None:
-    """Told, not asked: the search is over and `summary.json` is written."""
+    """The search is over, the best is exported, and `summary.json` is written."""

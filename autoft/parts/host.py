@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import traceback
@@ -10,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 import pluggy
 
@@ -25,23 +26,23 @@ from autoft.errors import (
     unknown_name,
 )
 from autoft.parts import hookspecs, plugins
-from autoft.parts.base import Exporter, FreezeStrategy, Part, Searcher, Task, Zoo
+from autoft.parts.base import Exporter, FreezeStrategy, Named, Searcher, Task, Zoo
 from autoft.parts.guard import (
     Blame,
     GuardedExporter,
     GuardedFreezeStrategy,
     GuardedSearcher,
     GuardedZoo,
+    guarded_metric,
     guarded_task,
 )
+from autoft.parts.metric import Metric
 from autoft.parts.network import Network
 from autoft.parts.plugins import PluginRef
 from autoft.system import faults
 from autoft.system.files import DISK_ERRORS, as_text
 from autoft.system.signals import Cancelled
 from autoft.values.backbone import Backbone
-from autoft.values.summary import Summary
-from autoft.values.trial import Report, Trial
 
 BUILTINS = (
     "autoft.builtin.timm_zoo",
@@ -57,7 +58,9 @@ PASSED_ON = (BackboneUnavailable, RunFailed, PluginError, DataError, Interrupted
 
 log = logging.getLogger("autoft")
 
-P = TypeVar("P", bound=Part)
+
+P = TypeVar("P", bound=Named)
+Facts = ParamSpec("Facts")
 
 
 @dataclass(frozen=True)
@@ -104,18 +107,23 @@ class _Offer(Generic[P]):
     ref: PluginRef
 
 
-_ZOO: _Kind[Zoo] = _Kind("zoo", "autoft_zoos", Zoo, GuardedZoo, GuardedZoo.backbones)  # type: ignore[type-abstract]
-_FREEZE: _Kind[FreezeStrategy] = _Kind(
-    "freeze strategy",
-    "autoft_freeze_strategies",
-    FreezeStrategy,  # type: ignore[type-abstract]
-    GuardedFreezeStrategy,
-    GuardedFreezeStrategy.space,
-)
-_SEARCHER: _Kind[Searcher] = _Kind("searcher", "autoft_searchers", Searcher, GuardedSearcher)  # type: ignore[type-abstract]
-_EXPORTER: _Kind[Exporter] = _Kind("exporter", "autoft_exporters", Exporter, GuardedExporter)  # type: ignore[type-abstract]
-_TASK: _Kind[Task] = _Kind("task", "autoft_tasks", Task, guarded_task)  # type: ignore[type-abstract]
-_KINDS: tuple[_Kind[Any], ...] = (_ZOO, _FREEZE, _SEARCHER, _EXPORTER, _TASK)
+_KINDS: Mapping[type, _Kind[Any]] = {
+    kind.part: kind
+    for kind in (
+        _Kind("zoo", "autoft_zoos", Zoo, GuardedZoo, GuardedZoo.backbones),
+        _Kind(
+            "freeze strategy",
+            "autoft_freeze_strategies",
+            FreezeStrategy,
+            GuardedFreezeStrategy,
+            GuardedFreezeStrategy.space,
+        ),
+        _Kind("searcher", "autoft_searchers", Searcher, GuardedSearcher),
+        _Kind("exporter", "autoft_exporters", Exporter, GuardedExporter),
+        _Kind("task", "autoft_tasks", Task, guarded_task),
+        _Kind("metric", "autoft_metrics", Metric, guarded_metric),
+    )
+}
 
 
 class Host:
@@ -230,7 +238,7 @@ class Host:
         for failure in self._failures:
             if failure.ref.kind in BY_HAND:
                 raise PluginError(str(failure))
-        for kind in _KINDS:
+        for kind in _KINDS.values():
             self._collect(kind)
 
     def check(self) -> None:
@@ -241,7 +249,7 @@ class Host:
         an installed strategy need not work where it is not used. In a run that goes on nothing is asked of parts.
         """
         self.check_names()
-        for kind in _KINDS:
+        for kind in _KINDS.values():
             for offer in self._collect(kind).values():
                 if offer.ref.kind in BY_HAND:
                     kind.opening(offer.part)
@@ -252,60 +260,47 @@ class Host:
 
     # ------------------------------------------------------------ parts
 
-    def zoos(self) -> dict[str, Zoo]:
-        """Every zoo by name. Raises `PluginError`, as its three sisters do, when a hook fails or names clash."""
-        return self._parts(_ZOO)
+    def parts(self, kind: type[P]) -> dict[str, P]:
+        """Every part of a kind by name, as in `parts(Zoo)`. Raises `PluginError` when a hook fails or names clash."""
+        return {name: offer.part for name, offer in self._collect(_KINDS[kind]).items()}
 
-    def freeze_strategies(self) -> dict[str, FreezeStrategy]:
-        """Every freeze strategy by name."""
-        return self._parts(_FREEZE)
-
-    def searchers(self) -> dict[str, Searcher]:
-        """Every searcher by name."""
-        return self._parts(_SEARCHER)
-
-    def exporters(self) -> dict[str, Exporter]:
-        """Every exporter by name."""
-        return self._parts(_EXPORTER)
+    def part(self, kind: type[P], name: str) -> P:
+        """The part of that kind and name. Raises `StudyError` with the near name and the failed plugins."""
+        parts = self.parts(kind)
+        if name not in parts:
+            raise StudyError(f"{unknown_name(_KINDS[kind].noun, name, parts)}{self.suspects()}")
+        return parts[name]
 
     def tasks(self) -> dict[str, Task]:
-        """Every task by name; the first is the one of images whose labels nobody claims."""
-        return self._parts(_TASK)
+        """Every task by name, with the metrics that plugins have for its form after its own.
 
-    def zoo(self, name: str) -> Zoo:
-        """The zoo `name`. Raises `StudyError`, as its three sisters do, with the near name and the failed plugins."""
-        return self._find(_ZOO, name).part
-
-    def freeze_strategy(self, name: str) -> FreezeStrategy:
-        """The freeze strategy `name`."""
-        return self._find(_FREEZE, name).part
-
-    def searcher(self, name: str) -> Searcher:
-        """The searcher `name`."""
-        return self._find(_SEARCHER, name).part
-
-    def exporter(self, name: str) -> Exporter:
-        """The exporter `name`."""
-        return self._find(_EXPORTER, name).part
+        The first is the one of images whose labels nobody claims.
+        """
+        metrics = self.parts(Metric).values()
+        return {
+            name: task.with_metrics(metric for metric in metrics if metric.form == task.form)
+            for name, task in self.parts(Task).items()
+        }
 
     def task(self, name: str) -> Task:
-        """The task `name`."""
-        return self._find(_TASK, name).part
+        """The task `name`, as `tasks` has it. Raises `StudyError` as `part` does."""
+        self.part(Task, name)
+        return self.tasks()[name]
 
     def backbones(self) -> list[Backbone]:
         """Every backbone of every zoo. Raises `PluginError` when a zoo fails or an address is not `zoo/model`."""
-        return [backbone for zoo in self.zoos().values() for backbone in zoo.backbones()]
+        return [backbone for zoo in self.parts(Zoo).values() for backbone in zoo.backbones()]
 
     def build(self, backbone: Backbone) -> Network:
         """The backbone's network. Raises `BackboneUnavailable`, or `PluginError` when its zoo fails."""
-        return self.zoo(backbone.name.partition("/")[0]).build(backbone)
+        return self.part(Zoo, backbone.name.partition("/")[0]).build(backbone)
 
     @property
     def zoos_by_hand(self) -> frozenset[str]:
         """Names of the zoos that come from a file or object the user gave, rather than from an installed plugin."""
-        return frozenset(name for name, offer in self._collect(_ZOO).items() if offer.ref.kind in BY_HAND)
+        return frozenset(name for name, offer in self._collect(_KINDS[Zoo]).items() if offer.ref.kind in BY_HAND)
 
-    def makers(self, plugin: str) -> Iterator[tuple[str, Callable[[], Part]]]:
+    def makers(self, plugin: str) -> Iterator[tuple[str, Callable[[], Named]]]:
         """For each part of a loaded plugin: the hook that offers it, and what asks that hook for a new one."""
         for kind, impl in self._implemented(plugin):
             for number, _ in enumerate(self._offered(kind, impl)):
@@ -325,15 +320,20 @@ class Host:
         off = [f"{ref} is switched off" for ref in self._disabled if ref.kind != "builtin"]
         return "".join(f"; {line}" for line in [*map(str, self._failures), *off])
 
-    # ------------------------------------------------------------ trackers
+    def tell(self, hook: Callable[Facts, None], *facts: Facts.args, **named: Facts.kwargs) -> None:
+        """Tell every listener of a hook, as in `tell(hookspecs.autoft_search_finished, summary)`.
 
-    def notify_trial_finished(self, trial: Trial, report: Report) -> None:
-        """Tell every tracker; one that raises is a warning, once."""
-        self._tell("autoft_trial_finished", {"trial": trial, "report": report})
-
-    def notify_search_finished(self, summary: Summary) -> None:
-        """Tell every tracker; one that raises is a warning."""
-        self._tell("autoft_search_finished", {"summary": summary})
+        One that raises is a warning, once.
+        """
+        known = inspect.signature(hook).bind(*facts, **named).arguments
+        for impl in self._impls(hook.__name__):
+            try:
+                impl.function(*(known[name] for name in impl.argnames))
+            except (Exception, SystemExit) as error:
+                if (hook.__name__, impl.plugin_name) not in self._complained:
+                    self._complained.add((hook.__name__, impl.plugin_name))
+                    ref = self._loaded[impl.plugin_name]
+                    log.warning("%s failed in %s: %s; the run goes on", ref, hook.__name__, self.describe(error))
 
     def table(self) -> list[PluginStatus]:
         """Every plugin with what it adds; nothing in it raises."""
@@ -398,13 +398,19 @@ class Host:
 
     def _collect(self, kind: _Kind[P]) -> dict[str, _Offer[P]]:
         found: dict[str, _Offer[P]] = {}
+        taken = self._metrics_of_tasks() if kind.part is Metric else {}
         for impl in self._impls(kind.hook):
             for offer in self._offered(kind, impl):
                 name = offer.part.name
-                if name in found:
-                    raise PluginError(_clash(kind, name, found[name].ref, offer.ref))
-                found[name] = offer
+                if first := taken.get(name):
+                    raise PluginError(_clash(kind, name, first, offer.ref))
+                found[name], taken[name] = offer, offer.ref
         return found
+
+    def _metrics_of_tasks(self) -> dict[str, PluginRef]:
+        """The names of the metrics that tasks bring along, each with the plugin of a task that does."""
+        offers = self._collect(_KINDS[Task]).values()
+        return {metric.name: offer.ref for offer in offers for metric in offer.part.metrics}
 
     def _offered(self, kind: _Kind[P], impl: pluggy.HookImpl) -> list[_Offer[P]]:
         """The parts one plugin offers, asked for once."""
@@ -429,15 +435,6 @@ class Host:
     def _new(self, kind: _Kind[P], impl: pluggy.HookImpl, number: int) -> P:
         return self._given(kind, impl)[number]
 
-    def _parts(self, kind: _Kind[P]) -> dict[str, P]:
-        return {name: offer.part for name, offer in self._collect(kind).items()}
-
-    def _find(self, kind: _Kind[P], name: str) -> _Offer[P]:
-        offers = self._collect(kind)
-        if name not in offers:
-            raise StudyError(f"{unknown_name(kind.noun, name, offers)}{self.suspects()}")
-        return offers[name]
-
     def _guarded(self, kind: _Kind[P], part: P, ref: PluginRef) -> P:
         of = f"{kind.noun} {part.name!r}"
 
@@ -459,16 +456,6 @@ class Host:
                 raise
             raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {plugins.switch_off(ref)}") from error
 
-    def _tell(self, hook: str, facts: Mapping[str, object]) -> None:
-        for impl in self._impls(hook):
-            try:
-                impl.function(*(facts[name] for name in impl.argnames))
-            except (Exception, SystemExit) as error:
-                if (hook, impl.plugin_name) not in self._complained:
-                    self._complained.add((hook, impl.plugin_name))
-                    ref = self._loaded[impl.plugin_name]
-                    log.warning("%s failed in %s: %s; the run goes on", ref, hook, self.describe(error))
-
     def _status(self, ref: PluginRef, taken: dict[tuple[str, str], PluginRef]) -> PluginStatus:
         """The plugin's line; `taken` holds who offers what so far, and learns what this one adds."""
         adds: list[str] = []
@@ -487,7 +474,7 @@ class Host:
 
     def _implemented(self, plugin: str) -> Iterator[tuple[_Kind[Any], pluggy.HookImpl]]:
         """The hooks for parts that a loaded plugin implements."""
-        for kind in _KINDS:
+        for kind in _KINDS.values():
             yield from ((kind, impl) for impl in self._impls(kind.hook) if impl.plugin_name == plugin)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoft.values.target import MetricFacts
+from autoft.values.target import Form, MetricFacts
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -23,16 +23,26 @@ class Metric:
 
     A statistic instead of a number, so that one bootstrap serves all figures. It is greater for better predictions: of
     a loss the negative. One that `is_proportion` is the part of the images that is right. `Metric.of` makes one of a
-    plain function.
+    plain function. `form`: a metric that a plugin offers by itself is one of all tasks whose answers are of that form;
+    None where a task brings it along.
     """
 
     facts: MetricFacts
     statistic: Callable[[NDArray[Any], NDArray[Any]], Statistic]
     is_proportion: bool = False
+    form: Form | None = None
 
     @classmethod
-    def of(cls, facts: MetricFacts, score: Callable[[NDArray[Any], NDArray[Any]], float]) -> Metric:
-        """The metric of a function of judged outputs and targets to a number, greater is better."""
+    def of(
+        cls,
+        facts: MetricFacts,
+        score: Callable[[NDArray[Any], NDArray[Any]], float],
+        form: Form | None = None,
+    ) -> Metric:
+        """The metric of a function of judged outputs `(n, ...)` and targets `(n, ...)` to a number, greater is better.
+
+        It is also asked of resamples, in which images stand several times or not at all; NaN where it has no figure.
+        """
 
         def statistic(judged: NDArray[Any], targets: NDArray[Any]) -> Statistic:
             rows = np.arange(len(targets))
@@ -43,7 +53,7 @@ class Metric:
 
             return figures
 
-        return cls(facts, statistic)
+        return cls(facts, statistic, form=form)
 
     @property
     def name(self) -> str:

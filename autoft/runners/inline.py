@@ -34,10 +34,9 @@ class InlineRunner(Runner):
 
     def run(self, search: Search, site: Site, stopped: StopFlag) -> None:
         """Ask, begin, execute, tell."""
-        run = Run.open(site.run)
+        run = Run.open(site.run).on(site.machine.device)
         torch.set_num_threads(site.machine.threads)
-        record = run.record.on(site.machine.device)
-        worker = Worker(Workshop(record, search.host, run.dataset(search.host), run.checkpoints, stopped))
+        worker = Worker(Workshop(run, search.host, stopped))
         while isinstance(answer := search.ask(), Slice):
             search.began(answer.trial.id)
             try:

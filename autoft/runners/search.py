@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from autoft.errors import PluginError
+from autoft.parts import hookspecs
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
 from autoft.store import CheckpointStore, Journal
@@ -105,7 +106,7 @@ class Search:
         self._record(report)
         self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
         self.told(self.ledger)
-        self.host.notify_trial_finished(self.ledger.trials[report.trial].trial, report)
+        self.host.tell(hookspecs.autoft_slice_ended, self.ledger.trials[report.trial].trial, report)
 
     def stop(self) -> None:
         """Take in that the run ends here, before its time: what it has used is used when it goes on."""

@@ -202,15 +202,16 @@ def check_plugins() -> Check:
     from autoft.parts.host import Host
 
     host = Host.discover()
-    failed = [line for line in host.table() if line.status == "failed"]
+    table = host.table()
+    failed = [line for line in table if line.status == "failed"]
     try:
-        parts = [*host.zoos(), *host.freeze_strategies(), *host.searchers(), *host.exporters()]
+        host.check_names()
     except PluginError as error:
         return Check("plugins", "fail", str(error), "autoft plugins shows who adds what")
     if failed:
         causes = "; ".join(f"{line.name}: {line.cause}" for line in failed)
         return Check("plugins", "warn", causes, f"mend it, or switch it off with -p no:{failed[0].name}")
-    return Check("plugins", "ok", f"{len(host.refs)} plugins with {len(parts)} parts")
+    return Check("plugins", "ok", f"{len(host.refs)} plugins with {sum(len(line.adds) for line in table)} parts")
 
 
 QUICK: tuple[Callable[[], Check], ...] = (

@@ -146,6 +146,10 @@ class RunFolder:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
 
+    def curve(self, trial: int) -> Path:
+        """How the training of a trial went, step by step; there is none of a trial that trained nothing by gradient."""
+        return self.path / "curves" / f"{trial:05d}.csv"
+
     @property
     def errors(self) -> Path:
         """The folder of tracebacks, one file a fault; there is none in a run without."""

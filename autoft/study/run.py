@@ -17,7 +17,7 @@ from autoft.parts.base import Problem, Task
 from autoft.parts.host import Host
 from autoft.parts.plugins import builtin_ref, in_place_of
 from autoft.store import CheckpointStore, Journal, RunFolder, unwritable
-from autoft.study.record import SCHEMA, Machine, StudyRecord
+from autoft.study.record import SCHEMA, Device, Machine, StudyRecord
 from autoft.system.files import as_path, as_text, write_atomic
 from autoft.tasks.single_label import SingleLabel
 from autoft.values.codec import decode, encode
@@ -81,6 +81,10 @@ class Run:
         self.images()
         found = scan(read_labelled(as_path(self.record.data.source)), threads)
         verify_unchanged(self.record.data, found.fingerprint())
+
+    def on(self, device: Device) -> Run:
+        """The run for a process that computes on that device."""
+        return replace(self, record=self.record.on(device))
 
     @property
     def checkpoints(self) -> CheckpointStore:

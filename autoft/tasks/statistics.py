@@ -41,8 +41,12 @@ def percentiles(value: float, drawn: Floats, n: int) -> Interval:
     """The percentile bootstrap (Efron 1979) of a figure of `n` images; `value` lies in it.
 
     A resample lacks some classes and repeats images, which can push it past the figure. Of `n` right answers all
-    resamples are alike, which does not make it certain: their interval is that of a proportion.
+    resamples are alike, which does not make it certain: their interval is that of a proportion. Resamples without a
+    figure, NaN, are left out.
     """
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn):
+        return value, value
     if value == 1.0 and (drawn == 1.0).all():
         return proportion(n, n)
     low, high = np.percentile(drawn, [2.5, 97.5])

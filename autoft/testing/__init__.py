@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from autoft.testing.exporters import ExporterConformance
 from autoft.testing.freeze import FreezeStrategyConformance, layouts
+from autoft.testing.metrics import MetricConformance
 from autoft.testing.searchers import SearcherConformance
 from autoft.testing.simulation import Simulation, candidates, simulate
 from autoft.testing.tasks import TaskConformance
@@ -23,6 +24,7 @@ from autoft.testing.zoos import ZooConformance
 __all__ = [
     "ExporterConformance",
     "FreezeStrategyConformance",
+    "MetricConformance",
     "SearcherConformance",
     "Simulation",
     "TaskConformance",

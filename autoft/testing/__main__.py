@@ -18,6 +18,7 @@ from autoft.system import faults
 from autoft.testing import (
     ExporterConformance,
     FreezeStrategyConformance,
+    MetricConformance,
     SearcherConformance,
     TaskConformance,
     ZooConformance,
@@ -30,6 +31,7 @@ SUITES: dict[str, Any] = {  # the classes are abstract until they know their par
     "autoft_searchers": SearcherConformance,
     "autoft_exporters": ExporterConformance,
     "autoft_tasks": TaskConformance,
+    "autoft_metrics": MetricConformance,
 }
 
 

@@ -13,6 +13,7 @@ from autoft.media.image.batches import TrainingStream
 from autoft.store import Checkpoint
 from autoft.train.classifier import Classifier
 from autoft.train.closed_form import closed_form_head
+from autoft.train.curve import Curve
 from autoft.train.gradient import GradientRun
 from autoft.train.job import TooLate
 from autoft.train.pace import Pace
@@ -80,16 +81,19 @@ def _advance(bench: Bench, run: GradientRun, saver: _Saver) -> tuple[Pace, dict[
     pace, loss = Pace(LONGEST_GUESS_SECONDS[bench.shop.device.type]), 0.0
     last = round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
     first = round(bench.job.slice.start * run.stream.steps_per_pass) + 1
-    while run.step < max(first, last):
-        ending = _ending_seconds(bench, run, pace, saver)
-        if run.step >= first and bench.job.seconds_left < pace.expected + ending:
-            break
-        bench.shop.check()
-        loss = run.advance()
-        pace.step_done()
-        if saver.due():
-            saver.save(run, run.training_tensors())
-            pace.paused()
+    with Curve(bench.shop.folder.curve(bench.trial.id), run) as curve:
+        while run.step < max(first, last):
+            ending = _ending_seconds(bench, run, pace, saver)
+            if run.step >= first and bench.job.seconds_left < pace.expected + ending:
+                break
+            bench.shop.check()
+            step = run.advance()
+            loss = step.loss
+            curve.step_done(step, pace.step_done())
+            if saver.due():
+                curve.write()  # what the checkpoint has behind it is not trained again
+                saver.save(run, run.training_tensors())
+                pace.paused()
     if pace.steady is None:
         return pace, memory()
     return pace, {"images_per_second": run.stream.batch_size / pace.steady, "loss": loss, **memory()}

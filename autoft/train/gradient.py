@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
@@ -15,6 +16,18 @@ from autoft.train.classifier import Classifier
 from autoft.values.plan import Plan
 
 GRADIENT_CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class StepTaken:
+    """One optimiser step: its loss, the greatest learning rate of all groups, and the norm of all gradients unclipped.
+
+    The norm is a scalar on the device, so that nobody has to wait for the step's end to go on.
+    """
+
+    loss: float
+    learning_rate: float
+    gradient_norm: Tensor
 
 
 class GradientRun:
@@ -34,18 +47,18 @@ class GradientRun:
         """Passes over the training images so far."""
         return self.step / self.stream.steps_per_pass
 
-    def advance(self) -> float:
-        """One optimiser step; its loss. Raises `FloatingPointError` when the loss is not finite."""
+    def advance(self) -> StepTaken:
+        """One optimiser step. Raises `FloatingPointError` when the loss is not finite."""
         images, targets = self.stream.batch(self.step)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self._rate(self.passes)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._accumulate(images, targets)
-        nn.utils.clip_grad_norm_(self.classifier.parameters(), GRADIENT_CLIP)
+        norm = nn.utils.clip_grad_norm_(self.classifier.parameters(), GRADIENT_CLIP)
         self._optimizer.step()
         self.step += 1
         self._average.update(self.classifier, step=self.step)
-        return loss
+        return StepTaken(loss, max(group["lr"] for group in self._optimizer.param_groups), norm)
 
     def _accumulate(self, images: Tensor, targets: Tensor) -> float:
         """Gradients of the batch's mean loss, part by part; BatchNorm that trains needs the batch whole."""

@@ -21,11 +21,12 @@ class Pace:
         self._seconds: list[float] = []
         self._last = time.monotonic()
 
-    def step_done(self) -> None:
-        """A step has just ended."""
+    def step_done(self) -> float:
+        """A step has just ended; the seconds it took."""
         now = time.monotonic()
         self._seconds.append(now - self._last)
         self._last = now
+        return self._seconds[-1]
 
     def paused(self) -> None:
         """What came since the last step (a checkpoint) was none."""

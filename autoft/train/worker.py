@@ -53,10 +53,9 @@ class Worker:
         when they cannot be had here just as they are there.
         """
         torch.set_num_threads(threads)
-        opened = Run.open(run)
-        record, host = opened.record.on(device), Host.from_refs(plugins)
+        opened, host = Run.open(run).on(device), Host.from_refs(plugins)
         host.errors = opened.folder.errors
-        return cls(Workshop(record, host, opened.dataset(host), opened.checkpoints, cancelled))
+        return cls(Workshop(opened, host, cancelled))
 
     def run(self, job: Job) -> Report:
         """Execute one slice. A failure is a report that names the cause, never an exception.

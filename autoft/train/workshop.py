@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from autoft.data.dataset import Dataset
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import Images
+from autoft.parts.base import FreezeStrategy
 from autoft.parts.host import Host
 from autoft.parts.network import Network
-from autoft.store import Checkpoint, CheckpointStore
+from autoft.store import Checkpoint
 from autoft.study.machine import peak_memory
-from autoft.study.record import StudyRecord
+from autoft.study.run import Run
 from autoft.system.disk_cache import cache_root
 from autoft.system.signals import Cancelled
 from autoft.train.classifier import Classifier
@@ -41,16 +41,9 @@ class Workshop:
     when it says yes, what is under way raises `Cancelled`.
     """
 
-    def __init__(
-        self,
-        record: StudyRecord,
-        host: Host,
-        dataset: Dataset,
-        checkpoints: CheckpointStore,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.record, self.host, self.dataset, self.checkpoints = record, host, dataset, checkpoints
-        self.task = dataset.task
+    def __init__(self, run: Run, host: Host, cancelled: Callable[[], bool] = lambda: False) -> None:
+        record, self.host, self.dataset, self.checkpoints = run.record, host, run.dataset(host), run.checkpoints
+        self.record, self.folder, self.task = record, run.folder, self.dataset.task
         self.device = torch.device(record.machine.device)
         self.features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
         self.image_seconds: dict[tuple[str, int], float] = {}
@@ -80,7 +73,7 @@ class Workshop:
         """What the job's slice works with."""
         trial = job.slice.trial
         network = self.network(trial.backbone)
-        plan = self.host.freeze_strategy(trial.freeze).plan(network.stages, trial.params)
+        plan = self.host.part(FreezeStrategy, trial.freeze).plan(network.stages, trial.params)
         return Bench(self, job, network, plan, self.images(trial))
 
     def images(self, trial: Trial) -> Images:

@@ -1,0 +1,199 @@
+"""Metrics of plugins: known to every task of their form, wherever figures stand, and blamed when they fail."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import autoft
+from autoft.errors import PluginError, StudyError
+from autoft.parts.host import Host
+from autoft.tasks.scores import scores
+from autoft.testing import MetricConformance
+from autoft.values.bundle import CARD
+
+Score = Callable[[NDArray[Any], NDArray[Any]], float]
+
+
+def worst_recall(logits: NDArray[Any], classes: NDArray[Any]) -> float:
+    """The recall of the class that is found least often."""
+    found = logits.argmax(axis=1)
+    return min(float((found[classes == one] == one).mean()) for one in np.unique(classes))
+
+
+def metric(score: Score = worst_recall, name: str = "worst_recall", form: Any = "one_of") -> autoft.Metric:
+    return autoft.Metric.of(autoft.MetricFacts(name), score, form)
+
+
+class Offers:
+    """A plugin with metrics."""
+
+    def __init__(self, *metrics: autoft.Metric) -> None:
+        self.metrics = metrics
+
+    @autoft.hookimpl
+    def autoft_metrics(self) -> list[autoft.Metric]:
+        return list(self.metrics)
+
+
+class OffersMore(Offers):
+    pass
+
+
+class TestWorstRecall(MetricConformance):
+    def part(self) -> autoft.Metric:
+        return metric()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "check"),
+    [
+        (metric(lambda judged, targets: -worst_recall(judged, targets)), "better_outputs_score_better"),
+        (metric(lambda judged, targets: 100 * worst_recall(judged, targets)), "no_figure_is_above_the_greatest"),
+        (metric(lambda judged, targets: float(np.random.default_rng().random())), "the_same_gives_the_same"),
+        (metric(form=None), "better_outputs_score_better"),
+        (
+            autoft.Metric(autoft.MetricFacts("one"), lambda judged, targets: lambda counts: np.ones(1), form="one_of"),
+            "it_judges_resamples",
+        ),
+    ],
+)
+def test_the_checks_notice_what_is_wrong(wrong: autoft.Metric, check: str) -> None:
+    suite = type("Wrong", (MetricConformance,), {"part": lambda self: wrong})()
+    with pytest.raises(AssertionError):
+        getattr(suite, f"test_{check}")()
+
+
+def test_every_task_of_the_form_knows_it_after_its_own_and_no_other_task() -> None:
+    tasks = Host.discover(objects=[Offers(metric(), metric(name="furthest", form="numbers"))]).tasks()
+    last = {name: task.metrics[-1].name for name, task in tasks.items()}
+    assert last == {
+        "single_label": "worst_recall",
+        "ordinal": "worst_recall",
+        "multi_label": "subset_accuracy",
+        "regression": "furthest",
+    }
+    assert tasks["single_label"].metric("auto").name == "accuracy"
+    assert autoft.SingleLabel().metrics[-1].name == "log_loss"  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    ("plugins", "says"),
+    [
+        (
+            [Offers(metric(name="accuracy"))],
+            r"distribution 'autoft'.* and plugin 'Offers'.*metric 'accuracy'.*-p no:",
+        ),
+        ([Offers(metric()), OffersMore(metric())], r"'Offers'.* and plugin 'OffersMore'.* both offer a metric"),
+        ([Offers(metric(), metric())], r"plugin 'Offers' .* offers two parts called 'worst_recall', each a metric"),
+        ([Offers(metric(form=None))], r"plugin 'Offers'.*of metric 'worst_recall': ValueError: `form` says which"),
+        ([Offers(metric(name="two words"))], r"plugin 'Offers'.*autoft_metrics must return a list of Metric"),
+    ],
+)
+def test_a_metric_that_cannot_be_told_apart_is_refused_before_anything_begins(plugins: list[Any], says: str) -> None:
+    with pytest.raises(PluginError, match=says):
+        Host.discover(objects=plugins).check_names()
+
+
+def one_over_zero(judged: NDArray[Any], targets: NDArray[Any]) -> float:
+    raise KeyError("no such class")
+
+
+OUTPUTS, CLASSES = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]], np.array([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("score", "cause"),
+    [
+        (one_over_zero, "KeyError: 'no such class'"),
+        (lambda judged, targets: math.nan, "of 4 images it gives nan, which is no finite number"),
+        (lambda judged, targets: [1.0, 2.0], "of shape"),
+    ],
+)
+def test_one_that_fails_or_gives_no_number_is_blamed_on_its_plugin(score: Score, cause: str) -> None:
+    task = Host.discover(objects=[Offers(metric(score))]).task("single_label")
+    task = task.on(autoft.Targets("single_label", "one_of", ("a", "b", "c")))
+    with pytest.raises(PluginError) as caught:
+        task.score("worst_recall", OUTPUTS, CLASSES)
+    line = str(caught.value)
+    assert line.startswith("plugin 'Offers' ")
+    assert "failed in the score of metric 'worst_recall': " in line
+    assert cause in line
+    assert line.endswith("-p no:Offers")
+
+
+def test_the_metric_of_a_plugins_task_is_blamed_on_the_plugin_too() -> None:
+    class Odd(autoft.SingleLabel):
+        name = "odd"
+        metrics = (metric(one_over_zero, form=None),)
+
+    class Plugin:
+        @autoft.hookimpl
+        def autoft_tasks(self) -> list[autoft.Task]:
+            return [Odd()]
+
+    with pytest.raises(PluginError, match=r"plugin 'Plugin'.*failed in metric 'worst_recall' of task 'odd': KeyError"):
+        Host.discover(objects=[Plugin()]).task("odd").score("auto", OUTPUTS, CLASSES)
+
+
+def test_a_diverged_network_is_not_the_metrics_fault() -> None:
+    task = Host.discover(objects=[Offers(metric(one_over_zero))]).task("single_label")
+    assert math.isnan(task.score("worst_recall", np.full((4, 3), math.nan, np.float32), CLASSES))
+
+
+def test_resamples_without_a_figure_are_left_out_of_the_interval() -> None:
+    def only_with_class_0(judged: NDArray[Any], targets: NDArray[Any]) -> float:
+        return worst_recall(judged, targets) if (targets == 0).any() else math.nan
+
+    task = Host.discover(objects=[Offers(metric(only_with_class_0))]).task("single_label")
+    found = scores(task.metrics, task.metric("worst_recall"), OUTPUTS, CLASSES)
+    assert found.ci95[0] <= found.metrics["worst_recall"] == 0.5 <= found.ci95[1]
+    assert all(map(math.isfinite, found.ci95))
+
+
+def search(images: Path, own: autoft.Metric, **options: Any) -> Any:
+    return autoft.search(
+        images,
+        time="60s",
+        trials=1,
+        runner="inline",
+        backbones=["small/test_resnet"],
+        freeze=["probe"],
+        image_size=32,
+        metric=own.name,
+        out=images.parent / "run",
+        plugins=[Path(__file__).parent / "parts" / "small_zoo.py", Offers(own)],
+        **options,
+    )
+
+
+def test_a_search_by_it_shows_it_everywhere(tiny_images: Path) -> None:
+    summary = search(tiny_images, metric())
+    run = tiny_images.parent / "run"
+    assert summary.metric == "worst_recall"
+    figure = summary.test.metrics["worst_recall"]
+    assert {"accuracy", "worst_recall"} < summary.test.metrics.keys()
+    assert summary.test.ci95[0] <= figure <= summary.test.ci95[1]
+    assert json.loads((run / "export" / "metrics.json").read_text())["metrics"]["worst_recall"]["value"] == figure
+    assert f"worst_recall | {figure:.4f} |" in (run / "export" / CARD).read_text().replace("\\", "")
+    (row,) = csv.DictReader((run / "leaderboard.csv").read_text().splitlines())
+    assert float(row["score"]) == pytest.approx(summary.validation.metrics["worst_recall"], abs=1e-3)
+
+
+def test_one_that_fails_ends_the_search_before_it_begins(tiny_images: Path) -> None:
+    with pytest.raises(PluginError, match=r"plugin 'Offers'.*KeyError"):
+        search(tiny_images, metric(one_over_zero))
+    assert not (tiny_images.parent / "run").exists()
+
+
+def test_an_unknown_one_is_named_with_the_near_one(tiny_images: Path) -> None:
+    with pytest.raises(StudyError, match="no metric is called 'worst_recal'; did you mean 'worst_recall'"):
+        autoft.search(tiny_images, metric="worst_recal", plugins=[Offers(metric())])
