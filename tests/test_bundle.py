@@ -22,14 +22,13 @@ from autoft.bundle.parity import FULL, LEAST_IMAGES, QUICK
 from autoft.bundle.standalone.verify import verify
 from autoft.data.dataset import Dataset
 from autoft.engine.conclude import handoff_of
-from autoft.media.image.raw_pixels import Layout
 from autoft.study.record import Machine, StudyRecord
 from autoft.study.study import Study
 from autoft.system.stopwatch import Stopwatch
 from autoft.values.bundle import Latency, Manifest, MetricsReport, ParityReport, Vectors
 from autoft.values.codec import decode
 from autoft.values.dataset import SplitName
-from autoft.values.handoff import Preprocess, View
+from autoft.values.handoff import Layout, Preprocess, View
 from autoft.values.ledger import TrialRecord
 from autoft.values.target import MetricFacts
 

@@ -50,7 +50,7 @@ from autoft.values.dataset import DatasetInfo
 from autoft.values.prediction import Prediction
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
-from autoft.values.target import Targets
+from autoft.values.target import MetricFacts, Targets
 from autoft.values.trial import Candidate, Clock, Queued, Report, Slice, Started
 
 SCORES = Scores(n=20, correct=17, metrics={"accuracy": 0.85}, ci95=(0.64, 0.95))
@@ -89,13 +89,21 @@ def run_folder(tmp_path: Path) -> Path:
     candidate = Candidate("zoo/net", "probe", 64, Space({}))
     record = StudyRecord(
         study=Study(data=str(tmp_path / "data"), out=str(folder)),
-        data=DatasetInfo(str(tmp_path / "data"), ("a", "b"), {"train": 6, "val": 2, "test": 2}, "f" * 8, 64, 1.5),
+        data=DatasetInfo(
+            str(tmp_path / "data"),
+            Targets("single_label", "one_of", ("a", "b")),
+            {"train": 6, "val": 2, "test": 2},
+            "f" * 8,
+            64,
+            1.5,
+        ),
         view="crop",
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(candidate,),
         plugins=(),
         versions={},
         machine=Machine("inline", 1, 1, "cpu"),
+        metric=MetricFacts("accuracy"),
     )
     (folder / "study.json").write_text(encode(record))
     journal = Journal(folder / "trials.jsonl")
@@ -194,7 +202,7 @@ def test_the_help_of_all_has_examples_first_and_every_command(autoft_: Callable[
         (["search", "x", "--fail-under", "nan"], "fail_under"),
         (["search", "x", "--config", "missing.toml"], "cannot read the configuration missing.toml"),
         (["search", "no/such/folder"], "no/such/folder does not exist"),
-        (["search", __file__], "is a file"),
+        (["search", __file__], "neither a folder nor a .csv"),
         (["search", ".", "--searcher", "halvin"], "did you mean 'halving'?"),
         (["search", ".", "--exporter", "onnx,onxx"], "no exporter is called 'onxx'; did you mean 'onnx'?"),
         (["search", ".", "--freeze", "prob"], "did you mean 'probe'?"),

@@ -18,10 +18,10 @@ from autoft import Preprocess, UserError
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.onnx_runtime import CoreModel, PixelModel
 from autoft.media.image.decode import normalise, preprocess
-from autoft.media.image.raw_pixels import Layout, write_raw_pixel_model
+from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.tasks.statistics import softmax
 from autoft.values.backbone import Interpolation
-from autoft.values.handoff import View
+from autoft.values.handoff import Layout, View
 
 TEMPERATURE = 1.7
 PASS_THROUGH = """

@@ -8,7 +8,6 @@ from typing import Final
 
 from autoft.bundle import figures
 from autoft.bundle.licenses import NOTICE, TOOL_LICENCE
-from autoft.media.image.raw_pixels import Layout
 from autoft.system.markdown import plain, table
 from autoft.tasks.forms.base import AnswerForm, Model, split_name
 from autoft.values.backbone import Backbone
@@ -26,7 +25,7 @@ from autoft.values.bundle import (
     ParityReport,
 )
 from autoft.values.dataset import DatasetInfo, SplitName, ValueRange
-from autoft.values.handoff import Handoff, Preprocess, View
+from autoft.values.handoff import Handoff, Layout, Preprocess, View
 from autoft.values.trial import Trial
 
 _TRUST: Final[Mapping[SplitName, str]] = {

@@ -16,13 +16,12 @@ from autoft.bundle.parity import LEAST_IMAGES, ON_CPU, ON_GPU, Gate, difference,
 from autoft.data.dataset import Dataset
 from autoft.errors import DataError, GateFailed, UnreadableImage
 from autoft.media.image.decode import Pixels, decode, normalise
-from autoft.media.image.raw_pixels import Layout
 from autoft.parts.base import Task
 from autoft.system.parallel import ordered_map
 from autoft.tasks.forms.table import answering
 from autoft.tasks.statistics import Logits
 from autoft.values.dataset import Sample, SplitName, ValueRange
-from autoft.values.handoff import Artifact, Handoff
+from autoft.values.handoff import Artifact, Handoff, Layout
 
 Reference = Callable[[Images], Logits]
 """torch: normalised images `(n, 3, size, size)` to logits `(n, outputs)`."""

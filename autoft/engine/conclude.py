@@ -20,7 +20,6 @@ from autoft.bundle.sources import without_place
 from autoft.engine.ending import Ending
 from autoft.engine.prepare import prepared_folder
 from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError
-from autoft.media.image.raw_pixels import Layout
 from autoft.parts.base import Exporter
 from autoft.parts.plugins import plugin_versions
 from autoft.store.checkpoints import Checkpoint
@@ -37,7 +36,7 @@ from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.bundle import MODEL, Calibration, ParityReport
 from autoft.values.codec import encode
 from autoft.values.dataset import SplitName
-from autoft.values.handoff import Artifact, Handoff, Preprocess
+from autoft.values.handoff import Artifact, Handoff, Layout, Preprocess
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.trial import Trial

@@ -28,7 +28,6 @@ from autoft.engine.ending import Ending
 from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
 from autoft.errors import Interrupted, RunFolderError, StudyError
-from autoft.media.image.raw_pixels import Layout
 from autoft.parts import hookspecs
 from autoft.parts.base import Searcher
 from autoft.parts.host import Host
@@ -42,6 +41,7 @@ from autoft.system.screen import Screen
 from autoft.system.signals import Cancelled, StopFlag, stop_on_signals
 from autoft.system.stopwatch import Stopwatch
 from autoft.train.workshop import Workshop
+from autoft.values.handoff import Layout
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.summary import Summary
 

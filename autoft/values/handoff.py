@@ -13,6 +13,9 @@ from autoft.values.trial import Trial
 
 View = Literal["crop", "squash", "pad"]
 
+Layout = Literal["image", "batch"]
+"""What `model.onnx` takes: one image `[height, width, 3]`, or equal-sized ones `[batch, height, width, 3]`."""
+
 
 @dataclass(frozen=True)
 class Preprocess:
