@@ -299,6 +299,10 @@ def test_the_card_tells_the_form(made: Made) -> None:
         assert word.replace("Sigmoid", "1 / (1 + exp(-").replace("\\*", "*") in card, word
     if made.targets.form != "one_of":
         assert "classes" not in card and "softmax" not in card and "top-1" not in card
+    if made.targets.form == "numbers":
+        assert "change." not in card  # nothing is decided
+        report = decode(MetricsReport, (made.folder / "metrics.json").read_text())
+        assert f"| mae | {report.metrics['mae'].value:.5g} |" in card
 
 
 def test_the_snippet_of_the_card_runs(

@@ -83,7 +83,7 @@ def model_card(facts: CardFacts) -> str:
         _data(facts),
         form.score(metrics),
         f"## Calibration\n\n{form.calibration(metrics)}",
-        figures.parity(facts.parity, form.compared),
+        figures.parity(facts.parity, form),
         figures.speed(facts.latency),
         _preprocessing(handoff.preprocess, form.from_core(Model(handoff.targets, metrics.calibration))),
         _licences(handoff.backbone),
@@ -203,7 +203,7 @@ def _provenance(facts: CardFacts) -> str:
         ("Created", plain(facts.created)),
         ("Backbone", plain(handoff.backbone.name)),
         *_trial(handoff.trial),
-        (f"Chosen by validation {plain(handoff.metric)}", f"{handoff.validation_score:.4f}"),
+        (f"Chosen by validation {plain(handoff.metric)}", facts.form.digits(handoff.validation_score)),
         *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
     ]
     return f"## Provenance\n\n{table(('What', 'Value'), rows)}"

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoft.system.markdown import plain, table
+from autoft.tasks.forms.base import AnswerForm
 from autoft.values.bundle import CORE, MODEL, Beside, CoreParity, Latency, ParityReport, PixelParity
 
 
-def parity(report: ParityReport, compared: str) -> str:
-    """How far both files are from torch, and what was allowed; `compared` is what the answers are, in prose."""
+def parity(report: ParityReport, form: AnswerForm) -> str:
+    """How far both files are from torch, and what was allowed."""
     return f"""## Parity
 
-{_core(report.core, compared)}
+{_core(report.core, form)}
 
-{_pixels(report.pixels, compared)}
+{_pixels(report.pixels, form)}
 
 Exported by {plain(report.exporter)}; ways of exporting that were tried before and refused: {len(report.refused)}.\
 {"".join(map(_beside, report.beside))}"""
@@ -38,7 +39,7 @@ Measured on {plain(latency.machine)}, with onnxruntime {plain(latency.onnxruntim
 Peak memory of the process: {memory}. Files: {sizes}."""
 
 
-def _core(settings: Sequence[CoreParity], compared: str) -> str:
+def _core(settings: Sequence[CoreParity], form: AnswerForm) -> str:
     """The setting that is nearest to its limit speaks for all."""
     worst = max(settings, key=lambda one: one.max_delta / one.limit)
     batches = " and ".join(map(str, sorted({one.batch for one in settings})))
@@ -46,10 +47,14 @@ def _core(settings: Sequence[CoreParity], compared: str) -> str:
     return (
         f"`{CORE}` against torch on {worst.n} validation images, in batches of {batches}, onnxruntime's optimisations\n"
         f"{optimised}: logits differ by at most {worst.max_delta:.3g} (allowed: {worst.limit:.3g}, which is "
-        f"{worst.limit / worst.scale:.2g} of the logit\nscale), {compared} by at most "
-        f"{worst.answer_delta:.3g} ({worst.answer_limit:.3g} is what nobody feels), and\n"
-        f"{sum(one.flips for one in settings)} clear answers change."
+        f"{worst.limit / worst.scale:.2g} of the logit\nscale), {form.compared} by at most "
+        f"{worst.answer_delta:.3g} ({worst.answer_limit:.3g} is what nobody feels)"
+        f"{_changed(form, sum(one.flips for one in settings), f'clear {form.decided}')}."
     )
+
+
+def _changed(form: AnswerForm, flips: int, decisions: str) -> str:
+    return f", and\n{flips} {decisions} change" if form.decided else ""
 
 
 def _beside(found: Beside) -> str:
@@ -60,9 +65,9 @@ def _beside(found: Beside) -> str:
     return f"\n\nFrom exporter {plain(found.exporter)}: {verdict}; {most}."
 
 
-def _pixels(found: PixelParity, compared: str) -> str:
+def _pixels(found: PixelParity, form: AnswerForm) -> str:
     return (
-        f"`{MODEL}`, fed with pixels, against Pillow and torch on {found.n} validation images: {compared}\n"
-        f"differ by at most {found.max_delta:.3g} (allowed: {found.limit:g}), and {found.flips} answers with a margin "
-        f"above {found.clear_margin:g} change."
+        f"`{MODEL}`, fed with pixels, against Pillow and torch on {found.n} validation images: {form.compared}\n"
+        f"differ by at most {found.max_delta:.3g} (allowed: {found.limit:g})"
+        f"{_changed(form, found.flips, f'{form.decided} with a margin above {found.clear_margin:g}')}."
     )

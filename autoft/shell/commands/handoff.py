@@ -79,7 +79,8 @@ def export(
 
 
 def _figures(scores: Scores) -> str:
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in scores.metrics.items())
+    digits = ".5g" if scores.correct is None else ".4f"  # of numbers, units may be large or small
+    figures = ", ".join(f"{name} {value:{digits}}" for name, value in scores.metrics.items())
     right = f"{scores.n} images" if scores.correct is None else f"{scores.correct} of {scores.n} right"
     return f"{figures}  ({right})"
 

@@ -43,6 +43,7 @@ class AnyOf(AnswerForm):
     name = "any_of"
     output = "probabilities"
     compared = "probabilities"
+    decided = "labels"
     noun = "labels"
     meanings: Mapping[str, str] = {
         "subset_accuracy": "part of the images of which every label is right",

@@ -55,6 +55,8 @@ class AnswerForm(ABC):
     """The output of model.onnx that holds the answers."""
     compared: str
     """What is compared where answers are, in prose."""
+    decided: str
+    """What is decided by them, in prose; "": nothing."""
     noun: str
     """What the names are, in the plural."""
 
@@ -158,17 +160,21 @@ class AnswerForm(ABC):
     meanings: Mapping[str, str] = {}
     """Of metrics by name, what they are."""
 
+    def digits(self, value: float) -> str:
+        """A metric as text."""
+        return f"{value:.4f}"
+
     def score(self, metrics: MetricsReport) -> str:
         """Every metric with its interval, and where the model is worst."""
         rows = [
-            (plain(name), f"{one.value:.4f}", f"{one.ci95[0]:.4f} to {one.ci95[1]:.4f}", self.meanings.get(name, ""))
+            (plain(name), self.digits(one.value), " to ".join(map(self.digits, one.ci95)), self.meanings.get(name, ""))
             for name, one in metrics.metrics.items()
         ]
         note = f" {plain(metrics.note)}" if metrics.note else ""
-        right = "was scored" if metrics.correct is None else f"got {metrics.correct:,} right"
+        right = "" if metrics.correct is None else f", and got {metrics.correct:,} right"
         return f"""## Score
 
-Of {metrics.n:,} images of the {split_name(metrics.split)} split `{CORE}` {right}.{note}
+`{CORE}` was scored on {metrics.n:,} images of the {split_name(metrics.split)} split{right}.{note}
 {self._missed(metrics)}{table(("Metric", "Value", "95 % interval", ""), rows)}
 
 {self.worst(metrics)}"""

@@ -38,6 +38,7 @@ class Numbers(AnswerForm):
     name = "numbers"
     output = "values"
     compared = "values, in deviations of their column,"
+    decided = ""
     noun = "columns of numbers"
     meanings: Mapping[str, str] = {
         "mae": "mean absolute error, in the units of the data; smaller is better",
@@ -95,6 +96,10 @@ class Numbers(AnswerForm):
         return answers
 
     # ---------------------------------------------------------------- the card
+
+    def digits(self, value: float) -> str:
+        """Units may be large or small."""
+        return f"{value:.5g}"
 
     def title(self, targets: Targets) -> str:
         """How many numbers there are."""

@@ -43,12 +43,14 @@ class OneOf(AnswerForm):
     name = "one_of"
     output = "probabilities"
     compared = "probabilities"
+    decided = "answers"
     noun = "classes"
     meanings: Mapping[str, str] = {
         "accuracy": "part of the images that is right",
         "balanced_accuracy": "mean recall of the classes",
         "macro_f1": "mean F1 of the classes",
         "log_loss": "natural logarithm; smaller is better",
+        "mae": "mean number of classes that an answer is off by; smaller is better",
         "ece": "expected calibration error; smaller is better",
     }
 
