@@ -53,6 +53,7 @@ from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts, Targets
 from autoft.values.trial import Candidate, Clock, Queued, Report, Slice, Started
 
+TARGETS = Targets("single_label", "one_of", ("a", "b"))
 SCORES = Scores(n=20, correct=17, metrics={"accuracy": 0.85}, ci95=(0.64, 0.95))
 
 
@@ -88,15 +89,8 @@ def run_folder(tmp_path: Path) -> Path:
     folder.mkdir()
     candidate = Candidate("zoo/net", "probe", 64, Space({}))
     record = StudyRecord(
-        study=Study(data=str(tmp_path / "data"), out=str(folder)),
-        data=DatasetInfo(
-            str(tmp_path / "data"),
-            Targets("single_label", "one_of", ("a", "b")),
-            {"train": 6, "val": 2, "test": 2},
-            "f" * 8,
-            64,
-            1.5,
-        ),
+        study=Study(data=str(tmp_path / "data"), out=str(folder), task="single_label", metric="accuracy"),
+        data=DatasetInfo(str(tmp_path / "data"), TARGETS, {"train": 6, "val": 2, "test": 2}, "f" * 8, 64, 1.5),
         view="crop",
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(candidate,),
@@ -202,7 +196,7 @@ def test_the_help_of_all_has_examples_first_and_every_command(autoft_: Callable[
         (["search", "x", "--fail-under", "nan"], "fail_under"),
         (["search", "x", "--config", "missing.toml"], "cannot read the configuration missing.toml"),
         (["search", "no/such/folder"], "no/such/folder does not exist"),
-        (["search", __file__], "neither a folder nor a .csv"),
+        (["search", __file__], "is neither a folder nor a .csv or .tsv file"),
         (["search", ".", "--searcher", "halvin"], "did you mean 'halving'?"),
         (["search", ".", "--exporter", "onnx,onxx"], "no exporter is called 'onxx'; did you mean 'onnx'?"),
         (["search", ".", "--freeze", "prob"], "did you mean 'probe'?"),
@@ -453,9 +447,8 @@ def test_the_end_says_what_was_not_tried_and_which_classes_are_never_found(
 ) -> None:
     scores = replace(SCORES, metrics={metric: 0.5})
     missed = {"rare": 3, **{f"class {number}": 1 for number in range(20)}}
-    found = replace(
-        summary(tmp_path), metric=metric, validation=scores, test=scores, candidates=12, tried=2, missed=missed
-    )
+    known = replace(summary(tmp_path), metric=metric, validation=scores, test=scores, weighs_classes=not hint)
+    found = replace(known, candidates=12, tried=2, missed=missed)
     monkeypatch.setattr(engine, "search", lambda *arguments: found)
     out = autoft_("search", "photos").out
     assert "2 of 12 pairs of backbone and freeze strategy; the others have no score" in out
@@ -586,8 +579,8 @@ def test_resume_hands_on_the_change_of_budget(
 @pytest.mark.parametrize(
     ("options", "failed"),
     [
-        ({"fail_under": 0.9}, "test accuracy 0.8500 is below --fail-under 0.9"),
-        ({"fail_under": 0.8}, ""),
+        ({"metric": "accuracy", "fail_under": 0.9}, "test accuracy 0.8500 is below --fail-under 0.9"),
+        ({"metric": "accuracy", "fail_under": 0.8}, ""),
         ({"metric": "log_loss", "fail_above": 0.1}, "test log_loss 0.1500 is above --fail-above 0.1"),
         ({"metric": "log_loss", "fail_above": 0.5}, ""),
     ],

@@ -95,7 +95,8 @@ class SingleLabel(Task):
 
     def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
         """Logits `(n, classes)` at the temperature."""
-        return outputs / np.float32(calibration.temperature)
+        cooled: NDArray[np.float64] = outputs.astype(np.float64) / calibration.temperature
+        return cooled
 
     def calibrate(self, outputs: Logits, targets: Labels) -> Calibration:
         """A temperature, where it helps."""
