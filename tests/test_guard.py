@@ -205,6 +205,8 @@ def plan(names: tuple[str, ...] = ("stem.weight",), rate: float = 1e-3, **recipe
         (plan(passes=0.0), "passes"),
         (plan(passes=1.0, warmup_passes=2.0), "warm-up"),
         (plan(label_smoothing=1.0), "label smoothing"),
+        (autoft.Plan((autoft.ParameterGroup((), 1e-3, from_pass=27.0),), autoft.GradientHead(1e-3)), "begins within"),
+        (autoft.Plan((autoft.ParameterGroup((), 1e-3, from_pass=-1.0),), autoft.GradientHead(1e-3)), "begins within"),
         (plan(augment="flip"), "augment"),
         (plan(batch_size=16.5), "batch_size"),
         (autoft.Plan((autoft.ParameterGroup(("stem.weight",), 1e-3),), autoft.ClosedFormHead()), "closed-form"),

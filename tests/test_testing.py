@@ -61,6 +61,14 @@ def test_a_builtin_freeze_strategy_passes(name: str, check: str) -> None:
     getattr(freeze_suite(name), check)()
 
 
+class TestGradual(FreezeStrategyConformance):
+    """The strategy of examples/."""
+
+    def part(self) -> autoft.FreezeStrategy:
+        file = Path(__file__).parents[1] / "examples" / "gradual.py"
+        return Host.discover([str(file)]).part(autoft.FreezeStrategy, "gradual")
+
+
 @pytest.mark.parametrize("check", checks(SearcherConformance))
 @pytest.mark.parametrize("name", sorted(HOST.parts(autoft.Searcher)))
 def test_a_builtin_searcher_passes(name: str, check: str) -> None:

@@ -33,7 +33,7 @@ from autoft.train.job import Job
 from autoft.train.worker import Worker
 from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.ledger import Kept
-from autoft.values.plan import GradientHead, Plan, Recipe
+from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
 from autoft.values.trial import Parent, Slice, Trial
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
@@ -164,6 +164,7 @@ def test_probe_scores_what_its_classifier_says(run, worker):
 
 def test_deadline_ends_a_slice_with_a_score_and_a_checkpoint(run, worker):
     of = trial(run, 0, "test_resnet", "full", batch_size=1)  # many steps
+    worker.shop.network(of.backbone)  # a busy machine takes a second to build it
     report = execute(worker, of, 0.0, 27.0, deadline=1.0)
     assert report.event == "paused"
     assert 0 < report.step < 27
@@ -293,6 +294,55 @@ def test_training_that_needs_no_warm_up(run, worker):
     training = TrainingStream(stream, dataset.rows("train"), dataset.targets("train"), recipe, 0)
     classifier = Classifier.of(worker.shop.network("small/test_resnet"), 3)
     assert math.isfinite(GradientRun(classifier, plan, training, worker.shop.task).advance().loss)
+
+
+def thawing(worker) -> GradientRun:
+    """The last stage trains at once, the others after two passes."""
+    network, dataset = worker.shop.network("small/test_resnet"), worker.shop.dataset
+    *below, last = network.stages
+    groups = (
+        ParameterGroup(tuple(one.name for one in last.parameters), 1e-3),
+        ParameterGroup(tuple(one.name for stage in below for one in stage.parameters), 1e-3, 0.05, from_pass=2.0),
+    )
+    plan = Plan(groups, GradientHead(1e-2), recipe=Recipe(batch_size=8, augment="none"))
+    images = worker.shop.images(trial(worker.shop, 0, "test_resnet", "full"))
+    stream = TrainingStream(images, dataset.rows("train"), dataset.targets("train"), plan.recipe, 0)
+    return GradientRun(Classifier.of(network, 3), plan, stream, worker.shop.task)
+
+
+def test_a_group_is_frozen_until_its_pass_and_has_moments_from_then_on(worker):
+    going = thawing(worker)
+    later, begins = going.plan.groups[1], 2 * going.stream.steps_per_pass
+    before = {name: tensor.clone() for name, tensor in going.classifier.backbone.named_parameters()}
+    while going.step < begins:
+        going.advance()
+    after = dict(going.classifier.backbone.named_parameters())
+    assert all(torch.equal(after[name], before[name]) for name in later.names)  # not by weight decay either
+    assert any(not torch.equal(after[name], before[name]) for name in going.plan.groups[0].names)
+    trained = len(going.plan.groups[0].names) + 2  # and the head
+    assert sum(name.endswith(".exp_avg") for name in going.training_tensors()) == trained
+    assert set(going.model_tensors()) >= {f"backbone.{name}" for name in later.names}  # what will train is kept
+    weights = [name for name in later.names if before[name].ndim > 1]
+    going.advance()
+    first = max((after[name] - before[name]).abs().max().item() for name in weights)
+    assert 0 < first < 1e-3 / (going.plan.recipe.warmup_passes * going.stream.steps_per_pass) * 1.5  # it warms up
+    assert sum(name.endswith(".exp_avg") for name in going.training_tensors()) == trained + len(later.names)
+
+
+@pytest.mark.parametrize("pause", [1.0, 2.0, 2.5])
+def test_a_pause_before_at_or_after_the_pass_changes_nothing(worker, pause):
+    straight, halting = thawing(worker), thawing(worker)
+    a_pass = straight.stream.steps_per_pass
+    while straight.step < 3 * a_pass:
+        straight.advance()
+    while halting.step < round(pause * a_pass):
+        halting.advance()
+    again = thawing(worker)
+    again.go_on(halting.passes, halting.model_tensors(), halting.training_tensors())
+    while again.step < 3 * a_pass:
+        again.advance()
+    for name, tensor in straight.model_tensors().items():
+        torch.testing.assert_close(again.model_tensors()[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def test_a_failure_is_a_report_with_its_cause(run, worker):

@@ -215,6 +215,9 @@ def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
         f"passes and batch size must be positive: {recipe}": 0 < recipe.passes < math.inf and recipe.batch_size >= 1,
         f"the warm-up lies within the passes: {recipe}": 0 <= recipe.warmup_passes <= recipe.passes,
         f"label smoothing lies in [0, 1): {recipe}": 0 <= recipe.label_smoothing < 1,
+        f"each group begins within the passes: {recipe}": all(
+            0 <= group.from_pass < recipe.passes for group in plan.groups
+        ),
         f"ema_passes is 0 or more: {recipe}": 0 <= recipe.ema_passes < math.inf,
     }
     return next((rule for rule, kept in rules.items() if not kept), None)

@@ -43,9 +43,10 @@ class Network:
         """A network from any module whose forward gives features `(batch, dim)`.
 
         `stages` maps a stage's name to its parameters' names, from input to head. Without it the module's own
-        `group_matcher` says (every timm model has one), otherwise every direct child that holds parameters is a
-        stage. Raises `ValueError` when the output is not `(batch, dim)` or the
-        stages do not hold every parameter exactly once.
+        `group_matcher` says (every timm model has one). Where the module mostly consists of blocks that repeat, as
+        transformers do, each block is a stage, with what comes after it, and what comes before the first is the stem.
+        Otherwise every direct child that holds parameters is a stage. Raises `ValueError` when the output is not
+        `(batch, dim)` or the stages do not hold every parameter exactly once.
         """
         import torch
 
@@ -90,7 +91,7 @@ def _own_stages(module: nn.Module) -> dict[str, list[str]]:
     """The stages that the module declares itself; what its `group_matcher` does not match comes last, as the head."""
     matcher = getattr(module, "group_matcher", None)
     if matcher is None:
-        return _children(module)
+        return _repeated(module) or _children(module)
     try:
         patterns = matcher(coarse=True)
     except AssertionError:  # timm's RDNet knows its fine groups only
@@ -130,6 +131,38 @@ def _stage_name(names: Sequence[str], taken: Collection[str]) -> str:
     ]
     free = (name for name in map(".".join, candidates) if name and name not in taken)
     return next(free, f"{'.'.join(first)}#{len(taken)}")
+
+
+def _repeated(module: nn.Module) -> dict[str, list[str]]:
+    """The blocks of a module as stages, with its stem; nothing where they hold less than half of its parameters."""
+    blocks, stage, in_blocks, all_of_them = _blocks(module), "stem", 0, 0
+    groups: dict[str, list[str]] = {}
+    for name, parameter in module.named_parameters():
+        block = next((block for block in blocks if name.startswith(f"{block}.")), None)
+        stage = block or stage
+        groups.setdefault(stage, []).append(name)
+        in_blocks += parameter.numel() if block else 0
+        all_of_them += parameter.numel()
+    return groups if 2 * in_blocks >= all_of_them > 0 else {}
+
+
+def _blocks(module: nn.Module) -> list[str]:
+    """The members of lists of modules that are alike, by name; a list inside a block is a part of the block."""
+    from torch import nn
+
+    found: list[str] = []
+    for name, inner in module.named_modules():
+        inside_a_block = any(f"{name}.".startswith(f"{block}.") for block in found)
+        if isinstance(inner, nn.Sequential | nn.ModuleList) and not inside_a_block and _are_alike([*inner.children()]):
+            found += [f"{name}.{key}".lstrip(".") for key, _ in inner.named_children()]
+    return found
+
+
+def _are_alike(modules: Sequence[nn.Module]) -> bool:
+    """Whether they are several, of one class, made of other modules, with parameters of the same shapes."""
+    kinds = {(type(one), *(tuple(parameter.shape) for parameter in one.parameters())) for one in modules}
+    composite = all([*one.children()] and [*one.parameters()] for one in modules)
+    return len(modules) > 1 and len(kinds) == 1 and composite
 
 
 def _children(module: nn.Module) -> dict[str, list[str]]:

@@ -40,6 +40,7 @@ class GradientRun:
         self._task = task
         self._optimizer = classifier.optimizer(plan)
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._begins = [*(round(group.from_pass * stream.steps_per_pass) for group in plan.groups), 0]  # and the head
         self._average = _average(classifier, plan.recipe.ema_passes * stream.steps_per_pass)
 
     @property
@@ -50,8 +51,7 @@ class GradientRun:
     def advance(self) -> StepTaken:
         """One optimiser step. Raises `FloatingPointError` when the loss is not finite."""
         images, targets = self.stream.batch(self.step)
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * self._rate(self.passes)
+        self._begin_groups()
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._accumulate(images, targets)
         norm = nn.utils.clip_grad_norm_(self.classifier.parameters(), GRADIENT_CLIP)
@@ -59,6 +59,16 @@ class GradientRun:
         self.step += 1
         self._average.update(self.classifier, step=self.step)
         return StepTaken(loss, max(group["lr"] for group in self._optimizer.param_groups), norm)
+
+    def _begin_groups(self) -> None:
+        """Set rates, and freeze the groups whose time has not come: a function of the step, so that a trial can go on.
+
+        What has no gradient AdamW leaves alone, its weight decay included, and keeps no moments of.
+        """
+        for group, peak, begins in zip(self._optimizer.param_groups, self._peaks, self._begins, strict=True):
+            group["lr"] = peak * self._rate(self.step - begins)
+            for parameter in group["params"]:
+                parameter.requires_grad_(self.step >= begins)
 
     def _accumulate(self, images: Tensor, targets: Tensor) -> float:
         """Gradients of the batch's mean loss, part by part; BatchNorm that trains needs the batch whole."""
@@ -106,14 +116,17 @@ class GradientRun:
             state.setdefault(int(index), {})[name] = tensor
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
 
-    def _rate(self, passes: float) -> float:
-        """The learning rate's factor: linear warm-up, then constant or cosine to the horizon."""
+    def _rate(self, steps: int) -> float:
+        """The factor of the learning rate of a group that began so many steps ago: 0 before that.
+
+        Linear warm-up, then constant or cosine to the horizon.
+        """
         recipe = self.plan.recipe
-        begun = passes + 1.0 / self.stream.steps_per_pass
-        warm = begun / recipe.warmup_passes if begun < recipe.warmup_passes else 1.0
+        begun = max(0, steps + 1) / self.stream.steps_per_pass
+        warm = begun / recipe.warmup_passes if begun < recipe.warmup_passes else float(steps >= 0)
         if recipe.schedule == "constant":
             return warm
-        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, passes / recipe.passes)))
+        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.passes / recipe.passes)))
 
 
 def _average(classifier: Classifier, steps: float) -> ModelEmaV3:

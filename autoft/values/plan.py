@@ -11,11 +11,16 @@ Fit = Literal["closed_form", "gradient"]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Backbone parameters that train together, by name; `learning_rate` and `weight_decay` as AdamW takes them."""
+    """Backbone parameters that train together, by name; `learning_rate` and `weight_decay` as AdamW takes them.
+
+    They are frozen until so many passes over the training images are done, `from_pass`; gradual unfreezing is groups
+    that begin one after the other.
+    """
 
     names: tuple[str, ...]
     learning_rate: float
     weight_decay: float = 0.0
+    from_pass: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class Recipe:
     """How gradient training runs: the part of a plan that is the same for every parameter group.
 
     `passes` is the horizon: the trial is finished when it has seen the training images that often.
-    `warmup_passes` raises the learning rate linearly from zero. With `schedule` "cosine" the rate then
-    falls to zero at the horizon; with "constant" it stays, so that a trial can stop or go on anywhere.
+    `warmup_passes` raises the learning rate of a group linearly from zero when it begins. With `schedule` "cosine" the
+    rate then falls to zero at the horizon; with "constant" it stays, so that a trial can stop or go on anywhere.
     `ema_passes` is the averaging time of the weights that are scored and exported; 0 switches it off.
     """
 
