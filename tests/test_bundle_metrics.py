@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
+from autoft.parts.metric import Metric
 from autoft.tasks.calibration import fit_temperature
 from autoft.tasks.forms.class_report import BINS, MAX_CONFUSION_CLASSES, metrics_report
 from autoft.tasks.forms.table import answering
@@ -19,7 +20,7 @@ from autoft.tasks.single_label import SingleLabel
 from autoft.tasks.statistics import proportion
 from autoft.values.bundle import Calibration, Estimate, MetricsReport
 from autoft.values.codec import decode, encode
-from autoft.values.target import Targets
+from autoft.values.target import MetricFacts, Targets
 
 METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece"]
 DEFINED_IN = {"log_loss": (0.0, float("inf"))}
@@ -225,6 +226,18 @@ def test_very_many_classes_have_no_confusion_matrix_and_the_note_says_so() -> No
     assert len(found.per_class) == classes
     assert found.correct > 0
     assert report(*made(30, 3, seed=1)).note == ""
+
+
+def test_a_metric_without_a_figure_for_these_images_is_left_out() -> None:
+    nothing = Metric.of(MetricFacts("nothing"), lambda judged, targets: float("nan"))
+    task = task_of("abc")
+    task.metrics = (*SingleLabel.metrics, nothing)
+    logits, labels = made(40, 3, seed=1)
+    found = metrics_report("test", logits, labels, answering(task, at(1.0)))
+    assert list(found.metrics) == METRICS
+    of_summary = scores(task.metrics, task.metric("accuracy"), logits, labels)
+    assert set(of_summary.metrics) == {metric.name for metric in SingleLabel.metrics}
+    assert decode(MetricsReport, encode(found)) == found
 
 
 def test_one_image_is_enough_and_none_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,13 +17,14 @@ from autoft.values.summary import Scores
 def scores(metrics: Sequence[Metric], primary: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> Scores:
     """Every metric over judged outputs `(n, ...)`, with a 95 % interval for the primary one.
 
-    That of a proportion is Wilson's; the others are bootstraps over images.
+    That of a proportion is Wilson's; the others are bootstraps over images. A metric that has no figure for these
+    images, NaN, is left out.
     """
     n = len(targets)
     found = {metric.name: metric.score(judged, targets) for metric in metrics}
     right = [round(found[metric.name] * n) for metric in metrics if metric.is_proportion]
     low, high = sorted(map(primary.facts.shown, interval(primary, judged, targets)))
-    figures = {metric.name: metric.facts.shown(found[metric.name]) for metric in metrics}
+    figures = {one.name: one.facts.shown(found[one.name]) for one in metrics if math.isfinite(found[one.name])}
     return Scores(n=n, correct=right[0] if right else None, metrics=figures, ci95=(low, high))
 
 
@@ -46,7 +48,8 @@ def estimates(
 ) -> dict[str, Estimate]:
     """Every metric over judged outputs `(n, ...)` as people know it, with its 95 % interval.
 
-    `further` are figures that are no metrics, each with the interval it takes. One bootstrap serves all.
+    `further` are figures that are no metrics, each with the interval it takes. One bootstrap serves all. A metric that
+    has no figure for these images is left out.
     """
     n, others = len(targets), further or {}
     statistics = {metric.name: metric.statistic(judged, targets) for metric in metrics}
@@ -54,6 +57,8 @@ def estimates(
     found = {}
     for metric in metrics:
         value = value_of(statistics[metric.name], n)
+        if not math.isfinite(value):
+            continue
         resampled = percentiles(value, drawn[metric.name], n)
         ends = proportion(round(value * n), n) if metric.is_proportion else resampled
         low, high = sorted(map(metric.facts.shown, ends))
