@@ -83,6 +83,7 @@ def test_run_folder_keeps_its_contract(fashion_run):
         "split.csv",
         "trials.jsonl",
         "checkpoints",
+        "curves",
         "leaderboard.csv",
         "summary.json",
         "export",
