@@ -378,3 +378,14 @@ def test_the_snippet_refuses_what_pillow_would_cut_off(kind: str, name: str, pas
     Image.fromarray(np.full((6, 9), 40_000, kind)).save(name)
     with pytest.raises(SystemExit, match=r"more than 8 bits: .*examples/infer\.py"):
         pasted(name)
+
+
+def test_of_a_metric_that_nobody_here_knows_a_stranger_sees_whether_less_is_better() -> None:
+    known = facts()
+    figures = {**known.metrics.metrics, "mine": Estimate(0.25, (0.125, 0.375)), "yours": Estimate(0.5, (0.25, 0.75))}
+    card = model_card(replace(known, metrics=replace(known.metrics, metrics=figures), losses=("log_loss", "mine")))
+    rows = [line.split(" | ") for line in tables(section(card, "Score"))[0]]
+    meanings = {row[0].removeprefix("| "): row[3].removesuffix("|").strip() for row in rows}
+    assert meanings["mine"] == "smaller is better"
+    assert meanings["yours"] == ""
+    assert meanings["log\\_loss"] == "natural logarithm; smaller is better"

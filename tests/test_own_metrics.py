@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import autoft
 from autoft.errors import PluginError, StudyError
 from autoft.parts.host import Host
+from autoft.study.run import Run
 from autoft.tasks.scores import scores
 from autoft.testing import MetricConformance
 from autoft.values.bundle import CARD
@@ -185,6 +186,9 @@ def test_a_search_by_it_shows_it_everywhere(tiny_images: Path) -> None:
     assert json.loads((run / "export" / "metrics.json").read_text())["metrics"]["worst_recall"]["value"] == figure
     assert f"worst_recall | {figure:.4f} |" in (run / "export" / CARD).read_text().replace("\\", "")
     (row,) = csv.DictReader((run / "leaderboard.csv").read_text().splitlines())
+    opened = Run.open(run)
+    with pytest.raises(StudyError, match=r"no metric is called 'worst_recall'.*plugin 'Offers'.* is switched off"):
+        opened.task(opened.host(["no:Offers"]))
     assert float(row["score"]) == pytest.approx(summary.validation.metrics["worst_recall"], abs=1e-3)
 
 

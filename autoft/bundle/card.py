@@ -58,7 +58,7 @@ class CardFacts:
     """What a card is made of: what other files of the bundle hold, and how they came about.
 
     `form` is that of the answers. `layout` is what model.onnx takes, `vectors` the number of images in
-    test_vectors/, `created` a date in ISO 8601.
+    test_vectors/, `created` a date in ISO 8601, `losses` the metrics of which smaller is better.
     """
 
     handoff: Handoff
@@ -71,6 +71,7 @@ class CardFacts:
     vectors: int
     versions: Mapping[str, str]
     created: str
+    losses: tuple[str, ...] = ()
 
 
 def model_card(facts: CardFacts) -> str:
@@ -81,7 +82,7 @@ def model_card(facts: CardFacts) -> str:
         _use(facts),
         _limits(facts),
         _data(facts),
-        form.score(metrics),
+        form.score(metrics, facts.losses),
         f"## Calibration\n\n{form.calibration(metrics)}",
         figures.parity(facts.parity, form),
         figures.speed(facts.latency),

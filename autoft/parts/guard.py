@@ -15,9 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
 from autoft.parts.metric import Counts, Floats, Metric, Statistic
 from autoft.parts.network import Network
@@ -33,6 +30,7 @@ from autoft.values.target import Form, MetricFacts
 from autoft.values.trial import Clock, Done, Slice, Wait
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
 T = TypeVar("T")
@@ -166,6 +164,7 @@ def guarded_metric(metric: Metric, blame: Blame, ref: PluginRef) -> Metric:
 
 def _judging(metric: Metric, blame: Blame, doing: str) -> Metric:
     """The metric, which has a finite figure of all images, each once; of resamples and diverged outputs maybe none."""
+    import numpy as np
 
     def statistic(judged: NDArray[Any], targets: NDArray[Any]) -> Statistic:
         if not np.isfinite(judged).all():  # the network is to blame, and not who is asked about it

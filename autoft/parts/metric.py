@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autoft.values.target import Form, MetricFacts
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
-Statistic = Callable[[Counts], Floats]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Floats: TypeAlias = "NDArray[np.float64]"
+Counts: TypeAlias = "NDArray[np.int64]"
+Statistic: TypeAlias = Callable[[Counts], Floats]
 """From how often each image counts, `(resamples, n)`, to one figure a resample, `(resamples,)`."""
 
 
@@ -43,6 +44,7 @@ class Metric:
 
         It is also asked of resamples, in which images stand several times or not at all; NaN where it has no figure.
         """
+        import numpy as np
 
         def statistic(judged: NDArray[Any], targets: NDArray[Any]) -> Statistic:
             rows = np.arange(len(targets))
@@ -62,4 +64,6 @@ class Metric:
 
     def score(self, judged: NDArray[Any], targets: NDArray[Any]) -> float:
         """The score of judged outputs `(n, ...)` for targets `(n, ...)`; greater is better."""
+        import numpy as np
+
         return float(self.statistic(judged, targets)(np.ones((1, len(targets)), np.int64))[0])

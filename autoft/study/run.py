@@ -12,7 +12,7 @@ from typing import Any
 from autoft.data.dataset import Dataset, labelled, read_samples, verify_unchanged
 from autoft.data.readers import read_labelled
 from autoft.data.scan import scan
-from autoft.errors import DataError, RunFolderError
+from autoft.errors import DataError, RunFolderError, StudyError
 from autoft.parts.base import Problem, Task
 from autoft.parts.host import Host
 from autoft.parts.plugins import builtin_ref, in_place_of
@@ -109,8 +109,13 @@ class Run:
         return replace(self, record=replace(self.record, plugins=plugins))
 
     def task(self, host: Host) -> Task:
-        """What is predicted of the run's images. Raises `StudyError` when no plugin has the task."""
-        return host.task(self.record.study.task).on(self.record.data.targets)
+        """What is predicted of the images. Raises `StudyError` when no plugin has the task, or the run's metric."""
+        task = host.task(self.record.study.task).on(self.record.data.targets)
+        try:
+            task.metric(self.record.metric.name)
+        except StudyError as unknown:
+            raise StudyError(f"{unknown}{host.suspects()}") from None
+        return task
 
     def dataset(self, host: Host) -> Dataset:
         """The images, as split when the run began, less validation images that nobody has time to score."""

@@ -7,7 +7,7 @@ the arithmetic itself (`answers`, and `tail`, the same as ONNX text).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -164,10 +164,11 @@ class AnswerForm(ABC):
         """A metric as text."""
         return f"{value:.4f}"
 
-    def score(self, metrics: MetricsReport) -> str:
-        """Every metric with its interval, and where the model is worst."""
+    def score(self, metrics: MetricsReport, losses: Collection[str]) -> str:
+        """Every metric with its interval, and where the model is worst; of `losses` smaller is better."""
+        meanings = dict.fromkeys(losses, "smaller is better") | self.meanings
         rows = [
-            (plain(name), self.digits(one.value), " to ".join(map(self.digits, one.ci95)), self.meanings.get(name, ""))
+            (plain(name), self.digits(one.value), " to ".join(map(self.digits, one.ci95)), meanings.get(name, ""))
             for name, one in metrics.metrics.items()
         ]
         note = f" {plain(metrics.note)}" if metrics.note else ""
