@@ -166,7 +166,7 @@ class AnswerForm(ABC):
 
     def score(self, metrics: MetricsReport, losses: Collection[str]) -> str:
         """Every metric with its interval, and where the model is worst; of `losses` smaller is better."""
-        meanings = dict.fromkeys(losses, "smaller is better") | self.meanings
+        meanings = {**dict.fromkeys(losses, "smaller is better"), **self.meanings}
         rows = [
             (plain(name), self.digits(one.value), " to ".join(map(self.digits, one.ci95)), meanings.get(name, ""))
             for name, one in metrics.metrics.items()
