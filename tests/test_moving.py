@@ -58,7 +58,7 @@ def resumed(run, monkeypatch, **changes):
     record = replace(run.record, machine=replace(run.record.machine, **changes))
     run.folder.study.write_text(engine.encode(record), encoding="utf-8")
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(engine, "_execute", lambda run, *rest: run)
+    monkeypatch.setattr(engine, "_execute", lambda run, sitting: run)
     notes = Notes()
     return engine.resume(run.folder.path, Change(), notes, time.time()).record, notes.lines
 

@@ -183,7 +183,7 @@ def test_a_clash_that_came_later_names_both_and_can_be_switched_off(run, tmp_pat
 def resume(monkeypatch, capsys):
     """`autoft resume` up to where the search would go on: its exit code, its errors, the host it would use."""
     hosts = []
-    monkeypatch.setattr(engine, "_execute", lambda run, host, *rest: hosts.append(host) or summary(run))
+    monkeypatch.setattr(engine, "_execute", lambda run, sitting: hosts.append(sitting.host) or summary(run))
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["autoft", "resume", *map(str, arguments)])
@@ -214,7 +214,7 @@ def test_resume_takes_plugins_from_where_they_are_now(run, tmp_path, resume):
 
 def test_a_plugin_that_moved_is_remembered_once_a_resume_has_begun(run, tmp_path, monkeypatch):
     begun, resumed = run(write(tmp_path / "old")), []
-    monkeypatch.setattr(engine, "_execute", lambda run, *rest: resumed.append(run) or summary(run))
+    monkeypatch.setattr(engine, "_execute", lambda run, sitting: resumed.append(run) or summary(run))
     (tmp_path / "old" / "mine.py").unlink()
     before = begun.folder.study.read_bytes()
     api.resume(begun.folder.path, plugins=[write(tmp_path / "new", plan="0\n        " + GOOD), "no:freeze"])
