@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final
 
 from autoft.parts.metric import Floats
+from autoft.system.lazy import Lazy
 from autoft.tasks.statistics import Labels, Logits, log_losses, softmax
 from autoft.values.bundle import Calibration
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = Lazy("numpy")  # commands that only list tasks start without it
 
 MIN_IMAGES: Final = 200
 """With fewer validation images the temperature stays 1."""

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autoft.parts.metric import Counts, Floats, Statistic
+from autoft.system.lazy import Lazy
 from autoft.tasks.statistics import Hits, mean, mean_over_classes
 
-Marks = NDArray[Any]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = Lazy("numpy")  # commands that only list tasks start without it
+
+Marks: TypeAlias = "NDArray[Any]"
 
 
 def macro_f1(marks: Marks, predicted: Hits) -> Statistic:

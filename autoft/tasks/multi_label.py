@@ -9,12 +9,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED, Task
 from autoft.parts.metric import Floats, Metric
+from autoft.system.lazy import Lazy
 from autoft.system.natural import natural_key
 from autoft.tasks.calibration import cross_fitted
 from autoft.tasks.label_statistics import Marks, macro_f1, mean_average_precision, micro_f1, subset_accuracy
@@ -25,9 +23,13 @@ from autoft.values.plan import Recipe
 from autoft.values.target import MetricFacts
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from autoft.parts.linear_head import LinearHead
+else:
+    np = Lazy("numpy")  # commands that only list tasks start without it
 
 METRICS: Final = (
     Metric(

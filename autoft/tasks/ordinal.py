@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED
 from autoft.parts.metric import Floats, Metric
+from autoft.system.lazy import Lazy
 from autoft.tasks.calibration import cross_fitted
 from autoft.tasks.single_label import METRICS, SingleLabel
 from autoft.tasks.statistics import Labels, Logits, mean
@@ -20,9 +18,13 @@ from autoft.values.plan import Recipe
 from autoft.values.target import MetricFacts
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from autoft.parts.linear_head import LinearHead
+else:
+    np = Lazy("numpy")  # commands that only list tasks start without it
 
 STEPS: Final = Metric(
     MetricFacts("mae", is_loss=True, greatest=None),

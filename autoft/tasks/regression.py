@@ -8,21 +8,23 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED, Task
 from autoft.parts.metric import Counts, Floats, Metric, Statistic
+from autoft.system.lazy import Lazy
 from autoft.tasks.statistics import mean
 from autoft.values.bundle import Calibration
 from autoft.values.plan import Recipe
 from autoft.values.target import MetricFacts, Targets
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from autoft.parts.linear_head import LinearHead
+else:
+    np = Lazy("numpy")  # commands that only list tasks start without it
 
 MAX_CLASSES: Final = 20
 """A column of so many different whole numbers or fewer holds classes: stars, grades, digits."""
@@ -34,7 +36,7 @@ MAX_STRATA: Final = 10
 STRATUM: Final = 10
 """Images a stratum, at least, where there are enough for two; a fifth of them is more than one."""
 
-_GREATEST: Final = float(np.finfo(np.float32).max)
+_GREATEST: Final = (2 - 2**-23) * 2.0**127  # of float32
 _GRAIN: Final = 64
 """Steps of float32 in a column's deviation, at least: coarser ones would be an error of their own."""
 

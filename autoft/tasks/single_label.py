@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED, Task
 from autoft.parts.metric import Metric
+from autoft.system.lazy import Lazy
 from autoft.tasks.calibration import calibrated, fit_temperature
 from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, log_losses, macro_f1, mean
 from autoft.values.bundle import Calibration
@@ -18,9 +16,13 @@ from autoft.values.plan import Recipe
 from autoft.values.target import MetricFacts
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from autoft.parts.linear_head import LinearHead
+else:
+    np = Lazy("numpy")  # commands that only list tasks start without it
 
 METRICS: Final[tuple[Metric, ...]] = (
     Metric(

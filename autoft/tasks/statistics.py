@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from autoft.parts.metric import Counts as Counts
 from autoft.parts.metric import Floats as Floats
 from autoft.parts.metric import Statistic as Statistic
+from autoft.system.lazy import Lazy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = Lazy("numpy")  # commands that only list tasks start without it
 
 RESAMPLES: Final = 1000
 _NUMBERS_AT_ONCE: Final = 2**18
 
-Logits = NDArray[np.float32]
-Probabilities = NDArray[np.float32]
-Labels = NDArray[np.integer[Any]]
-Hits = NDArray[np.bool_]
+Logits: TypeAlias = "NDArray[np.float32]"
+Probabilities: TypeAlias = "NDArray[np.float32]"
+Labels: TypeAlias = "NDArray[np.integer[Any]]"
+Hits: TypeAlias = "NDArray[np.bool_]"
 Interval = tuple[float, float]
 
 

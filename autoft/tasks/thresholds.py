@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final
 
 from autoft.parts.metric import Floats
+from autoft.system.lazy import Lazy
 from autoft.tasks.statistics import Hits
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = Lazy("numpy")  # commands that only list tasks start without it
 
 MIN_IMAGES: Final = 10
 """With fewer validation images that have a label, or that have it not, its threshold stays .5."""
