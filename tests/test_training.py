@@ -165,7 +165,7 @@ def test_probe_scores_what_its_classifier_says(run, worker):
 def test_deadline_ends_a_slice_with_a_score_and_a_checkpoint(run, worker):
     of = trial(run, 0, "test_resnet", "full", batch_size=1)  # many steps
     worker.shop.network(of.backbone)  # a busy machine takes a second to build it
-    report = execute(worker, of, 0.0, 27.0, deadline=1.0)
+    report = execute(worker, of, 0.0, 27.0, deadline=3.0)
     assert report.event == "paused"
     assert 0 < report.step < 27
     assert report.score is not None
