@@ -29,10 +29,12 @@ from autoft.values.dataset import DatasetInfo
 from autoft.values.ledger import TrialRecord
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
+from autoft.values.target import MetricFacts, Targets
 from autoft.values.trial import Candidate, Clock, Queued, Report, Slice
 
 CANDIDATE = Candidate("zoo/net", "probe", 64, Space({}))
 TRIAL = CANDIDATE.trial(0, {}, 0)
+TARGETS = Targets("single_label", "one_of", ("a", "b"))
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
 
@@ -42,13 +44,14 @@ def run(tmp_path: Path) -> Run:
     folder = tmp_path / "a run"
     record = StudyRecord(
         study=Study(data=str(tmp_path), out=str(folder), time=60.0),
-        data=DatasetInfo(str(tmp_path), ("a", "b"), {"train": 0, "val": 0, "test": 0}, "f" * 8, 64, 1.5),
+        data=DatasetInfo(str(tmp_path), TARGETS, {"train": 0, "val": 0, "test": 0}, "f" * 8, 64, 1.5),
         view="crop",
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(CANDIDATE,),
         plugins=(),
         versions={},
         machine=Machine("inline", 1, 1, "cpu"),
+        metric=MetricFacts("accuracy"),
     )
     RunFolder.create(folder, encode(record))
     return Run.open(folder)
