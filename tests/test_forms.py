@@ -287,7 +287,12 @@ def test_columns_have_figures_in_their_own_units(numbers: Made) -> None:
 CARDS = {
     "any_of": ("Multi-label image classifier of 3 labels", "any number of them", "Threshold", "present", "Sigmoid"),
     "numbers": ("Image regression of 2 numbers", "in the units of its training data", "RMSE", "grams = output \\* "),
-    "ordinal": ("Image classifier of 3 classes", "tells images of these classes apart", "Recall", "task ordinal"),
+    "ordinal": (
+        "Image classifier of 3 ordered classes",
+        "classes apart, which have an order, the lowest first",
+        "Recall",
+        "task ordinal",
+    ),
 }
 
 

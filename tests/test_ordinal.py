@@ -19,12 +19,44 @@ ONE = ("label",)
 
 
 def bound(classes: int) -> Ordinal:
-    return Ordinal().on(Targets("ordinal", "one_of", tuple(str(number) for number in range(classes))))
+    return bound_to(tuple(str(number) for number in range(classes)))
 
 
-def test_numbers_stand_by_their_value_and_names_as_they_come() -> None:
-    assert Ordinal().names(["-1", "0.5", "-10", "2"], ONE) == ("-10", "-1", "0.5", "2")
-    assert Ordinal().names(["grade 2", "grade 10", "none"], ONE) == ("grade 2", "grade 10", "none")
+def bound_to(names: tuple[str, ...]) -> Ordinal:
+    return Ordinal().on(Targets("ordinal", "one_of", names))
+
+
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ("-10", "-1", "0.5", "2"),
+        ("grade 2", "grade 10"),
+        ("grade-1", "grade-2"),
+        ("t -5", "t 0", "t +5"),
+        ("poor 1", "fair 2", "good 3"),
+        ("1 poor", "2 fair", "10 excellent"),
+        ("0-9", "10-19", "20+"),
+    ],
+)
+def test_classes_stand_by_their_numbers(ordered: tuple[str, ...]) -> None:
+    assert Ordinal().names(sorted(ordered), ONE) == ordered
+    assert bound_to(ordered).remark() == f"classes in this order: {', '.join(ordered)}"
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["excellent", "fair", "good", "poor"], "of the class 'excellent' nothing says where .*; number the classes"),
+        (["grade 1", "none"], "of the class 'none' nothing says"),
+        (["4", "4|1"], r"'4\|1' stands for several labels, .* --task multi_label"),
+    ],
+)
+def test_classes_without_an_order_are_refused(labels: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Ordinal().names(labels, ONE)
+
+
+def test_no_order_is_claimed() -> None:
     assert not Ordinal().claims(["1", "2", "3"], ONE)
 
 

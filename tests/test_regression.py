@@ -88,10 +88,16 @@ def test_the_names_are_the_columns() -> None:
     assert Regression().names(["1,2", "3,2"], ("x", "y")) == ("x", "y")
 
 
+def test_a_decimal_comma_among_several_columns_is_said_with_what_to_write() -> None:
+    assert Regression().problem('"0,5",3') == "'0,5' is no number; write a point, 0.5"
+
+
 @pytest.mark.parametrize(
     ("labels", "columns", "said"),
     [
-        (["1,5", "2"], ONE, "'1,5' holds 2 numbers, and the columns are weight"),
+        (["1,5", "2"], ONE, "'1,5' in weight has a decimal comma; write a point, 1.5"),
+        (["0,0625", "0,4437"], ONE, "'0,0625' in weight has a decimal comma; write a point, 0.0625"),
+        (["1,2,3", "2"], ONE, "'1,2,3' holds 3 numbers, and the columns are weight"),
         (["1", "2"], ("x", "y"), "'1' holds 1 numbers, and the columns are x, y"),
         (["1,2", "1.0,2"], ("x", "y"), "every image has the same x, y, 1,2"),
         (["1764160000.5", "1764160001", "1764160002"], ONE, "weight varies by 0.624 about 1.76416e+09"),
@@ -125,6 +131,9 @@ ages = [str(age) for age in range(3, 90) if age % 7]
         ([*ages, "", "", " ", "nan"], ONE, True),
         ([*ages, *["none", "nan"] * 10], ONE, False),
         (["1,5", "2,5"], ONE, True),  # decimal commas: then names() says so
+        (["0,0625", "0,4437", "007"], ONE, False),
+        (["0,0625", "0,4437"], ONE, True),
+        (['"0,5","1,5"', '"0,25",3'], ("x", "y"), True),  # then problem() says so
         (["", ""], ONE, False),
         (["1,a", "2,b"], ("x", "y"), False),
     ],

@@ -117,7 +117,8 @@ def _logits(order: Order, folder: Path) -> Logits:
 
 def _scores(order: Order, logits: Logits, split: SplitName, answering: Answering) -> Scores:
     task, judged = order.task, answering.judged(logits)
-    return scores(task.metrics, task.metric(order.handoff.metric), judged, order.dataset.targets(split))
+    found = scores(task.metrics, task.metric(order.handoff.metric), judged, order.dataset.targets(split))
+    return replace(found, right=answering.form.right)
 
 
 def _write_facts(order: Order, passed: Passed, report: MetricsReport, vectors: Vectors, folder: Path) -> None:

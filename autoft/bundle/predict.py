@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from autoft.bundle.onnx_runtime import PixelModel
+from autoft.data.manifest import ManifestReader
+from autoft.data.readers import MANIFESTS
 from autoft.errors import DataError, RunFolderError, UnreadableImage, UserError
 from autoft.media.image.decode import Pixels, decode, readable_extensions
 from autoft.system.files import as_text, sha256
@@ -27,7 +29,7 @@ _DECODERS: Final = 4
 
 
 def predict(model: Path, inputs: Sequence[str]) -> Iterator[Prediction]:
-    """One prediction an image, in order: of files, of folders with all below them, of glob patterns.
+    """One prediction an image, in order: of files, of folders with all below them, of manifests, of glob patterns.
 
     `model` is a run folder, a bundle or its model.onnx; see `find_model`. Raises `UserError` at once when it is none of
     these or has been changed, and `DataError` at the end when not one image could be read.
@@ -132,7 +134,9 @@ def predictions(model: PixelModel, inputs: Sequence[str]) -> Iterator[Prediction
         else:
             yield model.form.prediction(one.image, one.answers, model.facts)
     if one is None:
-        raise DataError(f"no images in {', '.join(inputs) or 'an empty list'}; name image files, folders or patterns")
+        raise DataError(
+            f"no images in {', '.join(inputs) or 'an empty list'}; name image files, folders, manifests or patterns"
+        )
 
 
 def _read(value_range: ValueRange | None, path: Path) -> _Read:
@@ -143,16 +147,24 @@ def _read(value_range: ValueRange | None, path: Path) -> _Read:
 
 
 def image_files(inputs: Sequence[str]) -> Iterator[Path]:
-    """Every file that files, folders and patterns come to; a path that leads nowhere stays, so that it is reported."""
+    """Every file that files, folders, manifests and patterns come to.
+
+    A path that leads nowhere stays, so that it is reported. Raises `DataError` for a manifest that cannot be read.
+    """
     for text in inputs:
         path = Path(text)
         found = [path] if path.exists() else [Path(name) for name in _matches(text)] or [path]
         for match in found:
-            yield from _images_below(match) if match.is_dir() else (match,)
+            yield from _images_below(match) if match.is_dir() else _images_in(match)
 
 
 def _matches(pattern: str) -> Iterable[str]:
     return sorted(glob.glob(pattern, recursive=True), key=natural_key)  # noqa: PTH207  Path.glob takes no absolute one
+
+
+def _images_in(file: Path) -> Sequence[Path]:
+    is_manifest = file.suffix.lower() in MANIFESTS and file.is_file()
+    return ManifestReader().files(file) if is_manifest else (file,)
 
 
 def _images_below(folder: Path) -> Iterator[Path]:

@@ -23,6 +23,7 @@ from autoft.values.dataset import SplitName
 from autoft.values.summary import Scores
 
 _READERS: Final = 4
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,10 @@ def _labels(model: PixelModel, folder: Path) -> list[str]:
     unknown = [name for name in names if model.form.problem(name, model.targets)]
     if unknown or not names:
         what = f"{unknown[0]!r} in {folder} is no label of the model" if names else f"{folder} holds no class folders"
-        raise DataError(f"{what}; there must be folders named as labels, such as {_some(model.labels)}")
+        raise DataError(f"{what}; there must be folders named as labels, of which it knows {_some(model.labels)}")
     return names
 
 
 def _some(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:3])
+    rest = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return ", ".join(labels[:_SHOWN]) + rest

@@ -60,11 +60,21 @@ class ManifestReader(Reader):
         A label is the text of its cell; of several target columns, all their cells as one line of CSV.
         """
         table = _Table.read(root)
+        table.require_targets()
         images = _Images(root)
         for row in table.rows():
             self._check()
             images.add(row)
         return images.listing(table.columns.names)
+
+    def files(self, manifest: Path) -> tuple[Path, ...]:
+        """The image files that `manifest` names, each once, whether they are there or not; it needs no other column.
+
+        Below its folder as `manifest` leads there. Raises `DataError` as `read` does.
+        """
+        table, images = _Table.read(manifest), _Images(manifest)
+        folder = Path(os.path.realpath(manifest)).parent if manifest.is_symlink() else manifest.parent
+        return tuple(dict.fromkeys(folder / images.name(row) for row in table.rows() if row.image))
 
 
 # ---------------------------------------------------------------- lines and cells
@@ -98,7 +108,6 @@ class _Columns:
             raise DataError(f"the columns {both} both name images; remove one")
         split = keys.index("split") if "split" in keys else None
         targets = tuple(column for column in range(len(header)) if column not in (images[0], split))
-        _refuse_no_targets([header[column] for column in targets])
         return cls(images[0], split, targets, tuple(header[column] for column in targets), len(header))
 
 
@@ -114,11 +123,12 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    """A manifest's text, and what its columns mean. All errors name the file and the line."""
+    """A manifest's text, and what its columns mean; `line` is that of the header. All errors name file and line."""
 
     path: Path
     text: str
     delimiter: str
+    line: int
     columns: _Columns
 
     @classmethod
@@ -131,9 +141,16 @@ class _Table:
         if not header:
             raise DataError(f"{path} is empty; it needs a header such as image,label and a line for each image")
         try:
-            return cls(path, text, delimiter, _Columns.of(header))
+            return cls(path, text, delimiter, line, _Columns.of(header))
         except DataError as error:
             raise _at(path, line, str(error)) from error
+
+    def require_targets(self) -> None:
+        """Raise `DataError` unless the header says what is predicted."""
+        try:
+            _refuse_no_targets(self.columns.names)
+        except DataError as error:
+            raise _at(self.path, self.line, str(error)) from error
 
     def rows(self) -> Iterator[_Row]:
         """Every line that is not empty, without the header. Raises `DataError` for one that cannot be understood."""
@@ -247,7 +264,7 @@ class _Images:
         if not row.image:
             self.problems.append(DataProblem(as_text(self.manifest.name), f"line {row.line} names no image"))
             return
-        name = self._name(row)
+        name = self.name(row)
         entry = Entry(as_text(name), row.label, row.split)
         line, first = self._entries.get(entry.path, (row.line, entry))
         if fault := self._fault(name):
@@ -271,8 +288,11 @@ class _Images:
         entries = tuple(entry for _, entry in self._entries.values())
         return Listing(root, (), entries, tuple(self.problems), columns, as_text(self._source))
 
-    def _name(self, row: _Row) -> str:
-        """The file's name below the root: the first way to read the cell that leads to a file, else the first."""
+    def name(self, row: _Row) -> str:
+        """The file's name below the root: the first way to read the cell that leads to a file, else the first.
+
+        Raises `DataError` for an image outside the manifest's folder.
+        """
         names = [self._inside(row, name) for name in _readings(row.image)]
         return next((name for name in names if os.path.lexists(self._full(name))), names[0])
 

@@ -97,12 +97,15 @@ def least_seconds(record: StudyRecord, runner: RunnerName, crowding: float = 1.0
     return crowding * (STARTING_SECONDS[runner] + forward + FIXED_SECONDS)
 
 
-def require_enough_time(record: StudyRecord, elapsed: float, least: float) -> None:
-    """Raise `StudyError` when the time left does not hold `least`, what the least that gives a model takes."""
+def require_enough_time(record: StudyRecord, elapsed: float, least: float, had: float | None = None) -> None:
+    """Raise `StudyError` when the time left does not hold `least`, what the least that gives a model takes.
+
+    A run that `had` so much time before is told how much more it takes.
+    """
     if elapsed + least > record.study.time:
         raise StudyError(
             f"--time {record.study.time:g}s is too short: {elapsed:.0f} s are over, and starting, one probe and the "
-            f"export take {least:.0f} s more here; give at least --time {_enough(elapsed + least)}s"
+            f"export take {least:.0f} s more here; give at least --time {_advice(elapsed + least, had)}"
         )
 
 
@@ -121,14 +124,20 @@ def require_any_time(study: Study) -> None:
         )
 
 
-def require_more_time(record: StudyRecord, elapsed: float) -> None:
-    """Raise `StudyError` when a finished run is given more time that holds nothing but another end."""
+def require_more_time(record: StudyRecord, elapsed: float, had: float) -> None:
+    """Raise `StudyError` when a finished run that `had` less time gets some that holds nothing but another end."""
     least = STARTING_SECONDS[record.machine.runner] + FIXED_SECONDS
     if record.study.time < elapsed + least:
         raise StudyError(
             f"the run is finished after {elapsed:.0f} s, and --time {record.study.time:g}s leaves no time to search: "
-            f"starting and the export take {least:.0f} s; give it more, such as --time {_enough(elapsed + 2 * least)}s"
+            f"starting and the export take {least:.0f} s; give it more, such as --time "
+            f"{_advice(elapsed + 2 * least, had)}"
         )
+
+
+def _advice(seconds: float, had: float | None) -> str:
+    """A budget for `--time` that holds so many seconds; what to add to the one it had."""
+    return f"{_enough(seconds)}s" if had is None else f"+{math.ceil(_enough(seconds) - had)}s"
 
 
 def _enough(seconds: float) -> int:

@@ -46,10 +46,15 @@ from autoft.values.codec import encode
 from autoft.values.dataset import DataProblem, Listing
 from autoft.values.ledger import Ledger
 from autoft.values.summary import Summary
+from autoft.values.target import MetricFacts
 from autoft.values.trial import Clock
 
 RUNNERS = ("auto", "inline", "ray")
 PROBLEMS_SHOWN = 10
+_GENERIC = frozenset(
+    {"all", "annotations", "data", "dataset", "images", "index", "label", "labels", "manifest", "metadata", "targets"}
+    | {"test", "train", "training", "val"}
+)
 MOST_TRIED = 2000  # images, for every metric before anything trains
 
 
@@ -68,7 +73,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         in_time = partial(_require_time, clock, "reading the images")
         listing = read_labelled(as_path(study.data).resolve(), in_time)
         task = bound(_task(study, host, listing), listing)
-        screen.metric = task.metric(study.metric).facts
+        screen.metric = _metric(study.metric, task, host)
         study.require_bounds(screen.metric)
         source = Source(scan(listing, cores(), in_time), task)
     with _runner(_for_the_time(study, clock, screen), host, watch, screen) as runner:
@@ -102,9 +107,10 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     clock, study = RunClock(began - elapsed, budget), run.record.study
     host = _recorded_host(run, change, screen)
     if run.concluded(ledger):
+        require_more_time(run.record, elapsed, _had(run))
         _require_more_to_search(run, host, ledger, Clock(elapsed, budget))
     else:
-        study = _for_the_time_left(run.record, ledger, clock, screen)
+        study = _for_the_time_left(run, ledger, clock, screen)
     run = run.with_plugins(host)
     with _runner(study, host, watch, screen) as runner:
         machine = runner.capacity(run.record.study, worker_memory(ledger), screen)
@@ -182,7 +188,6 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock
     known only once the runner is warm, which a refusal must not wait for. One that then has nothing to try after all
     lets the model stand.
     """
-    require_more_time(run.record, reading.elapsed)
     study = run.record.study
     if not is_over(host.part(Searcher, study.searcher), run.problem(), ledger, reading):
         return
@@ -194,15 +199,21 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock
     raise StudyError(f"the run is finished: searcher {study.searcher!r} has nothing more to try, however much time")
 
 
-def _for_the_time_left(record: StudyRecord, ledger: Ledger, clock: RunClock, screen: Screen) -> Study:
+def _had(run: Run) -> float:
+    """The budget of a run before it was changed, in seconds."""
+    return (run.opened or run.record).study.time
+
+
+def _for_the_time_left(run: Run, ledger: Ledger, clock: RunClock, screen: Screen) -> Study:
     """How an unfinished run goes on: without Ray where there is no time to start it. A model there is, is exported.
 
     Raises `StudyError` when there is none, and no time to come to one.
     """
+    record = run.record
     crowding = Crowding(own=record.machine.busy + 1.0)()
     left = clock.budget - clock.now()
     if not ledger.exportable():
-        require_enough_time(record, clock.now(), least_seconds(record, "inline", crowding))
+        require_enough_time(record, clock.now(), least_seconds(record, "inline", crowding), _had(run))
     return _with_ray_if(left, least_seconds(record, "ray", crowding), record.study, screen)
 
 
@@ -278,7 +289,7 @@ def _run_path(study: Study) -> Path:
     data = as_path(study.data).resolve()
     if not data.exists():
         raise DataError(f"{study.data} does not exist; give a folder of one folder of images a class, or a manifest")
-    data, name = (data.parent, data.stem) if data.is_file() else (data, data.name)
+    data, name = (data.parent, _name_of(data)) if data.is_file() else (data, data.name)
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     here = data.parent if Path.cwd().resolve().is_relative_to(data) else Path.cwd()
     out = as_path(study.out).resolve() if study.out else here / "runs" / f"{name}-{stamp}"
@@ -286,6 +297,11 @@ def _run_path(study: Study) -> Path:
         raise StudyError(f"the run folder {out} lies inside the data; choose another with --out")
     RunFolder.check_writable(out)
     return out
+
+
+def _name_of(manifest: Path) -> str:
+    """What a run with a manifest is called: as the file, or as its folder where many files are called so."""
+    return manifest.parent.name or manifest.stem if manifest.stem.casefold() in _GENERIC else manifest.stem
 
 
 def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
@@ -313,6 +329,17 @@ def _require_metric(name: str, host: Host) -> None:
     known = {metric.name for task in host.tasks().values() for metric in task.metrics}
     if name not in known:
         raise unknown_name("metric", name, known)
+
+
+def _metric(name: str, task: Task, host: Host) -> MetricFacts:
+    """The metric of the task by that name. Raises `StudyError`, which says whose it is when it is another's."""
+    own = [metric.name for metric in task.metrics]
+    others = [other.name for other in host.tasks().values() if any(metric.name == name for metric in other.metrics)]
+    if others and name not in own:
+        raise StudyError(
+            f"{name!r} is a metric of {' and '.join(others)}; this is {task.name}, which has {', '.join(own)}"
+        )
+    return task.metric(name).facts
 
 
 def _task(study: Study, host: Host, listing: Listing) -> Task:
@@ -351,8 +378,10 @@ def _try_metrics(dataset: Dataset) -> None:
 def _report_data(dataset: Dataset, screen: Screen) -> None:
     info = dataset.info
     counts = " / ".join(f"{info.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
-    what = FORMS[info.targets.form].counted(info.targets)
+    what = f"{info.targets.task}: {FORMS[info.targets.form].counted(info.targets)}"
     screen.note(f"{info.source}: {sum(info.counts.values())} images, {what}, {counts}")
+    if remark := dataset.task.remark():
+        screen.note(remark)
     _report(info.problems, "files are not used", screen)
     _report(info.contradictions, "images have two labels, and are used with both", screen)
     _report(info.unseen, "float images are used, but do not show all they should", screen)

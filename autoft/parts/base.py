@@ -231,6 +231,10 @@ class Task(Part):
         """The targets of a data set once its training images `(n, ...)` are known; by default as they are."""
         return targets
 
+    def remark(self) -> str:
+        """What a user should know of how the labels were taken, said before anything trains; by default nothing."""
+        return ""
+
     # ---------------------------------------------------------------- training
 
     @property

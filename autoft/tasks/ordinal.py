@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +12,7 @@ from autoft.parts.base import UNCALIBRATED
 from autoft.parts.metric import Floats, Metric
 from autoft.system.lazy import Lazy
 from autoft.tasks.calibration import cross_fitted
-from autoft.tasks.single_label import METRICS, SingleLabel
+from autoft.tasks.single_label import METRICS, SEPARATOR, SingleLabel
 from autoft.tasks.statistics import Labels, Logits, mean
 from autoft.values.bundle import Calibration
 from autoft.values.plan import Recipe
@@ -31,9 +32,12 @@ STEPS: Final = Metric(
     lambda logits, classes: mean(-np.abs(logits.argmax(axis=1) - classes).astype(np.float64)),
 )
 
+_BEGINS: Final = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
+_ENDS: Final = re.compile(r"(?:(?<=\s)[+-])?[0-9]+(?:\.[0-9]+)?$")  # the hyphen of grade-1 is no sign
+
 
 class Ordinal(SingleLabel):
-    """One class an image, of classes in an order: whole numbers, or names in natural order ("grade 1", "grade 2").
+    """One class an image, of classes in an order: numbers, or names that begin or end with one ("1 poor", "grade 2").
 
     Output k is the logit of being above class k, given that the image is not below it (CORN, Shi, Cao and Raschka
     2021), so the probabilities of "above" fall from class to class whatever the network gives. `mae` is in classes.
@@ -45,20 +49,24 @@ class Ordinal(SingleLabel):
     metrics: Sequence[Metric] = (STEPS, *METRICS)
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
-        """The classes from lowest to highest: numbers by their value, names as they come.
+        """The classes from lowest to highest, by their numbers.
 
-        Raises `DataError` for fewer than two, several columns, or two spellings of one number.
+        Raises `DataError` for fewer than two, several columns, names without a number, several labels in a cell, or two
+        classes of one number.
         """
         classes = super().names(labels, columns)
-        try:
-            values = {name: float(name) for name in classes}
-        except ValueError:
-            return classes
+        values = {name: _number(name) for name in classes}
         ordered = sorted(classes, key=values.__getitem__)
         for lower, upper in pairwise(ordered):
             if values[lower] == values[upper]:
-                raise DataError(f"the classes {lower!r} and {upper!r} are one number; write it in one way")
+                raise DataError(
+                    f"the classes {lower!r} and {upper!r} are one number; write it in one way, or number them apart"
+                )
         return tuple(ordered)
+
+    def remark(self) -> str:
+        """The order, which only a person can check."""
+        return f"classes in this order: {', '.join(self.targets.names)}"
 
     @property
     def outputs(self) -> int:
@@ -120,6 +128,24 @@ class Ordinal(SingleLabel):
             above = Pad (stopped, one_after)
             logarithms = Add (below, above)
             answers = Exp (logarithms)"""
+
+
+def _number(name: str) -> float:
+    """The number that a class is, or else begins or ends with. Raises `DataError` when there is none."""
+    if SEPARATOR in name:
+        raise DataError(
+            f"{name!r} stands for several labels, as {SEPARATOR} parts them; give an image one class, or say "
+            "--task multi_label"
+        )
+    try:
+        return float(name)
+    except ValueError:
+        found = _BEGINS.match(name) or _ENDS.search(name)
+    if found is None:
+        raise DataError(
+            f"of the class {name!r} nothing says where it stands in the order; number the classes, as in 1 poor, 2 fair"
+        )
+    return float(found[0])
 
 
 def _log_probabilities(outputs: Logits, temperature: float) -> Floats:

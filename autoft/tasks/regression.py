@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -36,6 +37,7 @@ MAX_STRATA: Final = 10
 STRATUM: Final = 10
 """Images a stratum, at least, where there are enough for two; a fifth of them is more than one."""
 
+_DECIMAL_COMMA: Final = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _GREATEST: Final = (2 - 2**-23) * 2.0**127  # of float32
 _GRAIN: Final = 64
 """Steps of float32 in a column's deviation, at least: coarser ones would be an error of their own."""
@@ -102,14 +104,14 @@ class Regression(Task):
         Those are numbers of which one is not whole, or of more than `MAX_CLASSES` whole ones that are no mere numbering
         (from 0 or 1 without a gap, as of the 1000 classes of ImageNet). What is written with zeros before it ("007") is
         an identifier. A column of few whole numbers stays classes. Empty cells do not count, nor do a few that hold
-        something else: they are missing values.
+        something else: they are missing values. Numbers with a decimal comma are claimed, to be refused by name.
         """
-        filled = [label for label in labels if label.strip()]
+        filled = [_with_points(label, len(columns)) for label in labels if label.strip()]
         usable = [label for label in filled if not self.problem(label)]
         if not usable or len(filled) - len(usable) > MISSING * len(filled) or any(map(_is_identifier, usable)):
             return False
         rows = list(map(numbers_in, usable))
-        if len(columns) > 1 or any(len(row) > 1 for row in rows):  # a decimal comma: `names` says what to do
+        if len(columns) > 1 or any(len(row) > 1 for row in rows):  # too many of them: `names` says what to do
             return True
         found = {number for row in rows for number in row}
         if not all(map(float.is_integer, found)):
@@ -124,6 +126,7 @@ class Regression(Task):
         float32 can tell.
         """
         for label in labels:
+            _refuse_decimal_comma(label, columns)
             if len(numbers_in(label)) != len(columns):
                 raise DataError(
                     f"{label!r} holds {len(numbers_in(label))} numbers, and the columns are {', '.join(columns)}; "
@@ -148,7 +151,7 @@ class Regression(Task):
             try:
                 number = float(cell)
             except ValueError:
-                return f"{cell!r} is no number"
+                return f"{cell!r} is no number{_pointed(cell)}"
             if not math.isfinite(number):
                 return f"{cell.strip()!r} is not finite"
             if abs(number) > _GREATEST:
@@ -224,6 +227,23 @@ def _cells(label: str) -> Sequence[str]:
 def _constant(numbers: Sequence[float]) -> str:
     """Numbers as ONNX text has them."""
     return f"float[{len(numbers)}] {{{', '.join(map(repr, numbers))}}}"
+
+
+def _pointed(cell: str) -> str:
+    """What to write instead of a number with a decimal comma; of other text there is nothing to say."""
+    return f"; write a point, {cell.replace(',', '.').strip()}" if _DECIMAL_COMMA.fullmatch(cell) else ""
+
+
+def _with_points(label: str, columns: int) -> str:
+    """The label with points for decimal commas, where its cells are numbers with one."""
+    cells = [label] if columns == 1 else _cells(label)
+    return ",".join(cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells)
+
+
+def _refuse_decimal_comma(label: str, columns: Sequence[str]) -> None:
+    """Raise `DataError` for the label of one column that is a number with a comma before its decimals."""
+    if len(columns) == 1 and _DECIMAL_COMMA.fullmatch(label):
+        raise DataError(f"{label!r} in {columns[0]} has a decimal comma{_pointed(label)}, in every line")
 
 
 def _is_identifier(label: str) -> bool:

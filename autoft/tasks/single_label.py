@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from autoft.parts.linear_head import LinearHead
 else:
     np = Lazy("numpy")  # commands that only list tasks start without it
+
+SEPARATOR: Final = "|"
+"""Between labels in one cell of a manifest."""
 
 METRICS: Final[tuple[Metric, ...]] = (
     Metric(
@@ -81,7 +85,15 @@ class SingleLabel(Task):
             return None
         shown = ", ".join(f"{name!r} has {size}" for name, size in small[:5])
         more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
-        return f"class {shown}{more}: each class needs"
+        several = any(SEPARATOR in str(name) for name, _ in small)
+        hint = f" (if {SEPARATOR} parts several labels, say --task multi_label)" if several else ""
+        return f"class {shown}{more}{hint}: each class needs"
+
+    def remark(self) -> str:
+        """That numbers are taken as mere names, where the classes are nothing else."""
+        if not all(map(_is_number, self.targets.names)):
+            return ""
+        return "the labels are numbers, and taken as names of classes; --task ordinal or regression takes their values"
 
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`."""
@@ -114,3 +126,10 @@ class SingleLabel(Task):
             temperature = Constant <value = float {{{calibration.temperature!r}}}> ()
             cooled = Div (outputs, temperature)
             answers = Softmax <axis = -1> (cooled)"""
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False

@@ -25,14 +25,19 @@ class Best:
 class Scores:
     """Every metric on one split of `n` images; `ci95` of the primary metric.
 
-    `correct` counts the images that are right as a whole; None where numbers are predicted. A loss is positive here, as
-    people know it: smaller is better.
+    `correct` counts the images that are right as a whole, which `right` says in words; None where numbers are
+    predicted. A loss is positive here, as people know it: smaller is better.
     """
 
     n: int
     correct: int | None
     metrics: Mapping[str, float]
     ci95: tuple[float, float]
+    right: str = "right"
+
+    def counted(self) -> str:
+        """How many of the images are right; how many there are where numbers are predicted."""
+        return f"{self.n} images" if self.correct is None else f"{self.correct} of {self.n} {self.right}"
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,7 @@ def export(
 def _figures(scores: Scores) -> str:
     digits = ".5g" if scores.correct is None else ".4f"  # of numbers, units may be large or small
     figures = ", ".join(f"{name} {value:{digits}}" for name, value in scores.metrics.items())
-    right = f"{scores.n} images" if scores.correct is None else f"{scores.correct} of {scores.n} right"
-    return f"{figures}  ({right})"
+    return f"{figures}  ({scores.counted()})"
 
 
 @dataclass(frozen=True)
@@ -214,9 +213,9 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
 def predict(model: str, inputs: tuple[str, ...], as_json: bool, as_csv: bool) -> None:
     """Say what an exported model sees in images.
 
-    MODEL is a run folder, a bundle or its model.onnx; INPUT a file, a folder with all images below it, or a glob
-    pattern. Prints what the model says, a label with its probability or numbers, and the file. Exit code 2 when an
-    image cannot be read. Needs no torch.
+    MODEL is a run folder, a bundle or its model.onnx; INPUT an image, a folder with all images below it, a CSV file
+    that names images, or a glob pattern. Prints what the model says, a label with its probability or numbers, and the
+    file. Exit code 2 when an image cannot be read. Needs no torch.
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv are two forms of one output; choose one of them")

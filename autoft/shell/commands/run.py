@@ -186,8 +186,7 @@ def _missed(summary: Summary) -> str:
 def _score(name: str, scores: Scores, metric: str) -> str:
     low, high = scores.ci95
     interval = f"95 % interval {low:.4f} to {high:.4f}"
-    counted = f"{scores.n} images" if scores.correct is None else f"{scores.correct} of {scores.n} right"
-    return _line(name, f"{scores.metrics[metric]:.4f}  ({interval}, {counted})")
+    return _line(name, f"{scores.metrics[metric]:.4f}  ({interval}, {scores.counted()})")
 
 
 def _line(name: str, text: str) -> str:

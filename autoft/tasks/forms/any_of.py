@@ -24,6 +24,7 @@ from autoft.tasks.forms.base import (
     split_name,
 )
 from autoft.tasks.scores import estimates
+from autoft.tasks.single_label import SEPARATOR
 from autoft.values.bundle import LABELS, METRICS, MODEL, Calibration, LabelReport, MetricsReport
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Ending, Output
@@ -31,8 +32,6 @@ from autoft.values.prediction import Prediction
 from autoft.values.target import Targets
 
 DEFAULT_THRESHOLD: Final = 0.5
-SEPARATOR: Final = "|"
-"""Between labels in one cell of CSV."""
 _LEAST: Final = 1e-7
 """The least distance of a probability from 0 and 1 that a logit is taken at."""
 
@@ -45,6 +44,7 @@ class AnyOf(AnswerForm):
     compared = "probabilities"
     decided = "labels"
     noun = "labels"
+    right = "with every label right"
     meanings: Mapping[str, str] = {
         "subset_accuracy": "part of the images of which every label is right",
         "macro_f1": "mean F1 of the labels",

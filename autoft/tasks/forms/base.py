@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -59,6 +59,8 @@ class AnswerForm(ABC):
     """What is decided by them, in prose; "": nothing."""
     noun: str
     """What the names are, in the plural."""
+    right: str = "right"
+    """What an image is that counts as correct."""
 
     def counted(self, targets: Targets) -> str:
         """What is predicted, in a few words."""
@@ -115,7 +117,8 @@ class AnswerForm(ABC):
     def scores(self, answers: Answers, labels: Sequence[str], model: Model) -> Scores:
         """The figures of the built-in task, of a file's answers `(n, names)` for labels as a person writes them."""
         task = self.task(model.targets.task).on(model.targets)
-        return scores(task.metrics, task.metrics[0], self.judged(answers, model), task.encode(labels))
+        found = scores(task.metrics, task.metrics[0], self.judged(answers, model), task.encode(labels))
+        return replace(found, right=self.right)
 
     # ---------------------------------------------------------------- the card
 
@@ -160,19 +163,23 @@ class AnswerForm(ABC):
     meanings: Mapping[str, str] = {}
     """Of metrics by name, what they are."""
 
+    def meanings_in(self, metrics: MetricsReport) -> Mapping[str, str]:
+        """Of metrics by name, what they are in this report."""
+        return self.meanings
+
     def digits(self, value: float) -> str:
         """A metric as text."""
         return f"{value:.4f}"
 
     def score(self, metrics: MetricsReport, losses: Collection[str]) -> str:
         """Every metric with its interval, and where the model is worst; of `losses` smaller is better."""
-        meanings = {**dict.fromkeys(losses, "smaller is better"), **self.meanings}
+        meanings = {**dict.fromkeys(losses, "smaller is better"), **self.meanings_in(metrics)}
         rows = [
             (plain(name), self.digits(one.value), " to ".join(map(self.digits, one.ci95)), meanings.get(name, ""))
             for name, one in metrics.metrics.items()
         ]
         note = f" {plain(metrics.note)}" if metrics.note else ""
-        right = "" if metrics.correct is None else f", and got {metrics.correct:,} right"
+        right = "" if metrics.correct is None else f", and got {metrics.correct:,} {self.right}"
         return f"""## Score
 
 `{CORE}` was scored on {metrics.n:,} images of the {split_name(metrics.split)} split{right}.{note}

@@ -46,6 +46,16 @@ class Numbers(AnswerForm):
         "r2": "part of the variance that is explained; 0 is what the mean gets",
     }
 
+    def meanings_in(self, metrics: MetricsReport) -> Mapping[str, str]:
+        """Of several columns, what their mean is worth."""
+        if len(metrics.per_class) < 2:
+            return self.meanings
+        return {
+            "mae": "mean of the columns' mean absolute errors, whatever their units; smaller is better",
+            "rmse": "mean of the columns' roots of the mean squared error, whatever their units; smaller is better",
+            "r2": "mean of the columns' parts of the variance that is explained; 0 is what the mean gets",
+        }
+
     def counted(self, targets: Targets) -> str:
         """The columns by name."""
         rest = len(targets.names) - MOST_NAMED

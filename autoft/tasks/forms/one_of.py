@@ -100,11 +100,12 @@ class OneOf(AnswerForm):
 
     def title(self, targets: Targets) -> str:
         """How many classes there are."""
-        return f"Image classifier of {len(targets.names)} classes"
+        return f"Image classifier of {len(targets.names)} {'ordered ' * _has_order(targets)}classes"
 
     def about(self, targets: Targets) -> str:
         """The classes."""
-        return f"It tells images of these classes apart: {listed(targets.names)}."
+        order = ", which have an order, the lowest first" if _has_order(targets) else ""
+        return f"It tells images of these classes apart{order}: {listed(targets.names)}."
 
     def usage(self, fed: str) -> str:
         """Print the class and its probability."""
@@ -181,6 +182,10 @@ Expected calibration error on the {split_name(metrics.split)} split:
     def cells(self, found: Prediction, targets: Targets) -> Sequence[object]:
         """Class and probability."""
         return (found.image, found.label, found.probability, found.error)
+
+
+def _has_order(targets: Targets) -> bool:
+    return targets.task == Ordinal.name
 
 
 def _classes(metrics: MetricsReport) -> list[ClassReport]:
