@@ -33,7 +33,7 @@ def bound(values: np.ndarray, *names: str) -> Regression:
 # ---------------------------------------------------------------- labels
 
 
-@pytest.mark.parametrize("label", ["1", "-2.5", " 3 ", "1e-3", "0", "1.5,2", "-0.0,1e30"])
+@pytest.mark.parametrize("label", ["1", "-2.5", " 3 ", "1e-3", "0", "1.5,2", "-0.0,1e17"])
 def test_numbers_have_no_problem(label: str) -> None:
     assert Regression().problem(label) is None
 

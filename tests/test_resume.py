@@ -69,7 +69,10 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
         journal.append(Queued(0, Slice(candidate.trial(0, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
         journal.append(Report(0, "finished", 1.0, 0.75, 2.0, elapsed=3.0))
     best = Best(0, "zoo/net", "probe", 64, {})
-    ended = Summary(str(folder), "accuracy", best, SCORES, SCORES, {"finished": 1}, {"total": 9.0}, "m", 60.0, 9.0)
+    model = "export/model.onnx"
+    ended = Summary(str(folder), "accuracy", best, SCORES, SCORES, {"finished": 1}, {"total": 9.0}, model, 60.0, 9.0)
+    opened.folder.export.mkdir()
+    (opened.folder.export / "manifest.json").write_text("{}")
     opened.folder.summary.write_text(encode(replace(ended, finalists=(Parent(0, 1.0),))))
     return opened
 
@@ -393,7 +396,7 @@ def test_a_search_that_brought_nothing_new_leaves_the_test_images_shut(run: Run)
     found = execute(more, Sitting(host, NothingRuns(), Silent(), Stopwatch(now), RunClock(now - 9.0, 90.0)))
     assert tracker.told == [found]
     assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 90.0)
-    assert not run.folder.export.exists()
+    assert [path.name for path in run.folder.export.iterdir()] == ["manifest.json"]
     assert api.resume(run.folder.path) == found  # the time is used
 
 
@@ -421,7 +424,7 @@ def test_a_slice_that_brought_no_better_model_leaves_the_test_images_shut(
     )
     assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 600.0)
     assert found.trials == {"finished": 1, "paused": 0, "failed": 0} | {event: 1 + (event == "finished")}
-    assert not run.folder.export.exists()
+    assert [path.name for path in run.folder.export.iterdir()] == ["manifest.json"]
 
 
 def with_reports(run: Run, *reports: Report) -> Ledger:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autoft.errors import StudyError
+from autoft.errors import RunFolderError, StudyError
 from autoft.values.bundle import MANIFEST, Manifest
 from autoft.values.codec import decode
+from autoft.values.summary import Summary
 
 
 def require_free(folder: Path, kept: tuple[Path, ...]) -> Path:
@@ -30,6 +32,20 @@ def require_free(folder: Path, kept: tuple[Path, ...]) -> Path:
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise StudyError(f"{folder} cannot be written; choose another --out")
     return place
+
+
+def holds_bundle(folder: Path) -> bool:
+    """Whether there is a bundle, whole or damaged: a folder with a manifest."""
+    return (folder / MANIFEST).is_file()
+
+
+def bundle_of(run: Path, summary: Summary) -> Path:
+    """The bundle that the summary of `run` speaks of. Raises `RunFolderError`, with the way back, when it is gone."""
+    bundle = (run / summary.model).parent
+    if not holds_bundle(bundle):
+        again = f"autoft export {shlex.quote(str(run))} --trial {summary.best.trial}"
+        raise RunFolderError(f"the model of the run is gone: {bundle} holds no {MANIFEST}; `{again}` writes it anew")
+    return bundle
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from autoft.bundle.onnx_runtime import PixelModel
+from autoft.bundle.place import bundle_of, holds_bundle
 from autoft.data.manifest import ManifestReader
 from autoft.data.readers import MANIFESTS
 from autoft.errors import DataError, RunFolderError, UnreadableImage, UserError
@@ -45,14 +46,14 @@ def open_model(path: Path) -> PixelModel:
 def find_bundle(path: Path) -> Path:
     """The bundle that a path leads to: a run folder (as its summary.json says), the bundle, or its model.onnx.
 
-    Raises `UserError` when it leads to none.
+    Raises `UserError` when it leads to none, or to one that is gone.
     """
-    if path.name == MODEL and (path.parent / MANIFEST).is_file():
+    if path.name == MODEL and holds_bundle(path.parent):
         return path.parent
-    if (path / MANIFEST).is_file():
+    if holds_bundle(path):
         return path
     if (path / "summary.json").is_file():
-        return (path / _summary(path / "summary.json").model).parent
+        return bundle_of(path, _summary(path / "summary.json"))
     if (path / "study.json").is_file():
         raise RunFolderError(f"the run in {path} has no model yet; `autoft resume {path}` goes on with it")
     if not path.exists():
@@ -65,7 +66,7 @@ def find_model(path: Path) -> Path:
 
     Raises `UserError` when there is none, or when it is not the one that the bundle's manifest speaks of.
     """
-    alone = path.is_file() and not (path.name == MODEL and (path.parent / MANIFEST).is_file())
+    alone = path.is_file() and not (path.name == MODEL and holds_bundle(path.parent))
     return path if alone else _unchanged(find_bundle(path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
@@ -158,6 +159,7 @@ def open_dataset(
         contradictions=tuple(_contradictions(usable.files)),
         unseen=tuple(_unseen(usable.files, found.value_range)),
         manifest=found.listing.manifest,
+        split_digest=_digest(_split_csv(samples)),
     )
     dataset = Dataset(info, samples, task.on(targets))
     dataset.hold(squares, threads, check)
@@ -188,29 +190,43 @@ def write_split_csv(dataset: Dataset, path: Path) -> None:
 
     Raises `RunFolderError` on a full or read-only disk.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((s.path, s.label, s.split, s.row, s.digest) for s in dataset.samples)
     try:
-        write_atomic(path, text.getvalue())
+        write_atomic(path, _split_csv(dataset.samples))
     except OSError as error:
         hint = "make room, or choose another --out"
         raise RunFolderError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}; {hint}") from error
 
 
 def read_samples(split_csv: Path, info: DatasetInfo) -> tuple[Sample, ...]:
-    """The samples that `write_split_csv` wrote; no image is touched. Raises `RunFolderError` when it is damaged."""
+    """The samples that `write_split_csv` wrote; no image is touched.
+
+    Raises `RunFolderError` when the file is missing, damaged or changed since.
+    """
     try:
-        with split_csv.open(encoding="utf-8", newline="") as file:
-            samples = tuple(_read_samples(file))
+        text = split_csv.read_bytes().decode()
+        samples = tuple(_read_samples(io.StringIO(text, newline="")))
     except FileNotFoundError as error:
         raise RunFolderError(f"{split_csv} is missing; the run cannot go on without its split") from error
     except (KeyError, ValueError, csv.Error) as error:
         raise RunFolderError(f"{split_csv} is damaged ({error}); the run cannot go on without its split") from error
     if (found := Counter(sample.split for sample in samples)) != Counter(dict(info.counts)):
         raise RunFolderError(f"{split_csv} holds {dict(found)} images, the run has {dict(info.counts)}")
+    if info.split_digest and _digest(text) != info.split_digest:
+        hint = "restore it from a backup, as the run cannot go on without its split"
+        raise RunFolderError(f"{split_csv} was changed since the run began; {hint}")
     return samples
+
+
+def _split_csv(samples: Sequence[Sample]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((s.path, s.label, s.split, s.row, s.digest) for s in samples)
+    return text.getvalue()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_samples(file: io.TextIOBase) -> Iterator[Sample]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoft.bundle.place import bundle_of
 from autoft.data.dataset import Dataset, Source, bound, open_dataset, write_split_csv
 from autoft.data.readers import read_labelled
 from autoft.data.scan import scan
@@ -24,6 +25,7 @@ from autoft.engine.ending import (
     require_enough_time,
     require_more_time,
 )
+from autoft.engine.review import bound_as_chosen, review
 from autoft.engine.sitting import Sitting
 from autoft.errors import DataError, GateFailed, StudyError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
@@ -72,7 +74,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     with watch.phase("data"):
         in_time = partial(_require_time, clock, "reading the images")
         listing = read_labelled(as_path(study.data).resolve(), in_time)
-        task = bound(_task(study, host, listing), listing)
+        task = _task(study, host, listing, screen)
         screen.metric = _metric(study.metric, task, host)
         study.require_bounds(screen.metric)
         source = Source(scan(listing, cores(), in_time), task)
@@ -93,6 +95,8 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     ledger, finished = recorded.ledger(), recorded.summary()
     run = _changed(recorded, change, finished)
     screen.metric = run.record.metric
+    if finished and run.concluded(ledger):
+        bundle_of(run.folder.path, finished)
     budget = run.record.study.time
     done = finished if finished and finished.budget == budget and not ledger.in_flight else None
     if done is None or change.data is not None:
@@ -139,6 +143,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         dataset = open_dataset(source, study.seed, squares, cores(), in_time)
         _try_metrics(dataset)
         _report_data(dataset, screen)
+        review(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
             screen.note(hidden)
     record = StudyRecord(
@@ -342,17 +347,20 @@ def _metric(name: str, task: Task, host: Host) -> MetricFacts:
     return task.metric(name).facts
 
 
-def _task(study: Study, host: Host, listing: Listing) -> Task:
-    """The task that was asked for, else the one that claims the labels. Raises `StudyError` when several do."""
+def _task(study: Study, host: Host, listing: Listing, screen: Screen) -> Task:
+    """The task that was asked for, else the one that claims the labels, bound to them.
+
+    Raises `StudyError` when several claim them, and as `bound` does.
+    """
     if study.task != "auto":
-        return host.task(study.task)
+        return bound(host.task(study.task), listing)
     known = list(host.tasks().values())
     labels = [entry.label for entry in listing.entries]
     claiming = [] if listing.classes else [task for task in known if task.claims(labels, listing.columns)]
     if len(claiming) > 1:
         names = " and ".join(repr(task.name) for task in claiming)
         raise StudyError(f"the labels in {listing.source} could be of the tasks {names}; name one with --task")
-    return next(iter(claiming), known[0])
+    return bound_as_chosen(next(iter(claiming), known[0]), known, listing, screen)
 
 
 def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
@@ -382,14 +390,18 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
     screen.note(f"{info.source}: {sum(info.counts.values())} images, {what}, {counts}")
     if remark := dataset.task.remark():
         screen.note(remark)
-    _report(info.problems, "files are not used", screen)
-    _report(info.contradictions, "images have two labels, and are used with both", screen)
-    _report(info.unseen, "float images are used, but do not show all they should", screen)
+    unused = "line is not used", "lines are not used"
+    _report(info.problems, unused if info.manifest else ("file is not used", "files are not used"), screen)
+    twice = "image has two labels, and is used with both", "images have two labels, and are used with both"
+    _report(info.contradictions, twice, screen)
+    hidden = "float image is used, but not all of it shows", "float images are used, but not all of them shows"
+    _report(info.unseen, hidden, screen)
 
 
-def _report(problems: Sequence[DataProblem], what: str, screen: Screen) -> None:
+def _report(problems: Sequence[DataProblem], what: Sequence[str], screen: Screen) -> None:
+    """Name the first of them; `what` is so of one, and of several."""
     if problems:
-        screen.note(f"{len(problems)} {what}:")
+        screen.note(f"{len(problems)} {what[len(problems) > 1]}:")
     for problem in problems[:PROBLEMS_SHOWN]:
         screen.note(f"  {problem.path}: {problem.reason}")
     if len(problems) > PROBLEMS_SHOWN:

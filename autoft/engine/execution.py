@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from autoft.bundle.parity import FULL
-from autoft.bundle.place import require_free
+from autoft.bundle.place import holds_bundle, require_free
 from autoft.engine.conclude import (
     BundleMaker,
     Exported,
@@ -119,7 +119,11 @@ def _leaderboard_at_the_end(run: Run, ledger: Ledger, screen: Screen) -> Iterato
 
 @dataclass(frozen=True)
 class ExportWish:
-    """What is to be exported: trial `number`, None for the best that can be, as `out`, None for RUN/exports/N."""
+    """What is to be exported: trial `number`, None for the best that can be, as `out`.
+
+    `out` is None for RUN/exports/N, or for RUN/export where the model that summary.json speaks of is that trial's, and
+    gone.
+    """
 
     number: int | None
     out: Path | None
@@ -136,18 +140,21 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
         records = finalists(ledger) if wish.number is None else [chosen(ledger, wish.number)]
-        _export_path(run, records[0].trial.id, wish.out)  # what is quick to find out comes first
+        _export_path(run, records[0], wish.out)  # what is quick to find out comes first
         run.images()
         host = run.host(plugins)
         for warning in host.warnings():
             screen.note(warning)
         maker = _bundle_maker(run, host, Stopwatch(time.time()), stopped)
-        wanted = Wanted(FULL, wish.layout, "val")
 
         def exported(record: TrialRecord) -> Exported:
             screen.note(f"exporting trial {record.trial.id}: {record.trial.backbone}, {record.trial.freeze}")
-            folder = _export_path(run, record.trial.id, wish.out)
-            bundle = maker.make(record, folder, wanted)
+            folder = _export_path(run, record, wish.out)
+            bundle = maker.make(record, folder, Wanted(FULL, _layout(run, folder, wish), "val"))
+            if folder == run.folder.export.resolve():
+                screen.note(
+                    "the run's model is back, with validation figures only; its test score stays in summary.json"
+                )
             return Exported(
                 record.trial, as_text(folder), bundle.model_bytes, bundle.parity, bundle.calibration, bundle.validation
             )
@@ -172,15 +179,31 @@ def _bundle_maker(run: Run, host: Host, watch: Stopwatch, stopped: StopFlag) -> 
     return BundleMaker(run, shop, watch)
 
 
-def _export_path(run: Run, number: int, out: Path | None) -> Path:
-    """Where a trial is exported to: neither into the data nor over the model that summary.json speaks of."""
-    folder = run.folder.path / "exports" / str(number) if out is None else out
-    data, best = as_path(run.record.data.root), run.folder.export
+def _export_path(run: Run, record: TrialRecord, out: Path | None) -> Path:
+    """Where a trial is exported to: neither into the data nor where the model of summary.json is, or belongs."""
+    data, best, put_back = as_path(run.record.data.root), run.folder.export, _is_lost(run, record)
+    usual = best if put_back else run.folder.path / "exports" / str(record.trial.id)
+    folder = usual if out is None else out
     if folder.resolve().is_relative_to(data.resolve()):
         raise StudyError(f"{folder} lies inside the data; choose another --out")
-    if folder.resolve().is_relative_to(best.resolve()):
-        raise StudyError(f"{folder} holds the model that summary.json speaks of; choose another --out")
+    if folder.resolve().is_relative_to(best.resolve()) and not (put_back and folder.resolve() == best.resolve()):
+        raise StudyError(f"{folder} is the place of the model that summary.json speaks of; choose another --out")
     return require_free(folder, (run.folder.path, data))
+
+
+def _is_lost(run: Run, record: TrialRecord) -> bool:
+    """Whether summary.json speaks of a model of these very weights, and it is gone."""
+    if holds_bundle(run.folder.export) or (summary := run.summary()) is None:
+        return False
+    if not summary.finalists:  # of an older version
+        return summary.best.trial == record.trial.id
+    return summary.finalists[-1] == record.best_checkpoint
+
+
+def _layout(run: Run, folder: Path, wish: ExportWish) -> Layout:
+    """What model.onnx takes: that of the run itself is put back as it was."""
+    as_before = folder == run.folder.export.resolve() and run.record.study.batched
+    return "batch" if as_before else wish.layout
 
 
 def _search(run: Run, sitting: Sitting, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:

@@ -126,6 +126,21 @@ class RunFolder:
         """Write leaderboard.csv anew, when the search has ended, however. Raises `OSError`."""
         write_leaderboard(self.leaderboard, ledger, metric)
 
+    def require_journal(self) -> None:
+        """Raise `RunFolderError` when the journal is gone or empty, although there is what comes after its lines.
+
+        A run that has just begun has none yet, and one whose time was too short may have an empty one.
+        """
+        there = self.journal.exists()
+        if there and self.journal.stat().st_size:
+            return
+        later = (self.checkpoints, self.summary) if there else (self.checkpoints, self.summary, self.leaderboard)
+        if any(path.exists() for path in later):
+            raise RunFolderError(
+                f"{self.journal} is {'empty' if there else 'missing'}, and every trial stood in it; restore it from a "
+                "backup, or begin a new run"
+            )
+
     @property
     def study(self) -> Path:
         """The resolved study."""
@@ -177,7 +192,7 @@ class RunFolder:
     def _refuse_taken(self) -> None:
         """Leave alone a folder with a run or other files; what a killed `create` left behind does not count."""
         if self.study.exists():
-            if self.journal.exists():
+            if any(path.exists() for path in (self.journal, self.checkpoints, self.leaderboard, self.summary)):
                 raise self._taken()
             return
         ours = (self._lock_file.name, f".{self.study.name}.", self.split_csv.name, f".{self.split_csv.name}.")

@@ -63,15 +63,26 @@ class Run:
                 write_atomic(self.folder.study, text)
 
     def with_images(self, data: Path) -> Run:
-        """The run with its images in `data` instead, a folder or a manifest; nothing is read or written yet."""
+        """The run with its images in `data` instead, a folder or a manifest; nothing is read or written yet.
+
+        Of a run of a manifest the folder will do: the manifest is the file of its name in it.
+        """
         record, source = self.record, data.resolve()
-        root, manifest = (as_text(source.parent), as_text(source)) if source.is_file() else (as_text(source), "")
+        if record.data.manifest and source.is_dir():
+            source /= as_path(record.data.manifest).name
+        listed = bool(record.data.manifest) or source.is_file()
+        root, manifest = (as_text(source.parent), as_text(source)) if listed else (as_text(source), "")
         moved = replace(record.data, root=root, manifest=manifest)
         return replace(self, record=replace(record, data=moved, study=replace(record.study, data=moved.source)))
 
     def images(self) -> Path:
-        """The folder with the run's images. Raises `DataError` when it is not there."""
-        root = as_path(self.record.data.root)
+        """The folder with the run's images. Raises `DataError` when it is not there, or the manifest is not."""
+        root, source = as_path(self.record.data.root), as_path(self.record.data.source)
+        if self.record.data.manifest and not source.is_file():
+            raise DataError(
+                f"there is no file {source}, which lists the run's images; if they have moved, add --data with the CSV "
+                "file or its folder"
+            )
         if not root.is_dir():
             raise DataError(f"there is no folder {root} with the run's images; if they have moved, add --data DIR")
         return root
@@ -135,7 +146,8 @@ class Run:
         return read_samples(self.folder.split_csv, self.record.data)
 
     def ledger(self) -> Ledger:
-        """Everything that happened so far."""
+        """Everything that happened so far. Raises `RunFolderError` when the journal is damaged or lost."""
+        self.folder.require_journal()
         return Ledger(Journal.read(self.folder.journal), self.record.study.keep)
 
     def problem(self) -> Problem:

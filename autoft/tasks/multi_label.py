@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from autoft.system.lazy import Lazy
 from autoft.system.natural import natural_key
 from autoft.tasks.calibration import cross_fitted
 from autoft.tasks.label_statistics import Marks, macro_f1, mean_average_precision, micro_f1, subset_accuracy
+from autoft.tasks.lookalikes import loosely, refuse_lookalikes
 from autoft.tasks.statistics import Labels, Logits
 from autoft.tasks.thresholds import fit_thresholds
 from autoft.values.bundle import Calibration
@@ -93,7 +93,7 @@ class MultiLabel(Task):
             raise DataError("no image has a label; write those of an image into its cell, as in cat|dog")
         if len(found) == 1 and all(map(names_in, labels)):
             raise DataError(f"every image has the one label {found[0]!r}; there is nothing to tell apart")
-        _refuse_lookalikes(found)
+        refuse_lookalikes(found, loosely)
         return tuple(found)
 
     def problem(self, label: str) -> str | None:
@@ -169,14 +169,6 @@ class MultiLabel(Task):
             temperature = Constant <value = float {{{calibration.temperature!r}}}> ()
             cooled = Div (outputs, temperature)
             answers = Sigmoid (cooled)"""
-
-
-def _refuse_lookalikes(names: Sequence[str]) -> None:
-    spellings: dict[str, str] = {}
-    for name in names:
-        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
-        if other != name:
-            raise DataError(f"the labels {other!a} and {name!a} look alike; give them one name")
 
 
 def _log_losses(logits: NDArray[Any], marks: Marks) -> Floats:

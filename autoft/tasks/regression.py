@@ -38,7 +38,9 @@ STRATUM: Final = 10
 """Images a stratum, at least, where there are enough for two; a fifth of them is more than one."""
 
 _DECIMAL_COMMA: Final = re.compile(r"\s*[+-]?\d+,\d+\s*")
-_GREATEST: Final = (2 - 2**-23) * 2.0**127  # of float32
+_GREATEST: Final = 1e18  # the square of it, and sums of those, are finite in float32
+_FAR: Final = 1e6
+"""So many times the range of 90 % of a column's values away, one value leaves nothing of the others to learn."""
 _GRAIN: Final = 64
 """Steps of float32 in a column's deviation, at least: coarser ones would be an error of their own."""
 
@@ -122,8 +124,8 @@ class Regression(Task):
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The columns.
 
-        Raises `DataError` for labels of fewer or more numbers, and when no column varies, or one more finely than
-        float32 can tell.
+        Raises `DataError` for labels of fewer or more numbers, when no column varies, or one more finely than float32
+        can tell, and for a value beside which the others are one.
         """
         for label in labels:
             _refuse_decimal_comma(label, columns)
@@ -141,10 +143,11 @@ class Regression(Task):
                     f"{name} varies by {column.std():.3g} about {column.mean():.7g}, which 32-bit numbers do not tell "
                     f"apart; subtract {column.mean():.7g} from it"
                 )
+        _refuse_outliers(columns, labels, values)
         return tuple(columns)
 
     def problem(self, label: str) -> str | None:
-        """Whether something in it is no number, or one that is not finite or too large for float32."""
+        """Whether something in it is no number, or one that is not finite or too large to compute with in float32."""
         if not label.strip():
             return "it has no number"
         for cell in _cells(label):
@@ -155,7 +158,7 @@ class Regression(Task):
             if not math.isfinite(number):
                 return f"{cell.strip()!r} is not finite"
             if abs(number) > _GREATEST:
-                return f"{cell.strip()!r} is too large"
+                return f"{cell.strip()!r} is too large; {_GREATEST:g} is the most, so choose larger units"
         return None
 
     def encode(self, labels: Sequence[str]) -> NDArray[np.float32]:
@@ -215,6 +218,20 @@ class Regression(Task):
             mean = Constant <value = {_constant(self.targets.mean)}> ()
             scaled = Mul (outputs, deviation)
             answers = Add (scaled, mean)"""
+
+
+def _refuse_outliers(columns: Sequence[str], labels: Sequence[str], values: Floats) -> None:
+    """Raise `DataError` for one of `values` `(n, columns)` that is far beyond all others of its column."""
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
+    distance = np.abs(values - middle)
+    for number, name in enumerate(columns):
+        row, spread = distance[:, number].argmax(), high[number] - low[number]
+        if distance[row, number] > _FAR * spread > 0:
+            others = f"most others lie between {low[number]:g} and {high[number]:g}"
+            raise DataError(
+                f"{name} is {values[row, number]:g} where the label is {labels[row]!r}, and {others}: nothing of them "
+                "could be learned; correct it, take the line out, or predict logarithms"
+            )
 
 
 def _cells(label: str) -> Sequence[str]:

@@ -11,6 +11,7 @@ from autoft.parts.base import UNCALIBRATED, Task
 from autoft.parts.metric import Metric
 from autoft.system.lazy import Lazy
 from autoft.tasks.calibration import calibrated, fit_temperature
+from autoft.tasks.lookalikes import printed, refuse_lookalikes
 from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, log_losses, macro_f1, mean
 from autoft.values.bundle import Calibration
 from autoft.values.plan import Recipe
@@ -58,11 +59,12 @@ class SingleLabel(Task):
     metrics: Sequence[Metric] = METRICS
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
-        """The classes. Raises `DataError` for fewer than two, or several columns."""
+        """The classes. Raises `DataError` for fewer than two, two that are printed alike, or several columns."""
         if len(columns) > 1:
             raise DataError(f"there is one class an image, and {len(columns)} columns: {', '.join(columns)}")
         if len(labels) < 2:
             raise DataError(f"only one class, {labels[0]!r}; a classifier needs two or more")
+        refuse_lookalikes(labels, printed)
         return tuple(labels)
 
     def problem(self, label: str) -> str | None:

@@ -71,7 +71,7 @@ class DatasetInfo:
     `value_range` is the one scale for its float and 32-bit integer images, None where there are none. `contradictions`
     are images that stand in several classes, and are used as all of them. `unseen` are float images that are used
     though some of their pixels hold no number (the least value stands there, for infinity the greatest), or though the
-    one scale leaves a single grey of them.
+    one scale leaves a single grey of them. `split_digest` is the SHA-256 of split.csv, empty in runs of older versions.
     """
 
     root: str
@@ -85,6 +85,7 @@ class DatasetInfo:
     contradictions: tuple[DataProblem, ...] = ()
     unseen: tuple[DataProblem, ...] = ()
     manifest: str = ""
+    split_digest: str = ""
 
     @property
     def source(self) -> str:

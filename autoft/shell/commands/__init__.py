@@ -55,7 +55,9 @@ plugin_option = click.option(
     metavar="no:NAME|FILE.py",
     help="Switch a plugin off, or load one from a file; repeatable.",
 )
-moved_option = click.option("--data", metavar="DIR", help="Where the run's images lie now, if they have moved.")
+moved_option = click.option(
+    "--data", metavar="DIR", help="Where the run's images lie now, if they have moved: the folder, or the CSV file."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 

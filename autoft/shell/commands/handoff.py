@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from autoft.errors import DataError, GateFailed
+from autoft.errors import DataError, GateFailed, UserError
 from autoft.shell.commands import Command, json_option, moved_option, plugin_option, say, shown, talk_on_stderr, to_json
 
 if TYPE_CHECKING:
@@ -177,7 +177,10 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
     from autoft.values.bundle import MODEL
 
     folder = find_bundle(bundle)
-    outcome = standalone.verify(folder)
+    try:
+        outcome = standalone.verify(folder)
+    except standalone.CannotRun as problem:
+        raise UserError(str(problem)) from problem
     rescored = None
     if images and not outcome.problems:
         model = PixelModel(folder / MODEL)

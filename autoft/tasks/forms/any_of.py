@@ -52,6 +52,11 @@ class AnyOf(AnswerForm):
         "map": "mean average precision of the labels, whatever the thresholds",
     }
 
+    def present(self, targets: Targets, truth: Rows) -> NDArray[np.bool_]:
+        """The labels of some image."""
+        found: NDArray[np.bool_] = np.any(truth > 0, axis=0)
+        return found
+
     def ending(self, task: Task, calibration: Calibration) -> Ending:
         """Probabilities, logits, and which labels are there."""
         labels = len(task.targets.names)

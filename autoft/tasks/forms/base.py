@@ -66,6 +66,10 @@ class AnswerForm(ABC):
         """What is predicted, in a few words."""
         return f"{len(targets.names)} {self.noun}"
 
+    def present(self, targets: Targets, truth: Rows) -> NDArray[np.bool_]:
+        """Which names some image has, `(names,)`, of encoded targets `(n, ...)`; of columns of numbers all."""
+        return np.full(len(targets.names), len(truth) > 0)
+
     # ---------------------------------------------------------------- the file
 
     @abstractmethod

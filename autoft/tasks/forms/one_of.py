@@ -54,6 +54,10 @@ class OneOf(AnswerForm):
         "ece": "expected calibration error; smaller is better",
     }
 
+    def present(self, targets: Targets, truth: Rows) -> NDArray[np.bool_]:
+        """The classes of some image."""
+        return np.isin(np.arange(len(targets.names)), truth)
+
     def ending(self, task: Task, calibration: Calibration) -> Ending:
         """Probabilities, logits, and the indices of the best classes."""
         classes = len(task.targets.names)

@@ -1,0 +1,101 @@
+"""What is worth a line about labels before anything trains: what they may have been meant as, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, get_args
+
+from autoft.data.dataset import Dataset, bound
+from autoft.errors import DataError
+from autoft.parts.base import Task
+from autoft.system.screen import Screen
+from autoft.tasks.forms.table import FORMS
+from autoft.tasks.lookalikes import loosely, twins
+from autoft.tasks.regression import numbers_in
+from autoft.values.dataset import Listing, SplitName
+
+NAMES_SHOWN: Final = 5
+
+NUMBERS: Final = 0.5
+"""Part of the labels that are numbers from which somebody may have meant to predict numbers."""
+
+_MISSING: Final = {
+    "train": ("training", "the model will not know it"),
+    "val": ("validation", "the search does not see how well it is told"),
+    "test": ("test", "the test score does not see how well it is told"),
+}
+
+
+def bound_as_chosen(task: Task, known: Iterable[Task], listing: Listing, screen: Screen) -> Task:
+    """The task of a listing, when nobody named one. Where its classes are numbers, a line names the task for numbers.
+
+    Raises as `bound` does, with that line after it.
+    """
+    numbers = next((one for one in known if one.form == "numbers"), None)
+    if numbers is None or listing.classes or task.form == "numbers":
+        return bound(task, listing)
+    hint = _as_numbers(numbers, listing)
+    try:
+        found = bound(task, listing)
+    except DataError as problem:
+        if not hint:
+            raise
+        raise DataError(f"{problem}; {hint}") from problem
+    if hint:
+        screen.note(f"{FORMS[task.form].counted(found.targets)}: {hint}")
+    return found
+
+
+def _as_numbers(task: Task, listing: Listing) -> str:
+    """How to predict the labels as numbers, where that may be meant; else empty."""
+    filled = [entry for entry in listing.entries if entry.label]
+    if sum(map(_is_numbers, (entry.label for entry in filled))) < NUMBERS * max(1, len(filled)):
+        return ""
+    causes = {label: task.problem(label) for label in dict.fromkeys(entry.label for entry in filled)}
+    odd = [entry for entry in filled if causes[entry.label]]
+    if not odd:
+        return f"the labels are numbers; to predict them as such add --task {task.name}"
+    example = f"{odd[0].path}: {causes[odd[0].label]}"
+    if len(odd) == len(filled):
+        return f"the labels are numbers, but none that can be predicted as such, e.g. {example}"
+    some = f"{len(filled) - len(odd)} of {len(filled)} labels are numbers (not that of {example})"
+    return f"{some}; to predict these as such, without the others, add --task {task.name}"
+
+
+def _is_numbers(label: str) -> bool:
+    try:
+        return bool(numbers_in(label))
+    except ValueError:
+        return False
+
+
+def review(dataset: Dataset, screen: Screen) -> None:
+    """Say which names no image of a split has, and which look alike.
+
+    Raises `DataError` when a split to train or to choose by has not one: then no trial is better than another.
+    """
+    form, targets = FORMS[dataset.task.form], dataset.info.targets
+    for split in get_args(SplitName):
+        present = form.present(targets, dataset.targets(split))
+        absent = [name for name, there in zip(targets.names, present, strict=True) if not there]
+        if len(absent) < len(targets.names):
+            _say_absent(split, absent, screen)
+        elif split == "test":
+            screen.note("not one test image has a label: the test score tells nothing")
+        else:
+            images = _MISSING[split][0]
+            raise DataError(f"not one {images} image has a label, so no trial is better than another; add some that do")
+    for one, other in twins(targets.names, loosely) if form.name == "one_of" else ():
+        screen.note(f"the classes {one!a} and {other!a} look alike, and are taken for two")
+
+
+def _say_absent(split: SplitName, absent: Sequence[str], screen: Screen) -> None:
+    if absent:
+        images, so = _MISSING[split]
+        screen.note(f"no {images} image of {', '.join(_shown(absent))}: {so}")
+
+
+def _shown(names: Sequence[str]) -> Iterator[str]:
+    yield from map(repr, names[:NAMES_SHOWN])
+    if len(names) > NAMES_SHOWN:
+        yield f"{len(names) - NAMES_SHOWN} more"
