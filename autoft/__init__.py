@@ -1,4 +1,4 @@
-"""autoft: a plugin-based AutoML fine-tuning engine for image classifiers.
+"""autoft: a plugin-based AutoML fine-tuning engine for models of images: classes, labels, numbers.
 
 The public names, each imported when first asked for: importing this package costs next to nothing and imports
 neither torch, timm, ray nor onnx.

@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from scipy.special import softmax as reference_softmax
 from sklearn.metrics import log_loss
 
+from autoft.parts.host import Host
 from autoft.tasks.calibration import BOUNDS, MIN_IMAGES, calibrated, fit_temperature
+from autoft.tasks.forms.base import Answering
+from autoft.tasks.forms.table import FORMS
+from autoft.tasks.multi_label import MultiLabel
 from autoft.tasks.statistics import log_losses
 from autoft.values.bundle import Calibration
 from autoft.values.codec import decode, encode
+from autoft.values.target import Targets
 
 
 def drawn(n: int, classes: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,6 +135,28 @@ def test_losses_are_those_of_scikit_learn_over_many_blocks() -> None:
 def test_a_certain_and_right_answer_has_a_loss_of_zero_without_a_sign() -> None:
     (loss,) = log_losses(np.array([[1000, 0]], np.float32), np.array([0]), 1.0)
     assert str(float(loss)) == "0.0"
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(*BOUNDS), st.sampled_from(sorted(Host.discover().tasks())))
+def test_a_temperature_decides_nothing(seed: int, temperature: float, name: str) -> None:
+    rng, task = np.random.default_rng(seed), Host.discover().task(name)
+    task = task.on(Targets(name, task.form, ("a", "b", "c", "d"), (0.0,) * 4, (1.0,) * 4))
+    outputs = (rng.normal(size=(50, task.outputs)) * 10.0 ** rng.integers(-1, 2)).astype(np.float32)
+    plain, cooled = (Calibration(kelvin, 0, None, None, "") for kelvin in (1.0, temperature))
+    answering = Answering(task, FORMS[task.form], plain)
+    assert answering.flips(task.answers(outputs, cooled), answering.answers(outputs), 1e-4) == 0
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(*BOUNDS))
+def test_thresholds_are_those_of_the_probabilities_at_the_temperature(seed: int, temperature: float) -> None:
+    rng = np.random.default_rng(seed)
+    task = MultiLabel().on(Targets("multi_label", "any_of", ("a", "b", "c")))
+    outputs = rng.normal(size=(50, 3)).astype(np.float32)
+    fitted = Calibration(temperature, 0, None, None, "", tuple(rng.uniform(0.1, 0.9, 3).tolist()))
+    answering = Answering(task, FORMS[task.form], fitted)
+    clear = answering.form.clearness(answering.answers(outputs), fitted) > 1e-6
+    decided = answering.form.decisions(answering.answers(outputs), fitted)
+    assert ((answering.judged(outputs) >= 0) == decided)[clear].all()
 
 
 def test_calibrating_needs_no_torch() -> None:

@@ -440,25 +440,41 @@ def test_search_prints_its_result_and_what_to_do_next(
 
 
 @pytest.mark.parametrize(
-    ("metric", "hint"), [("accuracy", True), ("log_loss", True), ("balanced_accuracy", False), ("macro_f1", False)]
+    ("metric", "hint"), [("accuracy", "balanced_accuracy"), ("micro_f1", "map"), ("balanced_accuracy", "")]
 )
 def test_the_end_says_what_was_not_tried_and_which_classes_are_never_found(
-    metric: str, hint: bool, autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    metric: str, hint: str, autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     scores = replace(SCORES, metrics={metric: 0.5})
     missed = {"rare": 3, **{f"class {number}": 1 for number in range(20)}}
-    known = replace(summary(tmp_path), metric=metric, validation=scores, test=scores, weighs_classes=not hint)
+    known = replace(summary(tmp_path), metric=metric, validation=scores, test=scores, weighing=hint)
     found = replace(known, candidates=12, tried=2, missed=missed)
     monkeypatch.setattr(engine, "search", lambda *arguments: found)
     out = autoft_("search", "photos").out
     assert "2 of 12 pairs of backbone and freeze strategy; the others have no score" in out
     assert "not one test image was recognised of 'rare' (3), 'class 0' (1)" in out
     assert "and 13 more classes" in out
-    assert ("--metric balanced_accuracy" in out) == hint
+    assert (f"; --metric {hint} weighs all alike" in out) == bool(hint) == ("--metric" in out)
     monkeypatch.setattr(engine, "search", lambda *arguments: replace(found, tried=12, missed={}))
     out = autoft_("search", "photos").out
     assert "12 of 12 pairs of backbone and freeze strategy\n" in out
     assert "recognised" not in out
+
+
+def test_figures_in_units_keep_their_digits_and_others_four_decimals(
+    autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    figures = {"mae": 2.34567e-7, "rmse": 123456.7, "r2": 0.05}
+    scores = Scores(n=20, correct=None, metrics=figures, ci95=(1.5e-7, 3e-7), unbounded=("mae", "rmse"))
+    nothing = replace(scores, metrics={"r2": 0.05}, ci95=None)
+    found = replace(summary(tmp_path), metric="mae", validation=nothing, test=scores)
+    monkeypatch.setattr(engine, "search", lambda *arguments: found)
+    out = autoft_("search", "photos").out.splitlines()
+    assert out[0].split(None, 2)[2] == "2.3457e-07  (95 % interval 1.5e-07 to 3e-07, 20 images)"
+    assert out[1].split(None, 1)[1] == "undefined  (20 images); optimistic, as it chose the trial"
+    assert [scores.text(name) for name in figures] == ["2.3457e-07", "1.2346e+05", "0.0500"]
+    for facts in (MetricFacts("mae", is_loss=True, greatest=None), MetricFacts("r2")):
+        assert facts.text(figures[facts.name]) == scores.text(facts.name)
 
 
 def test_search_json_is_one_document_that_reads_back(autoft_: Callable[..., Outcome], searched: list[Study]) -> None:
@@ -581,13 +597,17 @@ def test_resume_hands_on_the_change_of_budget(
     [
         ({"metric": "accuracy", "fail_under": 0.9}, "test accuracy 0.8500 is below --fail-under 0.9"),
         ({"metric": "accuracy", "fail_under": 0.8}, ""),
-        ({"metric": "log_loss", "fail_above": 0.1}, "test log_loss 0.1500 is above --fail-above 0.1"),
+        ({"metric": "log_loss", "fail_above": 0.1}, "test log_loss 0.15 is above --fail-above 0.1"),
         ({"metric": "log_loss", "fail_above": 0.5}, ""),
+        ({"metric": "mae", "fail_above": 1e-5}, "test mae 2.3457e-05 is above --fail-above 1e-05"),
+        ({"metric": "mae", "fail_above": 1e-4}, ""),
+        ({"metric": "r2", "fail_under": 0.1}, "test r2 undefined is below --fail-under 0.1"),
     ],
 )
 def test_the_gate_of_a_loss_is_an_upper_one(options: dict[str, Any], failed: str, tmp_path: Path) -> None:
     study, ended = Study("photos", **options), summary(tmp_path)
-    found = replace(ended, test=replace(SCORES, metrics={"accuracy": 0.85, "log_loss": 0.15}))
+    figures = {"accuracy": 0.85, "log_loss": 0.15, "mae": 2.34567e-5}
+    found = replace(ended, test=replace(SCORES, metrics=figures, unbounded=("log_loss", "mae")))
     if not failed:
         assert engine._through_the_gate(study, found) == found
         return

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import errno
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from autoft import BackboneUnavailable, Candidate, DataError, GateFailed, PluginError, Report, RunFailed, Space
-from autoft.engine.conclude import NoWeights, export_best
+from autoft import (
+    BackboneUnavailable,
+    Candidate,
+    DataError,
+    GateFailed,
+    MetricFacts,
+    MultiLabel,
+    PluginError,
+    Regression,
+    Report,
+    RunFailed,
+    SingleLabel,
+    Space,
+    Targets,
+    Task,
+)
+from autoft.engine.conclude import NoWeights, export_best, is_same_score, weighing
 from autoft.errors import AutoftError, RunFolderError
 from autoft.study.run import Run
 from autoft.system.screen import Silent
 from autoft.values.ledger import TrialRecord
+
+ACCURACY, MAE = MetricFacts("accuracy"), MetricFacts("mae", is_loss=True, greatest=None)
+LOG_LOSS = MetricFacts("log_loss", is_loss=True, greatest=None)
 
 
 class Notes(Silent):
@@ -77,3 +96,39 @@ def test_a_full_disk_is_one_line_that_names_the_place_and_the_way_on(tmp_path: P
     )
     assert str(caught.value).endswith(f"autoft resume {tmp_path}")
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "deviation", "one", "other", "same"),
+    [
+        (ACCURACY, (), 0.75, 0.75 + 1e-9, True),
+        (ACCURACY, (), 0.75, 0.751, False),
+        (MetricFacts("r2"), (1e-8,), 1e-17, -1e-16, True),
+        (LOG_LOSS, (), -1e-14, -2e-14, True),
+        (LOG_LOSS, (), -0.1, -0.101, False),
+        (MAE, (1e10,), -2e9, -2e9 - 3, True),
+        (MAE, (1e10,), -2e9, -2.1e9, False),
+        (MAE, (1e-8,), -2e-9, -2.1e-9, False),
+        (MAE, (1e-8,), -2e-9, -2e-9 * (1 + 1e-12), True),
+        (MAE, (1e-8,), 0.0, -1e-23, True),
+        (ACCURACY, (), 0.75, math.nan, False),
+    ],
+)
+def test_scores_are_the_same_by_their_size_and_their_unit(
+    metric: MetricFacts, deviation: tuple[float, ...], one: float, other: float, same: bool
+) -> None:
+    assert is_same_score(one, other, metric, Targets("any", "numbers", ("x",), deviation, deviation)) == same
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "named"),
+    [
+        (SingleLabel, "accuracy", "balanced_accuracy"),
+        (SingleLabel, "macro_f1", ""),
+        (MultiLabel, "micro_f1", "map"),
+        (MultiLabel, "map", ""),
+        (Regression, "mae", ""),
+    ],
+)
+def test_a_metric_that_weighs_classes_is_one_that_the_task_has(task: type[Task], metric: str, named: str) -> None:
+    assert weighing(task().metric(metric).facts, task().metrics) == named

@@ -462,6 +462,13 @@ def predicted(made: Made, *arguments: str) -> str:
     return done.stdout
 
 
+def test_columns_of_predictions_have_names_of_their_own() -> None:
+    names = ("error", "image", "error_", "labels", "cat")
+    labels, columns = (FORMS[form].columns(Targets("any", form, names)) for form in ("any_of", "numbers"))
+    assert labels == ("image", "labels", "error__", "image_", "error_", "labels_", "cat", "error")
+    assert columns == ("image", "error__", "image_", "error_", "labels", "cat", "error")
+
+
 def test_labels_are_predicted(tags: Made, tmp_path: Path) -> None:
     red, black = photo(tmp_path, (250, 10, 240)), photo(tmp_path, (5, 5, 5), "black.png")
     table = predicted(tags, red, black).splitlines()

@@ -36,6 +36,7 @@ from autoft.values.bundle import (
 )
 from autoft.values.dataset import DataProblem, DatasetInfo
 from autoft.values.handoff import Handoff, Preprocess, View
+from autoft.values.target import MetricFacts
 from autoft.values.trial import Trial
 
 RECIPE = Preprocess(48, (0.11, 0.12, 0.13), (0.21, 0.22, 0.23), "bilinear", "pad", value_range=(-2.5, 310.125))
@@ -382,8 +383,9 @@ def test_the_snippet_refuses_what_pillow_would_cut_off(kind: str, name: str, pas
 
 def test_of_a_metric_that_nobody_here_knows_a_stranger_sees_whether_less_is_better() -> None:
     known = facts()
+    losses = {name: MetricFacts(name, is_loss=True, greatest=None) for name in ("log_loss", "mine")}
     figures = {**known.metrics.metrics, "mine": Estimate(0.25, (0.125, 0.375)), "yours": Estimate(0.5, (0.25, 0.75))}
-    card = model_card(replace(known, metrics=replace(known.metrics, metrics=figures), losses=("log_loss", "mine")))
+    card = model_card(replace(known, metrics=replace(known.metrics, metrics=figures), known=losses))
     rows = [line.split(" | ") for line in tables(section(card, "Score"))[0]]
     meanings = {row[0].removeprefix("| "): row[3].removesuffix("|").strip() for row in rows}
     assert meanings["mine"] == "smaller is better"

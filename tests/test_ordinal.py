@@ -12,6 +12,7 @@ from scipy.special import expit
 from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED
 from autoft.tasks.ordinal import Ordinal
+from autoft.values.bundle import Calibration
 from autoft.values.plan import Recipe
 from autoft.values.target import Targets
 
@@ -48,6 +49,8 @@ def test_classes_stand_by_their_numbers(ordered: tuple[str, ...]) -> None:
     [
         (["excellent", "fair", "good", "poor"], "of the class 'excellent' nothing says where .*; number the classes"),
         (["grade 1", "none"], "of the class 'none' nothing says"),
+        (["1", "2", "nan"], "of the class 'nan' nothing says"),
+        (["1_2", "1_10", "2_1"], "the classes '1_10' and '1_2' are one number|'1_2' and '1_10' are one number"),
         (["4", "4|1"], r"'4\|1' stands for several labels, .* --task multi_label"),
     ],
 )
@@ -109,7 +112,7 @@ def test_the_temperature_that_classes_were_drawn_at_is_found() -> None:
     rng = np.random.default_rng(0)
     outputs = (2 * rng.normal(size=(5000, 3))).astype(np.float32)
     task = bound(4)
-    chances = task.answers(outputs, UNCALIBRATED).astype(float).cumsum(axis=1)
+    chances = task.answers(outputs, Calibration(3.0, 0, None, None, "")).astype(float).cumsum(axis=1)
     targets = (rng.random((5000, 1)) > chances[:, :-1]).sum(axis=1)
-    assert task.calibrate(3 * outputs, targets).temperature == pytest.approx(3, rel=0.05)
+    assert task.calibrate(outputs, targets).temperature == pytest.approx(3, rel=0.05)
     assert task.calibrate(outputs[:50], targets[:50]).temperature == 1

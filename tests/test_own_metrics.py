@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from autoft.study.run import Run
 from autoft.tasks.scores import scores
 from autoft.testing import MetricConformance
 from autoft.values.bundle import CARD
+from autoft.values.codec import decode, encode
+from autoft.values.summary import Scores
 
 Score = Callable[[NDArray[Any], NDArray[Any]], float]
 
@@ -115,7 +118,7 @@ OUTPUTS, CLASSES = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]], np.array([0, 1, 2,
     ("score", "cause"),
     [
         (one_over_zero, "KeyError: 'no such class'"),
-        (lambda judged, targets: math.nan, "of 4 images it gives nan, which is no finite number"),
+        (lambda judged, targets: -math.inf, "of 4 images it gives -inf, which is no finite number"),
         (lambda judged, targets: [1.0, 2.0], "of shape"),
     ],
 )
@@ -160,6 +163,32 @@ def test_resamples_without_a_figure_are_left_out_of_the_interval() -> None:
     assert all(map(math.isfinite, found.ci95))
 
 
+def undefined(judged: NDArray[Any], targets: NDArray[Any]) -> float:
+    return math.nan
+
+
+def test_one_without_a_figure_is_left_out_and_has_no_interval() -> None:
+    task = Host.discover(objects=[Offers(metric(undefined))]).task("single_label")
+    found = scores(task.metrics, task.metric("accuracy"), OUTPUTS, CLASSES)
+    assert "worst_recall" not in found.metrics and found.metrics["accuracy"] == 0.75
+    alone = decode(Scores, encode(scores(task.metrics, task.metric("worst_recall"), OUTPUTS, CLASSES)))
+    assert (alone.metrics, alone.ci95) == (found.metrics, None)
+    assert alone.text("worst_recall") == "undefined"
+
+
+def test_a_plugins_metric_does_not_say_which_images_are_right() -> None:
+    near = replace(
+        metric(lambda values, targets: float((abs(values - targets) < 1).mean()), "near", "numbers"), is_proportion=True
+    )
+    task = Host.discover(objects=[Offers(near)]).task("regression")
+    values = np.float64([[1], [2], [9]])
+    found = scores(task.metrics, task.metric("near"), values, np.float64([[1], [5], [9.5]]))
+    assert (found.correct, found.metrics["near"]) == (None, pytest.approx(2 / 3))
+    first = replace(near, form="one_of", statistic=lambda judged, targets: lambda counts: np.zeros(len(counts)))
+    own = autoft.SingleLabel.metrics
+    assert scores([first, *own], own[0], OUTPUTS, CLASSES).correct == 3
+
+
 def search(images: Path, own: autoft.Metric, **options: Any) -> Any:
     return autoft.search(
         images,
@@ -195,6 +224,12 @@ def test_a_search_by_it_shows_it_everywhere(tiny_images: Path) -> None:
 def test_one_that_fails_ends_the_search_before_it_begins(tiny_images: Path) -> None:
     with pytest.raises(PluginError, match=r"plugin 'Offers'.*KeyError"):
         search(tiny_images, metric(one_over_zero))
+    assert not (tiny_images.parent / "run").exists()
+
+
+def test_one_without_a_figure_is_nothing_to_search_by(tiny_images: Path) -> None:
+    with pytest.raises(StudyError, match=r"metric 'worst_recall' has no figure for \d+ validation images"):
+        search(tiny_images, metric(undefined))
     assert not (tiny_images.parent / "run").exists()
 
 

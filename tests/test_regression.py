@@ -13,8 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
+import autoft
 from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED
+from autoft.parts.host import Host
 from autoft.tasks.regression import MAX_CLASSES, Regression, numbers_in
 from autoft.values.codec import decode, encode
 from autoft.values.plan import Recipe
@@ -33,7 +35,7 @@ def bound(values: np.ndarray, *names: str) -> Regression:
 # ---------------------------------------------------------------- labels
 
 
-@pytest.mark.parametrize("label", ["1", "-2.5", " 3 ", "1e-3", "0", "1.5,2", "-0.0,1e17"])
+@pytest.mark.parametrize("label", ["1", "-2.5", " 3 ", "1e-3", "0", "1.5,2", "-0.0,1e17", "١٢"])
 def test_numbers_have_no_problem(label: str) -> None:
     assert Regression().problem(label) is None
 
@@ -51,6 +53,9 @@ def test_numbers_have_no_problem(label: str) -> None:
         ("nan", "'nan' is not finite"),
         ("1,-inf", "'-inf' is not finite"),
         ("1e39", "'1e39' is too large"),
+        ("1_2", "'1_2' is no number"),
+        ("0x10", "'0x10' is no number"),
+        ("infinity", "'infinity' is not finite"),
         ("1\n2", "is no number"),
         ("1\r2", "is no number"),
     ],
@@ -81,11 +86,13 @@ def test_encoding_gives_the_numbers_of_a_line_of_csv(rows: list[list[float]]) ->
         text = io.StringIO()
         csv.writer(text).writerow(row)
         labels.append(text.getvalue().rstrip("\r\n"))
-    assert np.array_equal(bound(np.array(rows)).encode(labels), np.array(rows, np.float32))
+    task = Regression().on(Targets("regression", "numbers", tuple(f"c{number}" for number in range(len(rows[0])))))
+    assert np.array_equal(task.encode(labels), np.array(rows, np.float32))
 
 
 def test_the_names_are_the_columns() -> None:
     assert Regression().names(["1,2", "3,2"], ("x", "y")) == ("x", "y")
+    assert Regression().names(["1,0.1", "3,0.1", "4,0.1"], ("x", "y")) == ("x", "y")  # whose deviation is 1e-17
 
 
 def test_a_decimal_comma_among_several_columns_is_said_with_what_to_write() -> None:
@@ -100,7 +107,7 @@ def test_a_decimal_comma_among_several_columns_is_said_with_what_to_write() -> N
         (["1,2,3", "2"], ONE, "'1,2,3' holds 3 numbers, and the columns are weight"),
         (["1", "2"], ("x", "y"), "'1' holds 1 numbers, and the columns are x, y"),
         (["1,2", "1.0,2"], ("x", "y"), "every image has the same x, y, 1,2"),
-        (["1764160000.5", "1764160001", "1764160002"], ONE, "weight varies by 0.624 about 1.76416e+09"),
+        (["1764160000.5", "1764160001", "1764160002"], ONE, "weight varies by 0.75 about 1.76416e+09"),
     ],
 )
 def test_numbers_of_which_nothing_can_be_learned_are_refused(
@@ -110,6 +117,25 @@ def test_numbers_of_which_nothing_can_be_learned_are_refused(
         Regression().names(labels, columns)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_float32_cannot_tell_apart_in_the_training_images_is_refused_whatever_else_there_is() -> None:
+    assert Regression().names(["1000000", "1000001", "1001000"], ONE) == ONE
+    training = np.repeat(np.float32([[1_000_000], [1_000_001]]), [60, 40], axis=0)
+    with pytest.raises(DataError, match=r"c0 varies by 0\.49 about 1000000, .*; subtract 1000000 from it"):
+        bound(training)
+    assert bound(np.float32([[1_000_000], [1_000_001], [1_001_000]])).targets.deviation[0] > 400
+
+
+def test_a_constant_column_has_a_deviation_that_float32_can_tell() -> None:
+    assert bound(np.float32([[5], [5]])).targets.deviation == (1.0,)
+    task = bound(np.full((4, 1), 1e9, np.float32))
+    noise = np.float32([[0.4], [-0.4]])
+    deviation, mean = map(np.float32, (task.targets.deviation, task.targets.mean))
+    assert task.answers(noise, UNCALIBRATED) == pytest.approx(
+        noise * deviation + mean, abs=0.02 * task.targets.deviation[0]
+    )
+    assert np.spacing(np.float32(1e9)) < 0.02 * task.targets.deviation[0]
 
 
 ages = [str(age) for age in range(3, 90) if age % 7]
@@ -248,6 +274,20 @@ def test_a_resample_counts_images_as_often_as_it_holds_them(targets: np.ndarray,
     for metric in Regression.metrics:
         drawn = [metric.score(values[rows], targets[rows]) for rows in repeated]
         assert metric.statistic(values, targets)(counts) == pytest.approx(drawn, rel=1e-5, abs=1e-6)
+
+
+def test_several_columns_of_a_plugins_task_are_searched_by_what_has_no_unit_too() -> None:
+    class Depth(Regression):
+        name = "depth"
+
+    class Plugin:
+        @autoft.hookimpl
+        def autoft_tasks(self) -> list[autoft.Task]:
+            return [Depth()]
+
+    task = Host.discover(objects=[Plugin()]).task("depth")
+    assert task.on(Targets("depth", "numbers", ("x", "y"))).metric("auto").name == "r2"
+    assert task.on(Targets("depth", "numbers", ("x",))).metric("auto").name == "mae"
 
 
 def test_one_column_is_searched_by_its_error_and_several_by_what_has_no_unit() -> None:

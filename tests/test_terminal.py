@@ -188,11 +188,11 @@ def test_a_loss_is_shown_positive_and_the_smallest_is_best(clock: RunClock, caps
         ledger.record(Report(number, "finished", 1.0, score, 2.0))
         screen.show(ledger, clock)
     lines = [line.strip().partition("  ")[2] for line in capsys.readouterr().err.splitlines()]
-    assert "trial 1 finished, 0.2500 at 1 pass, 2.0 s" in lines
-    assert lines[-1] == "best so far: 0.2500 by trial 1"
+    assert "trial 1 finished, 0.25 at 1 pass, 2.0 s" in lines
+    assert lines[-1] == "best so far: 0.25 by trial 1"
     view = View.of(ledger, clock, LOG_LOSS)
-    assert [row[4] for row in view.rows] == ["0.2500", "0.5000"]
-    assert view.counts.endswith("best 0.2500 by trial 1")
+    assert [row[4] for row in view.rows] == ["0.25", "0.5"]
+    assert view.counts.endswith("best 0.25 by trial 1")
 
 
 def test_time_left_is_never_negative() -> None:

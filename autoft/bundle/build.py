@@ -184,7 +184,7 @@ def _write_card(
         vectors=len(vectors.vectors),
         versions=order.versions,
         created=created,
-        losses=tuple(metric.name for metric in order.task.metrics if metric.facts.is_loss),
+        known={metric.name: metric.facts for metric in order.task.metrics},
     )
     (folder / CARD).write_text(model_card(facts), encoding="utf-8")
     write_manifest(folder, order.versions, order.handoff.data_fingerprint, created)

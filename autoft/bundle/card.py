@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from autoft.bundle import figures
@@ -26,6 +26,7 @@ from autoft.values.bundle import (
 )
 from autoft.values.dataset import DatasetInfo, SplitName, ValueRange
 from autoft.values.handoff import Handoff, Layout, Preprocess, View
+from autoft.values.target import MetricFacts
 from autoft.values.trial import Trial
 
 _TRUST: Final[Mapping[SplitName, str]] = {
@@ -58,7 +59,7 @@ class CardFacts:
     """What a card is made of: what other files of the bundle hold, and how they came about.
 
     `form` is that of the answers. `layout` is what model.onnx takes, `vectors` the number of images in
-    test_vectors/, `created` a date in ISO 8601, `losses` the metrics of which smaller is better.
+    test_vectors/, `created` a date in ISO 8601, `known` how the task's metrics are shown, by name.
     """
 
     handoff: Handoff
@@ -71,7 +72,11 @@ class CardFacts:
     vectors: int
     versions: Mapping[str, str]
     created: str
-    losses: tuple[str, ...] = ()
+    known: Mapping[str, MetricFacts] = field(default_factory=dict)
+
+    def shown(self, metric: str) -> MetricFacts:
+        """How a metric is shown."""
+        return self.known.get(metric, MetricFacts(metric))
 
 
 def model_card(facts: CardFacts) -> str:
@@ -82,7 +87,7 @@ def model_card(facts: CardFacts) -> str:
         _use(facts),
         _limits(facts),
         _data(facts),
-        form.score(metrics, facts.losses),
+        form.score(metrics, facts.shown),
         f"## Calibration\n\n{form.calibration(metrics)}",
         figures.parity(facts.parity, form),
         figures.speed(facts.latency),
@@ -204,7 +209,7 @@ def _provenance(facts: CardFacts) -> str:
         ("Created", plain(facts.created)),
         ("Backbone", plain(handoff.backbone.name)),
         *_trial(handoff.trial),
-        (f"Chosen by validation {plain(handoff.metric)}", facts.form.digits(handoff.validation_score)),
+        (f"Chosen by validation {plain(handoff.metric)}", facts.shown(handoff.metric).text(handoff.validation_score)),
         *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
     ]
     return f"## Provenance\n\n{table(('What', 'Value'), rows)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from autoft.engine.ending import Ending
 from autoft.engine.prepare import prepared_folder
 from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError
 from autoft.parts.base import Exporter
+from autoft.parts.metric import Metric
 from autoft.parts.plugins import plugin_versions
 from autoft.store.checkpoints import Checkpoint
 from autoft.study.machine import versions
@@ -39,11 +41,12 @@ from autoft.values.dataset import SplitName
 from autoft.values.handoff import Artifact, Handoff, Layout, Preprocess
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.summary import Best, Scores, Summary
+from autoft.values.target import MetricFacts, Targets
 from autoft.values.trial import Trial
 
 T = TypeVar("T")
 
-ROUNDING = 1e-6  # of a score, from one version of a library to the next
+ROUNDING = 1e-6  # of a score's size, from one version of a library to the next
 
 
 class NoWeights(RunFailed):
@@ -157,11 +160,21 @@ class BundleMaker:
             raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
         if checkpoint.logits is not None:
             scored = self.shop.score(checkpoint.logits)
-            if abs(scored - (record.score or 0.0)) > ROUNDING:
-                raise NoWeights(
-                    f"its weights scored {scored:.4f}, the journal says {record.score:.4f}: one of them is damaged"
-                )
+            metric, known = self.run.record.metric, record.score or 0.0
+            if not is_same_score(scored, known, metric, self.shop.dataset.info.targets):
+                now, then = (metric.text(metric.shown(score)) for score in (scored, known))
+                raise NoWeights(f"its weights scored {now}, the journal says {then}: one of them is damaged")
         return checkpoint, classifier
+
+
+def is_same_score(one: float, other: float, metric: MetricFacts, targets: Targets) -> bool:
+    """Whether two scores differ by no more than rounding.
+
+    That is a part of the scores, but not less than the same part of what the metric is measured in: 1 where it has a
+    greatest figure, as such scores are near 0 by chance, else a deviation of the numbers, or 1 where there are none.
+    """
+    unit = metric.greatest or min(targets.deviation, default=1.0)
+    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=ROUNDING * unit)
 
 
 def _if_it_works(quick: Iterator[Artifact]) -> Iterator[Artifact]:
@@ -225,7 +238,7 @@ def conclude(maker: BundleMaker, ledger: Ledger, ending: Ending, clock: RunClock
 
     record, bundle = export_best(finalists(ledger), exported, screen)
     _report(run, bundle, screen)
-    return _written(run, replace(_summary(run, ledger, record, bundle), seconds=maker.watch.seconds()), ledger, clock)
+    return _written(run, replace(_summary(maker, ledger, record, bundle), seconds=maker.watch.seconds()), ledger, clock)
 
 
 def let_stand(run: Run, ledger: Ledger, before: Summary, clock: RunClock, screen: Screen) -> Summary:
@@ -261,8 +274,9 @@ def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
         screen.note(f"test on {tested:,} of {images:,} images, for the time there was; autoft verify scores them all")
 
 
-def _summary(run: Run, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> Summary:
+def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> Summary:
     """What came of the export; `_written` adds what was searched."""
+    run = maker.run
     study, best, ranked = run.record.study, record.trial, ledger.exportable()
     return Summary(
         run=as_text(run.folder.path),
@@ -279,8 +293,14 @@ def _summary(run: Run, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> S
         candidates=len(run.record.candidates),
         missed=bundle.report.missed,
         weighs_classes=run.record.metric.weighs_classes,
+        weighing=weighing(run.record.metric, maker.shop.dataset.task.metrics),
         finalists=tuple(one.best_checkpoint for one in ranked[: ranked.index(record) + 1]),
     )
+
+
+def weighing(metric: MetricFacts, known: Sequence[Metric]) -> str:
+    """A metric that weighs each class alike, to name where the one searched by does not; "" if there is none."""
+    return "" if metric.weighs_classes else next((one.name for one in known if one.facts.weighs_classes), "")
 
 
 def _openings(run: Run) -> int:

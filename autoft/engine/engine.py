@@ -141,7 +141,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
         in_time = partial(_require_time, sitting.clock, "decoding the images")
         dataset = open_dataset(source, study.seed, squares, cores(), in_time)
-        _try_metrics(dataset)
+        _try_metrics(dataset, metric.name)
         _report_data(dataset, screen)
         review(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
@@ -371,16 +371,17 @@ def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
     return host
 
 
-def _try_metrics(dataset: Dataset) -> None:
+def _try_metrics(dataset: Dataset, primary: str) -> None:
     """Have every metric judge outputs that know nothing, before anything trains: one that fails would end the run.
 
-    Raises `PluginError`.
+    Raises `PluginError`, and `StudyError` when the one to search by has no figure.
     """
     rng, task = np.random.default_rng(0), dataset.task
     targets = rng.permutation(dataset.targets("val"))[:MOST_TRIED]
     outputs = rng.standard_normal((len(targets), task.outputs), np.float32)
-    for metric in task.metrics:
-        metric.score(task.judged(outputs), targets)
+    scores = {metric.name: metric.score(task.judged(outputs), targets) for metric in task.metrics}
+    if math.isnan(scores[primary]):
+        raise StudyError(f"metric {primary!r} has no figure for {len(targets)} validation images; search by another")
 
 
 def _report_data(dataset: Dataset, screen: Screen) -> None:
@@ -410,9 +411,10 @@ def _report(problems: Sequence[DataProblem], what: Sequence[str], screen: Screen
 
 def _through_the_gate(study: Study, summary: Summary) -> Summary:
     """Raise `GateFailed` when the test score is below `--fail-under`, or the test loss above `--fail-above`."""
-    figure = summary.test.metrics[study.metric] if summary.test else math.nan
+    test, metric = summary.test, study.metric
+    figure, said = (test.metrics.get(metric, math.nan), test.text(metric)) if test else (math.nan, "unknown")
     if study.fail_under is not None and not figure >= study.fail_under:
-        raise GateFailed(f"test {study.metric} {figure:.4f} is below --fail-under {study.fail_under:g}", summary)
+        raise GateFailed(f"test {metric} {said} is below --fail-under {study.fail_under:g}", summary)
     if study.fail_above is not None and not figure <= study.fail_above:
-        raise GateFailed(f"test {study.metric} {figure:.4f} is above --fail-above {study.fail_above:g}", summary)
+        raise GateFailed(f"test {metric} {said} is above --fail-above {study.fail_above:g}", summary)
     return summary

@@ -150,7 +150,8 @@ class Exporter(Part):
     def export_prepared(
         self, classifier: nn.Module, handoff: Handoff, prepared: Path, folder: Path
     ) -> Iterator[Artifact]:
-        """Like `export`, from what `prepare` left in the folder `prepared` for this backbone, size and class count.
+        """Like `export`, from what `prepare` left in the folder `prepared` for this backbone, size and
+        number of outputs.
 
         By default nothing, as when `prepared` is of no use or not there; what it yields passes the same gate, and
         `export` comes after it.
@@ -159,11 +160,11 @@ class Exporter(Part):
 
 
 class Reader(Part):
-    """A data set format (internal until there is a second one)."""
+    """A data set format: class folders, or a manifest. The two are autoft's own; no plugin can add one."""
 
     @abstractmethod
     def read(self, root: Path) -> Listing:
-        """The classes and files under `root`; no image is decoded. Raises `DataError`."""
+        """The labels and files of `root`, a folder or a file; no image is decoded. Raises `DataError`."""
 
 
 class Task(Part):

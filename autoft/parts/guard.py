@@ -163,7 +163,7 @@ def guarded_metric(metric: Metric, blame: Blame, ref: PluginRef) -> Metric:
 
 
 def _judging(metric: Metric, blame: Blame, doing: str) -> Metric:
-    """The metric, which has a finite figure of all images, each once; of resamples and diverged outputs maybe none."""
+    """The metric, whose figure of all images, each once, is finite, or NaN for none; of diverged outputs it is NaN."""
     import numpy as np
 
     def statistic(judged: NDArray[Any], targets: NDArray[Any]) -> Statistic:
@@ -177,7 +177,7 @@ def _judging(metric: Metric, blame: Blame, doing: str) -> Metric:
                 found = np.asarray(figures(counts), np.float64)
                 if found.shape != (len(counts),):
                     raise ValueError(f"of {len(counts)} resamples it gives figures of shape {found.shape}")
-                if not np.isfinite(found[(counts == 1).all(axis=1)]).all():
+                if np.isinf(found[(counts == 1).all(axis=1)]).any():
                     raise ValueError(f"of {len(targets)} images it gives {found[0]}, which is no finite number")
             return found
 

@@ -95,4 +95,4 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings=HELP_SETTINGS, no_args_is_help=False)
 @click.version_option(__version__, "-V", "--version", message="autoft %(version)s")
 def cli() -> None:
-    """Images in one folder a class in, a fine-tuned ONNX model with an honest score out."""
+    """Labelled images in, a fine-tuned ONNX model with an honest score out."""

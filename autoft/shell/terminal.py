@@ -197,7 +197,7 @@ def _standing(record: TrialRecord, metric: MetricFacts) -> str:
 
 
 def _figure(metric: MetricFacts, score: float | None) -> str:
-    return "" if score is None else f"{metric.shown(score):.4f}"
+    return "" if score is None else metric.text(metric.shown(score))
 
 
 def _row(record: TrialRecord, metric: MetricFacts, is_best: bool) -> tuple[str, ...]:

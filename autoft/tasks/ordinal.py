@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED
-from autoft.parts.metric import Floats, Metric
+from autoft.parts.metric import Metric
 from autoft.system.lazy import Lazy
-from autoft.tasks.calibration import cross_fitted
+from autoft.tasks.number import number
 from autoft.tasks.single_label import METRICS, SEPARATOR, SingleLabel
 from autoft.tasks.statistics import Labels, Logits, mean
 from autoft.values.bundle import Calibration
@@ -92,42 +94,39 @@ class Ordinal(SingleLabel):
 
         return ridge_of_labels(features, (targets[:, None] > torch.arange(self.outputs)).float(), check)
 
-    def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> Floats:
-        """Log probabilities of the classes `(n, classes)`."""
-        return _log_probabilities(outputs, calibration.temperature)
+    def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
+        """Log probabilities of the classes `(n, classes)`, divided by the temperature."""
+        return super().judged(_log_probabilities(outputs), calibration)
 
     def calibrate(self, outputs: Logits, targets: Labels) -> Calibration:
-        """A temperature of the steps, where it helps."""
+        """A temperature of the classes, where it helps.
 
-        def losses(rows: Labels, temperature: float) -> Floats:
-            found = _log_probabilities(outputs[rows], temperature)
-            return -np.take_along_axis(found, targets[rows, None], axis=1)[:, 0]
-
-        return cross_fitted(losses, targets)
+        One of the steps would move answers: their logits are conditional, so the products change their order.
+        """
+        return super().calibrate(_log_probabilities(outputs), targets)
 
     def answers(self, outputs: Logits, calibration: Calibration) -> NDArray[np.float32]:
         """Probabilities `(n, classes)`, which add up to 1."""
-        probabilities: NDArray[Any] = np.exp(self.judged(outputs, calibration))
-        return probabilities.astype(np.float32)
+        return super().answers(_log_probabilities(outputs), calibration)
 
     def tail(self, calibration: Calibration) -> str:
-        """Each class: all steps below it taken, the one above it not."""
+        """Each class: all steps below it taken, the one above it not; then softmax at the temperature."""
         return f"""
-            temperature = Constant <value = float {{{calibration.temperature!r}}}> ()
-            steps = Div (outputs, temperature)
-            minus = Neg (steps)
+            minus = Neg (outputs)
             not_taken = Softplus (minus)
             taken = Neg (not_taken)
             last = Constant <value = int64 {{1}}> ()
             reached = CumSum (taken, last)
-            too_far = Softplus (steps)
+            too_far = Softplus (outputs)
             stopped = Neg (too_far)
             one_before = Constant <value = int64[4] {{0, 1, 0, 0}}> ()
             one_after = Constant <value = int64[4] {{0, 0, 0, 1}}> ()
             below = Pad (reached, one_before)
             above = Pad (stopped, one_after)
             logarithms = Add (below, above)
-            answers = Exp (logarithms)"""
+            temperature = Constant <value = float {{{calibration.temperature!r}}}> ()
+            cooled = Div (logarithms, temperature)
+            answers = Softmax <axis = -1> (cooled)"""
 
 
 def _number(name: str) -> float:
@@ -137,10 +136,10 @@ def _number(name: str) -> float:
             f"{name!r} stands for several labels, as {SEPARATOR} parts them; give an image one class, or say "
             "--task multi_label"
         )
-    try:
-        return float(name)
-    except ValueError:
-        found = _BEGINS.match(name) or _ENDS.search(name)
+    with suppress(ValueError):
+        if math.isfinite(value := number(name)):  # "nan" is a name, and has no place among numbers
+            return value
+    found = _BEGINS.match(name) or _ENDS.search(name)
     if found is None:
         raise DataError(
             f"of the class {name!r} nothing says where it stands in the order; number the classes, as in 1 poor, 2 fair"
@@ -148,10 +147,10 @@ def _number(name: str) -> float:
     return float(found[0])
 
 
-def _log_probabilities(outputs: Logits, temperature: float) -> Floats:
+def _log_probabilities(outputs: Logits) -> NDArray[Any]:
     """Logarithms of the classes' probabilities `(n, classes)` from logits of the steps between them."""
-    steps = outputs.astype(np.float64) / temperature
+    steps = outputs.astype(np.float64)
     none = np.zeros((len(steps), 1))
     reached = -np.logaddexp(0, -steps).cumsum(axis=1)
-    found: Floats = np.hstack([none, reached]) + np.hstack([-np.logaddexp(0, steps), none])
+    found: NDArray[Any] = np.hstack([none, reached]) + np.hstack([-np.logaddexp(0, steps), none])
     return found

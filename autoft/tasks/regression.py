@@ -13,6 +13,7 @@ from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED, Task
 from autoft.parts.metric import Counts, Floats, Metric, Statistic
 from autoft.system.lazy import Lazy
+from autoft.tasks.number import number
 from autoft.tasks.statistics import mean
 from autoft.values.bundle import Calibration
 from autoft.values.plan import Recipe
@@ -76,7 +77,7 @@ R2: Final = Metric(MetricFacts("r2"), _r2)
 
 def numbers_in(label: str) -> tuple[float, ...]:
     """The numbers in a line of CSV, `1.5` or `1.5,-2e3`. Raises `ValueError` when something else stands there."""
-    return tuple(map(float, _cells(label)))
+    return tuple(map(number, _cells(label)))
 
 
 class Regression(Task):
@@ -97,7 +98,7 @@ class Regression(Task):
         """Of several columns, R2 comes first."""
         bound = super().on(targets)
         if len(targets.names) > 1:
-            bound.metrics = sorted(self.metrics, key=lambda metric: metric is not R2)
+            bound.metrics = sorted(self.metrics, key=lambda metric: metric.name != R2.name)
         return bound
 
     def claims(self, labels: Sequence[str], columns: Sequence[str]) -> bool:
@@ -137,12 +138,7 @@ class Regression(Task):
         values = np.array([numbers_in(label) for label in labels])
         if (values == values[0]).all():
             raise DataError(f"every image has the same {', '.join(columns)}, {labels[0]}; there is nothing to predict")
-        for name, column in zip(columns, values.T, strict=True):
-            if 0 < column.std() < _GRAIN * float(np.spacing(np.float32(np.abs(column).max()))):
-                raise DataError(
-                    f"{name} varies by {column.std():.3g} about {column.mean():.7g}, which 32-bit numbers do not tell "
-                    f"apart; subtract {column.mean():.7g} from it"
-                )
+        _require_grain(columns, values, np.ptp(values, axis=0) / 2)  # the most there is, however often each occurs
         _refuse_outliers(columns, labels, values)
         return tuple(columns)
 
@@ -152,12 +148,12 @@ class Regression(Task):
             return "it has no number"
         for cell in _cells(label):
             try:
-                number = float(cell)
+                value = number(cell)
             except ValueError:
                 return f"{cell!r} is no number{_pointed(cell)}"
-            if not math.isfinite(number):
+            if not math.isfinite(value):
                 return f"{cell.strip()!r} is not finite"
-            if abs(number) > _GREATEST:
+            if abs(value) > _GREATEST:
                 return f"{cell.strip()!r} is too large; {_GREATEST:g} is the most, so choose larger units"
         return None
 
@@ -177,9 +173,14 @@ class Regression(Task):
         return ranges
 
     def with_moments(self, targets: Targets, training: NDArray[Any]) -> Targets:
-        """Mean and deviation of each column; a constant one gets the deviation 1."""
+        """Mean and deviation of each column; a constant one gets the deviation 1, or more where float32 needs it.
+
+        Raises `DataError` when one varies more finely over these images than float32 can tell.
+        """
         exact = training.astype(np.float64)
-        deviation = np.where(np.ptp(exact, axis=0) > 0, exact.std(axis=0), 1.0)
+        deviation = np.where(np.ptp(exact, axis=0) > 0, exact.std(axis=0), 0.0)
+        _require_grain(targets.names, exact, deviation)
+        deviation = np.where(deviation > 0, deviation, np.maximum(1.0, _least_deviation(exact)))
         return replace(targets, mean=tuple(exact.mean(axis=0).tolist()), deviation=tuple(deviation.tolist()))
 
     def standardised(self, targets: Tensor) -> Tensor:
@@ -239,6 +240,22 @@ def _cells(label: str) -> Sequence[str]:
         return next(csv.reader([label]))
     except csv.Error:  # a line break in it
         return (label,)
+
+
+def _least_deviation(values: Floats) -> Floats:
+    """The deviation that a column of `values` `(n, columns)` needs for float32 to tell it, `(columns,)`."""
+    least: Floats = _GRAIN * np.spacing(np.abs(values).max(axis=0).astype(np.float32)).astype(np.float64)
+    return least
+
+
+def _require_grain(columns: Sequence[str], values: Floats, deviations: Floats) -> None:
+    """Raise `DataError` for a column of `values` `(n, columns)` that varies, but not enough."""
+    for name, column, deviation, least in zip(columns, values.T, deviations, _least_deviation(values), strict=True):
+        if 0 < deviation < least:
+            raise DataError(
+                f"{name} varies by {deviation:.3g} about {column.mean():.7g}, which 32-bit numbers do not tell apart; "
+                f"subtract {column.mean():.7g} from it"
+            )
 
 
 def _constant(numbers: Sequence[float]) -> str:

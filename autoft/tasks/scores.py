@@ -18,14 +18,21 @@ def scores(metrics: Sequence[Metric], primary: Metric, judged: NDArray[Any], tar
     """Every metric over judged outputs `(n, ...)`, with a 95 % interval for the primary one.
 
     That of a proportion is Wilson's; the others are bootstraps over images. A metric that has no figure for these
-    images, NaN, is left out.
+    images, NaN, is left out; of the primary one there is then no interval.
     """
     n = len(targets)
     found = {metric.name: metric.score(judged, targets) for metric in metrics}
-    right = [round(found[metric.name] * n) for metric in metrics if metric.is_proportion]
-    low, high = sorted(map(primary.facts.shown, interval(primary, judged, targets)))
-    figures = {one.name: one.facts.shown(found[one.name]) for one in metrics if math.isfinite(found[one.name])}
-    return Scores(n=n, correct=right[0] if right else None, metrics=figures, ci95=(low, high))
+    known = [metric for metric in metrics if math.isfinite(found[metric.name])]
+    ends = sorted(map(primary.facts.shown, interval(primary, judged, targets))) if primary in known else None
+    # One with a form is what a plugin adds to every task of it: it does not say when an image is right.
+    right = [round(found[one.name] * n) for one in known if one.is_proportion and one.form is None]
+    return Scores(
+        n=n,
+        correct=right[0] if right else None,
+        metrics={one.name: one.facts.shown(found[one.name]) for one in known},
+        ci95=(ends[0], ends[1]) if ends else None,
+        unbounded=tuple(one.name for one in known if one.facts.greatest is None),
+    )
 
 
 def interval(metric: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> Interval:

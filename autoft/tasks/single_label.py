@@ -12,6 +12,7 @@ from autoft.parts.metric import Metric
 from autoft.system.lazy import Lazy
 from autoft.tasks.calibration import calibrated, fit_temperature
 from autoft.tasks.lookalikes import printed, refuse_lookalikes
+from autoft.tasks.number import number
 from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, log_losses, macro_f1, mean
 from autoft.values.bundle import Calibration
 from autoft.values.plan import Recipe
@@ -132,6 +133,6 @@ class SingleLabel(Task):
 
 def _is_number(name: str) -> bool:
     try:
-        return math.isfinite(float(name))
+        return math.isfinite(number(name))
     except ValueError:
         return False

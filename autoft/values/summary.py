@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autoft.values.space import Params
+from autoft.values.target import in_digits
 from autoft.values.trial import Parent
 
 
@@ -25,19 +26,27 @@ class Best:
 class Scores:
     """Every metric on one split of `n` images; `ci95` of the primary metric.
 
-    `correct` counts the images that are right as a whole, which `right` says in words; None where numbers are
-    predicted. A loss is positive here, as people know it: smaller is better.
+    `correct` counts the images that are right as a whole, which `right` says in words, by the task's own metric; None
+    where it has none such, as of numbers. A loss is positive here, as people know it: smaller is better. A metric that
+    has no figure for these images is not there, and `ci95` is None where that is the primary one. The figures of
+    `unbounded` metrics may be of any size, as in the units of the data.
     """
 
     n: int
     correct: int | None
     metrics: Mapping[str, float]
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     right: str = "right"
+    unbounded: tuple[str, ...] = ()
 
     def counted(self) -> str:
-        """How many of the images are right; how many there are where numbers are predicted."""
+        """How many of the images are right; how many there are where that cannot be said."""
         return f"{self.n} images" if self.correct is None else f"{self.correct} of {self.n} {self.right}"
+
+    def text(self, metric: str, figure: float | None = None) -> str:
+        """The metric's figure for people, or another one in its unit."""
+        shown = self.metrics.get(metric) if figure is None else figure
+        return "undefined" if shown is None else in_digits(shown, metric not in self.unbounded)
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ class Summary:
     `problems` counts the files that were not used. Of `candidates`, pairs of backbone and freeze strategy, `tried` got
     a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
     `finalists`: the checkpoints that were to be exported, best first; the last is `best`, those before it could not
-    be. A summary of an older version names none. `weighs_classes`: the metric does, each class alike.
+    be. A summary of an older version names none. `weighs_classes`: the metric does, each class alike;
+    where it does not, `weighing` is one of the task that does, if any.
     """
 
     run: str
@@ -71,3 +81,4 @@ class Summary:
     missed: Mapping[str, int] = field(default_factory=dict)
     finalists: tuple[Parent, ...] = ()
     weighs_classes: bool = False
+    weighing: str = ""

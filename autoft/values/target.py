@@ -40,3 +40,12 @@ class MetricFacts:
     def shown(self, score: float) -> float:
         """The figure that people and files get to see: of a loss the loss itself, positive, smaller is better."""
         return 0.0 - score if self.is_loss else score
+
+    def text(self, figure: float) -> str:
+        """A figure that people get to see, or a loss as such, in so many digits as it deserves; see `in_digits`."""
+        return in_digits(figure, self.greatest is not None)
+
+
+def in_digits(figure: float, bounded: bool) -> str:
+    """A figure for people: four decimals, or five digits where it may be of any size, as in the units of data."""
+    return f"{figure:.4f}" if bounded else f"{figure:.5g}"

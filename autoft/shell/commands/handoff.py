@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from autoft.errors import DataError, GateFailed, UserError
-from autoft.shell.commands import Command, json_option, moved_option, plugin_option, say, shown, talk_on_stderr, to_json
+from autoft.shell.commands import (
+    Command,
+    json_option,
+    moved_option,
+    plugin_option,
+    say,
+    shown,
+    talk_on_stderr,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from autoft.bundle.onnx_runtime import PixelModel
@@ -79,9 +88,7 @@ def export(
 
 
 def _figures(scores: Scores) -> str:
-    digits = ".5g" if scores.correct is None else ".4f"  # of numbers, units may be large or small
-    figures = ", ".join(f"{name} {value:{digits}}" for name, value in scores.metrics.items())
-    return f"{figures}  ({scores.counted()})"
+    return f"{', '.join(f'{name} {scores.text(name)}' for name in scores.metrics)}  ({scores.counted()})"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from autoft.shell.commands import Command, aligned, document, json_option, say
 
 if TYPE_CHECKING:
     from autoft.store import LeaderboardRow
+    from autoft.values.target import MetricFacts
 
 LEADERBOARD = (
     *("rank", "trial", "state", "score", "at", "latest", "passes", "seconds"),
@@ -44,22 +45,22 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     if as_json:
         say(document("trials", rows))
         return
-    say(aligned(LEADERBOARD, [_cells(row) for row in rows]))
+    say(aligned(LEADERBOARD, [_cells(row, opened.record.metric) for row in rows]))
     for row in rows:
         if row.error:
             click.echo(f"trial {row.trial} {row.state}: {row.error}", err=True)
 
 
-def _cells(row: LeaderboardRow) -> tuple[str, ...]:
+def _cells(row: LeaderboardRow, metric: MetricFacts) -> tuple[str, ...]:
     from autoft.shell.terminal import part_of_images
 
     return (
         "" if row.rank is None else str(row.rank),
         str(row.trial),
         row.state,
-        "" if row.score is None else f"{row.score:.4f}",
+        "" if row.score is None else metric.text(row.score),
         "" if row.best_step is None else f"{row.best_step:.3g}",
-        "" if row.latest_score is None else f"{row.latest_score:.4f}",
+        "" if row.latest_score is None else metric.text(row.latest_score),
         f"{row.step:.3g}",
         f"{row.seconds:.1f}",
         row.backbone,

@@ -75,7 +75,8 @@ def _joined(context: click.Context, parameter: click.Parameter, values: Sequence
 def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
     """Find the best fine-tuned backbone for the images in DATA and export it.
 
-    DATA holds one folder of images a class, or train, val and test folders of such. It is never written to.
+    DATA is a folder with one folder of images a class, or with train, val and test folders of such, or a CSV file that
+    names images and what is to be predicted. It is never written to.
     """
     from autoft import api
     from autoft.shell.terminal import open_screen
@@ -179,14 +180,14 @@ def _missed(summary: Summary) -> str:
     """The classes that were never found, and the metric that would have minded."""
     named = [f"{label!r} ({n})" for label, n in summary.missed.items()]
     more = f" and {len(named) - NAMES_SHOWN} more classes" if len(named) > NAMES_SHOWN else ""
-    hint = "" if summary.weighs_classes else "; --metric balanced_accuracy weighs all classes alike"
+    hint = f"; --metric {summary.weighing} weighs all alike" if summary.weighing else ""
     return f"not one test image was recognised of {', '.join(named[:NAMES_SHOWN])}{more}{hint}"
 
 
 def _score(name: str, scores: Scores, metric: str) -> str:
-    low, high = scores.ci95
-    interval = f"95 % interval {low:.4f} to {high:.4f}"
-    return _line(name, f"{scores.metrics[metric]:.4f}  ({interval}, {scores.counted()})")
+    ends = " to ".join(scores.text(metric, end) for end in scores.ci95 or ())
+    interval = f"95 % interval {ends}, " if ends else ""
+    return _line(name, f"{scores.text(metric)}  ({interval}{scores.counted()})")
 
 
 def _line(name: str, text: str) -> str:

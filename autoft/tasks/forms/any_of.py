@@ -17,6 +17,7 @@ from autoft.tasks.forms.base import (
     Answers,
     Model,
     Rows,
+    beside,
     facts,
     figure,
     first_of,
@@ -210,7 +211,7 @@ to fit them on. {plain(found.reason)}"""
 
     def columns(self, targets: Targets) -> Sequence[str]:
         """The labels in one cell, and a column for the probability of each."""
-        return ("image", "labels", *targets.names, "error")
+        return ("image", "labels", *beside(("image", "labels", "error"), targets.names), "error")
 
     def cells(self, found: Prediction, targets: Targets) -> Sequence[object]:
         """The labels that are there, separated, and all probabilities."""

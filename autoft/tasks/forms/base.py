@@ -7,7 +7,7 @@ the arithmetic itself (`answers`, and `tail`, the same as ONNX text).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from autoft.parts.base import UNCALIBRATED, Task
 from autoft.system.markdown import plain, table
 from autoft.tasks.scores import scores
-from autoft.values.bundle import CORE, METRICS, MODEL, Calibration, MetricsReport
+from autoft.values.bundle import CORE, METRICS, MODEL, Calibration, Estimate, MetricsReport
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Ending
 from autoft.values.prediction import Prediction
 from autoft.values.summary import Scores
-from autoft.values.target import Form, Targets
+from autoft.values.target import Form, MetricFacts, Targets
 
 Rows = NDArray[Any]
 """Outputs of a network or encoded targets, a row an image."""
@@ -171,17 +171,10 @@ class AnswerForm(ABC):
         """Of metrics by name, what they are in this report."""
         return self.meanings
 
-    def digits(self, value: float) -> str:
-        """A metric as text."""
-        return f"{value:.4f}"
-
-    def score(self, metrics: MetricsReport, losses: Collection[str]) -> str:
-        """Every metric with its interval, and where the model is worst; of `losses` smaller is better."""
-        meanings = {**dict.fromkeys(losses, "smaller is better"), **self.meanings_in(metrics)}
-        rows = [
-            (plain(name), self.digits(one.value), " to ".join(map(self.digits, one.ci95)), meanings.get(name, ""))
-            for name, one in metrics.metrics.items()
-        ]
+    def score(self, metrics: MetricsReport, shown: Callable[[str], MetricFacts]) -> str:
+        """Every metric with its interval, and where the model is worst; `shown` says of a metric by name how it is."""
+        meanings = self.meanings_in(metrics)
+        rows = [(plain(name), *_row(one, shown(name), meanings)) for name, one in metrics.metrics.items()]
         note = f" {plain(metrics.note)}" if metrics.note else ""
         right = "" if metrics.correct is None else f", and got {metrics.correct:,} {self.right}"
         return f"""## Score
@@ -214,7 +207,7 @@ class AnswerForm(ABC):
 
     @abstractmethod
     def columns(self, targets: Targets) -> Sequence[str]:
-        """The header of predictions as CSV."""
+        """The header of predictions as CSV, each column of another name."""
 
     @abstractmethod
     def cells(self, found: Prediction, targets: Targets) -> Sequence[object]:
@@ -274,6 +267,23 @@ def facts(task: Task, calibration: Calibration, outputs: Sequence[str]) -> dict[
         "outputs": list(outputs),
         "targets": asdict(task.targets),
     }
+
+
+def _row(figure: Estimate, metric: MetricFacts, meanings: Mapping[str, str]) -> tuple[str, str, str]:
+    """A figure, its interval and what it means."""
+    meaning = meanings.get(metric.name, "smaller is better" if metric.is_loss else "")
+    return metric.text(figure.value), " to ".join(map(metric.text, figure.ci95)), meaning
+
+
+def beside(own: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names as columns beside those called `own`: one called like these gets underscores at its end."""
+    columns: list[str] = []
+    for name in names:
+        column = name
+        while name in own and column in {*own, *names, *columns}:
+            column += "_"
+        columns.append(column)
+    return columns
 
 
 def split_name(split: str) -> str:

@@ -16,6 +16,7 @@ from autoft.tasks.forms.base import (
     Answers,
     Model,
     Rows,
+    beside,
     facts,
     figure,
     first_of,
@@ -107,10 +108,6 @@ class Numbers(AnswerForm):
 
     # ---------------------------------------------------------------- the card
 
-    def digits(self, value: float) -> str:
-        """Units may be large or small."""
-        return f"{value:.5g}"
-
     def title(self, targets: Targets) -> str:
         """How many numbers there are."""
         numbers = len(targets.names)
@@ -178,7 +175,7 @@ print(dict(zip(json.loads(pathlib.Path("{LABELS}").read_text("utf-8")), values.t
 
     def columns(self, targets: Targets) -> Sequence[str]:
         """A column a number."""
-        return ("image", *targets.names, "error")
+        return ("image", *beside(("image", "error"), targets.names), "error")
 
     def cells(self, found: Prediction, targets: Targets) -> Sequence[object]:
         """The values."""

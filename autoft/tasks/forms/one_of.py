@@ -151,7 +151,7 @@ The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.tempera
         found, before, after = metrics.calibration, metrics.ece_before_temperature, metrics.metrics.get("ece")
         without = f"{before.value:.4f} without the temperature" if before else ""
         with_it = f", {after.value:.4f} with it" if after else ""
-        return f"""`{MODEL}` divides logits by a temperature of {found.temperature:.4g}; there were {found.n:,}
+        return f"""`{MODEL}` has a temperature of {found.temperature:.4g} before its softmax; there were {found.n:,}
 validation images to fit it on. {plain(found.reason)}{_losses(found)}
 
 Expected calibration error on the {split_name(metrics.split)} split:
