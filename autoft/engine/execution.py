@@ -13,6 +13,7 @@ from pathlib import Path
 
 from autoft.bundle.parity import FULL
 from autoft.bundle.place import require_free
+from autoft.data.readers import data_folder
 from autoft.engine.conclude import (
     BundleMaker,
     Exported,
@@ -176,8 +177,9 @@ def _export_path(run: Run, number: int, out: Path | None) -> Path:
     """Where a trial is exported to: neither into the data nor over the model that summary.json speaks of."""
     folder = run.folder.path / "exports" / str(number) if out is None else out
     data, best = as_path(run.record.data.root), run.folder.export
-    if folder.resolve().is_relative_to(data.resolve()):
-        raise StudyError(f"{folder} lies inside the data; choose another --out")
+    listed = run.samples() if run.record.data.manifest else ()
+    if inside := data_folder(folder.resolve(), run.record.data, [sample.path for sample in listed]):
+        raise StudyError(f"{folder} lies inside the data, in {inside}; choose another --out")
     if folder.resolve().is_relative_to(best.resolve()):
         raise StudyError(f"{folder} holds the model that summary.json speaks of; choose another --out")
     return require_free(folder, (run.folder.path, data))

@@ -141,10 +141,16 @@ class Regression(Task):
         return tuple(columns)
 
     def problem(self, label: str) -> str | None:
-        """Whether something in it is no number, or one that is not finite or too large for float32."""
+        """Whether something in it is no number, or one that is not finite or too large for float32.
+
+        Once there are `targets`, also whether it holds more or fewer than one for each.
+        """
         if not label.strip():
             return "it has no number"
-        for cell in _cells(label):
+        cells = _cells(label)
+        if hasattr(self, "targets") and len(cells) != len(self.targets.names):
+            return f"{label!r} holds {len(cells)} and not {len(self.targets.names)}: {', '.join(self.targets.names)}"
+        for cell in cells:
             try:
                 number = float(cell)
             except ValueError:

@@ -59,6 +59,8 @@ class AnswerForm(ABC):
     """What is decided by them, in prose; "": nothing."""
     noun: str
     """What the names are, in the plural."""
+    by_column: bool = False
+    """Whether a manifest has a column for each name, called so."""
 
     def counted(self, targets: Targets) -> str:
         """What is predicted, in a few words."""
