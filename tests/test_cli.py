@@ -24,6 +24,7 @@ from huggingface_hub import constants
 import autoft
 from autoft import api
 from autoft.__main__ import _run
+from autoft.data.readers import read_labelled
 from autoft.engine import engine
 from autoft.errors import (
     AutoftError,
@@ -204,6 +205,8 @@ def test_the_help_of_all_has_examples_first_and_every_command(autoft_: Callable[
         (["search", ".", "--metric", "acuracy"], "did you mean 'accuracy'?"),
         (["search", ".", "-p", "no:such"], "no plugin is called 'such'"),
         (["search", ".", "-p", "such.py"], "there is no such file"),
+        (["search", ".", "-p", "no:tasks"], "no plugin that is loaded has a task"),
+        (["search", ".", "-p", "no:tasks", "--task", "regression"], "no plugin that is loaded has a task"),
         (["plugins", "-p", "no:tim"], "did you mean 'timm'?"),
         (["resume", "nowhere"], "nowhere is no folder"),
         (["resume", "nowhere", "--time", "+x"], "is no duration"),
@@ -241,6 +244,62 @@ def test_a_run_folder_inside_the_data_is_refused(
     assert outcome.code == 2
     assert "lies inside the data" in outcome.err
     assert sorted(tiny_images.rglob("*")) == before
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """A manifest whose folder holds images, in folders beside other things."""
+    project = tmp_path / "home" / "project"
+    for folder in ("images/deep", "photos", "src", "images/notes"):
+        (project / folder).mkdir(parents=True)
+    for name in ("images/deep/a.png", "images/b.png", "photos/c.png"):
+        (project / name).write_bytes(b"x")
+    (project / "moved").symlink_to("photos")
+    (project / "data.csv").write_text("image,label\nimages/deep/a.png,x\nimages/b.png,y\nmoved/c.png,x\n")
+    return project / "data.csv"
+
+
+@pytest.mark.parametrize(
+    ("here", "runs"),
+    [
+        ("home/project", "home/project/runs"),
+        ("home/project/src", "home/project/src/runs"),
+        ("home", "home/runs"),
+        ("home/project/images", "home/project/runs"),
+        ("home/project/images/deep", "home/project/runs"),
+        ("home/project/moved", "home/project/runs"),
+        (".", "runs"),
+    ],
+)
+def test_the_runs_of_a_manifest_lie_here_unless_here_are_its_images(
+    here: str, runs: str, listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / here)
+    path = engine._run_path(Study(data=str(listed)), read_labelled(listed))
+    assert path.parent == tmp_path / runs and path.name.startswith("data-")
+
+
+@pytest.mark.parametrize("place", ["images", "images/notes/run", "images/deep/run", "photos/run", "moved/run"])
+def test_a_run_folder_among_the_images_of_a_manifest_is_refused(
+    place: str, listed: Path, autoft_: Callable[..., Outcome]
+) -> None:
+    before = sorted(listed.parent.rglob("*"))
+    outcome = autoft_("search", str(listed), "--out", str(listed.parent / place))
+    assert outcome.code == 2
+    assert f"lies inside the data, in {listed.parent / place.replace('moved', 'photos').split('/')[0]};" in outcome.err
+    assert sorted(listed.parent.rglob("*")) == before
+
+
+def test_images_right_beside_their_manifest_are_written_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"x")
+    (folder / "data.csv").write_text("image,label\na.png,x\n")
+    listing = read_labelled(folder / "data.csv")
+    monkeypatch.chdir(folder)
+    assert engine._run_path(Study(data="data.csv"), listing).parent == tmp_path / "runs"
+    with pytest.raises(StudyError, match="lies inside the data"):
+        engine._run_path(Study(data="data.csv", out="runs/first"), listing)
 
 
 def test_a_folder_with_a_run_of_another_study_is_refused(

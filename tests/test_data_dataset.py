@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from parts.data import dataset
 from PIL import Image
 
 from autoft.data import dataset as module
-from autoft.data.dataset import labelled, read_samples, write_split_csv
+from autoft.data.dataset import bound, labelled, read_samples, write_split_csv
 from autoft.data.readers import read_labelled
 from autoft.data.scan import scan
 from autoft.errors import DataError, RunFolderError
 from autoft.media.image.decode import decode, preprocess
+from autoft.tasks.multi_label import MultiLabel
+from autoft.tasks.regression import Regression
 from autoft.tasks.single_label import SingleLabel
 from autoft.values.handoff import Preprocess
 
@@ -252,3 +255,75 @@ def test_an_image_in_two_classes_is_named_and_used(tiny_images):
 def test_a_split_csv_that_cannot_be_written_is_one_line(tiny_images, tmp_path):
     with pytest.raises(RunFolderError, match=r"split\.csv cannot be written: no such file.*--out"):
         write_split_csv(opened(tiny_images), tmp_path / "gone" / "split.csv")
+
+
+# ---------------------------------------------------------------- what labels mean
+
+
+def manifest(folder: Path, lines: Sequence[str], header: str = "image,label") -> Path:
+    """A CSV file beside ten different images, 0.png to 9.png, of which 0 and 1 have copies."""
+    folder.mkdir(exist_ok=True)
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    for number in range(2):
+        shutil.copy(folder / f"{number}.png", folder / f"copy{number}.png")
+    (folder / "data.csv").write_text("\n".join([header, *lines]) + "\n")
+    return folder / "data.csv"
+
+
+MEANT = {
+    "any_of": (MultiLabel(), ["cat|dog", "dog|cat", "dog| cat |dog"], "cat"),
+    "numbers": (Regression(), ["1", "1.0", "1e0"], "2"),
+}
+
+
+@pytest.mark.parametrize("kind", MEANT)
+def test_labels_that_mean_the_same_do_not_contradict(tmp_path, kind):
+    task, (usual, same, again), other = MEANT[kind]
+    lines = [f"{number}.png,{other if number % 2 else usual}" for number in range(10)]
+    lines += [f"copy0.png,{same}", f"2.png,{again}", f"copy1.png,{usual}", f"4.png,{other}", "5.png,new"]
+    found = dataset(manifest(tmp_path, lines), [(16, "bicubic", "crop")], task)
+    assert [(one.path, one.reason) for one in found.info.contradictions] == [
+        ("copy1.png", f"the same image is in {other!r} (1.png); take one of the two away")
+    ]
+    assert reasons(found) == {
+        "4.png": f"line 15 says {other!r}, line 6 {usual!r}, which counts; one line an image, "
+        "its labels in one cell as in cat|dog",
+        "5.png": f"line 16 says 'new', line 7 {other!r}, which counts; one line an image, "
+        "its labels in one cell as in cat|dog",
+    }
+    sides = {sample.path: sample.split for sample in found.samples}
+    assert len(sides) == 12 and sides["1.png"] == sides["copy1.png"] == "train"
+    seeds = [dataset(tmp_path / "data.csv", [(16, "bicubic", "crop")], task, seed) for seed in range(12)]
+    both = [{one.path: one.split for one in each.samples} for each in seeds]
+    assert all(each["0.png"] == each["copy0.png"] for each in both)
+    assert {each["0.png"] for each in both} == {"train", "val", "test"}  # it may be carved as any other
+
+
+def test_no_split_is_the_training_split(tmp_path):
+    lines = [f"{number}.png,{'ab'[number % 2]},{'val' if number > 7 else 'train'}" for number in range(10)]
+    lines += ["copy0.png,a,", "copy1.png,a,", "2.png,a,"]
+    found = dataset(manifest(tmp_path, lines, "image,label,split"), [(16, "bicubic", "crop")])
+    assert not found.info.problems and len(found.samples) == 12
+    assert [one.path for one in found.info.contradictions] == ["copy1.png"]
+
+
+def test_only_folders_whose_images_can_be_used_are_classes(tiny_images):
+    for old, new in (("red", "1"), ("green", "2"), ("blue", "x")):
+        (tiny_images / old).rename(tiny_images / new)
+    found = dataset(tiny_images, [(16, "bicubic", "crop")], Regression())
+    assert len(found.samples) == 24 and set(reasons(found).values()) == {"'x' is no number"}
+
+
+@pytest.mark.parametrize("task", [MultiLabel, Regression])
+def test_a_task_is_asked_of_groups_that_there_are(tmp_path, task):
+    class Careful(task):
+        def too_few(self, sizes, needed):
+            return f"of {sizes} each needs" if min(sizes.values()) < 1 else None
+
+    labels = ["1|2", "1|3", "2|3", "1|2|3"] if task is MultiLabel else [str(number) for number in range(10)]
+    listing = read_labelled(
+        manifest(tmp_path, [f"{number}.png,{labels[number % len(labels)]}" for number in range(10)])
+    )
+    assert bound(Careful(), listing).targets.names == (("1", "2", "3") if task is MultiLabel else ("label",))

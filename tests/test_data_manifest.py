@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoft.data.folder import SPLIT_NAMES, ImageFolderReader
-from autoft.data.manifest import ManifestReader
+from autoft.data.manifest import ManifestReader, with_columns
 from autoft.data.readers import read_labelled
 from autoft.errors import DataError
 from autoft.system.files import as_path
-from autoft.values.dataset import Entry
+from autoft.values.dataset import Entry, Repeat
 
 
 @pytest.fixture
@@ -223,11 +223,26 @@ def test_an_image_that_stands_twice(photos):
     lines = ["a.png,x,", "./a.png,x,", "b.jpg,x,train", "b.jpg,x,test", "a.png,y,"]
     listing = read(write(photos, "\n".join(["image,label,split", *lines])))
     assert listing.entries == (Entry("a.png", "x"), Entry("b.jpg", "x", "train"))
-    hint = "; one line an image, its labels in one cell as in cat|dog"
-    assert reasons(listing) == [
-        ("b.jpg", f"line 5 says 'x' in test, line 4 'x' in train, which counts{hint}"),
-        ("a.png", f"line 6 says 'y', line 2 'x', which counts{hint}"),
+    counts = "which counts; one line an image, its labels in one cell as in cat|dog"
+    assert not listing.problems  # whether two texts are the same target is the task's to say
+    first, second = listing.entries
+    assert listing.repeats == (
+        Repeat(Entry("b.jpg", "x", "test"), second, f"line 5 says 'x' in test, line 4 'x' in train, {counts}"),
+        Repeat(Entry("a.png", "y"), first, f"line 6 says 'y', line 2 'x', {counts}"),
+    )
+
+
+def test_columns_by_name(photos):
+    lines = ["image,height,note,Weight", "a.png,1.8,x,80", 'b.jpg,1.7,"y, z",70', "a.png,1.8,w,80", "a.png,1.9,x,80"]
+    listing = with_columns(read(write(photos, "\n".join(lines))), ("weight", "height"))
+    assert found(listing) == [("a.png", "80,1.8"), ("b.jpg", "70,1.7")] and listing.columns == ("weight", "height")
+    assert [(one.entry.label, one.first.label) for one in listing.repeats] == [
+        ("80,1.8", "80,1.8"),
+        ("80,1.9", "80,1.8"),
     ]
+    assert found(with_columns(listing, ("weight",))) == [("a.png", "80"), ("b.jpg", "70")]
+    with pytest.raises(DataError, match=r"data\.csv: no column is called 'age', only 'weight', 'height'"):
+        with_columns(listing, ("weight", "age"))
 
 
 def test_nothing_that_can_be_used(photos):

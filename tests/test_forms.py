@@ -578,3 +578,31 @@ def test_a_label_that_the_model_does_not_know_is_named(
     (tmp_path / "other.csv").write_text(f"image,{made.kind.columns}\nphoto.png,{cells}\n")
     with pytest.raises(DataError, match=rf"other\.csv: photo\.png: {problem}"):
         read_source(PixelModel(made.folder / "model.onnx"), tmp_path / "other.csv")
+
+
+def test_numbers_are_found_by_the_names_of_their_columns(numbers: Made, tmp_path: Path) -> None:
+    file = without_splits(manifest(tmp_path, numbers.kind, n=12, seed=7))
+    rows = list(csv.DictReader(io.StringIO(file.read_text())))
+    lines = [f"{row['kilometres']},{row['image']},x,{row['grams']}" for row in rows]
+    file.write_text("\n".join(["KILOMETRES,image,note,grams", *lines]))
+    assert rescored(numbers, file)["scores"]["metrics"]["r2"] > 0.99
+    model = PixelModel(numbers.folder / "model.onnx")
+    assert read_source(model, file).notes == (
+        f"{file}: the column 'note' is not used, as the model says nothing of it",
+    )
+    file.write_text(f"image,grams\n{rows[0]['image']},3\n")
+    with pytest.raises(DataError, match=r"data\.csv: no column is called 'kilometres', only 'grams'"):
+        read_source(model, file)
+
+
+def test_a_line_that_contradicts_an_earlier_one_is_no_image_that_cannot_be_read(tags: Made, tmp_path: Path) -> None:
+    photo(tmp_path, (1, 2, 3))
+    file = tmp_path / "other.csv"
+    file.write_text("image,labels\nphoto.png,red|blue\nphoto.png,blue|red\nphoto.png,red\ngone.png,red\n")
+    found = read_source(PixelModel(tags.folder / "model.onnx"), file)
+    assert ([one.label for one in found.images], found.unreadable) == (
+        ["red|blue"],
+        ("gone.png: no such file (line 5)",),
+    )
+    (note,) = found.notes
+    assert note.startswith("photo.png: line 4 says 'red', line 2 'red|blue', which counts")

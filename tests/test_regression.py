@@ -67,6 +67,13 @@ def test_what_is_no_number_is_said(label: str, said: str) -> None:
     assert "\n" not in found
 
 
+def test_of_a_data_set_a_label_has_one_number_a_column() -> None:
+    one, two = bound(np.ones((2, 1)), "weight"), bound(np.ones((2, 2)), "weight", "height")
+    assert one.problem("80") is two.problem("80,1.8") is None
+    assert one.problem("80,1.8") == "'80,1.8' holds 2 and not 1: weight"
+    assert two.problem("80") == "'80' holds 1 and not 2: weight, height"
+
+
 @given(st.text())
 def test_of_any_text_it_is_known_whether_it_can_be_used(label: str) -> None:
     if Regression().problem(label) is None:

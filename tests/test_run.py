@@ -64,6 +64,13 @@ def test_one_that_did_not_know_shares_yet_is_read_too(tmp_path: Path) -> None:
         FIRST.replace('"device": "cuda"', '"device": "tpu"'),
         FIRST[:-1],
         "[]",
+        '{"schema": "autoft.study/1"}',
+        '{"schema": "autoft.study/2"}',
+        '{"schema": "autoft.study/2", "study": [], "data": {"classes": ["a"]}, "plugins": []}',
+        FIRST.replace('"classes": ["a", "b"], ', ""),
+        FIRST.replace('"classes": ["a", "b"]', '"classes": 3'),
+        FIRST.replace('"metric": "accuracy"', '"metric": "mae"'),
+        FIRST.replace('"metric": "accuracy"', '"metric": ["accuracy"]'),
     ],
 )
 def test_a_study_that_is_damaged_or_of_a_later_version_is_one_line(tmp_path: Path, study: str) -> None:

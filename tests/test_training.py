@@ -6,6 +6,7 @@ import csv
 import math
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -327,6 +328,61 @@ def test_a_group_is_frozen_until_its_pass_and_has_moments_from_then_on(worker):
     first = max((after[name] - before[name]).abs().max().item() for name in weights)
     assert 0 < first < 1e-3 / (going.plan.recipe.warmup_passes * going.stream.steps_per_pass) * 1.5  # it warms up
     assert sum(name.endswith(".exp_avg") for name in going.training_tensors()) == trained + len(later.names)
+
+
+def grouped(worker, groups: list[list[str]]) -> GradientRun:
+    """Training of these parameters, in these groups."""
+    network, dataset = worker.shop.network("small/test_resnet"), worker.shop.dataset
+    plan = Plan(
+        tuple(ParameterGroup(tuple(names), 1e-3, 0.05) for names in groups),
+        GradientHead(1e-2),
+        recipe=Recipe(batch_size=8, augment="none"),
+    )
+    images = worker.shop.images(trial(worker.shop, 0, "test_resnet", "full"))
+    stream = TrainingStream(images, dataset.rows("train"), dataset.targets("train"), plan.recipe, 0)
+    return GradientRun(Classifier.of(network, 3), plan, stream, worker.shop.task)
+
+
+def test_moments_go_by_names_whatever_groups_a_later_version_makes(worker):
+    names = [one.name for stage in worker.shop.network("small/test_resnet").stages for one in stage.parameters]
+    straight = grouped(worker, [names])
+    for _ in range(3):
+        straight.advance()
+    kept = (straight.passes, straight.model_tensors(), straight.training_tensors())
+    kept = (kept[0], *({name: tensor.clone() for name, tensor in tensors.items()} for tensors in kept[1:]))
+    straight.advance()
+
+    regrouped = grouped(worker, [names[5:], names[4::-1]])
+    regrouped.go_on(*kept)
+    regrouped.advance()
+    assert not regrouped.without_moments
+    for name, tensor in straight.model_tensors().items():
+        torch.testing.assert_close(regrouped.model_tensors()[name], tensor, rtol=1e-5, atol=1e-6)
+
+    fewer = grouped(worker, [names[3:]])
+    fewer.advance()
+    more = grouped(worker, [names])
+    more.go_on(fewer.passes, fewer.model_tensors(), fewer.training_tensors())
+    more.advance()
+    assert more.without_moments == tuple(f"backbone.{name}" for name in names[:3])
+
+
+def test_a_trial_whose_moments_cannot_be_told_apart_begins_them_anew_and_says_so(run, worker):
+    """Checkpoints of older versions number them by the groups of then."""
+    of = trial(run, 0, "test_resnet", "full")
+    assert "optimiser_begun_anew" not in execute(worker, of, 0.0, 1.0).facts
+    before = run.checkpoints.load_latest(0)
+    numbers: dict[str, int] = {}
+
+    def numbered(key: str) -> str:
+        name, _, kind = key.removeprefix("moment.").rpartition(".")
+        return f"moment.{numbers.setdefault(name, len(numbers))}.{kind}" if key.startswith("moment.") else key
+
+    run.checkpoints.save(replace(before, training={numbered(key): one for key, one in before.training.items()}))
+    report = execute(Worker(shop_of(run)), of, 1.0, 2.0)
+    assert (report.event, report.step, report.error) == ("paused", 2.0, None)
+    assert report.facts["optimiser_begun_anew"].startswith(f"{len(numbers)} parameters, e.g. backbone.")
+    assert "optimiser_begun_anew" not in execute(Worker(shop_of(run)), of, 2.0, 3.0).facts
 
 
 @pytest.mark.parametrize("pause", [1.0, 2.0, 2.5])

@@ -12,6 +12,8 @@ import numpy as np
 from autoft.bundle.known import KnownImages
 from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.predict import answered, image_files
+from autoft.data.manifest import with_columns
+from autoft.data.meaning import contradictions
 from autoft.data.readers import read_labelled
 from autoft.data.scan import content_hash
 from autoft.errors import DataError, UserError
@@ -90,28 +92,40 @@ def read_known(bundle: Path) -> KnownImages:
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images, and what a manifest names that cannot be scored, each with the reason."""
+    """Labelled images, and what a manifest names that cannot be scored, each with the reason.
+
+    `notes` are what else it says and is not used: further columns, and lines that contradict an earlier one.
+    """
 
     images: tuple[LabelledImage, ...]
     unreadable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_source(model: PixelModel, path: Path) -> Source:
     """The images of a manifest, or of a folder that holds one folder of images a label, named as it.
 
-    Labels may be missing. Raises `DataError` for one that the model does not know, or when there are no images.
+    Labels may be missing; numbers are found by the names of their columns. Raises `DataError` for a label that the
+    model does not know, a column that is not there, or when there are no images.
     """
     return _of_folder(model, path) if path.is_dir() else _of_manifest(model, path)
 
 
 def _of_manifest(model: PixelModel, path: Path) -> Source:
-    listing = read_labelled(path)
+    everything = read_labelled(path)
+    listing = with_columns(everything, model.labels) if model.form.by_column else everything
     for entry in listing.entries:
         if problem := model.form.problem(entry.label, model.targets):
             raise DataError(f"{path}: {entry.path}: {problem}; the model knows {_some(model.labels)}")
-    root = as_path(listing.root)
-    images = tuple(LabelledImage(root / as_path(entry.path), entry.label) for entry in listing.entries)
-    return Source(images, tuple(f"{problem.path}: {problem.reason}" for problem in listing.problems))
+    root, task = as_path(listing.root), model.form.task(model.targets.task).on(model.targets)
+    asked = {name.casefold() for name in listing.columns}
+    further = [name for name in everything.columns if name.casefold() not in asked]
+    notes = [f"{path}: the column {name!r} is not used, as the model says nothing of it" for name in further]
+    return Source(
+        images=tuple(LabelledImage(root / as_path(entry.path), entry.label) for entry in listing.entries),
+        unreadable=tuple(f"{problem.path}: {problem.reason}" for problem in listing.problems),
+        notes=(*notes, *(f"{problem.path}: {problem.reason}" for problem in contradictions(task, listing))),
+    )
 
 
 def _of_folder(model: PixelModel, source: Path) -> Source:

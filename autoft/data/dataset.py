@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from autoft.data.meaning import contradictions, meanings
 from autoft.data.readers import read_labelled
 from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, scan
 from autoft.data.split import Unsplit, require_enough, split, stratified_order
@@ -32,7 +33,7 @@ Square = tuple[int, Interpolation, View]
 """How an image becomes a square: size in pixels, interpolation, view."""
 
 COLUMNS: Final = ("path", "label", "split", "row", "digest")
-_HELD_OUT: Final[Mapping[SplitName | None, int]] = {None: 0, "train": 0, "val": 1, "test": 2}
+_STRICTNESS: Final[Mapping[SplitName, int]] = {name: number for number, name in enumerate(get_args(SplitName))}
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,11 @@ def bound(task: Task, listing: Listing) -> Task:
     if not entries:
         path, cause = next(iter(refused.items()))
         raise DataError(f"no image in {listing.source} can be used for task {task.name!r}, e.g. {path}: {cause}")
-    labels = listing.classes or sorted({entry.label for entry in entries}, key=natural_key)
+    labels = sorted({entry.label for entry in entries}, key=natural_key)
     found = task.on(Targets(task.name, task.form, task.names(labels, listing.columns)))
-    images = [Unsplit(one.path, one.label, stratum, one.split) for one, stratum in _with_strata(entries, found)]
-    require_enough(found, images, found.strata(labels))
+    strata = found.strata([entry.label for entry in entries])
+    images = [Unsplit(one.path, one.label, group, one.split) for one, group in zip(entries, strata, strict=True)]
+    require_enough(found, images, strata)
     return found
 
 
@@ -141,7 +143,7 @@ def open_dataset(
     identity = found.fingerprint()
     caches = [PixelCache(identity, *square, value_range=found.value_range) for square in sorted(set(squares))]
     unreadable = build(caches, found.paths, threads, check)
-    usable = _usable(found, unreadable, _label_problems(task, found.listing.entries))
+    usable = _usable(found, unreadable, task)
     samples = _split(found, usable.files, task, seed)
     counts = Counter(sample.split for sample in samples)
     images = {name: counts[name] for name in get_args(SplitName)}
@@ -156,7 +158,7 @@ def open_dataset(
         aspect=found.aspect,
         problems=usable.problems,
         value_range=found.value_range,
-        contradictions=tuple(_contradictions(usable.files)),
+        contradictions=tuple(_contradictions(usable.files, task)),
         unseen=tuple(_unseen(usable.files, found.value_range)),
         manifest=found.listing.manifest,
         split_digest=_digest(_split_csv(samples)),
@@ -251,11 +253,12 @@ class _Usable:
     problems: tuple[DataProblem, ...]
 
 
-def _usable(found: Scan, unreadable: Mapping[int, str], unlabelled: Mapping[str, str]) -> _Usable:
-    """What is left without the rows that cannot be read and the paths whose label is of no use."""
+def _usable(found: Scan, unreadable: Mapping[int, str], task: Task) -> _Usable:
+    """What is left without the rows that cannot be read, and those whose label is of no use."""
     broken = tuple(DataProblem(found.files[row].entry.path, reason) for row, reason in sorted(unreadable.items()))
     if len(broken) == len(found.files):
-        raise all_unreadable(found.listing.root, broken)
+        raise all_unreadable(found.listing.root, (*broken, *found.problems))
+    unlabelled = _label_problems(task, found.listing.entries)
     readable = [
         (row, file)
         for row, file in enumerate(found.files)
@@ -264,24 +267,26 @@ def _usable(found: Scan, unreadable: Mapping[int, str], unlabelled: Mapping[str,
     strictest: dict[str, ScannedFile] = {}
     for _, file in readable:
         best = strictest.setdefault(file.digest, file)
-        if _HELD_OUT[file.entry.split] > _HELD_OUT[best.entry.split]:
+        if _STRICTNESS[file.entry.side] > _STRICTNESS[best.entry.side]:
             strictest[file.digest] = file
-    leaked = {row: strictest[f.digest].entry for row, f in readable if strictest[f.digest].entry.split != f.entry.split}
+    leaked = {row: strictest[f.digest].entry for row, f in readable if strictest[f.digest].entry.side != f.entry.side}
     leaks = tuple(
-        DataProblem(found.files[row].entry.path, f"the same image is in {twin.split} ({twin.path})")
+        DataProblem(found.files[row].entry.path, f"the same image is in {twin.side} ({twin.path})")
         for row, twin in leaked.items()
     )
     kept = tuple((row, file) for row, file in readable if row not in leaked)
     labels = tuple(DataProblem(path, reason) for path, reason in unlabelled.items())
-    return _Usable(kept, (*found.problems, *broken, *labels, *leaks))
+    repeats = contradictions(task, found.listing)
+    return _Usable(kept, (*found.problems, *broken, *labels, *leaks, *repeats))
 
 
-def _contradictions(files: Sequence[tuple[int, ScannedFile]]) -> Iterator[DataProblem]:
-    """Images that have several labels in one split; they are used as all of them."""
-    first: dict[tuple[str, SplitName | None], Entry] = {}
+def _contradictions(files: Sequence[tuple[int, ScannedFile]], task: Task) -> Iterator[DataProblem]:
+    """Images that have several labels, all on one side; they are used as all of them."""
+    meaning = meanings(task, (file.entry.label for _, file in files))
+    first: dict[str, Entry] = {}
     for _, file in files:
-        one = first.setdefault((file.digest, file.entry.split), file.entry)
-        if one.label != file.entry.label:
+        one = first.setdefault(file.digest, file.entry)
+        if meaning[one.label] != meaning[file.entry.label]:
             where = f"{one.label!r} ({one.path})"
             yield DataProblem(file.entry.path, f"the same image is in {where}; take one of the two away")
 
@@ -308,15 +313,14 @@ def _label_problems(task: Task, entries: Sequence[Entry]) -> dict[str, str]:
 def _split(found: Scan, files: Sequence[tuple[int, ScannedFile]], task: Task, seed: int) -> tuple[Sample, ...]:
     unlabelled = _label_problems(task, found.listing.entries)
     entries = [entry for entry in found.listing.entries if entry.path not in unlabelled]
-    strata = {entry.path: stratum for entry, stratum in _with_strata(entries, task)}
-    images = [Unsplit(file.digest, file.entry.label, strata[file.entry.path], file.entry.split) for _, file in files]
-    require_enough(task, images, list(strata.values()))
+    groups = task.strata([entry.label for entry in entries])
+    strata = {entry.path: group for entry, group in zip(entries, groups, strict=True)}
+    meaning = meanings(task, (entry.label for entry in entries))
+    images = [
+        Unsplit(file.digest, meaning[file.entry.label], strata[file.entry.path], file.entry.split) for _, file in files
+    ]
+    require_enough(task, images, groups)
     return tuple(
         Sample(row, file.entry.path, file.entry.label, name, file.digest)
         for (row, file), name in zip(files, split(images, seed), strict=True)
     )
-
-
-def _with_strata(entries: Sequence[Entry], task: Task) -> Iterator[tuple[Entry, Hashable]]:
-    """Each entry with the stratum of its label among all of them."""
-    return zip(entries, task.strata([entry.label for entry in entries]), strict=True)

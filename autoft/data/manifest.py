@@ -12,7 +12,7 @@ The rules:
   as they stay in it; a manifest that leads out of its folder is refused. Backslashes part folders where no file has one
   in its name.
 - An image counts once. Lines that say the same again do not matter; of lines that differ the first counts, and the
-  others are problems.
+  others are problems, unless the task takes both for the same.
 - What is an image goes by the extension, as in class folders.
 """
 
@@ -24,7 +24,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -35,7 +35,7 @@ from autoft.media.image.decode import readable_extensions
 from autoft.parts.base import Reader
 from autoft.system.files import as_path, as_text
 from autoft.system.parallel import Check, never_stop
-from autoft.values.dataset import DataProblem, Entry, Listing, SplitName
+from autoft.values.dataset import DataProblem, Entry, Listing, Repeat, SplitName
 
 IMAGE_COLUMNS: Final = ("image", "path", "file", "filename", "file_name", "image_path")
 """Names of the column of paths, in any case."""
@@ -75,6 +75,26 @@ class ManifestReader(Reader):
         table, images = _Table.read(manifest), _Images(manifest)
         folder = Path(os.path.realpath(manifest)).parent if manifest.is_symlink() else manifest.parent
         return tuple(dict.fromkeys(folder / images.name(row) for row in table.rows() if row.image))
+
+
+def with_columns(listing: Listing, names: Sequence[str]) -> Listing:
+    """The listing of a manifest with those of its target columns alone, in that order, whatever their case.
+
+    Raises `DataError` when it has not all of them.
+    """
+    places = {column.casefold(): place for place, column in enumerate(listing.columns)}
+    if missing := [name for name in names if name.casefold() not in places]:
+        has = ", ".join(map(repr, listing.columns))
+        raise DataError(f"{listing.source}: no column is called {missing[0]!r}, only {has}; name the columns so")
+    chosen = [places[name.casefold()] for name in names]
+
+    def picked(entry: Entry) -> Entry:
+        cells = next(csv.reader([entry.label])) if len(listing.columns) > 1 else [entry.label]
+        return replace(entry, label=_label([cells[place] for place in chosen]))
+
+    repeats = [replace(one, entry=picked(one.entry), first=picked(one.first)) for one in listing.repeats]
+    entries = tuple(map(picked, listing.entries))
+    return replace(listing, entries=entries, columns=tuple(names), repeats=tuple(repeats))
 
 
 # ---------------------------------------------------------------- lines and cells
@@ -252,6 +272,7 @@ class _Images:
 
     manifest: Path
     problems: list[DataProblem] = field(default_factory=list)
+    repeats: list[Repeat] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._source = os.path.realpath(self.manifest)
@@ -274,7 +295,7 @@ class _Images:
         else:
             said = f"line {row.line} says {_said(entry)}, line {line} {_said(first)}, which counts"
             hint = "one line an image, its labels in one cell as in cat|dog"
-            self.problems.append(DataProblem(entry.path, f"{said}; {hint}"))
+            self.repeats.append(Repeat(entry, first, f"{said}; {hint}"))
 
     def listing(self, columns: tuple[str, ...]) -> Listing:
         """What was found. Raises `DataError` when there is nothing to use."""
@@ -286,7 +307,8 @@ class _Images:
             what = f"no image of {lines} in {self.manifest} can be used, e.g. {first.path}: {first.reason}"
             raise DataError(f"{what}; paths are relative to {root}")
         entries = tuple(entry for _, entry in self._entries.values())
-        return Listing(root, (), entries, tuple(self.problems), columns, as_text(self._source))
+        source, repeats = as_text(self._source), tuple(self.repeats)
+        return Listing(root, (), entries, tuple(self.problems), columns, source, repeats)
 
     def name(self, row: _Row) -> str:
         """The file's name below the root: the first way to read the cell that leads to a file, else the first.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from autoft.data.folder import ImageFolderReader
 from autoft.data.manifest import ManifestReader
 from autoft.errors import DataError
+from autoft.system.files import as_path
 from autoft.system.parallel import Check, never_stop
-from autoft.values.dataset import Listing
+from autoft.values.dataset import DatasetInfo, Listing
 
 MANIFESTS: Final = frozenset({".csv", ".tsv"})
 """File name extensions of manifests, in lower case."""
@@ -27,3 +29,15 @@ def read_labelled(path: Path, check: Check = never_stop) -> Listing:
         return ManifestReader(check).read(source)
     what = "is neither a folder nor a .csv or .tsv file" if source.exists() else "does not exist"
     raise DataError(f"{path} {what}; give the folder that holds the class folders, or a manifest of images and labels")
+
+
+def data_folder(place: Path, found: Listing | DatasetInfo, images: Iterable[str]) -> Path | None:
+    """The outermost folder of the user's data that the resolved `place` is, or lies in; None outside of it.
+
+    That is the folder of class folders; of a manifest, whose own folder may hold anything, each that holds one of its
+    `images`, paths below the root.
+    """
+    root = as_path(found.root)
+    holding = {image.rpartition("/")[0] for image in images} if found.manifest else {""}
+    folders = {(root / as_path(folder)).resolve() for folder in holding}
+    return next((folder for folder in (*reversed(place.parents), place) if folder in folders), None)

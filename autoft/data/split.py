@@ -26,10 +26,13 @@ SHARE: Final = 0.2
 
 @dataclass(frozen=True)
 class Unsplit:
-    """An image before the split: content hash, label, its stratum by the task, given split (None: flat data)."""
+    """An image before the split: content hash, what its label means to the task, its stratum by it, given split.
+
+    Without a given split it is None.
+    """
 
     digest: str
-    label: str
+    meaning: Hashable
     stratum: Hashable
     given: SplitName | None
 
@@ -104,13 +107,13 @@ def stratified_order(strata: Sequence[Hashable], seed: int) -> NDArray[np.int64]
 
 def _own_images(images: Sequence[Unsplit]) -> Mapping[Hashable, set[str]]:
     """Stratum to the distinct training images in it that have one label."""
-    labels: defaultdict[str, set[str]] = defaultdict(set)
+    said: defaultdict[str, set[Hashable]] = defaultdict(set)
     for image in images:
         if image.trains:
-            labels[image.digest].add(image.label)
+            said[image.digest].add(image.meaning)
     own: defaultdict[Hashable, set[str]] = defaultdict(set)
     for image in images:
-        if image.trains and len(labels[image.digest]) == 1:
+        if image.trains and len(said[image.digest]) == 1:
             own[image.stratum].add(image.digest)
     return own
 

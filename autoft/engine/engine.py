@@ -16,7 +16,7 @@ import numpy as np
 
 from autoft.bundle.place import bundle_of
 from autoft.data.dataset import Dataset, Source, bound, open_dataset, write_split_csv
-from autoft.data.readers import read_labelled
+from autoft.data.readers import data_folder, read_labelled
 from autoft.data.scan import scan
 from autoft.engine.ending import (
     least_seconds,
@@ -27,7 +27,7 @@ from autoft.engine.ending import (
 )
 from autoft.engine.review import bound_as_chosen, review
 from autoft.engine.sitting import Sitting
-from autoft.errors import DataError, GateFailed, StudyError, unknown_name
+from autoft.errors import GateFailed, StudyError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
 from autoft.parts.base import Exporter, FreezeStrategy, Searcher, Task
 from autoft.parts.host import Host
@@ -69,11 +69,11 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     require_any_time(study)
     with watch.phase("plugins"):
         host = _host(study, objects, screen)
-        out = _run_path(study)
     clock = RunClock(began, study.time)
     with watch.phase("data"):
         in_time = partial(_require_time, clock, "reading the images")
         listing = read_labelled(as_path(study.data).resolve(), in_time)
+        out = _run_path(study, listing)
         task = _task(study, host, listing, screen)
         screen.metric = _metric(study.metric, task, host)
         study.require_bounds(screen.metric)
@@ -289,17 +289,17 @@ def _runner_named(name: RunnerName) -> Runner:
     return RayRunner()
 
 
-def _run_path(study: Study) -> Path:
+def _run_path(study: Study, listing: Listing) -> Path:
     """Where the run goes; never inside the data, which is read and not written."""
-    data = as_path(study.data).resolve()
-    if not data.exists():
-        raise DataError(f"{study.data} does not exist; give a folder of one folder of images a class, or a manifest")
-    data, name = (data.parent, _name_of(data)) if data.is_file() else (data, data.name)
+    source = as_path(listing.source)
+    name = _name_of(source) if listing.manifest else source.name
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    here = data.parent if Path.cwd().resolve().is_relative_to(data) else Path.cwd()
+    images = [entry.path for entry in listing.entries]
+    around = data_folder(Path.cwd().resolve(), listing, images)
+    here = around.parent if around else Path.cwd()
     out = as_path(study.out).resolve() if study.out else here / "runs" / f"{name}-{stamp}"
-    if out.resolve().is_relative_to(data):
-        raise StudyError(f"the run folder {out} lies inside the data; choose another with --out")
+    if inside := data_folder(out.resolve(), listing, images):
+        raise StudyError(f"the run folder {out} lies inside the data, in {inside}; choose another with --out")
     RunFolder.check_writable(out)
     return out
 
@@ -318,6 +318,8 @@ def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
     if study.runner not in RUNNERS:
         raise unknown_name("runner", study.runner, RUNNERS)
     host.part(Searcher, study.searcher)
+    if not host.tasks():
+        raise StudyError("no plugin that is loaded has a task, so there is nothing to learn; leave 'tasks' on")
     if study.task != "auto":
         host.task(study.task)
     if study.metric != "auto":

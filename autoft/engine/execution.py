@@ -13,6 +13,7 @@ from pathlib import Path
 
 from autoft.bundle.parity import FULL
 from autoft.bundle.place import holds_bundle, require_free
+from autoft.data.readers import data_folder
 from autoft.engine.conclude import (
     BundleMaker,
     Exported,
@@ -184,8 +185,9 @@ def _export_path(run: Run, record: TrialRecord, out: Path | None) -> Path:
     data, best, put_back = as_path(run.record.data.root), run.folder.export, _is_lost(run, record)
     usual = best if put_back else run.folder.path / "exports" / str(record.trial.id)
     folder = usual if out is None else out
-    if folder.resolve().is_relative_to(data.resolve()):
-        raise StudyError(f"{folder} lies inside the data; choose another --out")
+    listed = run.samples() if run.record.data.manifest else ()
+    if inside := data_folder(folder.resolve(), run.record.data, [sample.path for sample in listed]):
+        raise StudyError(f"{folder} lies inside the data, in {inside}; choose another --out")
     if folder.resolve().is_relative_to(best.resolve()) and not (put_back and folder.resolve() == best.resolve()):
         raise StudyError(f"{folder} is the place of the model that summary.json speaks of; choose another --out")
     return require_free(folder, (run.folder.path, data))

@@ -185,13 +185,21 @@ def _unreadable(path: Path, error: OSError) -> RunFolderError:
 
 
 def _upgraded(study: Any) -> Any:
-    """The content of a study.json as it is written today; what is no study at all is left to the decoder."""
+    """The content of a study.json as it is written today; what is no study at all is left to the decoder.
+
+    Raises `ValueError` for an older one that is damaged.
+    """
     if not isinstance(study, dict):
         return study
-    if study.get("schema") == "autoft.study/1":
-        study = _with_machine(study)
-    if study.get("schema") == "autoft.study/2":
-        study = _with_targets(study)
+    try:
+        if study.get("schema") == "autoft.study/1":
+            study = _with_machine(study)
+        if study.get("schema") == "autoft.study/2":
+            study = _with_targets(study)
+    except KeyError as missing:
+        raise ValueError(f"it has no {missing}") from None
+    except (TypeError, StudyError) as wrong:
+        raise ValueError(str(wrong)) from None
     return study
 
 

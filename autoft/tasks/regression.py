@@ -143,10 +143,16 @@ class Regression(Task):
         return tuple(columns)
 
     def problem(self, label: str) -> str | None:
-        """Whether something in it is no number, or one that is not finite or too large to compute with in float32."""
+        """Whether something in it is no number, or one that is not finite or too large to compute with in float32.
+
+        Once there are `targets`, also whether it holds more or fewer than one for each.
+        """
         if not label.strip():
             return "it has no number"
-        for cell in _cells(label):
+        cells = _cells(label)
+        if hasattr(self, "targets") and len(cells) != len(self.targets.names):
+            return f"{label!r} holds {len(cells)} and not {len(self.targets.names)}: {', '.join(self.targets.names)}"
+        for cell in cells:
             try:
                 value = number(cell)
             except ValueError:
@@ -225,12 +231,12 @@ def _refuse_outliers(columns: Sequence[str], labels: Sequence[str], values: Floa
     """Raise `DataError` for one of `values` `(n, columns)` that is far beyond all others of its column."""
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
     distance = np.abs(values - middle)
-    for number, name in enumerate(columns):
-        row, spread = distance[:, number].argmax(), high[number] - low[number]
-        if distance[row, number] > _FAR * spread > 0:
-            others = f"most others lie between {low[number]:g} and {high[number]:g}"
+    for place, name in enumerate(columns):
+        row, spread = distance[:, place].argmax(), high[place] - low[place]
+        if distance[row, place] > _FAR * spread > 0:
+            others = f"most others lie between {low[place]:g} and {high[place]:g}"
             raise DataError(
-                f"{name} is {values[row, number]:g} where the label is {labels[row]!r}, and {others}: nothing of them "
+                f"{name} is {values[row, place]:g} where the label is {labels[row]!r}, and {others}: nothing of them "
                 "could be learned; correct it, take the line out, or predict logarithms"
             )
 

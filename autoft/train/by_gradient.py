@@ -39,6 +39,8 @@ def fit_by_gradient(bench: Bench) -> Report:
         raise TooLate("there was no time for a step and its score")
     saver = _Saver(bench)
     pace, facts = _advance(bench, run, saver)
+    if run.without_moments:
+        facts["optimiser_begun_anew"] = f"{len(run.without_moments)} parameters, e.g. {run.without_moments[0]}"
     began = time.monotonic()
     outputs = shop.outputs(run.scored(), bench.images.batches(validation))
     scoring = time.monotonic() - began

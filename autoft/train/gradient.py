@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
@@ -39,6 +40,10 @@ class GradientRun:
         classifier.prepare(plan)
         self._task = task
         self._optimizer = classifier.optimizer(plan)
+        names = {parameter: name for name, parameter in classifier.named_parameters()}
+        self._names = [[names[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
+        self.without_moments: tuple[str, ...] = ()
+        """Parameters of which `go_on` found no moments, although they had trained."""
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._begins = [*(round(group.from_pass * stream.steps_per_pass) for group in plan.groups), 0]  # and the head
         self._average = _average(classifier, plan.recipe.ema_passes * stream.steps_per_pass)
@@ -97,24 +102,35 @@ class GradientRun:
     def training_tensors(self) -> dict[str, Tensor]:
         """What going on needs besides: the raw weights and AdamW's moments."""
         raw = {f"raw.{name}": tensor for name, tensor in self.classifier.trained(self.plan).items()}
+        names = [*chain.from_iterable(self._names)]
         moments = {
-            f"moment.{index}.{name}": tensor
+            f"moment.{names[index]}.{kind}": tensor
             for index, state in self._optimizer.state_dict()["state"].items()
-            for name, tensor in state.items()
+            for kind, tensor in state.items()
         }
         return {**raw, **moments}
 
     def go_on(self, passes: float, model: Mapping[str, Tensor], training: Mapping[str, Tensor]) -> None:
-        """Continue from a checkpoint taken after `passes`; its `model` tensors are the averaged ones."""
+        """Continue from a checkpoint taken after `passes`; its `model` tensors are the averaged ones.
+
+        Moments go by the names of their parameters, whatever groups those are in now. What has lost them begins anew,
+        and is in `without_moments`: it did not train before, or the checkpoint is of a version that kept moments by
+        number, which says nothing of a parameter once groups have changed.
+        """
         self.step = round(passes * self.stream.steps_per_pass)
         self._average.module.restore(model)
         self.classifier.restore(model)  # what a parent trained and this trial does not
-        self.classifier.restore(_with_prefix(training, "raw."))
-        state: dict[int, dict[str, Tensor]] = {}
+        raw = _with_prefix(training, "raw.")
+        self.classifier.restore(raw)
+        found: dict[str, dict[str, Tensor]] = {}
         for key, tensor in _with_prefix(training, "moment.").items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = tensor
+            name, _, kind = key.rpartition(".")
+            found.setdefault(name, {})[kind] = tensor
+        state = {index: found[name] for index, name in enumerate(chain.from_iterable(self._names)) if name in found}
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+        begun = (names for names, begins in zip(self._names, self._begins, strict=True) if self.step > begins)
+        went_on = set() if any(map(str.isdigit, found)) else raw.keys()
+        self.without_moments = tuple(name for name in chain.from_iterable(begun) if name not in went_on)
 
     def _rate(self, steps: int) -> float:
         """The factor of the learning rate of a group that began so many steps ago: 0 before that.

@@ -21,6 +21,11 @@ class Entry:
     label: str
     split: SplitName | None = None
 
+    @property
+    def side(self) -> SplitName:
+        """Where it is as long as nothing is carved: what was given, else it trains."""
+        return self.split or "train"
+
 
 @dataclass(frozen=True)
 class DataProblem:
@@ -31,12 +36,24 @@ class DataProblem:
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """A further line on the image of the entry `first`, which counts; `reason` says how the two differ in their text.
+
+    Whether they mean the same is for the task to say.
+    """
+
+    entry: Entry
+    first: Entry
+    reason: str
+
+
+@dataclass(frozen=True)
 class Listing:
     """What a reader found, before any image is opened.
 
     Paths are relative to the folder `root`; `manifest` is the file that lists them, if there is one. `classes` stand in
     natural order where folders name them, else there are none. `columns` are the names of what a label holds: of
-    several columns it is one line of CSV.
+    several columns it is one line of CSV. Each image has one entry; `repeats` are what else was said of some.
     """
 
     root: str
@@ -45,6 +62,7 @@ class Listing:
     problems: tuple[DataProblem, ...] = ()
     columns: tuple[str, ...] = ("label",)
     manifest: str = ""
+    repeats: tuple[Repeat, ...] = ()
 
     @property
     def source(self) -> str:

@@ -188,18 +188,19 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
         outcome = standalone.verify(folder)
     except standalone.CannotRun as problem:
         raise UserError(str(problem)) from problem
-    rescored = None
+    rescored, notes = None, tuple(outcome.notes)
     if images and not outcome.problems:
         model = PixelModel(folder / MODEL)
         source = read_source(model, images)
         labelled = labelled_images(source.images, read_known(folder))
         chosen = labelled.everything if everything else labelled.fair
         rescored = rescore(model, labelled, chosen, source.unreadable)
+        notes += source.notes
     return Verified(
         passed=not outcome.problems,
         problems=tuple(outcome.problems),
         unlisted=tuple(outcome.unlisted),
-        notes=tuple(outcome.notes),
+        notes=notes,
         files=outcome.files,
         vectors=outcome.vectors,
         worst_difference=outcome.worst_difference,

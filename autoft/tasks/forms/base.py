@@ -61,6 +61,8 @@ class AnswerForm(ABC):
     """What the names are, in the plural."""
     right: str = "right"
     """What an image is that counts as correct."""
+    by_column: bool = False
+    """Whether a manifest has a column for each name, called so."""
 
     def counted(self, targets: Targets) -> str:
         """What is predicted, in a few words."""

@@ -41,6 +41,7 @@ class Numbers(AnswerForm):
     compared = "values, in deviations of their column,"
     decided = ""
     noun = "columns of numbers"
+    by_column = True
     meanings: Mapping[str, str] = {
         "mae": "mean absolute error, in the units of the data; smaller is better",
         "rmse": "root of the mean squared error, in the units of the data; smaller is better",
