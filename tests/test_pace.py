@@ -14,13 +14,14 @@ from autoft.train.pace import WARM_UP_STEPS, Pace
 def after(monkeypatch):
     """A pace after steps of so many seconds each."""
 
-    def paced(*seconds, longest_guess=1.0, pause=0.0):
+    def paced(*seconds, longest_guess=1.0, pause=0.0, filling=()):
         now = 0.0
         monkeypatch.setattr(module.time, "monotonic", lambda: now)
         found = Pace(longest_guess)
-        for one in seconds:
-            now += one
-            found.step_done()
+        besides = [*filling, *[0.0] * (len(seconds) - len(filling))]
+        for one, more in zip(seconds, besides, strict=True):
+            now += one + more
+            found.step_done(more)
             now += pause
             if pause:
                 found.paused()
@@ -46,3 +47,10 @@ def test_on_cores_a_slow_first_step_is_believed(after):
 
 def test_saving_is_no_step(after):
     assert after(1.0, 1.0, 1.0, pause=60.0).steady == pytest.approx(1.0)
+
+
+def test_what_fills_a_cache_is_no_pace_but_the_next_step_may_do_it_too(after):
+    assert after(1.0, 1.0, 1.0, 1.0, filling=(8.0, 8.0, 8.0, 8.0)).steady == pytest.approx(1.0)
+    assert after(1.0, 1.0, 1.0, 1.0, filling=(8.0, 8.0, 8.0, 8.0)).expected == pytest.approx(9.0)
+    assert after(1.0, filling=(8.0,), longest_guess=math.inf).expected == pytest.approx(9.0)
+    assert after(1.0, 1.0, 1.0, 1.0, filling=(8.0,)).expected == pytest.approx(1.0)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from autoft.parts.cut import Cut
+
 Role = Literal["weight", "bias", "norm"]
 Rule = tuple[str, tuple[float, ...] | None]
 Matcher = Callable[[str], float | Iterable[float]] | Mapping[str, str | Sequence[Rule] | None]
@@ -80,6 +82,17 @@ class Network:
         kernels = (module for module in self.module.modules() if isinstance(module, torch.nn.Conv2d))
         depthwise = any(kernel.groups == kernel.in_channels > 1 for kernel in kernels)
         return torch.contiguous_format if depthwise and device.type == "cuda" else torch.channels_last
+
+    def split(self, depth: int, size: int | None = None) -> Cut | None:
+        """Where the network can be cut so that all of its stages from number `depth` on lie behind; None if nowhere.
+
+        For images of `size` pixels, its own by default. See `Cut`: what is before it and what is after it give in turn
+        what the network gives, in evaluation and when only the stages behind it train.
+        """
+        from autoft.parts.cut import Cut
+
+        behind = {parameter.name for stage in self.stages[depth:] for parameter in stage.parameters}
+        return Cut.of(self.module, behind, size or self.input.size)
 
     def features(self, images: Tensor) -> Tensor:
         """Features `(batch, dim)` of normalised images `(batch, 3, size, size)`."""

@@ -22,7 +22,7 @@ from autoft.system.files import move_durably
 from autoft.system.parallel import SECONDS_BETWEEN_CHECKS, Check, never_stop
 
 DEFAULT_LIMIT_GIB: Final = 20.0
-KINDS: Final = ("pixels", "features")
+KINDS: Final = ("pixels", "features", "prefixes")
 """The folders in the cache folder that the limit is about."""
 
 _RECENT_SECONDS: Final = 3600.0

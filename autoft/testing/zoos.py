@@ -137,6 +137,22 @@ class ZooConformance(Conformance[Zoo]):
             held = [name for name, _ in network.module.named_parameters()]
             assert sorted(staged) == sorted(held), f"{backbone.name}: `stages` must hold every parameter exactly once"
 
+    def test_two_halves_give_what_the_whole_gives(self) -> None:
+        """A network need not have a place to cut; where it has, frozen stages are computed once (`Network.split`)."""
+        import torch
+
+        for backbone in self._at_hand():
+            network = self.part().build(backbone)
+            network.module.eval().to(memory_format=torch.channels_last)
+            images = _noise(3, network.input.size)
+            whole = _features(network, 3, network.input.size)
+            for depth in {1, len(network.stages) // 2, len(network.stages) - 1} - {0}:
+                if cut := network.split(depth):
+                    with torch.inference_mode():
+                        halves = cut.after(network.module)(cut.before(network.module)(images))
+                    close = torch.allclose(halves, whole, rtol=1e-4, atol=1e-5)
+                    assert close, f"{backbone.name}: cut at {cut.place}, its halves give other features than the whole"
+
     def test_building_twice_gives_the_same_weights(self) -> None:
         """Every worker builds its own copy."""
         for backbone in self._at_hand()[:1]:
@@ -155,10 +171,19 @@ class ZooConformance(Conformance[Zoo]):
 
 
 def _features(network: Network, count: int, size: int) -> Tensor:
-    """Features of `count` noise images of `size` pixels, the first the same whatever the count."""
+    """Features of `count` noise images of `size` pixels."""
     import torch
 
-    images = torch.cat([torch.randn(1, 3, size, size, generator=torch.manual_seed(n)) for n in range(count)])
     network.module.eval()
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        return network.features(images.contiguous(memory_format=torch.channels_last))
+        return network.features(_noise(count, size))
+
+
+def _noise(count: int, size: int) -> Tensor:
+    """Images `(count, 3, size, size)`, the first the same whatever the count."""
+    import torch
+
+    images = torch.cat(
+        [torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(n)) for n in range(count)]
+    )
+    return images.contiguous(memory_format=torch.channels_last)

@@ -17,6 +17,7 @@ from autoft.train.curve import Curve
 from autoft.train.gradient import GradientRun
 from autoft.train.job import TooLate
 from autoft.train.pace import Pace
+from autoft.train.prefix import Entrance, entrance
 from autoft.train.workshop import Bench, memory, require_same_weights
 from autoft.values.plan import GradientHead
 from autoft.values.space import Scalar
@@ -38,17 +39,16 @@ def fit_by_gradient(bench: Bench) -> Report:
     if bench.job.seconds_left <= (bench.image_seconds or 0.0) * len(validation):
         raise TooLate("there was no time for a step and its score")
     saver = _Saver(bench)
-    pace, facts = _advance(bench, run, saver)
+    with entrance(bench, run.classifier) as into:
+        run.enter(into)
+        pace, facts = _advance(bench, run, into, saver)
+        outputs, scoring = _outputs(bench, run, into)
     if run.without_moments:
         facts["optimiser_begun_anew"] = f"{len(run.without_moments)} parameters, e.g. {run.without_moments[0]}"
-    began = time.monotonic()
-    outputs = shop.outputs(run.scored(), bench.images.batches(validation))
-    scoring = time.monotonic() - began
     score = shop.score(outputs)
     ended = run.step >= round(bench.plan.recipe.passes * run.stream.steps_per_pass)
     saver.save(run, {} if ended else run.training_tensors(), outputs)
-    bench.measured(scoring / len(outputs))
-    costs = Costs(pace.steady, run.stream.steps_per_pass, scoring, saver.seconds, scoring / len(outputs))
+    costs = Costs(pace.steady, run.stream.steps_per_pass, scoring, saver.seconds, bench.image_seconds or 0.0)
     return Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts, costs=costs)
 
 
@@ -78,7 +78,7 @@ def _beginning(bench: Bench) -> Classifier:
     return classifier
 
 
-def _advance(bench: Bench, run: GradientRun, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:
+def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:
     """Train to the end of the slice or to its deadline; at least one step, counting those of a killed attempt."""
     pace, loss = Pace(LONGEST_GUESS_SECONDS[bench.shop.device.type]), 0.0
     last = round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
@@ -89,16 +89,28 @@ def _advance(bench: Bench, run: GradientRun, saver: _Saver) -> tuple[Pace, dict[
             if run.step >= first and bench.job.seconds_left < pace.expected + ending:
                 break
             bench.shop.check()
-            step = run.advance()
+            filled, step = into.filling, run.advance()
             loss = step.loss
-            curve.step_done(step, pace.step_done())
+            curve.step_done(step, pace.step_done(into.filling - filled))
             if saver.due():
                 curve.write()  # what the checkpoint has behind it is not trained again
                 saver.save(run, run.training_tensors())
                 pace.paused()
     if pace.steady is None:
-        return pace, memory()
-    return pace, {"images_per_second": run.stream.batch_size / pace.steady, "loss": loss, **memory()}
+        return pace, {**into.facts, **memory()}
+    facts = {"images_per_second": run.stream.batch_size / pace.steady, "loss": loss}
+    return pace, {**facts, **into.facts, **memory()}
+
+
+def _outputs(bench: Bench, run: GradientRun, into: Entrance) -> tuple[np.ndarray, float]:
+    """Outputs of the validation images, and the seconds of that without what filled a cache."""
+    rows = bench.shop.dataset.rows("val")
+    began, filled = time.monotonic(), into.filling
+    outputs = bench.shop.outputs(into.rest(run.scored()), into.batches(rows))
+    scoring = time.monotonic() - began - (into.filling - filled)
+    if into.image_seconds is not None:
+        bench.measured(into.image_seconds + scoring / len(rows))
+    return outputs, scoring
 
 
 def _ending_seconds(bench: Bench, run: GradientRun, pace: Pace, saver: _Saver) -> float:

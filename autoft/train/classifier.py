@@ -8,11 +8,10 @@ from collections.abc import Mapping, Set
 import torch
 from torch import Tensor, nn
 
+from autoft.parts.cut import hold_norms
 from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
 from autoft.values.plan import GradientHead, Plan
-
-FROZEN_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 class Classifier(nn.Module):
@@ -50,9 +49,7 @@ class Classifier(nn.Module):
             parameter.requires_grad_(name in trained)
         self.train()
         if plan.batch_norm == "frozen":
-            for module in self.backbone.modules():
-                if isinstance(module, FROZEN_NORMS):
-                    module.eval()
+            hold_norms(self.backbone)
 
     def optimizer(self, plan: Plan) -> torch.optim.Optimizer:
         """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over the plan's groups and the head."""

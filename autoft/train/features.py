@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,15 +76,23 @@ class FeatureCache:
 
     def path(self, network: Network, images: Images) -> Path:
         """The file that holds the features of this network for these pixels."""
+        sample = _sample(network, images)
+        return self.folder / f"{self.name(images, network.module.state_dict(), sample)}.npy"
+
+    def name(self, images: Images, weights: Mapping[str, Tensor], sample: Tensor) -> str:
+        """Name in hex of what a forward pass with these weights makes of those pixels.
+
+        Weights alone do not make it: the same ones under another forward must not find the old file. So `sample`, what
+        a few images come to, is part of it, coarsely.
+        """
         digest = hashlib.blake2b(digest_size=16)
         pixels = f"{self.fingerprint} {self.view} {Path(images.pixels.filename or '').name} {images.pixels.shape}"
         digest.update(f"{pixels} {images.spec} {images.device.type}".encode())
-        for name, tensor in network.module.state_dict().items():
+        for name, tensor in weights.items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        # Weights alone do not make features: the same ones under another forward must not find the old file.
-        digest.update(_signature(network, images).encode())
-        return self.folder / f"{digest.hexdigest()}.npy"
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(_signature(sample).encode())
+        return digest.hexdigest()
 
     def _pass(self, network: Network, images: Images, rows: np.ndarray) -> _Pass:
         values = np.empty((len(rows), network.dim), np.float32)
@@ -183,10 +191,13 @@ def _paced(places: np.ndarray, most: int) -> Iterator[np.ndarray]:
         size = max(1, min(most, 2 * size, int(size * SECONDS_A_BATCH / took)))
 
 
-def _signature(network: Network, images: Images) -> str:
-    """What the network makes of two images, in four numbers, so coarse that rounding in other threads does not show."""
+def _sample(network: Network, images: Images) -> Tensor:
     with torch.inference_mode():
-        sample = network.features(images.normalised(images.raw(np.arange(min(2, len(images.pixels))))))
+        return network.features(images.normalised(images.raw(np.arange(min(2, len(images.pixels))))))
+
+
+def _signature(sample: Tensor) -> str:
+    """A sample in four numbers, so coarse that rounding in other threads does not show."""
     values = sample.double().cpu().flatten()
     directions = torch.randn(3, len(values), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     size = values.norm()

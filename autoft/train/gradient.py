@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import Task
 from autoft.train.classifier import Classifier
+from autoft.train.prefix import Entrance
 from autoft.values.plan import Plan
 
 GRADIENT_CLIP = 1.0
@@ -47,6 +48,11 @@ class GradientRun:
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._begins = [*(round(group.from_pass * stream.steps_per_pass) for group in plan.groups), 0]  # and the head
         self._average = _average(classifier, plan.recipe.ema_passes * stream.steps_per_pass)
+        self._forward: nn.Module = classifier
+
+    def enter(self, entrance: Entrance) -> None:
+        """From now on, train from what comes in there."""
+        self.stream, self._forward = entrance.stream(self.stream), entrance.rest(self.classifier)
 
     @property
     def passes(self) -> float:
@@ -82,7 +88,7 @@ class GradientRun:
         total = 0.0
         for part, wanted in zip(torch.split(images, size), torch.split(targets, size), strict=True):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-                loss = self._task.loss(self.classifier(part), wanted, self.plan.recipe)
+                loss = self._task.loss(self._forward(part), wanted, self.plan.recipe)
             loss = loss * (len(part) / len(images))
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"the loss became {loss.item()} at step {self.step}")

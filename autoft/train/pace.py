@@ -20,12 +20,13 @@ class Pace:
         self._longest_guess = longest_guess
         self._seconds: list[float] = []
         self._last = time.monotonic()
+        self._besides = 0.0
 
-    def step_done(self) -> float:
-        """A step has just ended; the seconds it took."""
+    def step_done(self, besides: float = 0.0) -> float:
+        """A step has just ended; its seconds, but for `besides`, spent in it once and for all on filling a cache."""
         now = time.monotonic()
-        self._seconds.append(now - self._last)
-        self._last = now
+        self._seconds.append(now - self._last - besides)
+        self._last, self._besides = now, besides
         return self._seconds[-1]
 
     def paused(self) -> None:
@@ -40,7 +41,7 @@ class Pace:
 
     @property
     def expected(self) -> float:
-        """Seconds the next step is likely to take."""
+        """Seconds the next step is likely to take: what the last one filled, the next one may fill too."""
         if self.steady is not None:
-            return self.steady
-        return min(self._longest_guess, min(self._seconds, default=FIRST_GUESS_SECONDS))
+            return self.steady + self._besides
+        return min(self._longest_guess, min(self._seconds, default=FIRST_GUESS_SECONDS) + self._besides)

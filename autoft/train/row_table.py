@@ -28,6 +28,11 @@ class RowTable:
     def __init__(self, file: BinaryIO | None, start: int, record: np.dtype[np.void]) -> None:
         self._file, self._start, self._record = file, start, record
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it has a file."""
+        return self._file is not None
+
     @classmethod
     @contextmanager
     def open(cls, path: Path, count: int, dim: int, create: bool = False) -> Iterator[RowTable]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import Images
 from autoft.parts.base import FreezeStrategy
+from autoft.parts.cut import Cut
 from autoft.parts.host import Host
 from autoft.parts.network import Network
 from autoft.store import Checkpoint
@@ -46,11 +48,13 @@ class Workshop:
         self.record, self.folder, self.task = record, run.folder, self.dataset.task
         self.device = torch.device(record.machine.device)
         self.features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
+        self.prefixes = cache_root() / "prefixes"
         self.image_seconds: dict[tuple[str, int], float] = {}
         """What one image's forward pass was measured to take, by backbone and input size."""
         self._cancelled = cancelled
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
+        self._cuts: dict[tuple[str, int, int], Cut | None] = {}
 
     def check(self) -> None:
         """Raise `Cancelled` when the run is being stopped."""
@@ -69,6 +73,13 @@ class Workshop:
         self._networks.move_to_end(backbone)
         return self._networks[backbone]
 
+    def cut(self, backbone: str, depth: int, size: int) -> Cut | None:
+        """Where the backbone's network can be cut (`Network.split`); found out once."""
+        wanted = (backbone, depth, size)
+        if wanted not in self._cuts:
+            self._cuts[wanted] = self.network(backbone).split(depth, size)
+        return self._cuts[wanted]
+
     def bench(self, job: Job) -> Bench:
         """What the job's slice works with."""
         trial = job.slice.trial
@@ -82,8 +93,8 @@ class Workshop:
         pixels = self.dataset.pixels(trial.image_size, spec.interpolation, self.record.view)
         return Images(pixels, spec, self.device, layout)
 
-    def outputs(self, classifier: Classifier, batches: Iterable[torch.Tensor]) -> np.ndarray:
-        """Outputs `(n, outputs)` float32 for batches of the network's inputs on its device."""
+    def outputs(self, classifier: nn.Module, batches: Iterable[torch.Tensor]) -> np.ndarray:
+        """Outputs `(n, outputs)` float32 for batches of a classifier's inputs on its device."""
         parts = []
         with torch.inference_mode():
             for batch in batches:

@@ -95,9 +95,11 @@ class TrainingStream:
         """Augmented images `(batch, 3, size, size)` and their targets `(batch, ...)`, on the device."""
         chosen = self._order(step // self.steps_per_pass)[step % self.steps_per_pass]
         torch.manual_seed(hash((self.seed, step)) % 2**63)
+        return self._inputs(self.rows[chosen]), torch.from_numpy(self.targets[chosen]).to(self.images.device)
+
+    def _inputs(self, rows: np.ndarray) -> Tensor:
         augment = _AUGMENTATIONS[self.recipe.augment](self.images.pixels.shape[1])
-        augmented = torch.stack([augment(image) for image in self.images.raw(self.rows[chosen])])
-        return self.images.normalised(augmented), torch.from_numpy(self.targets[chosen]).to(self.images.device)
+        return self.images.normalised(torch.stack([augment(image) for image in self.images.raw(rows)]))
 
     def _order(self, number: int) -> np.ndarray:
         """Indices `(steps, batch)` of pass `number`, shuffled by (seed, number)."""
