@@ -294,6 +294,6 @@ def test_filling_is_neither_the_pace_of_steps_nor_of_scoring(run, worker, monkey
     monkeypatch.setattr(Prefix, "_compute", slowly)
     monkeypatch.setattr(module, "FEWEST_TIMED", 1)
     costs = execute(worker, trial(run, 0), 0.0, 1.0).costs
-    assert costs.step < slow  # of eight rows
+    assert costs.step < 4 * slow  # of eight rows
     assert costs.scoring < slow * len(worker.shop.dataset.rows("val"))
     assert slow < costs.image < 10 * slow  # what an image takes where nothing is kept, as when the test split is scored

@@ -435,7 +435,7 @@ def test_a_zoo_that_builds_nothing_is_told_so_once_and_not_that_it_knows_no_othe
     assert code == 1
     assert unknown.endswith("not checked: own/x, which is there, cannot be built either")
     assert says in line
-    assert verdict == "own: ZooConformance failed 7, 6 of them for a cause that stands above, 1 not checked"
+    assert verdict == "own: ZooConformance failed 8, 7 of them for a cause that stands above, 1 not checked"
 
 
 BYTES = """

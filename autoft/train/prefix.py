@@ -135,8 +135,8 @@ class Prefix:
         values, missing = np.empty((len(rows), math.prod(self.cut.shape)), np.float32), np.ones(len(rows), np.bool_)
         for place, row in self.table.read(rows):
             values[place], missing[place] = row, False
-        began, size = time.monotonic(), self.images.forward_size
-        places = np.flatnonzero(missing)
+        began, places = time.monotonic(), np.flatnonzero(missing)
+        size = min(self.images.at_once, self.images.forward_size)  # more at a time leave the processor's caches
         for some in (places[start : start + size] for start in range(0, len(places), size)):
             values[some] = self._compute(rows[some])
             self.table.write(rows[some], values[some])
