@@ -35,6 +35,7 @@ METRICS: Final = (
     Metric(
         MetricFacts("map", weighs_classes=True),
         lambda logits, marks: mean_average_precision(marks, logits),
+        bootstrap="log_odds",
     ),
     Metric(
         MetricFacts("macro_f1", weighs_classes=True),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from autoft.parts.metric import Bootstrap
 from autoft.parts.metric import Counts as Counts
 from autoft.parts.metric import Floats as Floats
 from autoft.parts.metric import Statistic as Statistic
@@ -18,12 +19,15 @@ else:
 
 RESAMPLES: Final = 1000
 _NUMBERS_AT_ONCE: Final = 2**18
+_NEAR: Final = 2
 
 Logits: TypeAlias = "NDArray[np.float32]"
 Probabilities: TypeAlias = "NDArray[np.float32]"
 Labels: TypeAlias = "NDArray[np.integer[Any]]"
 Hits: TypeAlias = "NDArray[np.bool_]"
 Interval = tuple[float, float]
+IntervalOf: TypeAlias = Callable[[float, "Floats", int], Interval]
+"""The 95 % interval of a figure, from its value, its resamples and the number of images."""
 
 
 def softmax(logits: Logits) -> Probabilities:
@@ -55,6 +59,33 @@ def percentiles(value: float, drawn: Floats, n: int) -> Interval:
         return proportion(n, n)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return min(float(low), value), max(float(high), value)
+
+
+def log_odds(value: float, drawn: Floats, n: int) -> Interval:
+    """Percentiles, and as far as the basic bootstrap (Davison and Hinkley 1997) in log odds goes beyond them.
+
+    The latter takes off the bias of resampling. Mean average precision needs that: images that stand twice in a
+    resample are found together, which makes it higher, as few images do by themselves. Nearer than `_NEAR / n` to 0 or
+    1, where odds of resamples have no bounds, the deviation of these takes their place (the delta method).
+
+    Coverage in % at n = 60, 200 and 1,000 images (`benchmarks/intervals.py`), so and by percentiles alone:
+    COVERAGE
+    """
+    from scipy.special import expit, logit
+
+    low, high = percentiles(value, drawn, n)
+    drawn, least = drawn[np.isfinite(drawn)], _NEAR / n
+    if not 0 < value < 1 or not len(drawn):
+        return low, high
+    if least < value < 1 - least:
+        ends = 2 * logit(value) - np.percentile(logit(np.clip(drawn, least, 1 - least)), [97.5, 2.5])
+    else:
+        ends = logit(value) + np.array([-1.96, 1.96]) * (float(drawn.std()) / (value * (1 - value)))
+    lower, upper = expit(ends)
+    return min(low, float(lower)), max(high, float(upper))
+
+
+INTERVALS: Final[Mapping[Bootstrap, IntervalOf]] = {"percentile": percentiles, "log_odds": log_odds}
 
 
 def bootstrap(statistics: Mapping[str, Statistic], n: int) -> dict[str, Floats]:
