@@ -40,6 +40,7 @@ METRICS: Final = (
     Metric(
         MetricFacts("macro_f1", weighs_classes=True),
         lambda logits, marks: macro_f1(marks, logits >= 0),
+        bootstrap="log_odds",
     ),
     Metric(
         MetricFacts("micro_f1"),
