@@ -112,3 +112,36 @@ def test_two_plugins_with_one_part_name_are_both_named(search, tmp_path):
     assert code == 2
     assert "one.py" in line
     assert "two.py" in line
+
+
+def table(folder, label):
+    """A manifest of the images in a folder, each with the label that a function gives to its class and number."""
+    rows = [(path, label(path.parent.name, number)) for number, path in enumerate(sorted(folder.rglob("*.png")))]
+    lines = [f"{path.relative_to(folder)};{said}" for path, said in rows]
+    (folder / "data.csv").write_text("\n".join(["image;label", *lines]))
+    return folder / "data.csv"
+
+
+@pytest.mark.parametrize(
+    ("label", "arguments", "says"),
+    [
+        (
+            lambda name, number: f"{name}|x" if number % 2 else name,
+            ("--metric", "mae"),
+            "'mae' is a metric of regression and ordinal; this is multi_label, which has map, macro_f1, micro_f1, ",
+        ),
+        (lambda name, number: name, ("--metric", "maq"), "no metric is called 'maq'"),
+        (lambda name, number: name, ("--task", "ordinal"), "of the class 'blue' nothing says where"),
+        (lambda name, number: f"{number % 3}|4", ("--task", "ordinal"), "'0|4' stands for several labels"),
+        (
+            lambda name, number: f"{name}|{number}",
+            ("--task", "single_label"),
+            "(if | parts several labels, say --task multi_label): each class needs",
+        ),
+        (lambda name, number: f"0,0{number + 10}", (), "'0,010' in label has a decimal comma; write a point, 0.010"),
+    ],
+)
+def test_labels_that_are_of_another_task(search, tiny_images, label, arguments, says):
+    code, line = search("--offline", "--time", "10h", *arguments, data=table(tiny_images, label))
+    assert code == 2, line
+    assert says in line

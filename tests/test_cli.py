@@ -276,7 +276,7 @@ def test_the_runs_of_a_manifest_lie_here_unless_here_are_its_images(
 ) -> None:
     monkeypatch.chdir(tmp_path / here)
     path = engine._run_path(Study(data=str(listed)), read_labelled(listed))
-    assert path.parent == tmp_path / runs and path.name.startswith("data-")
+    assert path.parent == tmp_path / runs and path.name.startswith("project-")  # many files are called data.csv
 
 
 @pytest.mark.parametrize("place", ["images", "images/notes/run", "images/deep/run", "photos/run", "moved/run"])
@@ -1018,3 +1018,16 @@ def test_search_and_resume_stay_functions_after_the_engine_is_imported() -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert callable(autoft.resume)
+
+
+@pytest.mark.parametrize(("file", "name"), [("Labels.csv", "photos-"), ("cats.csv", "cats-"), ("train.tsv", "photos-")])
+def test_a_run_is_called_after_a_manifest_with_a_name_of_its_own_else_after_its_folder(
+    file: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no image, but a file")
+    (folder / file).write_text("image\tlabel\na.png\tx\n")
+    monkeypatch.chdir(tmp_path)
+    study = Study(data=str(folder / file))
+    assert engine._run_path(study, read_labelled(folder / file)).name.startswith(name)

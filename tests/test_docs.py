@@ -60,14 +60,14 @@ def test_ci_installs_and_tests_as_the_readme_says():
 
 @pytest.mark.slow
 def test_readme_commands_run(place):
-    """In the order in which they stand; a run folder in the text stands for the one the reader has."""
+    """In the order in which they stand; a run folder in the text stands for the first one the reader has."""
     ran = 0
     for line in COMMANDS:
         line = line.split(" && ")[-1]
         if not line.startswith("autoft"):
             continue
         for named in re.findall(r"runs/photos-\S+", line):
-            line = line.replace(named, str(sorted((place / "runs").glob("photos-*"))[-1]))
+            line = line.replace(named, str(sorted((place / "runs").glob("photos-*"))[0]))
         autoft(line, place)
         ran += 1
     assert ran == 8
@@ -76,7 +76,7 @@ def test_readme_commands_run(place):
 @pytest.mark.slow
 def test_commands_of_the_handoff_page_run_in_a_bundle(place):
     """After the README's, in the bundle that they leave."""
-    bundle = sorted((place / "runs").glob("*/export"))[-1]
+    bundle = sorted((place / "runs").glob("photos-*/export"))[0]
     lines = re.findall(r"^\$ (.+)$", (ROOT / "docs" / "handoff.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(lines) == 3
     for line in lines:

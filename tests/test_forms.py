@@ -304,7 +304,10 @@ def test_the_card_tells_the_form(made: Made) -> None:
         assert word.replace("Sigmoid", "1 / (1 + exp(-").replace("\\*", "*") in card, word
     if made.targets.form != "one_of":
         assert "classes" not in card and "softmax" not in card and "top-1" not in card
+    if made.targets.form == "any_of":
+        assert re.search(r"got [0-9]+ with every label right", card)
     if made.targets.form == "numbers":
+        assert "mean of the columns' mean absolute errors, whatever their units" in card
         assert "change." not in card  # nothing is decided
         report = decode(MetricsReport, (made.folder / "metrics.json").read_text())
         assert f"| mae | {report.metrics['mae'].value:.5g} |" in card
@@ -548,6 +551,7 @@ def test_a_manifest_of_other_images_is_scored_by_the_names_of_the_metrics(made: 
         "one_of": {"mae", "accuracy", "balanced_accuracy", "macro_f1", "log_loss"},
     }
     assert (scores["n"], found["fresh"]) == (12, 12)
+    assert scores["right"] == ("with every label right" if made.targets.form == "any_of" else "right")
     assert set(scores["metrics"]) == expected[made.targets.form]
     best = {"any_of": "map", "numbers": "r2", "one_of": "accuracy"}[made.targets.form]
     assert scores["metrics"][best] > 0.99

@@ -60,6 +60,19 @@ def test_predict_takes_files_folders_and_patterns_in_order(bundle: Path, tmp_pat
         assert tuple(prediction.probabilities) == LABELS
 
 
+@pytest.mark.parametrize("header", ["file", "image,label"])
+def test_predict_takes_the_images_of_a_manifest(header: str, bundle: Path, tmp_path: Path) -> None:
+    """With labels or without, each image once; one that is not there is said."""
+    red, blue = colour(tmp_path / "a" / "red.png", (255, 0, 0)), colour(tmp_path / "blue.png", (0, 0, 255))
+    lines = ["a/red.png", "blue.png", "a/red.png", "gone.png"]
+    rest = "," if "," in header else ""
+    (tmp_path / "other.csv").write_text("\n".join([header, *(f"{line}{rest}" for line in lines)]))
+    found = list(predict(bundle, [str(tmp_path / "*.csv")]))
+    assert [(p.image, p.label) for p in found[:2]] == [(red, LABELS[0]), (blue, LABELS[2])]
+    assert (found[2].image, found[2].error) == (str(tmp_path / "gone.png"), "no such file or directory")
+    assert len(found) == 3
+
+
 def test_a_bundle_of_before_there_were_targets_has_one_class_an_image(bundle: Path, tmp_path: Path) -> None:
     model = onnx.load(bundle / "model.onnx")
     kept = [prop for prop in model.metadata_props if prop.key not in ("autoft.targets", "autoft.calibration")]

@@ -54,7 +54,9 @@ def _as_numbers(task: Task, listing: Listing) -> str:
     causes = {label: task.problem(label) for label in dict.fromkeys(entry.label for entry in filled)}
     odd = [entry for entry in filled if causes[entry.label]]
     if not odd:
-        return f"the labels are numbers; to predict them as such add --task {task.name}"
+        return (
+            f"the labels are numbers; to predict them as such add --task {task.name}, as ordered classes --task ordinal"
+        )
     example = f"{odd[0].path}: {causes[odd[0].label]}"
     if len(odd) == len(filled):
         return f"the labels are numbers, but none that can be predicted as such, e.g. {example}"

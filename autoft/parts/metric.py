@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from autoft.values.target import Form, MetricFacts
 
@@ -17,6 +17,9 @@ Counts: TypeAlias = "NDArray[np.int64]"
 Statistic: TypeAlias = Callable[[Counts], Floats]
 """From how often each image counts, `(resamples, n)`, to one figure a resample, `(resamples,)`."""
 
+Bootstrap = Literal["percentile", "log_odds"]
+"""How an interval is taken from the figures of resamples; "log_odds" suits a figure in [0, 1] that these push up."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -25,13 +28,14 @@ class Metric:
     A statistic instead of a number, so that one bootstrap serves all figures. It is greater for better predictions: of
     a loss the negative. One that `is_proportion` is the part of the images that is right. `Metric.of` makes one of a
     plain function. `form`: a metric that a plugin offers by itself is one of all tasks whose answers are of that form;
-    None where a task brings it along.
+    None where a task brings it along. `bootstrap` is how its 95 % interval comes about, unless it is a proportion.
     """
 
     facts: MetricFacts
     statistic: Callable[[NDArray[Any], NDArray[Any]], Statistic]
     is_proportion: bool = False
     form: Form | None = None
+    bootstrap: Bootstrap = "percentile"
 
     @classmethod
     def of(

@@ -35,10 +35,12 @@ METRICS: Final = (
     Metric(
         MetricFacts("map", weighs_classes=True),
         lambda logits, marks: mean_average_precision(marks, logits),
+        bootstrap="log_odds",
     ),
     Metric(
         MetricFacts("macro_f1", weighs_classes=True),
         lambda logits, marks: macro_f1(marks, logits >= 0),
+        bootstrap="log_odds",
     ),
     Metric(
         MetricFacts("micro_f1"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
-from autoft.parts.metric import Floats, Metric, Statistic
-from autoft.tasks.statistics import Interval, bootstrap, percentiles, proportion, value_of
+from autoft.parts.metric import Metric, Statistic
+from autoft.tasks.statistics import INTERVALS, Interval, IntervalOf, bootstrap, proportion, value_of
 from autoft.values.bundle import Estimate
 from autoft.values.summary import Scores
 
@@ -40,11 +40,8 @@ def interval(metric: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> Int
     n, value = len(targets), metric.score(judged, targets)
     if metric.is_proportion:
         return proportion(round(value * n), n)
-    return percentiles(value, bootstrap({metric.name: metric.statistic(judged, targets)}, n)[metric.name], n)
-
-
-IntervalOf = Callable[[float, Floats, int], Interval]
-"""The 95 % interval of a figure, from its value, its resamples and the number of images."""
+    drawn = bootstrap({metric.name: metric.statistic(judged, targets)}, n)[metric.name]
+    return INTERVALS[metric.bootstrap](value, drawn, n)
 
 
 def estimates(
@@ -66,7 +63,7 @@ def estimates(
         value = value_of(statistics[metric.name], n)
         if not math.isfinite(value):
             continue
-        resampled = percentiles(value, drawn[metric.name], n)
+        resampled = INTERVALS[metric.bootstrap](value, drawn[metric.name], n)
         ends = proportion(round(value * n), n) if metric.is_proportion else resampled
         low, high = sorted(map(metric.facts.shown, ends))
         found[metric.name] = Estimate(metric.facts.shown(value), (low, high))

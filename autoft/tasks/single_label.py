@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +11,6 @@ from autoft.parts.metric import Metric
 from autoft.system.lazy import Lazy
 from autoft.tasks.calibration import calibrated, fit_temperature
 from autoft.tasks.lookalikes import printed, refuse_lookalikes
-from autoft.tasks.number import number
 from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, log_losses, macro_f1, mean
 from autoft.values.bundle import Calibration
 from autoft.values.plan import Recipe
@@ -39,10 +37,12 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         MetricFacts("balanced_accuracy", weighs_classes=True),
         lambda logits, classes: balanced_accuracy(classes, logits.argmax(axis=1)),
+        bootstrap="log_odds",
     ),
     Metric(
         MetricFacts("macro_f1", weighs_classes=True),
         lambda logits, classes: macro_f1(classes, logits.argmax(axis=1)),
+        bootstrap="log_odds",
     ),
     Metric(
         MetricFacts("log_loss", is_loss=True, greatest=None),
@@ -92,12 +92,6 @@ class SingleLabel(Task):
         hint = f" (if {SEPARATOR} parts several labels, say --task multi_label)" if several else ""
         return f"class {shown}{more}{hint}: each class needs"
 
-    def remark(self) -> str:
-        """That numbers are taken as mere names, where the classes are nothing else."""
-        if not all(map(_is_number, self.targets.names)):
-            return ""
-        return "the labels are numbers, and taken as names of classes; --task ordinal or regression takes their values"
-
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`."""
         from torch.nn.functional import cross_entropy
@@ -129,10 +123,3 @@ class SingleLabel(Task):
             temperature = Constant <value = float {{{calibration.temperature!r}}}> ()
             cooled = Div (outputs, temperature)
             answers = Softmax <axis = -1> (cooled)"""
-
-
-def _is_number(name: str) -> bool:
-    try:
-        return math.isfinite(number(name))
-    except ValueError:
-        return False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from autoft.parts.metric import Bootstrap
 from autoft.parts.metric import Counts as Counts
 from autoft.parts.metric import Floats as Floats
 from autoft.parts.metric import Statistic as Statistic
@@ -18,12 +19,16 @@ else:
 
 RESAMPLES: Final = 1000
 _NUMBERS_AT_ONCE: Final = 2**18
+_NEAR: Final = 2
+_TINY: Final = 1e-9
 
 Logits: TypeAlias = "NDArray[np.float32]"
 Probabilities: TypeAlias = "NDArray[np.float32]"
 Labels: TypeAlias = "NDArray[np.integer[Any]]"
 Hits: TypeAlias = "NDArray[np.bool_]"
 Interval = tuple[float, float]
+IntervalOf: TypeAlias = Callable[[float, "Floats", int], Interval]
+"""The 95 % interval of a figure, from its value, its resamples and the number of images."""
 
 
 def softmax(logits: Logits) -> Probabilities:
@@ -55,6 +60,40 @@ def percentiles(value: float, drawn: Floats, n: int) -> Interval:
         return proportion(n, n)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return min(float(low), value), max(float(high), value)
+
+
+def log_odds(value: float, drawn: Floats, n: int) -> Interval:
+    """Percentiles, and as far as the basic bootstrap (Davison and Hinkley 1997) in log odds goes beyond them.
+
+    The latter takes off the bias of resampling. Mean average precision needs that: images that stand twice in a
+    resample are found together, which makes it higher, as few images do by themselves. Means over classes gain by it
+    where few images are of one. Nearer than `_NEAR / n` to 0 or
+    1, where odds of resamples have no bounds, the deviation of these takes their place (the delta method).
+
+    Coverage in % at 60, 200 and 1,000 images (`benchmarks/intervals.py`, 150 sets), in brackets by percentiles alone:
+
+        map, hard labels      95 (29)  97 (83)  96 (85)      map, easy labels      96 (87)  99 (97)  94 (93)
+        macro_f1, hard labels 97 (93)  96 (95)  91 (89)      macro_f1, easy labels 99 (98)  99 (99)  94 (92)
+        macro_f1, classes     95 (94)  95 (93)  93 (91)      balanced_accuracy     94 (88)  97 (96)  95 (95)
+
+    By percentiles, which the others take: micro_f1 95, 97, 95; log_loss 95, 97, 94; mae 96, 94, 93; r2 92, 94, 91; rmse
+    87, 87, 93, as a few large errors decide it.
+    """
+    from scipy.special import expit, logit
+
+    low, high = percentiles(value, drawn, n)
+    drawn, least = drawn[np.isfinite(drawn)], _NEAR / n
+    if not _TINY < value < 1 - _TINY or not len(drawn):
+        return low, high
+    if least < value < 1 - least:
+        ends = 2 * logit(value) - np.percentile(logit(np.clip(drawn, least, 1 - least)), [97.5, 2.5])
+    else:
+        ends = logit(value) + np.array([-1.96, 1.96]) * (float(drawn.std()) / (value * (1 - value)))
+    lower, upper = expit(ends)
+    return min(low, float(lower)), max(high, float(upper))
+
+
+INTERVALS: Final[Mapping[Bootstrap, IntervalOf]] = {"percentile": percentiles, "log_odds": log_odds}
 
 
 def bootstrap(statistics: Mapping[str, Statistic], n: int) -> dict[str, Floats]:
