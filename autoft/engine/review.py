@@ -41,7 +41,7 @@ def bound_as_chosen(task: Task, known: Iterable[Task], listing: Listing, screen:
         if not hint:
             raise
         raise DataError(f"{problem}; {hint}") from problem
-    if hint:
+    if hint and len(found.targets.names) > 2:  # what is 0 or 1 is yes or no
         screen.note(f"{FORMS[task.form].counted(found.targets)}: {hint}")
     return found
 
