@@ -43,16 +43,16 @@ def chosen(labels: Sequence[str], columns: tuple[str, ...] = ("y",), task: Task 
 
 
 def test_numbers_that_become_classes_get_a_line() -> None:
-    (line,) = chosen([str(number) for number in range(1, 26)] * 4)
-    assert line == "25 classes: the labels are numbers; to predict them as such add --task regression"
-    (line,) = chosen(["0.5", "1.5", "nan"] * 4)
-    assert "8 of 12 labels are numbers (not that of 2.png: 'nan' is not finite)" in line
+    (line,) = chosen(["1", "2", "n/a"] * 4)
+    assert line.startswith("3 classes: 8 of 12 labels are numbers (not that of 2.png: 'n/a' is no number); to predict")
+    assert line.endswith("add --task regression")
+    assert chosen(["1", "2", "3"] * 4) == []  # the task itself remarks on it
 
 
 @pytest.mark.parametrize(
     "labels",
-    [["cat", "dog"] * 4, ["0", "1"] * 4, ["cat", "dog", "3"] * 4, ["1a", "2b", "3c"] * 4],
-    ids=["names", "yes or no", "few numbers", "begin with digits"],
+    [["cat", "dog"] * 4, ["cat", "dog", "3"] * 4, ["1a", "2b", "3c"] * 4],
+    ids=["names", "few numbers", "begin with digits"],
 )
 def test_classes_get_none(labels: list[str]) -> None:
     assert chosen(labels) == []
