@@ -24,6 +24,7 @@ from huggingface_hub import constants
 import autoft
 from autoft import api
 from autoft.__main__ import _run
+from autoft.bundle.standalone import verify as standalone
 from autoft.data.readers import read_labelled
 from autoft.engine import engine
 from autoft.errors import (
@@ -855,6 +856,32 @@ def test_verify_says_what_is_missing(autoft_: Callable[..., Outcome], tmp_path: 
     assert document.code == 3
     assert json.loads(document.out)["passed"] is False
     assert "manifest.json is damaged" in document.err
+
+
+def test_verify_that_cannot_run_is_one_line(
+    autoft_: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(standalone, "verify", failing_with(standalone.CannotRun("no onnxruntime; pip install")))
+    outcome = autoft_("verify", str(tmp_path))
+    assert (outcome.code, outcome.err) == (2, "error: no onnxruntime; pip install\n")
+
+
+def test_verify_of_a_run_whose_model_is_gone_says_how_to_get_it_back(
+    autoft_: Callable[..., Outcome], run_folder: Path
+) -> None:
+    (run_folder / "summary.json").write_text(encode(summary(run_folder)))
+    for command in (["verify"], ["predict", "image.png"]):
+        outcome = autoft_(command[0], str(run_folder), *command[1:])
+        assert outcome.code == 2 and "autoft export" in outcome.err and "--trial 3" in outcome.err
+
+
+def test_a_leaderboard_without_its_journal_is_no_empty_one(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
+    (run_folder / "trials.jsonl").unlink()
+    assert autoft_("leaderboard", str(run_folder)).code == 0  # a run that has just begun
+    (run_folder / "leaderboard.csv").touch()
+    outcome = autoft_("leaderboard", str(run_folder))
+    assert outcome.code == 2 and "trials.jsonl is missing" in outcome.err
 
 
 # ---------------------------------------------------------------- inventory

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,17 @@ def test_a_damaged_split_csv(tiny_images, tmp_path, damage):
     path.unlink()
     with pytest.raises(RunFolderError, match="missing"):
         reopened(path, found)
+
+
+@pytest.mark.parametrize(("old", "new"), [(",red,", ",blue,"), (",0,", ",999,"), (",1,", ",-1,")])
+def test_a_split_csv_that_was_edited_is_refused(tiny_images, tmp_path, old, new):
+    found, path = opened(tiny_images), tmp_path / "split.csv"
+    write_split_csv(found, path)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(RunFolderError, match=r"split\.csv was changed since the run began; restore it"):
+        reopened(path, found)
+    before_digests = replace(found.info, split_digest="")
+    assert len(read_samples(path, before_digests)) == 36
 
 
 def test_a_deleted_cache_is_built_again_unless_the_images_changed(tiny_images, own_cache):

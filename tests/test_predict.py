@@ -110,6 +110,10 @@ def test_a_run_folder_a_bundle_and_a_file_all_lead_to_the_model(bundle: Path, tm
     shutil.copytree(bundle, tmp_path / "export")
     assert find_model(tmp_path) == tmp_path / "export" / "model.onnx"
     assert find_model(bundle) == bundle / "model.onnx" == find_model(bundle / "model.onnx")
+    shutil.rmtree(tmp_path / "export")
+    for place in (tmp_path, tmp_path / "export"):
+        with pytest.raises(RunFolderError, match=r"model of the run is gone.*`autoft export .* --trial 0` writes it"):
+            find_model(place)
 
 
 def test_folders_that_lead_nowhere(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from autoft.values.plan import Recipe
 from autoft.values.target import Targets
 
 ONE = ("weight",)
-LARGE = float(np.finfo(np.float32).max)
+LARGE = 1e18
 
 
 def bound(values: np.ndarray, *names: str) -> Regression:
@@ -35,7 +35,15 @@ def bound(values: np.ndarray, *names: str) -> Regression:
 # ---------------------------------------------------------------- labels
 
 
-@pytest.mark.parametrize("label", ["1", "-2.5", " 3 ", "1e-3", "0", "1.5,2", "-0.0,1e17", "١٢"])
+@pytest.mark.parametrize("odd", ["1e12", "-3e11"])
+def test_a_value_beside_which_the_others_are_one_is_named(odd: str) -> None:
+    labels = [f"{number / 2},{number}" for number in range(1, 8)]
+    assert Regression().names([*labels, "1e5,8"], ("a", "b")) == ("a", "b")
+    with pytest.raises(DataError, match=f"a is .* where the label is '{odd},3', and most others lie from"):
+        Regression().names([*labels, f"{odd},3"], ("a", "b"))
+
+
+@pytest.mark.parametrize("label", ["1", "-2.5", " 3 ", "1e-3", "0", "1.5,2", "-0.0,1e18", "١٢"])
 def test_numbers_have_no_problem(label: str) -> None:
     assert Regression().problem(label) is None
 
@@ -56,6 +64,7 @@ def test_numbers_have_no_problem(label: str) -> None:
         ("1_2", "'1_2' is no number"),
         ("0x10", "'0x10' is no number"),
         ("infinity", "'infinity' is not finite"),
+        ("1,-1.1e18", "'-1.1e18' is too large; 1e+18 is the most"),
         ("1\n2", "is no number"),
         ("1\r2", "is no number"),
     ],

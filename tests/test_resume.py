@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import autoft
 from autoft import api, hookimpl
 from autoft.data.dataset import write_split_csv
 from autoft.engine import engine
-from autoft.engine.execution import ExportWish, execute, export_trial
+from autoft.engine.execution import ExportWish, _export_path, _layout, execute, export_trial
 from autoft.engine.sitting import Sitting
 from autoft.errors import AutoftError, DataError, Interrupted, PluginError, RunFolderError, StudyError
 from autoft.parts.base import Problem, Searcher
@@ -478,6 +479,61 @@ def test_images_that_moved_are_searched_where_they_are(run: Run, executed: list[
         api.resume(run.folder.path, "+10s", data=moved.with_name("nowhere"))
     api.resume(run.folder.path, "+10s", data=os.path.relpath(moved))
     assert [(one.record.data.root, one.record.study.data) for one in executed] == [(str(moved), str(moved))]
+
+
+def test_a_manifest_that_moved_is_found_by_its_name_in_the_folder_given(tmp_path: Path, run: Run) -> None:
+    listed = replace(run.record.data, root="/gone", manifest="/gone/cases.csv")
+    of_manifest = replace(run, record=replace(run.record, data=listed))
+    (tmp_path / "cases.csv").write_text("image,label\n")
+    for data in (tmp_path, tmp_path / "cases.csv"):
+        found = of_manifest.with_images(data)
+        assert (found.record.data.root, found.record.data.manifest) == (str(tmp_path), str(tmp_path / "cases.csv"))
+        assert found.images() == tmp_path
+    with pytest.raises(DataError, match=r"no file /gone/cases\.csv, which lists .*add --data with the CSV file or its"):
+        of_manifest.images()
+    with pytest.raises(DataError, match=r"no file .*/red/cases\.csv"):
+        of_manifest.with_images(run.images() / "red").images()
+
+
+def test_a_lost_model_is_put_back_before_the_run_goes_on(run: Run, executed: list[Run]) -> None:
+    shutil.rmtree(run.folder.export)
+    for time_ in (None, "+10s"):
+        with pytest.raises(RunFolderError, match=r"model of the run is gone.*`autoft export .*/run --trial 0` writes"):
+            api.resume(run.folder.path, time_)
+    assert not executed
+
+
+def test_a_model_is_put_back_only_where_it_was_lost(run: Run) -> None:
+    (record,) = run.ledger().exportable()
+    assert _export_path(run, record, None) == run.folder.path / "exports" / "0"
+    with pytest.raises(StudyError, match="place of the model that summary"):
+        _export_path(run, record, run.folder.export)
+    shutil.rmtree(run.folder.export)
+    for out in (None, run.folder.export):
+        assert _export_path(run, record, out) == run.folder.export
+    later = replace(run.summary(), finalists=(Parent(0, 2.0),))
+    run.folder.summary.write_text(encode(later))  # it has trained on since: these are other weights
+    assert _export_path(run, record, None) == run.folder.path / "exports" / "0"
+
+
+def test_a_model_that_is_put_back_takes_what_it_took(run: Run) -> None:
+    batched = replace(run, record=replace(run.record, study=replace(run.record.study, batched=True)))
+    wish = ExportWish(None, None, "image")
+    assert _layout(batched, run.folder.export, wish) == "batch"
+    assert _layout(run, run.folder.export, wish) == _layout(batched, run.folder.path / "other", wish) == "image"
+
+
+@pytest.mark.parametrize("lose", [lambda path: path.unlink(), lambda path: path.write_text("")])
+def test_a_journal_that_is_gone_is_no_short_search(lose: Callable[[Path], None], run: Run) -> None:
+    lose(run.folder.journal)
+    with pytest.raises(RunFolderError, match=r"trials\.jsonl is (missing|empty), and every trial stood in it"):
+        run.ledger()
+    run.folder.summary.unlink()
+    if not run.folder.journal.exists():
+        assert not run.ledger().trials  # a run that has just begun
+        run.folder.leaderboard.write_text("")
+        with pytest.raises(RunFolderError, match="missing"):
+            run.ledger()
 
 
 def test_a_finished_run_remembers_where_its_images_went(run: Run, executed: list[Run]) -> None:

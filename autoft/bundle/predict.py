@@ -57,6 +57,8 @@ def find_bundle(path: Path) -> Path:
     if (path / "study.json").is_file():
         raise RunFolderError(f"the run in {path} has no model yet; `autoft resume {path}` goes on with it")
     if not path.exists():
+        if (path.parent / "summary.json").is_file():
+            bundle_of(path.parent, _summary(path.parent / "summary.json"))
         raise UserError(f"there is no {path}; give a run folder, a bundle or its {MODEL}")
     raise UserError(f"{path} is no bundle: there is no {MANIFEST} in it; give a run folder, a bundle or its {MODEL}")
 

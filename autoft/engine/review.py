@@ -27,7 +27,7 @@ _MISSING: Final = {
 
 
 def bound_as_chosen(task: Task, known: Iterable[Task], listing: Listing, screen: Screen) -> Task:
-    """The task of a listing, when nobody named one. Where its classes are numbers, a line names the task for numbers.
+    """The task of a listing, when nobody named one. Where most of its classes are numbers, a line says what to do.
 
     Raises as `bound` does, with that line after it.
     """
@@ -41,7 +41,7 @@ def bound_as_chosen(task: Task, known: Iterable[Task], listing: Listing, screen:
         if not hint:
             raise
         raise DataError(f"{problem}; {hint}") from problem
-    if hint:
+    if hint and not found.remark():  # which says so where all are numbers
         screen.note(f"{FORMS[task.form].counted(found.targets)}: {hint}")
     return found
 

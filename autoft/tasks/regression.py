@@ -229,15 +229,14 @@ class Regression(Task):
 
 def _refuse_outliers(columns: Sequence[str], labels: Sequence[str], values: Floats) -> None:
     """Raise `DataError` for one of `values` `(n, columns)` that is far beyond all others of its column."""
-    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
-    distance = np.abs(values - middle)
-    for place, name in enumerate(columns):
-        row, spread = distance[:, place].argmax(), high[place] - low[place]
-        if distance[row, place] > _FAR * spread > 0:
-            others = f"most others lie between {low[place]:g} and {high[place]:g}"
+    for name, column in zip(columns, values.T, strict=True):
+        low, high = np.quantile(column, 0.05, method="higher"), np.quantile(column, 0.95, method="lower")
+        distance = np.abs(column - np.median(column))
+        row = distance.argmax()
+        if distance[row] > _FAR * (high - low) > 0:
             raise DataError(
-                f"{name} is {values[row, place]:g} where the label is {labels[row]!r}, and {others}: nothing of them "
-                "could be learned; correct it, take the line out, or predict logarithms"
+                f"{name} is {column[row]:g} where the label is {labels[row]!r}, and most others lie from {low:g} to "
+                f"{high:g}: nothing of them could be learned; correct it, take the line out, or predict logarithms"
             )
 
 

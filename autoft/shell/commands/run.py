@@ -166,7 +166,8 @@ def _lines(summary: Summary) -> list[str]:
     if summary.missed:
         lines.append(_line("note", _missed(summary)))
     if summary.problems:
-        lines.append(_line("note", f"{summary.problems} files were not used; study.json in the run names them"))
+        unused = "1 file was" if summary.problems == 1 else f"{summary.problems} files were"
+        lines.append(_line("note", f"{unused} not used; study.json in the run has the names and the reasons"))
     return lines
 
 

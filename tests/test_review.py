@@ -1,0 +1,152 @@
+"""What is said of labels before anything trains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from parts.data import dataset
+
+from autoft.engine.engine import _report_data
+from autoft.engine.review import bound_as_chosen, review
+from autoft.errors import DataError
+from autoft.parts.base import Task
+from autoft.system.screen import Silent
+from autoft.tasks.multi_label import MultiLabel
+from autoft.tasks.ordinal import Ordinal
+from autoft.tasks.regression import Regression
+from autoft.tasks.single_label import SingleLabel
+from autoft.values.dataset import Entry, Listing
+
+KNOWN = SingleLabel(), MultiLabel(), Regression(), Ordinal()
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+# ---------------------------------------------------------------- numbers that are taken for classes
+
+
+def chosen(labels: Sequence[str], columns: tuple[str, ...] = ("y",), task: Task = KNOWN[0]) -> list[str]:
+    """What is said when nobody named a task and `task` gets a manifest with these labels."""
+    notes = Notes()
+    entries = tuple(Entry(f"{number}.png", label) for number, label in enumerate(labels))
+    bound_as_chosen(task, KNOWN, Listing("/data", (), entries, (), columns, "/data/y.csv"), notes)
+    return notes.lines
+
+
+def test_numbers_that_become_classes_get_a_line() -> None:
+    (line,) = chosen(["1", "2", "n/a"] * 4)
+    assert line.startswith("3 classes: 8 of 12 labels are numbers (not that of 2.png: 'n/a' is no number); to predict")
+    assert line.endswith("add --task regression")
+    assert chosen(["1", "2", "3"] * 4) == []  # the task itself remarks on it
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["cat", "dog"] * 4, ["cat", "dog", "3"] * 4, ["1a", "2b", "3c"] * 4],
+    ids=["names", "few numbers", "begin with digits"],
+)
+def test_classes_get_none(labels: list[str]) -> None:
+    assert chosen(labels) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns", "says"),
+    [
+        ([str(number) for number in range(30)], ("y",), "class '0' has 1.*; the labels are numbers; .*--task regress"),
+        ([f"{n},{n}" for n in range(8)] + [",1"] * 2, ("y", "z"), r"2 columns.*8 of 10 .*\(not that of 8\.png: ''"),
+        (["1e300,1", "2e300,2"] * 4, ("y", "z"), r"none that can be predicted as such, e\.g\. 0\.png: '1e300' is too"),
+    ],
+)
+def test_what_classes_cannot_be_of_numbers_says_what_to_do(
+    labels: list[str], columns: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        chosen(labels, columns)
+
+
+def test_a_refusal_of_names_stays_as_it_is() -> None:
+    with pytest.raises(DataError, match=r"add images or take what has too few out of the data$"):
+        chosen(["cat", "dog"])
+
+
+# ---------------------------------------------------------------- labels that no image of a split has
+
+
+def reviewed(data: Path, rows: Sequence[tuple[str, str]], task: Task) -> list[str]:
+    """What is said of `tiny_images` with these labels and splits, a colour each in turn."""
+    paths = sorted(path.relative_to(data) for path in data.rglob("*.png"))
+    lines = (f"{path},{label},{split}" for path, (label, split) in zip(paths, rows, strict=False))
+    (data / "y.csv").write_text("\n".join(["image,label,split", *lines]) + "\n")
+    notes = Notes()
+    review(dataset(data / "y.csv", (), task), notes)
+    return notes.lines
+
+
+def test_classes_that_a_split_lacks_are_named(tiny_images: Path) -> None:
+    rows = [("a", "train"), ("b", "train"), ("c", "train"), ("a", "val"), ("a", "test"), ("b", "test")]
+    assert reviewed(tiny_images, rows, SingleLabel()) == [
+        "no validation image of 'b', 'c': the search does not see how well it is told",
+        "no test image of 'c': the test score does not see how well it is told",
+    ]
+
+
+def test_labels_that_are_never_learned_are_named(tiny_images: Path) -> None:
+    rows = [("a|b", "train"), ("", "train"), ("a|b|x", "val"), ("b|a|x", "test")]
+    assert reviewed(tiny_images, rows, MultiLabel()) == ["no training image of 'x': the model will not know it"]
+
+
+@pytest.mark.parametrize(("bare", "images"), [("val", "validation"), ("train", "training")])
+def test_a_split_without_a_single_label_tells_no_trial_from_another(bare: str, images: str, tiny_images: Path) -> None:
+    rows = [
+        ("" if split == bare else label, split) for split in ("train", "val", "test") for label in ("a", "b", "a|b")
+    ]
+    with pytest.raises(DataError, match=f"not one {images} image has a label"):
+        reviewed(tiny_images, rows, MultiLabel())
+
+
+def test_a_test_split_without_a_single_label_gets_a_line(tiny_images: Path) -> None:
+    rows = [("a", "train"), ("b", "train"), ("a|b", "val"), ("", "test")]
+    assert reviewed(tiny_images, rows, MultiLabel()) == ["not one test image has a label: the test score tells nothing"]
+
+
+def test_numbers_lack_nothing(tiny_images: Path) -> None:
+    assert reviewed(tiny_images, [("1", "train"), ("2", "train"), ("3", "val"), ("4", "test")], Regression()) == []
+
+
+# ---------------------------------------------------------------- names that look alike
+
+
+def test_classes_that_differ_in_case_or_spaces_get_a_line(tiny_images: Path) -> None:
+    every = [(label, split) for split in ("train", "val", "test") for label in ("a", "A", "red fox", "red  fox")]
+    lines = reviewed(tiny_images, every, SingleLabel())
+    assert [re.findall(r"'([^']*)'", line) for line in lines] == [["A", "a"], ["red  fox", "red fox"]] or [
+        re.findall(r"'([^']*)'", line) for line in lines
+    ] == [["a", "A"], ["red fox", "red  fox"]]
+
+
+@pytest.mark.parametrize("task", [SingleLabel(), Ordinal(), MultiLabel()], ids=lambda task: task.name)
+@pytest.mark.parametrize("other", ["cafe\u0301", "caf\u00e9\u200b", "\ufeffcaf\u00e9"])
+def test_names_that_are_printed_alike_are_refused(task: Task, other: str) -> None:
+    with pytest.raises(DataError, match="look alike; give them one name"):
+        task.names(["caf\u00e9", "dog", other], ("label",))
+
+
+# ---------------------------------------------------------------- what is not used
+
+
+def test_one_line_that_is_not_used_is_one(tiny_images: Path) -> None:
+    lines = [f"{color}/{number}.png,{color}" for color in ("red", "blue") for number in range(6)]
+    (tiny_images / "y.csv").write_text("\n".join(["image,label", *lines, "red/0.png,blue"]))
+    notes = Notes()
+    _report_data(dataset(tiny_images / "y.csv", ()), notes)
+    assert notes.lines[1] == "1 line is not used:"
+    assert notes.lines[2].startswith("  red/0.png: line 14 says 'blue', line 2 'red', which counts")
