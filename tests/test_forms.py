@@ -571,3 +571,20 @@ def test_a_label_that_the_model_does_not_know_is_named(
     (tmp_path / "other.csv").write_text(f"image,{made.kind.columns}\nphoto.png,{cells}\n")
     with pytest.raises(DataError, match=rf"other\.csv: photo\.png: {problem}"):
         read_source(PixelModel(made.folder / "model.onnx"), tmp_path / "other.csv")
+
+
+def test_data_that_the_task_of_a_plugin_reads_otherwise_is_said_in_a_line(numbers: Made, tmp_path: Path) -> None:
+    model = PixelModel(numbers.folder / "model.onnx")
+    model.targets = Targets("quantiles", "numbers", ("low", "mid", "high"))
+    photo(tmp_path, (1, 2, 3))
+    (tmp_path / "other.csv").write_text("image,grams\nphoto.png,3.5\n")
+    says = r"'3.5' has not one number for each of the model's 3: low, mid, high; it was made by task 'quantiles' of a"
+    with pytest.raises(DataError, match=rf"other\.csv: photo\.png: {says} plugin, and cannot be scored from this data"):
+        read_source(model, tmp_path / "other.csv")
+
+
+def test_a_label_of_too_few_numbers_is_named(numbers: Made, tmp_path: Path) -> None:
+    photo(tmp_path, (1, 2, 3))
+    (tmp_path / "other.csv").write_text("image,grams\nphoto.png,3.5\n")
+    with pytest.raises(DataError, match=r"'3.5' has not one number for each of the model's 2: grams, kilometres; the"):
+        read_source(PixelModel(numbers.folder / "model.onnx"), tmp_path / "other.csv")

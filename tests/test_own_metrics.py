@@ -96,7 +96,10 @@ def test_every_task_of_the_form_knows_it_after_its_own_and_no_other_task() -> No
         ([Offers(metric()), OffersMore(metric())], r"'Offers'.* and plugin 'OffersMore'.* both offer a metric"),
         ([Offers(metric(), metric())], r"plugin 'Offers' .* offers two parts called 'worst_recall', each a metric"),
         ([Offers(metric(form=None))], r"plugin 'Offers'.*of metric 'worst_recall': ValueError: `form` says which"),
-        ([Offers(metric(name="two words"))], r"plugin 'Offers'.*autoft_metrics must return a list of Metric"),
+        (
+            [Offers(metric(name="two words"))],
+            r"plugin 'Offers'.*autoft_metrics must return a list of Metric, .*one word; got the name 'two words';",
+        ),
     ],
 )
 def test_a_metric_that_cannot_be_told_apart_is_refused_before_anything_begins(plugins: list[Any], says: str) -> None:
@@ -158,6 +161,26 @@ def test_resamples_without_a_figure_are_left_out_of_the_interval() -> None:
     found = scores(task.metrics, task.metric("worst_recall"), OUTPUTS, CLASSES)
     assert found.ci95[0] <= found.metrics["worst_recall"] == 0.5 <= found.ci95[1]
     assert all(map(math.isfinite, found.ci95))
+
+
+@pytest.mark.parametrize(
+    ("name", "proportion", "correct"), [("top2", True, 4), ("top2", False, None), ("accuracy", False, 3)]
+)
+def test_the_count_beside_a_score_is_its_own(name: str, proportion: bool, correct: int | None) -> None:
+    def top2(logits: NDArray[Any], classes: NDArray[Any]) -> float:
+        return float((np.argsort(-logits, axis=1)[:, :2] == classes[:, None]).any(axis=1).mean())
+
+    own = autoft.Metric.of(autoft.MetricFacts("top2"), top2, "one_of", is_proportion=proportion)
+    task = Host.discover(objects=[Offers(own)]).task("single_label")
+    logits = np.array([[3, 2, 1], [1, 3, 2], [1, 2, 3], [1, 2, 3]], np.float32)
+    found = scores(task.metrics, task.metric(name), logits, CLASSES)
+    assert (found.correct, found.metrics["accuracy"], found.metrics["top2"]) == (correct, 0.75, 1.0)
+
+
+def test_a_proportion_is_no_more_than_all() -> None:
+    own = autoft.Metric.of(autoft.MetricFacts("percent"), lambda *_: 50.0, "one_of", is_proportion=True)
+    with pytest.raises(PluginError, match=r"it gives 50\.0; with `is_proportion` it is a part of the images, 0 to 1"):
+        Host.discover(objects=[Offers(own)]).task("single_label").score("percent", OUTPUTS, CLASSES)
 
 
 def search(images: Path, own: autoft.Metric, **options: Any) -> Any:

@@ -15,17 +15,17 @@ from autoft.values.summary import Scores
 
 
 def scores(metrics: Sequence[Metric], primary: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> Scores:
-    """Every metric over judged outputs `(n, ...)`, with a 95 % interval for the primary one.
+    """Every metric over judged outputs `(n, ...)`, with a 95 % interval for the primary one, and its count.
 
     That of a proportion is Wilson's; the others are bootstraps over images. A metric that has no figure for these
     images, NaN, is left out.
     """
     n = len(targets)
     found = {metric.name: metric.score(judged, targets) for metric in metrics}
-    right = [round(found[metric.name] * n) for metric in metrics if metric.is_proportion]
+    right = round(found[primary.name] * n) if primary.is_proportion else None
     low, high = sorted(map(primary.facts.shown, interval(primary, judged, targets)))
     figures = {one.name: one.facts.shown(found[one.name]) for one in metrics if math.isfinite(found[one.name])}
-    return Scores(n=n, correct=right[0] if right else None, metrics=figures, ci95=(low, high))
+    return Scores(n=n, correct=right, metrics=figures, ci95=(low, high))
 
 
 def interval(metric: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> Interval:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import Task
 from autoft.train.classifier import Classifier
-from autoft.values.plan import Plan
+from autoft.values.plan import ParameterGroup, Plan
 
 GRADIENT_CLIP = 1.0
 
@@ -42,6 +42,12 @@ class GradientRun:
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._begins = [*(round(group.from_pass * stream.steps_per_pass) for group in plan.groups), 0]  # and the head
         self._average = _average(classifier, plan.recipe.ema_passes * stream.steps_per_pass)
+
+    @property
+    def begun(self) -> list[ParameterGroup]:
+        """The groups that have taken a step."""
+        begins = self._begins[: len(self.plan.groups)]
+        return [group for group, begin in zip(self.plan.groups, begins, strict=True) if begin < self.step]
 
     @property
     def passes(self) -> float:

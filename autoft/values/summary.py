@@ -25,8 +25,8 @@ class Best:
 class Scores:
     """Every metric on one split of `n` images; `ci95` of the primary metric.
 
-    `correct` counts the images that are right as a whole, which `right` says in words; None where numbers are
-    predicted. A loss is positive here, as people know it: smaller is better.
+    `correct` counts the images that are right by the primary metric, which `right` says in words; None where that is no
+    proportion. A loss is positive here, as people know it: smaller is better.
     """
 
     n: int

@@ -44,6 +44,8 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     if as_json:
         say(document("trials", rows))
         return
+    metric = opened.record.metric
+    say(f"score: {metric.name} on validation images{', smaller is better' if metric.is_loss else ''}")
     say(aligned(LEADERBOARD, [_cells(row) for row in rows]))
     for row in rows:
         if row.error:
