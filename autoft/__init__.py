@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
     from autoft.parts.hookspecs import hookimpl
+    from autoft.parts.linear_head import LinearHead
     from autoft.parts.metric import Metric
     from autoft.parts.network import Network
     from autoft.tasks.multi_label import MultiLabel
@@ -68,6 +69,7 @@ __all__ = [
     "Int",
     "Interrupted",
     "Ledger",
+    "LinearHead",
     "Metric",
     "MetricFacts",
     "MultiLabel",
@@ -121,6 +123,7 @@ _HOMES = {
         "UserError",
     ),
     "autoft.parts.hookspecs": ("hookimpl",),
+    "autoft.parts.linear_head": ("LinearHead",),
     "autoft.values.ledger": ("Ledger", "TrialRecord"),
     "autoft.parts.network": ("Network",),
     "autoft.parts.base": ("Exporter", "FreezeStrategy", "Problem", "Searcher", "Task", "Zoo"),

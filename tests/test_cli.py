@@ -681,7 +681,8 @@ def test_the_gate_of_a_loss_is_an_upper_one(options: dict[str, Any], failed: str
 
 def test_leaderboard_lists_every_trial_best_first(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
     outcome = autoft_("leaderboard", str(run_folder))
-    header, *rows = outcome.out.splitlines()
+    first, header, *rows = outcome.out.splitlines()
+    assert first == "score: accuracy on validation images"
     assert header.split()[:4] == ["rank", "trial", "state", "score"]
     assert [row.split()[1] for row in rows[:1]] == ["0"]
     assert len(rows) == 3
@@ -723,7 +724,13 @@ def test_the_part_of_the_images_a_head_was_fitted_on_is_shown_where_it_is_not_al
     with Journal(run_folder / "trials.jsonl") as journal:
         journal.append(Report(2, "finished", 1.0, 0.5, 1.0, share=0.02))
     outcome = autoft_("leaderboard", str(run_folder))
-    assert [line.endswith("2 % of the images") for line in outcome.out.splitlines()] == [False, False, True, False]
+    assert [line.endswith("2 % of the images") for line in outcome.out.splitlines()] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
     rows = json.loads(autoft_("leaderboard", str(run_folder), "--json").out)["trials"]
     assert [row["share"] for row in rows] == [1.0, 0.02, None]
     found = summary(run_folder)

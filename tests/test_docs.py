@@ -10,10 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from autoft import Regression, Targets
+from autoft.bundle.tail import tail_problem
 from autoft.shell.cli import cli
+from autoft.tasks.forms.table import answering
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -134,6 +138,19 @@ def test_a_block_of_the_plugin_page_passes_its_checks_alone(number, tmp_path):
     checked = run([sys.executable, "-m", "autoft.testing", "block.py"], tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.strip().endswith("Conformance passed")
+
+
+def test_the_tail_on_the_plugin_page_is_one():
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^  ```\n(.*?)^  ```", text, re.DOTALL | re.MULTILINE)
+
+    class Logarithms(Regression):
+        answers = lambda self, outputs, calibration: np.exp(outputs) * np.array([1.5, 20.0], np.float32)  # noqa: E731
+        tail = lambda self, calibration: example  # noqa: E731
+
+    task = Logarithms().on(Targets("logarithms", "numbers", ("one", "two")))
+    outputs = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    assert tail_problem(answering(task), outputs) is None
 
 
 def test_blocks_of_the_plugin_page_load_alone_and_together(kinds):

@@ -610,3 +610,15 @@ def test_a_line_that_contradicts_an_earlier_one_is_no_image_that_cannot_be_read(
     )
     (note,) = found.notes
     assert note.startswith("photo.png: line 4 says 'red', line 2 'red|blue', which counts")
+
+
+def test_data_that_the_task_of_a_plugin_reads_otherwise_is_said_in_a_line(numbers: Made, tmp_path: Path) -> None:
+    model = PixelModel(numbers.folder / "model.onnx")
+    model.targets = Targets("quantiles", "numbers", ("low", "mid", "high"))
+    photo(tmp_path, (1, 2, 3))
+    (tmp_path / "other.csv").write_text("image,grams\nphoto.png,3.5\n")
+    with pytest.raises(DataError, match=r"other\.csv: no column is called 'low', only 'grams'"):
+        read_source(model, tmp_path / "other.csv")
+    (tmp_path / "other.csv").write_text("image,low,mid,high\nphoto.png,one,2,3\n")
+    with pytest.raises(DataError, match=r"photo\.png: "):
+        read_source(model, tmp_path / "other.csv")

@@ -20,9 +20,9 @@ ROOT = Path(autoft.__file__).parent
 # What may be imported where, and nowhere else in the package; paths from autoft/.
 HOMES = {
     "ray": {"runners/ray.py"},
-    "onnx": {"builtin/onnx_exporter.py", "media/image/raw_pixels.py", "testing/tasks.py"},
+    "onnx": {"builtin/onnx_exporter.py", "media/image/raw_pixels.py"},
     "onnxscript": {"builtin/onnx_exporter.py"},
-    "onnxruntime": {"bundle/onnx_runtime.py", "testing/exporters.py", "testing/tasks.py", "bundle/standalone/*.py"},
+    "onnxruntime": {"bundle/onnx_runtime.py", "testing/exporters.py", "bundle/standalone/*.py"},
     "timm": {"builtin/timm_zoo.py"},
     "click": {"__main__.py", "shell/*.py", "shell/commands/*.py"},
     "pluggy": {"parts/hookspecs.py", "parts/host.py"},

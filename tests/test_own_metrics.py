@@ -99,7 +99,10 @@ def test_every_task_of_the_form_knows_it_after_its_own_and_no_other_task() -> No
         ([Offers(metric()), OffersMore(metric())], r"'Offers'.* and plugin 'OffersMore'.* both offer a metric"),
         ([Offers(metric(), metric())], r"plugin 'Offers' .* offers two parts called 'worst_recall', each a metric"),
         ([Offers(metric(form=None))], r"plugin 'Offers'.*of metric 'worst_recall': ValueError: `form` says which"),
-        ([Offers(metric(name="two words"))], r"plugin 'Offers'.*autoft_metrics must return a list of Metric"),
+        (
+            [Offers(metric(name="two words"))],
+            r"plugin 'Offers'.*autoft_metrics must return a list of Metric, .*one word; got the name 'two words';",
+        ),
     ],
 )
 def test_a_metric_that_cannot_be_told_apart_is_refused_before_anything_begins(plugins: list[Any], says: str) -> None:
@@ -187,6 +190,12 @@ def test_a_plugins_metric_does_not_say_which_images_are_right() -> None:
     first = replace(near, form="one_of", statistic=lambda judged, targets: lambda counts: np.zeros(len(counts)))
     own = autoft.SingleLabel.metrics
     assert scores([first, *own], own[0], OUTPUTS, CLASSES).correct == 3
+
+
+def test_a_proportion_is_no_more_than_all() -> None:
+    own = autoft.Metric.of(autoft.MetricFacts("percent"), lambda *_: 50.0, "one_of", is_proportion=True)
+    with pytest.raises(PluginError, match=r"it gives 50\.0; with `is_proportion` it is a part of the images, 0 to 1"):
+        Host.discover(objects=[Offers(own)]).task("single_label").score("percent", OUTPUTS, CLASSES)
 
 
 def search(images: Path, own: autoft.Metric, **options: Any) -> Any:

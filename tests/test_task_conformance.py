@@ -151,6 +151,27 @@ class Thresholds(SingleLabel):
         return autoft.Calibration(1.0, 9, None, None, "", (0.5,) * 4)
 
 
+class ThreeNames(Regression):
+    def names(self, labels, columns):
+        return ("low", "mid", "high")
+
+
+class OneText(Regression):
+    def names(self, labels, columns):
+        return columns[0]
+
+
+class Pair(Regression):
+    def closed_form(self, features, targets, check):
+        head = super().closed_form(features, targets, check)
+        return head.weight, head.bias
+
+
+class NoHead(Regression):
+    def closed_form(self, features, targets, check):
+        return None
+
+
 class Infinite(Regression):
     def with_moments(self, targets, training):
         return autoft.Targets(self.name, "numbers", targets.names, (0.0,), (float("inf"),))
@@ -160,11 +181,11 @@ class Infinite(Regression):
     ("part", "check", "said"),
     [
         (OtherTail, "test_the_tail_computes_the_answers", "differ"),
-        (NoGraph, "test_the_tail_computes_the_answers", "no body of an ONNX graph"),
+        (NoGraph, "test_the_tail_computes_the_answers", "nothing gives 'logits' before it is used"),
         (Backwards, "test_better_outputs_score_better", "greater is better"),
         (Detached, "test_its_loss_can_be_learned", "no gradient"),
         (Jumping, "test_its_loss_can_be_learned", "the loss goes from"),
-        (Vector, "test_its_loss_can_be_learned", "no finite scalar"),
+        (Vector, "test_its_loss_can_be_learned", r"shape \(1,\); take the mean"),
         (Sums, "test_its_answers_are_of_its_form", "add up to"),
         (Doubles, "test_its_answers_are_of_its_form", "not float32"),
         (SmallerIsBetter, "test_better_outputs_score_better", "greater is better"),
@@ -172,12 +193,17 @@ class Infinite(Regression):
         (Moody, "test_the_same_gives_the_same", "strata"),
         (Alone, "test_strata_group_the_labels", "a group of its own"),
         (Thresholds, "test_its_calibration_is_of_its_form", "thresholds"),
+        (ThreeNames, "test_its_labels_can_be_used", r"encode\(\): it gives float32 \(400, 1\)"),
+        (OneText, "test_its_labels_can_be_used", r"names\(\): it gives 'label'; give a tuple"),
+        (Pair, "test_its_closed_form_is_better", r"closed_form\(\): it gives .*not an autoft.LinearHead"),
+        (NoHead, "test_its_closed_form_is_better", "closed_form = Task.closed_form"),
     ],
 )
 def test_a_wrong_task_is_told_what_is_wrong(part: type[autoft.Task], check: str, said: str) -> None:
     suite = type("Suite", (TaskConformance,), {"part": lambda _: part()})()
+    (method,) = [name for name in dir(suite) if name.startswith(check)]
     with pytest.raises(AssertionError, match=said):
-        getattr(suite, check)()
+        getattr(suite, method)()
 
 
 def test_targets_that_json_cannot_hold_are_noticed() -> None:
@@ -188,8 +214,7 @@ def test_targets_that_json_cannot_hold_are_noticed() -> None:
 
 def test_without_a_closed_form_there_is_nothing_to_check() -> None:
     class Without(SingleLabel):
-        def closed_form(self, features, targets, check):
-            return None
+        closed_form = autoft.Task.closed_form
 
     suite = type("Suite", (TaskConformance,), {"part": lambda _: Without()})()
     with pytest.raises(SkipTest):

@@ -28,6 +28,7 @@ from autoft.testing import (
 )
 from autoft.testing.__main__ import loaded, suites
 from autoft.testing.__main__ import main as command
+from autoft.train.gradient import GradientRun
 from autoft.values.trial import Parent
 
 HOST = Host.from_refs(map(builtin_ref, BUILTINS))
@@ -221,6 +222,40 @@ def test_a_wrong_strategy_is_told_what_is_wrong(strategy: Freezing, check: str, 
         getattr(Suite(), method)()
 
 
+class Thawing(autoft.FreezeStrategy):
+    """Everything trains once two passes are over."""
+
+    name = "thawing"
+
+    def space(self) -> autoft.Space:
+        return autoft.Space({}, ({},))
+
+    def plan(self, stages: tuple[autoft.Stage, ...], params: autoft.Params) -> autoft.Plan:
+        names = tuple(parameter.name for stage in stages for parameter in stage.parameters)
+        return autoft.Plan((autoft.ParameterGroup(names, 1e-3, from_pass=2.0),), autoft.GradientHead(1e-3))
+
+
+class TestThawing(FreezeStrategyConformance):
+    def part(self) -> autoft.FreezeStrategy:
+        return Thawing()
+
+
+@pytest.mark.parametrize(
+    ("breaks", "says"),
+    [
+        (lambda run: [p.requires_grad_(False) for p in run.classifier.backbone.parameters()], "nothing moved of"),
+        (lambda run: [p.data.add_(1.0) for p in run.classifier.backbone.parameters()], "moved, of no group that began"),
+    ],
+)
+def test_what_moves_too_early_or_never_is_noticed(
+    breaks: Callable[[GradientRun], object], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = GradientRun._begin_groups
+    monkeypatch.setattr(GradientRun, "_begin_groups", lambda run: (begin(run), breaks(run)))
+    with pytest.raises(AssertionError, match=says):
+        TestThawing().test_its_plans_train_a_real_network()
+
+
 def test_a_part_that_hangs_fails_and_says_where() -> None:
     class Hanging(Plain):
         def ask(self, problem: autoft.Problem, ledger: autoft.Ledger, clock: autoft.Clock) -> autoft.Done:
@@ -291,6 +326,22 @@ def test_a_wrong_network_is_told_what_is_wrong(wrong: Callable[..., torch.Tensor
     (method,) = [name for name in dir(suite) if name.startswith(check)]
     with pytest.raises(Exception, match=word):
         getattr(suite, method)()
+
+
+def test_weights_that_nobody_seeded_are_noticed() -> None:
+    class Unseeded(autoft.Zoo):
+        name = "net"
+
+        def backbones(self) -> list[autoft.Backbone]:
+            return [autoft.Backbone("net/one", 112, autoft.InputSpec(32))]
+
+        def build(self, backbone: autoft.Backbone) -> autoft.Network:
+            with torch.random.fork_rng(devices=[]):  # and its seed is forgotten
+                return autoft.Network.of(Net(torch.relu), backbone.input)
+
+    suite = type("Suite", (ZooConformance,), {"part": lambda _: Unseeded()})()
+    with pytest.raises(AssertionError, match=r"two builds differ, look at \['stem\.weight'.*; seed what is drawn"):
+        suite.test_building_twice_gives_the_same_weights()
 
 
 @pytest.mark.parametrize("check", checks(ZooConformance))

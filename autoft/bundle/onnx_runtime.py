@@ -156,6 +156,23 @@ class PixelModel(ExportedModel):
         return answers
 
 
+def results_of(model: bytes, name: str, outputs: Logits) -> NDArray[Any]:
+    """The result `name` of an ending, `(n, ...)`, of a network's outputs `(n, outputs)`.
+
+    Raises `ValueError` when it does not run.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run([name], {"outputs": outputs})[0])
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ValueError(f"onnxruntime cannot run it: {_one_line(error)}") from error
+
+
 def _open(path: Path, threads: int, optimisations: Optimisations) -> Any:
     import onnxruntime
 

@@ -184,9 +184,10 @@ def _labels(model: PixelModel, folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give one that holds one folder of images for each class")
     names = sorted(as_text(path.name) for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    unknown = [name for name in names if model.form.problem(name, model.targets)]
+    problems = ((name, model.form.problem(name, model.targets)) for name in names)
+    unknown = [f"{folder / as_path(name)}: {problem}" for name, problem in problems if problem]
     if unknown or not names:
-        what = f"{unknown[0]!r} in {folder} is no label of the model" if names else f"{folder} holds no class folders"
+        what = unknown[0] if unknown else f"{folder} holds no class folders"
         raise DataError(f"{what}; there must be folders named as labels, of which it knows {_some(model.labels)}")
     return names
 

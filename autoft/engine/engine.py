@@ -29,7 +29,7 @@ from autoft.engine.review import bound_as_chosen, review
 from autoft.engine.sitting import Sitting
 from autoft.errors import GateFailed, StudyError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
-from autoft.parts.base import Exporter, FreezeStrategy, Searcher, Task
+from autoft.parts.base import UNCALIBRATED, Exporter, FreezeStrategy, Searcher, Task
 from autoft.parts.host import Host
 from autoft.runners.base import Runner
 from autoft.runners.search import is_over
@@ -43,7 +43,7 @@ from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
-from autoft.tasks.forms.table import FORMS
+from autoft.tasks.forms.table import FORMS, answering
 from autoft.values.codec import encode
 from autoft.values.dataset import DataProblem, Listing
 from autoft.values.ledger import Ledger
@@ -141,7 +141,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
         in_time = partial(_require_time, sitting.clock, "decoding the images")
         dataset = open_dataset(source, study.seed, squares, cores(), in_time)
-        _try_metrics(dataset, metric.name)
+        _try_task(dataset, host, metric.name)
         _report_data(dataset, screen)
         review(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
@@ -373,10 +373,11 @@ def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
     return host
 
 
-def _try_metrics(dataset: Dataset, primary: str) -> None:
-    """Have every metric judge outputs that know nothing, before anything trains: one that fails would end the run.
+def _try_task(dataset: Dataset, host: Host, primary: str) -> None:
+    """Have every metric judge outputs that know nothing, and hold a plugin's `tail` against its `answers` of them.
 
-    Raises `PluginError`, and `StudyError` when the one to search by has no figure.
+    What fails here, before anything trains, would end the run once all is trained. Raises `PluginError`, and
+    `StudyError` when the metric to search by has no figure.
     """
     rng, task = np.random.default_rng(0), dataset.task
     targets = rng.permutation(dataset.targets("val"))[:MOST_TRIED]
@@ -384,6 +385,14 @@ def _try_metrics(dataset: Dataset, primary: str) -> None:
     scores = {metric.name: metric.score(task.judged(outputs), targets) for metric in task.metrics}
     if math.isnan(scores[primary]):
         raise StudyError(f"metric {primary!r} has no figure for {len(targets)} validation images; search by another")
+    if host.is_builtin(Task, task.name):
+        return
+    from autoft.bundle.tail import tail_problem  # brings onnxruntime, which a built-in task need not wait for
+
+    for calibration in (UNCALIBRATED, task.calibrate(outputs, targets)):
+        with host.blaming(Task, task.name, "tail()"):
+            if problem := tail_problem(answering(task, calibration), outputs):
+                raise ValueError(problem)
 
 
 def _report_data(dataset: Dataset, screen: Screen) -> None:

@@ -215,7 +215,7 @@ class Task(Part):
 
     @abstractmethod
     def encode(self, labels: Sequence[str]) -> NDArray[Any]:
-        """The targets `(n, ...)` of labels: class indices int64 `(n,)`, or float32 `(n, columns)`."""
+        """The targets of labels: of the form "one_of" class indices int64 `(n,)`, of others float32 `(n, names)`."""
 
     @abstractmethod
     def strata(self, labels: Sequence[str]) -> Sequence[Hashable]:
@@ -249,14 +249,15 @@ class Task(Part):
 
     @property
     def has_closed_form(self) -> bool:
-        """Whether `closed_form` gives a head."""
+        """Whether `closed_form` gives a head: unless it is this class's own, `closed_form = Task.closed_form`."""
         return type(self).closed_form is not Task.closed_form
 
     def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
         """The best head of features `(n, dim)` float32 for targets `(n, ...)`, on the CPU, without gradients.
 
-        None, as by default, when there is no closed form: then nothing is probed, and heads start from zeros. `check`
-        is to be called every second or so and may raise to give up.
+        None by default: there is no closed form, nothing is probed, and heads start from zeros. A subclass whose loss
+        is another one than its parent's closed form is of says so with `closed_form = Task.closed_form`. `check` is to
+        be called every second or so and may raise to give up.
         """
         return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from autoft.parts import contract
 from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
 from autoft.parts.metric import Counts, Floats, Metric, Statistic
 from autoft.parts.network import Network
@@ -141,12 +143,17 @@ class GuardedExporter(Exporter):
 
 
 def guarded_task(task: Task, blame: Blame, ref: PluginRef) -> Task:
-    """The task, whose methods and metrics blame the plugin they come from; so do the copies that `Task.on` makes."""
+    """The task, whose methods and metrics blame the plugin they come from; so do the copies that `Task.on` makes.
+
+    What a method gives is the plugin's also where it has inherited the method and changed what that goes by.
+    """
     own = type(task)
     methods = {name: _blamed(blame, name, getattr(own, name)) for name in _methods_of(own)}
     guarded = copy.copy(task)
     if not own.__module__.startswith("autoft."):
         guarded.metrics = [_judging(metric, blame, f"metric {metric.name!r}") for metric in task.metrics]
+        given = [name for name in contract.PROBLEMS if getattr(own, name) is not getattr(Task, name)]
+        methods |= {name: _required(blame, name, methods.get(name, getattr(own, name))) for name in given}
     if methods:
         guarded.__class__ = type(own.__name__, (own,), {"__module__": own.__module__, **methods})
     return guarded
@@ -179,11 +186,29 @@ def _judging(metric: Metric, blame: Blame, doing: str) -> Metric:
                     raise ValueError(f"of {len(counts)} resamples it gives figures of shape {found.shape}")
                 if np.isinf(found[(counts == 1).all(axis=1)]).any():
                     raise ValueError(f"of {len(targets)} images it gives {found[0]}, which is no finite number")
+                if metric.is_proportion and not ((found >= 0) & (found <= 1) | np.isnan(found)).all():
+                    raise ValueError(f"it gives {found[0]}; with `is_proportion` it is a part of the images, 0 to 1")
             return found
 
         return checked
 
     return replace(metric, statistic=statistic)
+
+
+def _required(blame: Blame, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, blamed for what it gives that cannot be used."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def required(task: Task, *args: Any, **kwargs: Any) -> Any:
+        found = method(task, *args, **kwargs)
+        with blame(f"{name}()"):
+            _, *asked = signature.bind(task, *args, **kwargs).args
+            if problem := contract.PROBLEMS[name](task, found, *asked):
+                raise ValueError(problem)
+        return found
+
+    return required
 
 
 def _methods_of(task: type[Task]) -> list[str]:

@@ -428,7 +428,7 @@ class Host:
         for part in parts:
             if not isinstance(part, kind.part) or not _is_name(getattr(part, "name", None)):
                 what = f"a list of {kind.part.__name__}, each with a `name` of one word"
-                got = f"got {faults.shown(part)}"
+                got = f"got {_misfit_of(part, kind.part)}"
                 raise PluginError(f"{ref}: {kind.hook} must return {what}; {got}; {plugins.switch_off(ref)}")
         return [self._guarded(kind, part, ref) for part in parts]
 
@@ -443,6 +443,18 @@ class Host:
 
         with blame("the attributes"):
             return kind.guard(part, blame, ref)
+
+    def is_builtin(self, kind: type[P], name: str) -> bool:
+        """Whether a part, which there is, comes with autoft."""
+        return self._collect(_KINDS[kind])[name].ref.kind == "builtin"
+
+    def blaming(self, kind: type[P], name: str, doing: str) -> AbstractContextManager[None]:
+        """A context in which whatever is raised is blamed on the part of that name, as if it had raised it `doing` so.
+
+        For what shows only once several of its answers are held against each other.
+        """
+        known = _KINDS[kind]
+        return self._blaming(self._collect(known)[name].ref, f"{doing} of {known.noun} {name!r}")
 
     @contextmanager
     def _blaming(self, ref: PluginRef, doing: str) -> Iterator[None]:
@@ -502,6 +514,12 @@ def _as_parts(returned: Any) -> list[Any]:
     if not isinstance(returned, Iterable) or isinstance(returned, str):
         raise TypeError(f"it must return a list of parts, not {faults.shown(returned)}")
     return list(returned)
+
+
+def _misfit_of(part: object, kind: type) -> str:
+    """What is no part of a kind, as a line shows it: by its name where only that is none."""
+    name = getattr(part, "name", None)
+    return f"the name {faults.shown(name)}" if isinstance(part, kind) and name is not None else faults.shown(part)
 
 
 def _is_name(name: object) -> bool:

@@ -43,6 +43,7 @@ class Metric:
         facts: MetricFacts,
         score: Callable[[NDArray[Any], NDArray[Any]], float],
         form: Form | None = None,
+        is_proportion: bool = False,
     ) -> Metric:
         """The metric of a function of judged outputs `(n, ...)` and targets `(n, ...)` to a number, greater is better.
 
@@ -59,7 +60,7 @@ class Metric:
 
             return figures
 
-        return cls(facts, statistic, form=form)
+        return cls(facts, statistic, is_proportion, form)
 
     @property
     def name(self) -> str:

@@ -165,7 +165,9 @@ class Regression(Task):
 
     def encode(self, labels: Sequence[str]) -> NDArray[np.float32]:
         """The numbers `(n, columns)`, in their own units."""
-        return np.array([numbers_in(label) for label in labels], np.float32).reshape(-1, len(self.targets.names))
+        if not labels:
+            return np.zeros((0, len(self.targets.names)), np.float32)
+        return np.array([numbers_in(label) for label in labels], np.float32)
 
     def strata(self, labels: Sequence[str]) -> Sequence[Hashable]:
         """Ranges of numbers with as many images each, ten where there are enough.

@@ -15,7 +15,7 @@ from autoft.values.summary import Scores
 
 
 def scores(metrics: Sequence[Metric], primary: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> Scores:
-    """Every metric over judged outputs `(n, ...)`, with a 95 % interval for the primary one.
+    """Every metric over judged outputs `(n, ...)`, with a 95 % interval for the primary one, and its count.
 
     That of a proportion is Wilson's; the others are bootstraps over images. A metric that has no figure for these
     images, NaN, is left out; of the primary one there is then no interval.

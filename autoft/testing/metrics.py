@@ -42,6 +42,8 @@ class MetricConformance(Conformance[Metric]):
         metric, (judged, targets) = self.part(), self.judged()
         figure, greatest = metric.facts.shown(metric.score(judged, targets)), metric.facts.greatest
         assert greatest is None or figure <= greatest, f"it gives {figure:.4g}; `greatest` is {greatest:g}"
+        if metric.is_proportion:
+            assert 0 <= figure <= 1, f"it gives {figure:.4g}; with `is_proportion` it is a part of the images, 0 to 1"
 
     def test_it_judges_resamples(self) -> None:
         """A figure for each resample, of most a number: its interval is made of them."""

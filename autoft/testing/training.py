@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +26,16 @@ def everything(network: Network) -> Plan:
     return Plan((ParameterGroup(names, 1e-3),), GradientHead(1e-3), recipe=Recipe(batch_size=4))
 
 
-def train(network: Network, plan: Plan, size: int) -> dict[str, Tensor]:
-    """The backbone's tensors after two steps of the plan on eight noise images of `size` pixels.
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The backbone's `tensors` by name, and the names of the parameters whose groups have begun."""
+
+    tensors: Mapping[str, Tensor]
+    begun: frozenset[str]
+
+
+def train(network: Network, plan: Plan, size: int, passes: float = 0.0) -> Trained:
+    """What comes of two steps of the plan, after so many passes over eight noise images of `size` pixels.
 
     `network` stays as it is. Raises what a trial would fail of; `plan` trains by gradient.
     """
@@ -44,12 +54,13 @@ def train(network: Network, plan: Plan, size: int) -> dict[str, Tensor]:
         images = Images(pixels, network.input, torch.device("cpu"))  # type: ignore[arg-type]  # an array will do
         stream = TrainingStream(images, np.arange(IMAGES), labels, plan.recipe, 0)
         run = GradientRun(Classifier.of(network, task.outputs), plan, stream, task)
-        for _ in range(STEPS):
+        for _ in range(round(passes * stream.steps_per_pass) + STEPS):
             run.advance()
         with torch.inference_mode():
             logits = run.scored()(images.normalised(images.raw(np.arange(IMAGES))))
     assert bool(logits.isfinite().all()), "after two steps the logits are not finite"
-    return dict(run.classifier.backbone.state_dict())
+    begun = frozenset(name for group in run.begun for name in group.names)
+    return Trained(run.classifier.backbone.state_dict(), begun)
 
 
 def small_network() -> Network:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from autoft.errors import RunFailed
+from autoft.parts.contract import NO_CLOSED_FORM
 from autoft.parts.linear_head import LinearHead
 from autoft.store import Checkpoint
 from autoft.train.classifier import Classifier
@@ -51,7 +52,7 @@ def closed_form_head(bench: Bench, reserve: float) -> tuple[LinearHead, float]:
     seen = shop.dataset.targets("train")[order[: len(features)]]
     head = shop.task.closed_form(features, torch.from_numpy(seen), shop.check)
     if head is None:
-        raise RunFailed(f"task {shop.task.name!r} gave no head in closed form")
+        raise RunFailed(f"task {shop.task.name!r} gave no head in closed form; {NO_CLOSED_FORM}")
     return head, len(seen) / len(rows)
 
 

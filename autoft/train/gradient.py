@@ -15,7 +15,7 @@ from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import Task
 from autoft.train.classifier import Classifier
 from autoft.train.prefix import Entrance
-from autoft.values.plan import Plan
+from autoft.values.plan import ParameterGroup, Plan
 
 GRADIENT_CLIP = 1.0
 
@@ -53,6 +53,12 @@ class GradientRun:
     def enter(self, entrance: Entrance) -> None:
         """From now on, train from what comes in there."""
         self.stream, self._forward = entrance.stream(self.stream), entrance.rest(self.classifier)
+
+    @property
+    def begun(self) -> list[ParameterGroup]:
+        """The groups that have taken a step."""
+        begins = self._begins[: len(self.plan.groups)]
+        return [group for group, begin in zip(self.plan.groups, begins, strict=True) if begin < self.step]
 
     @property
     def passes(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -52,6 +53,15 @@ def write_raw_pixel_model(core: Path, path: Path, recipe: Preprocess, ending: En
 # ---------------------------------------------------------------- the network's outputs to answers
 
 
+def ending_model(ending: Ending, outputs: int, layout: Layout) -> bytes:
+    """The ending alone, as an ONNX file of `outputs` numbers an image to the ending's results.
+
+    Raises `ValueError`, with the line that is at fault, for a tail that is no ONNX.
+    """
+    content: bytes = _parsed_back(ending, outputs, layout).SerializeToString()
+    return content
+
+
 def _parsed_back(ending: Ending, outputs: int, layout: Layout) -> onnx.ModelProto:
     """The ending as a model. Raises `ValueError` for a tail that is no ONNX."""
     import onnx
@@ -63,8 +73,20 @@ def _parsed_back(ending: Ending, outputs: int, layout: Layout) -> onnx.ModelProt
         back = onnx.inliner.inline_local_functions(parsed)
         onnx.checker.check_model(back, full_check=True)
     except (onnx.parser.ParseError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ValueError(f"the tail of the task is no valid ONNX: {' '.join(str(error).split())}") from error
+        raise ValueError(f"the tail of the task is no valid ONNX: {_fault(error, ending.tail)}") from error
     return back
+
+
+def _fault(error: Exception, tail: str) -> str:
+    """What is wrong with a tail, in one line, of what onnx says of the model that it is a part of."""
+    said = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
+    if parsed := re.search(r"^Error context:(?P<line>.*)\n(?P<cause>.*)", said, re.MULTILINE):
+        lines = [line.strip() for line in tail.splitlines() if line.strip()] or [""]
+        line = parsed["line"].strip()
+        return f"in {line if line in lines else lines[-1]!r}: {parsed['cause']}"
+    if lost := re.search(r"input '(.*)' of node", said):
+        return f"nothing gives {lost[1]!r} before it is used; its lines make `answers` of `outputs`"
+    return " ".join(said.split())
 
 
 def _back(ending: Ending, outputs: int, layout: Layout) -> str:

@@ -45,7 +45,9 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     if as_json:
         say(document("trials", rows))
         return
-    say(aligned(LEADERBOARD, [_cells(row, opened.record.metric) for row in rows]))
+    metric = opened.record.metric
+    say(f"score: {metric.name} on validation images{', smaller is better' if metric.is_loss else ''}")
+    say(aligned(LEADERBOARD, [_cells(row, metric) for row in rows]))
     for row in rows:
         if row.error:
             click.echo(f"trial {row.trial} {row.state}: {row.error}", err=True)

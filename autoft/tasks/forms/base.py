@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoft.parts.base import UNCALIBRATED, Task
+from autoft.parts.contract import targets_problem
 from autoft.system.markdown import plain, table
 from autoft.tasks.scores import scores
 from autoft.values.bundle import CORE, METRICS, MODEL, Calibration, Estimate, MetricsReport
@@ -110,15 +111,12 @@ class AnswerForm(ABC):
         """What the metrics of the built-in task judge, `(n, names)`, of a file's answers."""
 
     def problem(self, label: str, targets: Targets) -> str | None:
-        """Why a label, as a person writes it, is none that the model knows; None when it is one."""
+        """Why a label, as a person writes it, is none that the model can be scored by; None when it is one."""
         task = self.task(targets.task).on(targets)
-        if found := task.problem(label):
+        found = task.problem(label) or _unknown(task, label)
+        if found is None or targets.task == task.name:
             return found
-        try:
-            task.encode([label])
-        except KeyError as unknown:
-            return f"{unknown.args[0]!r} is no label of the model"
-        return None
+        return f"{found}; it was made by task {targets.task!r} of a plugin, and cannot be scored from this data here"
 
     def scores(self, answers: Answers, labels: Sequence[str], model: Model) -> Scores:
         """The figures of the built-in task, of a file's answers `(n, names)` for labels as a person writes them."""
@@ -259,6 +257,18 @@ class Answering:
 
 
 # ---------------------------------------------------------------- shared by the forms
+
+
+def _unknown(task: Task, label: str) -> str | None:
+    """Why a label, which is one of the task, is none of its targets."""
+    try:
+        encoded = task.encode([label])
+    except KeyError as unknown:
+        return f"{unknown.args[0]!r} is no label of the model"
+    if targets_problem(task, encoded, [label]):
+        names = task.targets.names
+        return f"{label!r} has not one number for each of the model's {len(names)}: {', '.join(names[:MOST_NAMES])}"
+    return None
 
 
 def facts(task: Task, calibration: Calibration, outputs: Sequence[str]) -> dict[str, object]:
