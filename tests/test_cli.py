@@ -276,7 +276,7 @@ def test_the_runs_of_a_manifest_lie_here_unless_here_are_its_images(
 ) -> None:
     monkeypatch.chdir(tmp_path / here)
     path = engine._run_path(Study(data=str(listed)), read_labelled(listed))
-    assert path.parent == tmp_path / runs and path.name.startswith("data-")
+    assert path.parent == tmp_path / runs and path.name.startswith("project-")
 
 
 @pytest.mark.parametrize("place", ["images", "images/notes/run", "images/deep/run", "photos/run", "moved/run"])
