@@ -41,7 +41,7 @@ def bound_as_chosen(task: Task, known: Iterable[Task], listing: Listing, screen:
         if not hint:
             raise
         raise DataError(f"{problem}; {hint}") from problem
-    if hint and not found.remark():  # which says so where all are numbers
+    if hint:
         screen.note(f"{FORMS[task.form].counted(found.targets)}: {hint}")
     return found
 
