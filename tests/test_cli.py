@@ -24,6 +24,7 @@ from huggingface_hub import constants
 import autoft
 from autoft import api
 from autoft.__main__ import _run
+from autoft.bundle.standalone import verify as standalone
 from autoft.data.readers import read_labelled
 from autoft.engine import engine
 from autoft.errors import (
@@ -276,7 +277,7 @@ def test_the_runs_of_a_manifest_lie_here_unless_here_are_its_images(
 ) -> None:
     monkeypatch.chdir(tmp_path / here)
     path = engine._run_path(Study(data=str(listed)), read_labelled(listed))
-    assert path.parent == tmp_path / runs and path.name.startswith("project-")
+    assert path.parent == tmp_path / runs and path.name.startswith("project-")  # many files are called data.csv
 
 
 @pytest.mark.parametrize("place", ["images", "images/notes/run", "images/deep/run", "photos/run", "moved/run"])
@@ -680,7 +681,8 @@ def test_the_gate_of_a_loss_is_an_upper_one(options: dict[str, Any], failed: str
 
 def test_leaderboard_lists_every_trial_best_first(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
     outcome = autoft_("leaderboard", str(run_folder))
-    header, *rows = outcome.out.splitlines()
+    first, header, *rows = outcome.out.splitlines()
+    assert first == "score: accuracy on validation images"
     assert header.split()[:4] == ["rank", "trial", "state", "score"]
     assert [row.split()[1] for row in rows[:1]] == ["0"]
     assert len(rows) == 3
@@ -722,7 +724,13 @@ def test_the_part_of_the_images_a_head_was_fitted_on_is_shown_where_it_is_not_al
     with Journal(run_folder / "trials.jsonl") as journal:
         journal.append(Report(2, "finished", 1.0, 0.5, 1.0, share=0.02))
     outcome = autoft_("leaderboard", str(run_folder))
-    assert [line.endswith("2 % of the images") for line in outcome.out.splitlines()] == [False, False, True, False]
+    assert [line.endswith("2 % of the images") for line in outcome.out.splitlines()] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
     rows = json.loads(autoft_("leaderboard", str(run_folder), "--json").out)["trials"]
     assert [row["share"] for row in rows] == [1.0, 0.02, None]
     found = summary(run_folder)
@@ -855,6 +863,32 @@ def test_verify_says_what_is_missing(autoft_: Callable[..., Outcome], tmp_path: 
     assert document.code == 3
     assert json.loads(document.out)["passed"] is False
     assert "manifest.json is damaged" in document.err
+
+
+def test_verify_that_cannot_run_is_one_line(
+    autoft_: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(standalone, "verify", failing_with(standalone.CannotRun("no onnxruntime; pip install")))
+    outcome = autoft_("verify", str(tmp_path))
+    assert (outcome.code, outcome.err) == (2, "error: no onnxruntime; pip install\n")
+
+
+def test_verify_of_a_run_whose_model_is_gone_says_how_to_get_it_back(
+    autoft_: Callable[..., Outcome], run_folder: Path
+) -> None:
+    (run_folder / "summary.json").write_text(encode(summary(run_folder)))
+    for command in (["verify"], ["predict", "image.png"]):
+        outcome = autoft_(command[0], str(run_folder), *command[1:])
+        assert outcome.code == 2 and "autoft export" in outcome.err and "--trial 3" in outcome.err
+
+
+def test_a_leaderboard_without_its_journal_is_no_empty_one(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
+    (run_folder / "trials.jsonl").unlink()
+    assert autoft_("leaderboard", str(run_folder)).code == 0  # a run that has just begun
+    (run_folder / "leaderboard.csv").touch()
+    outcome = autoft_("leaderboard", str(run_folder))
+    assert outcome.code == 2 and "trials.jsonl is missing" in outcome.err
 
 
 # ---------------------------------------------------------------- inventory
@@ -1018,3 +1052,16 @@ def test_search_and_resume_stay_functions_after_the_engine_is_imported() -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert callable(autoft.resume)
+
+
+@pytest.mark.parametrize(("file", "name"), [("Labels.csv", "photos-"), ("cats.csv", "cats-"), ("train.tsv", "photos-")])
+def test_a_run_is_called_after_a_manifest_with_a_name_of_its_own_else_after_its_folder(
+    file: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no image, but a file")
+    (folder / file).write_text("image\tlabel\na.png\tx\n")
+    monkeypatch.chdir(tmp_path)
+    study = Study(data=str(folder / file))
+    assert engine._run_path(study, read_labelled(folder / file)).name.startswith(name)
