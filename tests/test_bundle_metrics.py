@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
@@ -78,6 +78,8 @@ def test_figures_are_those_of_scikit_learn(data: Outputs, temperature: float) ->
     found = {name: estimate.value for name, estimate in report(logits, labels, temperature).metrics.items()}
     predicted, present = logits.argmax(axis=1), sorted(set(labels.tolist()))
     scaled = logits.astype(np.float64) / temperature
+    # Of equal confidences, as where they saturate, either may be in a bin, which changes the error.
+    assume(len(np.unique(softmax(scaled, axis=1).max(axis=1))) == len(labels))
     assert found == pytest.approx(
         {
             "accuracy": accuracy_score(labels, predicted),
