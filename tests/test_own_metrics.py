@@ -192,6 +192,23 @@ def test_a_plugins_metric_does_not_say_which_images_are_right() -> None:
     assert scores([first, *own], own[0], OUTPUTS, CLASSES).correct == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "own", "correct"),
+    [("top2", True, 4), ("top2", False, None), ("accuracy", False, 3), ("macro_f1", True, None)],
+)
+def test_the_count_beside_a_score_is_its_own(name: str, own: bool, correct: int | None) -> None:
+    def top2(logits: NDArray[Any], classes: NDArray[Any]) -> float:
+        return float((np.argsort(-logits, axis=1)[:, :2] == classes[:, None]).any(axis=1).mean())
+
+    form = None if own else "one_of"
+    task = autoft.SingleLabel().with_metrics(
+        [autoft.Metric.of(autoft.MetricFacts("top2"), top2, form, is_proportion=True)]
+    )
+    logits = np.array([[3, 2, 1], [1, 3, 2], [1, 2, 3], [1, 2, 3]], np.float32)
+    found = scores(task.metrics, task.metric(name), logits, CLASSES)
+    assert (found.correct, found.metrics["accuracy"], found.metrics["top2"]) == (correct, 0.75, 1.0)
+
+
 def test_a_proportion_is_no_more_than_all() -> None:
     own = autoft.Metric.of(autoft.MetricFacts("percent"), lambda *_: 50.0, "one_of", is_proportion=True)
     with pytest.raises(PluginError, match=r"it gives 50\.0; with `is_proportion` it is a part of the images, 0 to 1"):

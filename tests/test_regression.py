@@ -17,6 +17,7 @@ import autoft
 from autoft.errors import DataError
 from autoft.parts.base import UNCALIBRATED
 from autoft.parts.host import Host
+from autoft.tasks.forms.table import FORMS
 from autoft.tasks.regression import MAX_CLASSES, Regression, numbers_in
 from autoft.values.codec import decode, encode
 from autoft.values.plan import Recipe
@@ -77,10 +78,11 @@ def test_what_is_no_number_is_said(label: str, said: str) -> None:
 
 
 def test_of_a_data_set_a_label_has_one_number_a_column() -> None:
-    one, two = bound(np.ones((2, 1)), "weight"), bound(np.ones((2, 2)), "weight", "height")
-    assert one.problem("80") is two.problem("80,1.8") is None
-    assert one.problem("80,1.8") == "'80,1.8' holds 2 and not 1: weight"
-    assert two.problem("80") == "'80' holds 1 and not 2: weight, height"
+    form = FORMS["numbers"]
+    one, two = bound(np.ones((2, 1)), "weight").targets, bound(np.ones((2, 2)), "weight", "height").targets
+    assert form.problem("80", one) is form.problem("80,1.8", two) is None
+    assert form.problem("80,1.8", one) == "'80,1.8' holds 2 and not 1: weight"
+    assert form.problem("80", two) == "'80' holds 1 and not 2: weight, height"
 
 
 @given(st.text())

@@ -166,7 +166,7 @@ def test_folders_are_named_as_labels(model: PixelModel, photos: dict[str, Path])
     assert (found.scores.n, found.scores.correct) == (4, 3)
     assert found.unreadable == (f"{folder / LABELS[1] / 'd.png'}: not an image: text",)
     (folder / "zebra").mkdir()
-    with pytest.raises(DataError, match=r"/zebra: 'zebra' is no label of the model; there must"):
+    with pytest.raises(DataError, match=r"/zebra: 'zebra' is no label of the model.* and \d+ more"):
         scored(model, folder, known_images([]))
     with pytest.raises(DataError, match="holds no class folders"):
         scored(model, folder / "zebra", known_images([]))

@@ -21,7 +21,7 @@ from autoft.system.files import as_path, as_text
 from autoft.system.parallel import ordered_map
 from autoft.values.bundle import IMAGES
 from autoft.values.codec import decode
-from autoft.values.dataset import SplitName
+from autoft.values.dataset import Listing, SplitName
 from autoft.values.summary import Scores
 
 _READERS: Final = 4
@@ -113,7 +113,7 @@ def read_source(model: PixelModel, path: Path) -> Source:
 
 def _of_manifest(model: PixelModel, path: Path) -> Source:
     everything = read_labelled(path)
-    listing = with_columns(everything, model.labels) if model.form.by_column else everything
+    listing = _by_column(model, everything) if model.form.by_column else everything
     for entry in listing.entries:
         if problem := model.form.problem(entry.label, model.targets):
             raise DataError(f"{path}: {entry.path}: {problem}; the model knows {_some(model.labels)}")
@@ -126,6 +126,13 @@ def _of_manifest(model: PixelModel, path: Path) -> Source:
         unreadable=tuple(f"{problem.path}: {problem.reason}" for problem in listing.problems),
         notes=(*notes, *(f"{problem.path}: {problem.reason}" for problem in contradictions(task, listing))),
     )
+
+
+def _by_column(model: PixelModel, everything: Listing) -> Listing:
+    try:
+        return with_columns(everything, model.labels)
+    except DataError as missing:
+        raise DataError(f"{missing}{model.form.of_plugin(model.targets)}") from missing
 
 
 def _of_folder(model: PixelModel, source: Path) -> Source:

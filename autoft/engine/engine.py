@@ -141,7 +141,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
         in_time = partial(_require_time, sitting.clock, "decoding the images")
         dataset = open_dataset(source, study.seed, squares, cores(), in_time)
-        _try_task(dataset, host, metric.name)
+        _try_task(dataset, metric.name, host)
         _report_data(dataset, screen)
         review(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
@@ -373,7 +373,7 @@ def _recorded_host(run: Run, change: Change, screen: Screen) -> Host:
     return host
 
 
-def _try_task(dataset: Dataset, host: Host, primary: str) -> None:
+def _try_task(dataset: Dataset, primary: str, host: Host) -> None:
     """Have every metric judge outputs that know nothing, and hold a plugin's `tail` against its `answers` of them.
 
     What fails here, before anything trains, would end the run once all is trained. Raises `PluginError`, and

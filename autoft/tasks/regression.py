@@ -143,16 +143,10 @@ class Regression(Task):
         return tuple(columns)
 
     def problem(self, label: str) -> str | None:
-        """Whether something in it is no number, or one that is not finite or too large to compute with in float32.
-
-        Once there are `targets`, also whether it holds more or fewer than one for each.
-        """
+        """Whether something in it is no number, or one that is not finite or too large to compute with in float32."""
         if not label.strip():
             return "it has no number"
-        cells = _cells(label)
-        if hasattr(self, "targets") and len(cells) != len(self.targets.names):
-            return f"{label!r} holds {len(cells)} and not {len(self.targets.names)}: {', '.join(self.targets.names)}"
-        for cell in cells:
+        for cell in _cells(label):
             try:
                 value = number(cell)
             except ValueError:

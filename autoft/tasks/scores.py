@@ -25,10 +25,10 @@ def scores(metrics: Sequence[Metric], primary: Metric, judged: NDArray[Any], tar
     known = [metric for metric in metrics if math.isfinite(found[metric.name])]
     ends = sorted(map(primary.facts.shown, interval(primary, judged, targets))) if primary in known else None
     # One with a form is what a plugin adds to every task of it: it does not say when an image is right.
-    right = [round(found[one.name] * n) for one in known if one.is_proportion and one.form is None]
+    counts = primary in known and primary.is_proportion and primary.form is None
     return Scores(
         n=n,
-        correct=right[0] if right else None,
+        correct=round(found[primary.name] * n) if counts else None,
         metrics={one.name: one.facts.shown(found[one.name]) for one in known},
         ci95=(ends[0], ends[1]) if ends else None,
         unbounded=tuple(one.name for one in known if one.facts.greatest is None),

@@ -26,8 +26,8 @@ class Best:
 class Scores:
     """Every metric on one split of `n` images; `ci95` of the primary metric.
 
-    `correct` counts the images that are right as a whole, which `right` says in words, by the task's own metric; None
-    where it has none such, as of numbers. A loss is positive here, as people know it: smaller is better. A metric that
+    `correct` counts the images that are right as a whole, which `right` says in words, where the primary metric is the
+    task's own of that; else None. A loss is positive here, as people know it: smaller is better. A metric that
     has no figure for these images is not there, and `ci95` is None where that is the primary one. The figures of
     `unbounded` metrics may be of any size, as in the units of the data.
     """

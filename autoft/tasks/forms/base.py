@@ -114,9 +114,13 @@ class AnswerForm(ABC):
         """Why a label, as a person writes it, is none that the model can be scored by; None when it is one."""
         task = self.task(targets.task).on(targets)
         found = task.problem(label) or _unknown(task, label)
-        if found is None or targets.task == task.name:
-            return found
-        return f"{found}; it was made by task {targets.task!r} of a plugin, and cannot be scored from this data here"
+        return None if found is None else f"{found}{self.of_plugin(targets)}"
+
+    def of_plugin(self, targets: Targets) -> str:
+        """What to add to why data cannot be scored, where the task that read it in training is not at hand; else ""."""
+        if targets.task == self.task(targets.task).name:
+            return ""
+        return f"; it was made by task {targets.task!r} of a plugin, and cannot be scored from this data here"
 
     def scores(self, answers: Answers, labels: Sequence[str], model: Model) -> Scores:
         """The figures of the built-in task, of a file's answers `(n, names)` for labels as a person writes them."""
@@ -267,7 +271,7 @@ def _unknown(task: Task, label: str) -> str | None:
         return f"{unknown.args[0]!r} is no label of the model"
     if targets_problem(task, encoded, [label]):
         names = task.targets.names
-        return f"{label!r} has not one number for each of the model's {len(names)}: {', '.join(names[:MOST_NAMES])}"
+        return f"{label!r} holds {encoded.shape[-1]} and not {len(names)}: {', '.join(names[:MOST_NAMES])}"
     return None
 
 
