@@ -63,7 +63,7 @@ def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
     assert ended(preparation) == 0
     assert [file.name for file in folder.iterdir()] == ["template.onnx"]
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    assert preparation.seconds_missing(*VIEW) == 0.0
+    assert preparation.seconds_missing(*VIEW, 1.0) == 0.0
     preparation.begin(*VIEW)
     assert preparation._process in (None, first)
     preparation.close()
@@ -71,11 +71,11 @@ def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
 
 def test_the_one_under_way_is_waited_for(run: Run) -> None:
     preparation = Preparation(run, run.record.plugins)
-    assert preparation.seconds_missing(*VIEW) > 0
+    assert preparation.seconds_missing(*VIEW, 1.0) > 0
     preparation.begin(*VIEW)
-    assert preparation.seconds_missing(*VIEW) == 0.0  # as it goes on beside the search
+    assert preparation.seconds_missing(*VIEW, 1.0) == 0.0  # as it goes on beside the search
     preparation._took = 0.0
-    assert preparation.seconds_missing(*VIEW) > 0.0  # takes longer than it should
+    assert preparation.seconds_missing(*VIEW, 1.0) > 0.0  # takes longer than it should
     preparation.finish("small/other", 64)  # not that one
     assert not prepared_folder(run, run.record.plugins, *VIEW).exists()
     preparation.finish(*VIEW)
@@ -98,7 +98,7 @@ def test_what_cannot_be_prepared_ends_nothing(run: Run) -> None:
     preparation = Preparation(run, run.record.plugins)
     preparation.begin("small/none", 64)
     assert ended(preparation) not in (None, 0)
-    assert preparation.seconds_missing("small/none", 64) > 0
+    assert preparation.seconds_missing("small/none", 64, 1.0) > 0
     preparation.close()
 
 

@@ -51,7 +51,7 @@ class Ending:
         tested = self.record.data.counts["test"]
         scoring = an_image * (min(tested, FEWEST_TESTED) if self._is_slow(an_image) else tested)
         forward = scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
-        seconds = crowding * (FIXED_SECONDS + self._missing(winner, crowding)) + forward
+        seconds = crowding * FIXED_SECONDS + self._missing(winner, crowding) + forward
         return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
 
     def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
@@ -62,16 +62,16 @@ class Ending:
         return max(FEWEST_TESTED, int(max(left, LEAST_TESTING_SECONDS) / an_image))
 
     def _missing(self, winner: Trial | None, crowding: float) -> float:
-        """Seconds until the winner's graph is prepared, on an idle machine.
+        """Seconds until the winner's graph is prepared.
 
         Before there is one it will be prepared beside the search; but on a crowded machine, or in little time, it will
         not be ready then.
         """
         if winner is None and self.record.study.time < LITTLE_TIME_SECONDS:
-            return WITHOUT_PREPARATION_SECONDS
+            return crowding * WITHOUT_PREPARATION_SECONDS
         if winner is None:
-            return FIRST_GUESS_SECONDS * (1.0 - 1.0 / crowding)
-        return self.preparation.seconds_missing(winner.backbone, winner.image_size)
+            return FIRST_GUESS_SECONDS * (crowding - 1.0)
+        return self.preparation.seconds_missing(winner.backbone, winner.image_size, crowding)
 
     def _is_slow(self, an_image: float) -> bool:
         """Whether scoring all test images would take too much of the time; then as many as there is time for are."""

@@ -78,7 +78,7 @@ class Preparation:
         self._run, self._plugins = run, plugins
         self._process: subprocess.Popen[bytes] | None = None
         self._began: dict[tuple[str, int], float] = {}
-        self._took = FIRST_GUESS_SECONDS
+        self._took: float | None = None
         self._imports = threading.Thread(target=_import_ahead, name="imports", daemon=True)
 
     def follow(self, ledger: Ledger) -> None:
@@ -104,18 +104,20 @@ class Preparation:
                 command, stdin=silent, stdout=silent, stderr=silent, env=environment, start_new_session=True
             )
 
-    def seconds_missing(self, backbone: str, image_size: int) -> float:
+    def seconds_missing(self, backbone: str, image_size: int, crowding: float) -> float:
         """What preparing this backbone adds to the end: nothing when it is done, all of it when it has not begun.
 
         While it goes on beside the search, nothing either, unless it takes longer than the last one: then it may take
-        as much longer again.
+        as much longer again. The first guess is that of an idle machine, on which everything is `crowding` times
+        quicker; what was measured here has that in it.
         """
         if self._is_ready(backbone, image_size):
             return 0.0
+        expected = crowding * FIRST_GUESS_SECONDS if self._took is None else self._took
         began = self._began.get((backbone, image_size))
         if began is None or not self._busy():
-            return self._took
-        return max(0.0, time.time() - began - self._took)
+            return expected
+        return max(0.0, time.time() - began - expected)
 
     def finish(self, backbone: str, image_size: int) -> None:
         """Wait for this backbone if it is being prepared, unless it seems to hang: to begin anew would take longer."""
