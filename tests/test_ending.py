@@ -33,7 +33,7 @@ class Prepared:
     def __init__(self, *ready, missing=9.0):
         self.ready, self.missing = ready, missing
 
-    def seconds_missing(self, backbone, image_size):
+    def seconds_missing(self, backbone, image_size, crowding):
         return 0.0 if backbone in self.ready else self.missing
 
 
