@@ -238,6 +238,7 @@ def test_a_finished_run_remembers_where_its_plugin_went_if_it_works(run, tmp_pat
         journal.append(Queued(0, Slice(trial, 0.0, 1.0, 9.0), Clock(1.0, 9.0)))
         journal.append(Report(0, "finished", 1.0, 0.5, 1.0, elapsed=2.0))
     begun.folder.summary.write_text(encode(replace(summary(begun), budget=begun.record.study.time, elapsed=3.0)))
+    (begun.folder.path / "manifest.json").write_text("{}")  # that of the model beside it
     (tmp_path / "old" / "mine.py").rename(tmp_path / "mine.py")
     before = begun.folder.study.read_bytes()
     broken = tmp_path / "broken" / "mine.py"
