@@ -35,7 +35,7 @@ def fit_by_gradient(bench: Bench) -> Report:
     """Train until the slice ends or its deadline comes, then checkpoint and score."""
     shop = bench.shop
     run = _run_of(bench)
-    validation = shop.dataset.rows("val")
+    validation = shop.validation
     if bench.job.seconds_left <= (bench.image_seconds or 0.0) * len(validation):
         raise TooLate("there was no time for a step and its score")
     saver = _Saver(bench)
@@ -104,7 +104,7 @@ def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> t
 
 def _outputs(bench: Bench, run: GradientRun, into: Entrance) -> tuple[np.ndarray, float]:
     """Outputs of the validation images, and the seconds of that without what filled a cache."""
-    rows = bench.shop.dataset.rows("val")
+    rows = bench.shop.validation
     began, filled = time.monotonic(), into.filling
     outputs = bench.shop.outputs(into.rest(run.scored()), into.batches(rows))
     scoring = time.monotonic() - began - (into.filling - filled)
@@ -117,7 +117,7 @@ def _ending_seconds(bench: Bench, run: GradientRun, pace: Pace, saver: _Saver) -
     """What scoring and saving will take, as measured before on this backbone, or guessed from the pace."""
     guess = pace.expected * FORWARD_SHARE / run.stream.batch_size
     an_image = guess if bench.image_seconds is None else bench.image_seconds
-    return an_image * len(bench.shop.dataset.rows("val")) + saver.seconds
+    return an_image * len(bench.shop.validation) + saver.seconds
 
 
 class _Saver:

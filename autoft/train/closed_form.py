@@ -26,7 +26,7 @@ def fit_closed_form(bench: Bench) -> Report:
     """
     shop = bench.shop
     costs = _forward_costs(bench)
-    validation = _needed_features(bench, shop.dataset.rows("val"), "validation", 0.0)
+    validation = _needed_features(bench, shop.validation, "validation", 0.0)
     head, share = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
     outputs = (validation @ head.weight.T + head.bias).numpy()
     score = shop.score(outputs)
@@ -58,7 +58,7 @@ def closed_form_head(bench: Bench, reserve: float) -> tuple[LinearHead, float]:
 
 def _forward_costs(bench: Bench) -> Costs:
     """What scoring takes, measured unless the features are kept already."""
-    rows = bench.shop.dataset.rows("val")
+    rows = bench.shop.validation
     bench.network.module.to(bench.shop.device)
     an_image = bench.shop.features.row_seconds(bench.network, bench.images, rows, bench.shop.check)
     if an_image:

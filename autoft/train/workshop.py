@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from autoft.errors import RunFolderError
@@ -55,6 +57,11 @@ class Workshop:
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
         self._cuts: dict[tuple[str, int, int], Cut | None] = {}
+
+    @cached_property
+    def validation(self) -> NDArray[np.int64]:
+        """Rows `(n,)` of the validation images; asked for at every step, and found among all samples."""
+        return self.dataset.rows("val")
 
     def check(self) -> None:
         """Raise `Cancelled` when the run is being stopped."""
