@@ -294,7 +294,8 @@ def test_training_that_needs_no_warm_up(run, worker):
     dataset = worker.shop.dataset
     training = TrainingStream(stream, dataset.rows("train"), dataset.targets("train"), recipe, 0)
     classifier = Classifier.of(worker.shop.network("small/test_resnet"), 3)
-    assert math.isfinite(GradientRun(classifier, plan, training, worker.shop.task).advance().loss)
+    (step,) = GradientRun(classifier, plan, training, worker.shop.task).advance()
+    assert math.isfinite(step.loss)
 
 
 def thawing(worker) -> GradientRun:
@@ -455,8 +456,7 @@ def test_batches_depend_on_seed_and_step_alone(run, worker):
     assert len(set(seen.tolist())) == len(seen)
 
 
-def test_parts_of_a_batch_add_up_to_the_whole(run, worker, monkeypatch):
-    from autoft.media.image import batches as module
+def test_parts_of_a_batch_add_up_to_the_whole(run, worker):
     from autoft.train.by_gradient import _run_of
 
     of = trial(run, 0, "test_resnet", "full", head_init="ridge")
@@ -466,11 +466,10 @@ def test_parts_of_a_batch_add_up_to_the_whole(run, worker, monkeypatch):
     def gradients():
         training._optimizer.zero_grad()
         loss = training._accumulate(images, labels)
-        return loss, [parameter.grad.clone() for parameter in training.classifier.parameters()]
+        return loss.item(), [parameter.grad.clone() for parameter in training.classifier.parameters()]
 
     whole = gradients()
-    monkeypatch.setitem(module.PIXELS_AT_ONCE, "cpu", 5 * 64**2)
-    assert training.stream.images.at_once == 5
+    training.at_once = 5
     parts = gradients()
     assert parts[0] == pytest.approx(whole[0], rel=1e-5)
     for one, other in zip(parts[1], whole[1], strict=True):

@@ -35,6 +35,7 @@ def fit_by_gradient(bench: Bench) -> Report:
     """Train until the slice ends or its deadline comes, then checkpoint and score."""
     shop = bench.shop
     run = _run_of(bench)
+    run.at_once = bench.images_at_once or run.at_once
     validation = shop.validation
     if bench.job.seconds_left <= (bench.image_seconds or 0.0) * len(validation):
         raise TooLate("there was no time for a step and its score")
@@ -42,6 +43,7 @@ def fit_by_gradient(bench: Bench) -> Report:
     with entrance(bench, run.classifier) as into:
         run.enter(into)
         pace, facts = _advance(bench, run, into, saver)
+        bench.held_at_once(run.at_once)
         outputs, scoring = _outputs(bench, run, into)
     if run.without_moments:
         facts["optimiser_begun_anew"] = f"{len(run.without_moments)} parameters, e.g. {run.without_moments[0]}"
@@ -80,7 +82,7 @@ def _beginning(bench: Bench) -> Classifier:
 
 def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:
     """Train to the end of the slice or to its deadline; at least one step, counting those of a killed attempt."""
-    pace, loss = Pace(LONGEST_GUESS_SECONDS[bench.shop.device.type]), 0.0
+    pace = Pace(LONGEST_GUESS_SECONDS[bench.shop.device.type])
     last = round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
     first = round(bench.job.slice.start * run.stream.steps_per_pass) + 1
     with Curve(bench.shop.folder.curve(bench.trial.id), run) as curve:
@@ -89,17 +91,18 @@ def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> t
             if run.step >= first and bench.job.seconds_left < pace.expected + ending:
                 break
             bench.shop.check()
-            filled, step = into.filling, run.advance()
-            loss = step.loss
-            curve.step_done(step, pace.step_done(into.filling - filled))
+            filled, known = into.filling, run.advance()
+            curve.step_done(pace.step_done(into.filling - filled), known)
             if saver.due():
+                curve.known(run.settle())
                 curve.write()  # what the checkpoint has behind it is not trained again
                 saver.save(run, run.training_tensors())
                 pace.paused()
+        curve.known(run.settle())
     if pace.steady is None:
-        return pace, {**into.facts, **memory()}
-    facts = {"images_per_second": run.stream.batch_size / pace.steady, "loss": loss}
-    return pace, {**facts, **into.facts, **memory()}
+        return pace, {**into.facts, **run.facts, **memory()}
+    facts = {"images_per_second": run.stream.batch_size / pace.steady, "loss": curve.last_loss}
+    return pace, {**facts, **into.facts, **run.facts, **memory()}
 
 
 def _outputs(bench: Bench, run: GradientRun, into: Entrance) -> tuple[np.ndarray, float]:

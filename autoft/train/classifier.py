@@ -63,7 +63,9 @@ class Classifier(nn.Module):
         ]
         groups.append((list(self.head.parameters()), head.learning_rate, head.weight_decay))
         return torch.optim.AdamW(
-            [{"params": tensors, "lr": rate, "weight_decay": decay} for tensors, rate, decay in groups]
+            [{"params": tensors, "lr": rate, "weight_decay": decay} for tensors, rate, decay in groups],
+            fused=True,
+            capturable=self.head.weight.is_cuda,  # by a CUDA graph
         )
 
     def trained(self, plan: Plan) -> dict[str, Tensor]:

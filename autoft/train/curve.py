@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import torch
-
 from autoft.store.curves import CurveFile, CurvePoint, has_point
-from autoft.train.gradient import GradientRun, StepTaken
+from autoft.train.gradient import GradientRun
+from autoft.train.readings import StepTaken
 
 SECONDS_BETWEEN_WRITES: Final = 1.0
 
@@ -26,16 +27,26 @@ class Curve:
         self._path, self._run = path, run
         self._file: CurveFile | None = None
         self._lost = False
+        self.last_loss = math.nan
+        """Of the last step that is known."""
         self._since: list[tuple[StepTaken, float]] = []
-        self._ready: list[tuple[CurvePoint, torch.Tensor]] = []
+        self._ready: list[CurvePoint] = []
+        self._seconds: deque[float] = deque()
         self._written = time.monotonic()
 
-    def step_done(self, step: StepTaken, seconds: float) -> None:
-        """Note the step that the run has just taken, in so many seconds."""
-        self._since.append((step, seconds))
-        if has_point(self._run.step):
-            self._ready.append(self._point())
-            self._since = []
+    def step_done(self, seconds: float, known: Iterable[StepTaken]) -> None:
+        """The run has just taken a step, in so many seconds; of these steps it is known by now what they came to."""
+        self._seconds.append(seconds)
+        self.known(known)
+
+    def known(self, steps: Iterable[StepTaken]) -> None:
+        """Note steps, in the order in which they were taken."""
+        for step in steps:
+            self.last_loss = step.loss
+            self._since.append((step, self._seconds.popleft()))
+            if has_point(step.step):
+                self._ready.append(self._point())
+                self._since = []
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             self.write()
 
@@ -44,11 +55,9 @@ class Curve:
         ready, self._ready, self._written = self._ready, [], time.monotonic()
         if self._lost or not ready:
             return
-        norms = torch.stack([norm for _, norm in ready]).tolist()  # the first to wait for the device
-        points = [replace(point, gradient_norm=norm) for (point, _), norm in zip(ready, norms, strict=True)]
         try:
             self._file = self._file or CurveFile(self._path)
-            self._file.append(points)
+            self._file.append(ready)
         except (OSError, ValueError):
             self._lost = True
 
@@ -58,16 +67,14 @@ class Curve:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.write()
 
-    def _point(self) -> tuple[CurvePoint, torch.Tensor]:
-        """The line of the steps since the last one; its norm still on the device, which is not waited for."""
-        steps, run = [step for step, _ in self._since], self._run
-        seconds = sum(seconds for _, seconds in self._since)
-        point = CurvePoint(
-            step=run.step,
-            passes=run.passes,
+    def _point(self) -> CurvePoint:
+        """The line of the steps since the last one."""
+        steps, stream = [step for step, _ in self._since], self._run.stream
+        return CurvePoint(
+            step=steps[-1].step,
+            passes=steps[-1].step / stream.steps_per_pass,
             loss=sum(step.loss for step in steps) / len(steps),
             learning_rate=steps[-1].learning_rate,
-            gradient_norm=0.0,
-            images_per_second=len(steps) * run.stream.batch_size / seconds,
+            gradient_norm=sum(step.gradient_norm for step in steps) / len(steps),
+            images_per_second=len(steps) * stream.batch_size / sum(seconds for _, seconds in self._since),
         )
-        return point, torch.stack([step.gradient_norm for step in steps]).mean()

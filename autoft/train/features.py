@@ -18,6 +18,7 @@ from autoft.media.image.batches import Images
 from autoft.parts.network import Network
 from autoft.system.disk_cache import alone
 from autoft.system.parallel import Check, never_stop
+from autoft.train.halves import in_halves
 from autoft.train.row_table import RowTable
 from autoft.values.handoff import View
 
@@ -125,7 +126,7 @@ class _Pass:
             for some in _paced(np.flatnonzero(~self.known), self.images.forward_size):
                 check()
                 batch = self.images.normalised(self.images.raw(self.rows[some]))
-                self.values[some] = self.network.features(batch).float().cpu().numpy()
+                self.values[some] = in_halves(self.network.features, batch).float().cpu().numpy()
                 self.known[some] = True
                 table.write(self.rows[some], self.values[some])
                 if enough():

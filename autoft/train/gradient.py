@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import Task
+from autoft.train.average import Average
+from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
 from autoft.train.prefix import Entrance
+from autoft.train.readings import Readings, StepTaken
 from autoft.values.plan import ParameterGroup, Plan
+from autoft.values.space import Scalar
 
 GRADIENT_CLIP = 1.0
 
 
-@dataclass(frozen=True)
-class StepTaken:
-    """One optimiser step: its loss, the greatest learning rate of all groups, and the norm of all gradients unclipped.
-
-    The norm is a scalar on the device, so that nobody has to wait for the step's end to go on.
-    """
-
-    loss: float
-    learning_rate: float
-    gradient_norm: Tensor
-
-
 class GradientRun:
-    """One trial's classifier under training; `step` counts optimiser steps from 0."""
+    """One trial's classifier under training; `step` counts optimiser steps from 0.
+
+    On a GPU no step waits for the one before: steps are queued on a stream of the run's own, as a CUDA graph where that
+    can be, and read some steps later.
+    """
 
     def __init__(self, classifier: Classifier, plan: Plan, stream: TrainingStream, task: Task) -> None:
         self.classifier, self.plan, self.stream = classifier, plan, stream
         self.step = 0
+        self.at_once = stream.images.at_once
+        """How many images go through at a time; halved when the memory of the device does not suffice."""
         classifier.prepare(plan)
         self._task = task
         self._optimizer = classifier.optimizer(plan)
@@ -45,10 +42,18 @@ class GradientRun:
         self._names = [[names[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
         self.without_moments: tuple[str, ...] = ()
         """Parameters of which `go_on` found no moments, although they had trained."""
-        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._peaks = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._begins = [*(round(group.from_pass * stream.steps_per_pass) for group in plan.groups), 0]  # and the head
-        self._average = _average(classifier, plan.recipe.ema_passes * stream.steps_per_pass)
+        self._average = Average(classifier, [*classifier.trained(plan)], plan.recipe.ema_passes * stream.steps_per_pass)
         self._forward: nn.Module = classifier
+        device = classifier.head.weight.device
+        # Rates of the groups and the average's weight, which change from step to step, where a graph can read them.
+        self._scalars = torch.zeros(len(self._peaks) + 1, device=device)
+        for group, rate in zip(self._optimizer.param_groups, self._scalars, strict=False):
+            group["lr"] = rate
+        self.captured = Captured(self._take, device)
+        self._readings = Readings(device)
+        self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def enter(self, entrance: Entrance) -> None:
         """From now on, train from what comes in there."""
@@ -65,47 +70,103 @@ class GradientRun:
         """Passes over the training images so far."""
         return self.step / self.stream.steps_per_pass
 
-    def advance(self) -> StepTaken:
-        """One optimiser step. Raises `FloatingPointError` when the loss is not finite."""
-        images, targets = self.stream.batch(self.step)
-        self._begin_groups()
+    @property
+    def facts(self) -> Mapping[str, Scalar]:
+        """How the device takes its steps, where that is not as on a CPU; and in parts of how many images, if halved."""
+        facts: dict[str, Scalar] = {}
+        if self._queue is not None:
+            facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {self.captured.obstacle}"
+        if self.at_once < self.stream.images.at_once:
+            facts["images_at_once"] = self.at_once
+        return facts
+
+    def advance(self) -> tuple[StepTaken, ...]:
+        """One optimiser step; what comes back is the steps known by now, on a CPU this one, on a GPU earlier ones.
+
+        Raises `FloatingPointError` when a loss is not finite.
+        """
+        with self._queued():
+            images, targets = self.stream.batch(self.step)
+            self._begin_groups()
+            rate = self._set_scalars()
+            loss, norm = self.captured(images, targets)
+            self.step += 1
+            return self._readings.put(self.step, rate, loss, norm)
+
+    def settle(self) -> tuple[StepTaken, ...]:
+        """The steps that `advance` has not given yet; afterwards the device has done them all."""
+        with self._queued():
+            rest = self._readings.rest()
+        if self._queue is not None:
+            torch.cuda.current_stream().wait_stream(self._queue)
+        return rest
+
+    @contextmanager
+    def _queued(self) -> Iterator[None]:
+        """On the run's own stream, behind what was done before: a graph cannot be captured on the default one."""
+        if self._queue is None:
+            yield
+            return
+        self._queue.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._queue):
+            yield
+
+    def _begin_groups(self) -> None:
+        """Freeze the groups whose time has not come: a function of the step, so that a trial can go on.
+
+        What has no gradient AdamW leaves alone, its weight decay included, and keeps no moments of.
+        """
+        for group, begins in zip(self._optimizer.param_groups, self._begins, strict=True):
+            for parameter in group["params"]:
+                if parameter.requires_grad != (self.step >= begins):
+                    parameter.requires_grad_(self.step >= begins)
+                    self.captured.begin_anew()
+
+    def _set_scalars(self) -> float:
+        """Bring this step's learning rates and the average's weight to the device; the greatest rate comes back."""
+        rates = [peak * self._rate(self.step - begins) for peak, begins in zip(self._peaks, self._begins, strict=True)]
+        scalars = torch.tensor([*rates, self._average.weight(self.step + 1)])
+        self._scalars.copy_(scalars, non_blocking=True)
+        return max(rates)
+
+    def _take(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and norm of a step, scalars on the device; nothing in it waits for the device."""
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._accumulate(images, targets)
         norm = nn.utils.clip_grad_norm_(self.classifier.parameters(), GRADIENT_CLIP)
         self._optimizer.step()
-        self.step += 1
-        self._average.update(self.classifier, step=self.step)
-        return StepTaken(loss, max(group["lr"] for group in self._optimizer.param_groups), norm)
+        self._average.update(self._scalars[-1])
+        return loss, norm
 
-    def _begin_groups(self) -> None:
-        """Set rates, and freeze the groups whose time has not come: a function of the step, so that a trial can go on.
+    def _accumulate(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Gradients of the batch's mean loss, which comes back, in parts that fit into the device's memory.
 
-        What has no gradient AdamW leaves alone, its weight decay included, and keeps no moments of.
+        BatchNorm that trains needs the batch whole.
         """
-        for group, peak, begins in zip(self._optimizer.param_groups, self._peaks, self._begins, strict=True):
-            group["lr"] = peak * self._rate(self.step - begins)
-            for parameter in group["params"]:
-                parameter.requires_grad_(self.step >= begins)
+        while True:
+            size = len(images) if self.plan.batch_norm == "train" else min(len(images), self.at_once)
+            try:
+                return self._in_parts(images, targets, size)
+            except torch.OutOfMemoryError:
+                if size == 1 or self.plan.batch_norm == "train" or _is_capturing():
+                    raise
+                self.at_once = size // 2
+            self._optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
 
-    def _accumulate(self, images: Tensor, targets: Tensor) -> float:
-        """Gradients of the batch's mean loss, part by part; BatchNorm that trains needs the batch whole."""
-        whole = self.plan.batch_norm == "train"
-        size = len(images) if whole else min(len(images), self.stream.images.at_once)
-        total = 0.0
+    def _in_parts(self, images: Tensor, targets: Tensor, size: int) -> Tensor:
+        total = torch.zeros((), device=images.device)
         for part, wanted in zip(torch.split(images, size), torch.split(targets, size), strict=True):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
                 loss = self._task.loss(self._forward(part), wanted, self.plan.recipe)
             loss = loss * (len(part) / len(images))
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"the loss became {loss.item()} at step {self.step}")
             loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+            total += loss.detach()
         return total
 
     def scored(self) -> Classifier:
         """The classifier that is scored and exported: averaged weights, eval mode."""
-        averaged: Classifier = self._average.module
-        return averaged.eval()
+        return self._average.classifier
 
     def model_tensors(self) -> dict[str, Tensor]:
         """What exporting needs: the averaged tensors that training changed."""
@@ -114,11 +175,11 @@ class GradientRun:
     def training_tensors(self) -> dict[str, Tensor]:
         """What going on needs besides: the raw weights and AdamW's moments."""
         raw = {f"raw.{name}": tensor for name, tensor in self.classifier.trained(self.plan).items()}
-        names = [*chain.from_iterable(self._names)]
+        state = self._optimizer.state
         moments = {
-            f"moment.{names[index]}.{kind}": tensor
-            for index, state in self._optimizer.state_dict()["state"].items()
-            for kind, tensor in state.items()
+            f"moment.{name}.{kind}": tensor
+            for name, parameter in self.classifier.named_parameters()
+            for kind, tensor in state.get(parameter, {}).items()
         }
         return {**raw, **moments}
 
@@ -130,7 +191,7 @@ class GradientRun:
         number, which says nothing of a parameter once groups have changed.
         """
         self.step = round(passes * self.stream.steps_per_pass)
-        self._average.module.restore(model)
+        self._average.classifier.restore(model)
         self.classifier.restore(model)  # what a parent trained and this trial does not
         raw = _with_prefix(training, "raw.")
         self.classifier.restore(raw)
@@ -138,8 +199,11 @@ class GradientRun:
         for key, tensor in _with_prefix(training, "moment.").items():
             name, _, kind = key.rpartition(".")
             found.setdefault(name, {})[kind] = tensor
-        state = {index: found[name] for index, name in enumerate(chain.from_iterable(self._names)) if name in found}
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+        for name, parameter in self.classifier.named_parameters():
+            if name in found:
+                self._optimizer.state[parameter] = {
+                    kind: _laid_out(one, parameter) for kind, one in found[name].items()
+                }
         begun = (names for names, begins in zip(self._names, self._begins, strict=True) if self.step > begins)
         went_on = set() if any(map(str.isdigit, found)) else raw.keys()
         self.without_moments = tuple(name for name in chain.from_iterable(begun) if name not in went_on)
@@ -157,10 +221,15 @@ class GradientRun:
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.passes / recipe.passes)))
 
 
-def _average(classifier: Classifier, steps: float) -> ModelEmaV3:
-    """Averaged weights with a memory of `steps`; short at first, so that the start is forgotten."""
-    decay = math.exp(-1.0 / steps) if steps > 0 else 0.0
-    return ModelEmaV3(classifier, decay=decay, use_warmup=True)
+def _is_capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A moment where and as its parameter lies in memory: a fused optimiser goes through both side by side."""
+    if tensor.shape != parameter.shape:  # the number of steps
+        return tensor.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -163,8 +163,8 @@ class Prefix:
 class _ActivationStream(TrainingStream):
     prefix: Prefix
 
-    def _inputs(self, rows: np.ndarray) -> Tensor:
-        return self.prefix.activations(rows)
+    def _inputs(self, step: int) -> Tensor:
+        return self.prefix.activations(self._rows_of(step))
 
 
 # ---------------------------------------------------------------- whether there is one

@@ -14,6 +14,7 @@ from torch import nn
 
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import Images
+from autoft.media.image.resident import Resident
 from autoft.parts.base import FreezeStrategy
 from autoft.parts.cut import Cut
 from autoft.parts.host import Host
@@ -25,6 +26,7 @@ from autoft.system.disk_cache import cache_root
 from autoft.system.signals import Cancelled
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
+from autoft.train.halves import in_halves
 from autoft.train.job import Job
 from autoft.values.plan import Plan
 from autoft.values.space import Scalar
@@ -53,7 +55,10 @@ class Workshop:
         self.prefixes = cache_root() / "prefixes"
         self.image_seconds: dict[tuple[str, int], float] = {}
         """What one image's forward pass was measured to take, by backbone and input size."""
+        self.at_once: dict[tuple[str, int], int] = {}
+        """How many images a step can hold, by backbone and input size."""
         self._cancelled = cancelled
+        self._resident = Resident(self.device)
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
         self._cuts: dict[tuple[str, int, int], Cut | None] = {}
@@ -98,7 +103,7 @@ class Workshop:
         """The pixels as the trial's backbone sees them."""
         spec, layout = self._backbones[trial.backbone].input, self.network(trial.backbone).layout(self.device)
         pixels = self.dataset.pixels(trial.image_size, spec.interpolation, self.record.view)
-        return Images(pixels, spec, self.device, layout)
+        return Images(pixels, spec, self.device, layout, self._resident.pixels(pixels))
 
     def outputs(self, classifier: nn.Module, batches: Iterable[torch.Tensor]) -> np.ndarray:
         """Outputs `(n, outputs)` float32 for batches of a classifier's inputs on its device."""
@@ -106,7 +111,7 @@ class Workshop:
         with torch.inference_mode():
             for batch in batches:
                 self.check()
-                parts.append(classifier(batch).float().cpu())
+                parts.append(in_halves(classifier, batch).float().cpu())
         return torch.cat(parts).numpy()
 
     def answers(self, classifier: Classifier, inputs: torch.Tensor) -> np.ndarray:
@@ -174,6 +179,15 @@ class Bench:
     def measured(self, image_seconds: float) -> None:
         """One image's forward pass has just taken so long."""
         self.shop.image_seconds[self.trial.backbone, self.trial.image_size] = image_seconds
+
+    @property
+    def images_at_once(self) -> int | None:
+        """How many images a step of this backbone was seen to hold at this size; None before there was one."""
+        return self.shop.at_once.get((self.trial.backbone, self.trial.image_size))
+
+    def held_at_once(self, images: int) -> None:
+        """A step has just held so many images."""
+        self.shop.at_once[self.trial.backbone, self.trial.image_size] = images
 
 
 def memory() -> dict[str, Scalar]:

@@ -2,57 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
+from autoft.media.image.augment import MAPS, warped
 from autoft.media.image.pixel_cache import take
 from autoft.values.backbone import InputSpec
 from autoft.values.plan import Recipe
 
-Augmentation = Callable[[Tensor], Tensor]
-
-_AUGMENTATIONS: dict[str, Callable[[int], Augmentation]] = {
-    "none": lambda size: v2.Identity(),
-    "crop": lambda size: _crop(size),
-    "crop_flip": lambda size: v2.Compose([_crop(size), v2.RandomHorizontalFlip()]),
-}
-
 # Activations kept for the backward pass are most of a worker's memory: about 80 MB an image of 224 px for an
 # EfficientNet-Lite0. Larger batches go through in parts that add up to the same gradient.
 PIXELS_AT_ONCE = {"cpu": 8 * 224**2, "cuda": 256 * 224**2}
-
-
-def _crop(size: int) -> Augmentation:
-    # Gentler than the usual (0.08, 1.0): short fine-tunes of pretrained weights are hurt by losing most of the object.
-    crop: Augmentation = v2.RandomResizedCrop(size, scale=(0.6, 1.0), ratio=(0.85, 1.18), antialias=True)
-    return crop
+FORWARD_SIZE = {"cpu": 64, "cuda": 512}
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Rows of a pixel cache `(n, size, size, 3)` uint8, seen through a backbone's normalisation."""
+    """Rows of a pixel cache `(n, size, size, 3)` uint8, seen through a backbone's normalisation.
+
+    `resident` is the same pixels on the device, where they fit.
+    """
 
     pixels: np.memmap[tuple[int, ...], np.dtype[np.uint8]]
     spec: InputSpec
     device: torch.device
     layout: torch.memory_format = torch.channels_last
+    resident: Tensor | None = None
 
     def raw(self, rows: np.ndarray) -> Tensor:
-        """uint8 images `(batch, 3, size, size)` on the CPU."""
-        return torch.from_numpy(take(self.pixels, rows)).permute(0, 3, 1, 2)
+        """uint8 images `(batch, 3, size, size)`: on the device if they are resident, else ready to be copied there."""
+        if self.resident is not None:
+            return self.resident[_sent(torch.from_numpy(rows), self.device)].permute(0, 3, 1, 2)
+        taken = torch.from_numpy(take(self.pixels, rows))
+        return (taken.pin_memory() if self.device.type == "cuda" else taken).permute(0, 3, 1, 2)
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """uint8 images `(batch, 3, size, size)` as the network wants them, float32, in `layout`, on the device."""
-        images = images.to(self.device, non_blocking=True)
-        mean = torch.tensor(self.spec.mean, device=self.device).view(3, 1, 1)
-        deviation = torch.tensor(self.spec.std, device=self.device).view(3, 1, 1)
-        scaled = (images.float() / 255.0 - mean) / deviation
-        return scaled.contiguous(memory_format=self.layout)
+    def normalised(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
+        """uint8 images `(batch, 3, size, size)` as the network wants them, float32, in `layout`, on the device.
+
+        Each is seen through its map `(batch, 2, 3)` first, if there are any.
+        """
+        values = _sent(images, self.device).float()
+        if maps is not None:
+            values = warped(values, _sent(maps, self.device))
+        mean, deviation = self._statistics
+        return ((values / 255.0 - mean) / deviation).contiguous(memory_format=self.layout)
+
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (self.spec.mean, self.spec.std))
+        return mean.to(self.device), deviation.to(self.device)
 
     @property
     def at_once(self) -> int:
@@ -62,13 +66,18 @@ class Images:
     @property
     def forward_size(self) -> int:
         """How many images may go forward at a time: without gradients nothing is held but the layer at hand."""
-        return min(64, 4 * self.at_once)
+        return min(FORWARD_SIZE[self.device.type], 4 * self.at_once)
 
     def batches(self, rows: np.ndarray) -> Iterator[Tensor]:
         """All `rows` in order, normalised, without augmentation."""
         size = self.forward_size
         for start in range(0, len(rows), size):
             yield self.normalised(self.raw(rows[start : start + size]))
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; nobody waits for the copy."""
+    return tensor.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +101,63 @@ class TrainingStream:
         return len(self.rows) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Augmented images `(batch, 3, size, size)` and their targets `(batch, ...)`, on the device."""
-        chosen = self._order(step // self.steps_per_pass)[step % self.steps_per_pass]
-        torch.manual_seed(hash((self.seed, step)) % 2**63)
-        return self._inputs(self.rows[chosen]), torch.from_numpy(self.targets[chosen]).to(self.images.device)
+        """Augmented images `(batch, 3, size, size)` and their targets `(batch, ...)`, on the device.
 
-    def _inputs(self, rows: np.ndarray) -> Tensor:
-        augment = _AUGMENTATIONS[self.recipe.augment](self.images.pixels.shape[1])
-        return self.images.normalised(torch.stack([augment(image) for image in self.images.raw(rows)]))
+        Whatever a network then draws itself, as dropout does, depends on (seed, step) too.
+        """
+        torch.manual_seed(self._seed(step))
+        chosen = _sent(torch.from_numpy(self._chosen(step)), self.images.device)
+        return self._inputs(step), self._targets[chosen]
+
+    def _inputs(self, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self._seed(step))
+        maps = MAPS[self.recipe.augment](self.batch_size, generator)
+        return self.images.normalised(self._raw(step), maps)
+
+    def _raw(self, step: int) -> Tensor:
+        """Pixels of a step; where they come from a file, a thread reads those of the next meanwhile."""
+        if self.images.resident is not None:
+            return self.images.raw(self._rows_of(step))
+        ready = self._ahead.pop(step, None)
+        self._ahead.clear()
+        raw = ready.result() if ready else self.images.raw(self._rows_of(step))
+        self._ahead[step + 1] = self._reader.submit(self.images.raw, self._rows_of(step + 1))
+        return raw
+
+    @cached_property
+    def _ahead(self) -> dict[int, Future[Tensor]]:
+        return {}
+
+    @cached_property
+    def _reader(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "autoft-read-ahead")
+
+    @cached_property
+    def _targets(self) -> Tensor:
+        return torch.from_numpy(self.targets).to(self.images.device)
+
+    def _seed(self, step: int) -> int:
+        return hash((self.seed, step)) % 2**63
+
+    def _rows_of(self, step: int) -> np.ndarray:
+        rows: np.ndarray = self.rows[self._chosen(step)]
+        return rows
+
+    def _chosen(self, step: int) -> np.ndarray:
+        """Indices `(batch,)` of a step."""
+        indices: np.ndarray = self._order(step // self.steps_per_pass)[step % self.steps_per_pass]
+        return indices
 
     def _order(self, number: int) -> np.ndarray:
         """Indices `(steps, batch)` of pass `number`, shuffled by (seed, number)."""
-        order = np.random.default_rng((self.seed, number)).permutation(len(self.rows))
-        return order[: self.steps_per_pass * self.batch_size].reshape(self.steps_per_pass, self.batch_size)
+        if number not in self._orders:
+            order = np.random.default_rng((self.seed, number)).permutation(len(self.rows))
+            whole = order[: self.steps_per_pass * self.batch_size]
+            self._orders.clear()
+            self._orders[number] = whole.reshape(self.steps_per_pass, self.batch_size)
+        return self._orders[number]
+
+    @cached_property
+    def _orders(self) -> dict[int, np.ndarray]:
+        """The order of the pass at hand: drawing it takes longer than a step may, of very many images."""
+        return {}

@@ -1,0 +1,169 @@
+"""Steps of training: averaged weights, readings, memory that does not suffice, and what keeps a step from a graph."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from autoft.media.image.batches import Images, TrainingStream
+from autoft.parts.base import Task
+from autoft.tasks.single_label import SingleLabel
+from autoft.testing.training import everything, small_network
+from autoft.train.average import Average
+from autoft.train.captured import EAGER_STEPS, Captured
+from autoft.train.classifier import Classifier
+from autoft.train.gradient import GradientRun
+from autoft.train.halves import in_halves
+from autoft.train.readings import Readings
+from autoft.values.target import Targets
+
+CPU = torch.device("cpu")
+
+
+def training() -> GradientRun:
+    """Of all of a small network, eight images, in batches of four."""
+    network = small_network()
+    plan = everything(network)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    images = Images(pixels, network.input, CPU)  # type: ignore[arg-type]
+    stream = TrainingStream(images, np.arange(8), np.arange(8) % 2, plan.recipe, 0)
+    return GradientRun(Classifier.of(network, 2), plan, stream, task())
+
+
+def task() -> Task:
+    return SingleLabel().on(Targets("single_label", "one_of", ("a", "b")))
+
+
+@pytest.mark.parametrize("steps", [0.0, 3.0, 50.0])
+def test_the_average_is_timms_over_what_moves(steps: float) -> None:
+    network = small_network()
+    classifier = Classifier.of(network, 2)
+    decay = np.exp(-1 / steps) if steps else 0.0
+    theirs = ModelEmaV3(classifier, decay=decay, use_warmup=True)
+    moved = [name for name in classifier.state_dict() if name.startswith(("backbone.0", "head"))]
+    ours = Average(classifier, moved, steps)
+    untouched = {name: one.clone() for name, one in ours.classifier.state_dict().items() if name not in moved}
+    for step in range(1, 12):
+        with torch.no_grad():
+            for parameter in (*classifier.backbone[0].parameters(), *classifier.head.parameters()):
+                parameter.add_(torch.randn_like(parameter))
+            classifier.backbone[0][1].running_mean.add_(1.0)
+            classifier.backbone[0][1].num_batches_tracked.add_(1)
+        ours.update(torch.tensor(ours.weight(step)))
+        theirs.update(classifier, step=step)
+        for name, tensor in theirs.module.state_dict().items():
+            torch.testing.assert_close(ours.classifier.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(ours.classifier.state_dict()[name], one) for name, one in untouched.items())
+
+
+def test_every_step_is_read_once_in_order_some_steps_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoft.train.readings.STEPS_BEHIND", {"cpu": 3})
+    readings = Readings(CPU)
+    read = [readings.put(step, 0.1 * step, torch.tensor(1.0 * step), torch.tensor(2.0)) for step in range(1, 8)]
+    assert [len(steps) for steps in read] == [0, 0, 0, 1, 1, 1, 1]
+    steps = [*(step for steps in read for step in steps), *readings.rest()]
+    assert [(step.step, step.loss, step.gradient_norm) for step in steps] == [(n, 1.0 * n, 2.0) for n in range(1, 8)]
+    assert readings.rest() == ()
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_its_step_however_late_it_is_read(
+    loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoft.train.readings.STEPS_BEHIND", {"cpu": 2})
+    readings = Readings(CPU)
+    for step, value in enumerate((1.0, loss, 1.0), start=1):
+        readings.put(step, 0.1, torch.tensor(value), torch.tensor(1.0))
+    with pytest.raises(FloatingPointError, match=f"the loss became {loss} at step 2"):
+        readings.rest()
+
+
+class Scarce:
+    """A loss that runs out of memory on more than `most` images."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.sizes = most, [0]
+
+    def loss(self, outputs: Tensor, targets: Tensor, recipe: object) -> Tensor:
+        self.sizes.append(len(outputs))
+        if len(outputs) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return nn.functional.cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_step_that_does_not_fit_is_taken_in_halves_and_is_the_same_step(most: int) -> None:
+    ample, scarce = training(), training()
+    ample._task, scarce._task = Scarce(4), Scarce(most)  # type: ignore[assignment]
+    for _ in range(3):
+        (one,), (other,) = ample.advance(), scarce.advance()
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    for name, tensor in ample.model_tensors().items():
+        torch.testing.assert_close(scarce.model_tensors()[name], tensor, rtol=1e-3, atol=1e-4)
+    fits = 1 << most.bit_length() - 1
+    assert scarce.at_once == fits
+    assert scarce.facts["images_at_once"] == fits
+    assert "images_at_once" not in ample.facts
+
+
+def test_one_image_that_does_not_fit_is_an_error() -> None:
+    run = training()
+    run._task = Scarce(0)  # type: ignore[assignment]
+    with pytest.raises(torch.OutOfMemoryError):
+        run.advance()
+
+
+def test_a_forward_pass_that_does_not_fit_is_made_in_halves() -> None:
+    seen = []
+
+    def forward(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images * 2
+
+    images = torch.arange(11.0)
+    assert torch.equal(in_halves(forward, images), images * 2)
+    assert seen[0] == 11 and max(seen[1:]) == 6
+    with pytest.raises(torch.OutOfMemoryError):
+        in_halves(lambda images: forward(torch.zeros(9)), images)
+
+
+@pytest.mark.parametrize("draw", [random.random, lambda: np.random.rand()])
+def test_a_network_that_draws_from_python_is_never_captured(draw: Callable[[], float]) -> None:
+    """A graph would repeat the one draw of its capture for ever."""
+    calls: list[float] = []
+
+    def step(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(draw())
+        return images.sum(), targets.sum()
+
+    captured = Captured(step, torch.device("cuda"))
+    for _ in range(EAGER_STEPS + 2):
+        captured(torch.ones(2), torch.ones(2))
+    assert len(set(calls)) == EAGER_STEPS + 2
+    assert not captured.is_replaying
+    assert captured.obstacle == "the network draws random numbers that are not torch's"
+
+
+def test_pixels_that_are_read_ahead_are_those_of_the_step_whatever_step_comes_next() -> None:
+    run = training()
+    steps = [0, 1, 2, 7, 3, 3, 4]
+    wanted = {step: training().stream.batch(step)[0] for step in steps}
+    for step in steps:
+        torch.testing.assert_close(run.stream.batch(step)[0], wanted[step])
+
+
+def test_resident_pixels_make_the_same_batches() -> None:
+    of, there = training().stream, training().stream
+    resident = Images(of.images.pixels, of.images.spec, CPU, resident=torch.from_numpy(np.asarray(of.images.pixels)))
+    stream = TrainingStream(resident, there.rows, there.targets, there.recipe, there.seed)
+    for step in range(5):
+        for one, other in zip(stream.batch(step), of.batch(step), strict=True):
+            torch.testing.assert_close(one, other)
