@@ -22,20 +22,13 @@ from pathlib import Path
 
 import common
 import numpy as np
-import timm
 import torch
+from subject import Subject
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoft.media.image.batches import Images, TrainingStream
-from autoft.parts.network import Network
-from autoft.tasks.single_label import SingleLabel
-from autoft.train.classifier import Classifier
 from autoft.train.gradient import GradientRun
 from autoft.train.prefix import Prefix
 from autoft.train.row_table import RowTable
-from autoft.values.backbone import InputSpec
-from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
-from autoft.values.target import Targets
 
 SETTINGS = (
     ("tf_efficientnet_lite0", 64, 256),
@@ -44,7 +37,6 @@ SETTINGS = (
     ("vit_tiny_patch16_224", 224, 64),
 )
 TARGETS = {0.5: 0.55, 0.75: 0.3}
-CLASSES, BATCH = 10, 32
 
 
 @dataclass(frozen=True)
@@ -76,56 +68,25 @@ class Result:
     passes: tuple[Passes, ...]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A network and the images that it trains on."""
+@contextmanager
+def kept_prefix(subject: Subject, depth: int) -> Iterator[tuple[GradientRun, Prefix]]:
+    """Training of the stages from number `depth` on, from a prefix in a temporary file."""
+    run, cut = subject.run(depth), subject.network.split(depth)
+    assert cut is not None, f"{subject.name} cannot be cut before stage {depth}"
+    count, dim = len(subject.images.pixels), int(np.prod(cut.shape))
+    with tempfile.TemporaryDirectory() as folder, RowTable.open(Path(folder, "p.npy"), count, dim, True) as table:
+        before = cut.before(run.classifier.backbone)
+        prefix = Prefix(subject.images, cut, before, table, count * (dim + 1) * 4)
+        run.enter(prefix)
+        yield run, prefix
 
-    name: str
-    network: Network
-    images: Images
 
-    @classmethod
-    def of(cls, name: str, size: int, count: int) -> Subject:
-        """A timm architecture and noise."""
-        torch.manual_seed(0)
-        fixed = {"img_size": size} if name.startswith("vit") else {}
-        module = timm.create_model(name, num_classes=0, **fixed).to(memory_format=torch.channels_last)
-        network = Network.of(module, InputSpec(size))
-        pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-        return cls(name, network, Images(pixels, network.input, torch.device("cpu")))  # type: ignore[arg-type]
-
-    @property
-    def size(self) -> int:
-        """Pixels of a side."""
-        return self.images.pixels.shape[1]
-
-    def run(self, depth: int) -> GradientRun:
-        """Training of the stages from number `depth` on."""
-        count = len(self.images.pixels)
-        names = tuple(parameter.name for stage in self.network.stages[depth:] for parameter in stage.parameters)
-        recipe = Recipe(batch_size=BATCH, augment="none")
-        plan = Plan((ParameterGroup(names, 1e-4, 0.05),), GradientHead(1e-3), recipe=recipe)
-        task = SingleLabel().on(Targets("single_label", "one_of", tuple(map(str, range(CLASSES)))))
-        stream = TrainingStream(self.images, np.arange(count), np.arange(count) % CLASSES, recipe, 0)
-        return GradientRun(Classifier.of(self.network, CLASSES), plan, stream, task)
-
-    @contextmanager
-    def kept(self, run: GradientRun, depth: int) -> Iterator[tuple[GradientRun, Prefix]]:
-        """The run, from a prefix in a temporary file."""
-        cut = self.network.split(depth)
-        assert cut is not None, f"{self.name} cannot be cut before stage {depth}"
-        count, dim = len(self.images.pixels), int(np.prod(cut.shape))
-        with tempfile.TemporaryDirectory() as folder, RowTable.open(Path(folder, "p.npy"), count, dim, True) as table:
-            prefix = Prefix(self.images, cut, cut.before(run.classifier.backbone), table, count * (dim + 1) * 4)
-            run.enter(prefix)
-            yield run, prefix
-
-    def shares(self) -> list[float]:
-        """The share of a forward pass' operations before each stage, but for the first."""
-        images = torch.zeros(1, 3, self.size, self.size)
-        whole = _operations(self.network.module, images)
-        cuts = [self.network.split(depth) for depth in range(1, len(self.network.stages))]
-        return [0.0 if cut is None else _operations(cut.before(self.network.module), images) / whole for cut in cuts]
+def frozen_shares(subject: Subject) -> list[float]:
+    """The share of a forward pass' operations before each stage, but for the first."""
+    images, network = torch.zeros(1, 3, subject.size, subject.size), subject.network
+    whole = _operations(network.module, images)
+    cuts = [network.split(depth) for depth in range(1, len(network.stages))]
+    return [0.0 if cut is None else _operations(cut.before(network.module), images) / whole for cut in cuts]
 
 
 def _operations(module: torch.nn.Module, images: torch.Tensor) -> int:
@@ -145,7 +106,7 @@ def one_pass(run: GradientRun) -> float:
 def measure(subject: Subject, depth: int, frozen: float, repeats: int) -> Passes:
     """The passes of one network whose first `depth` stages are frozen, that share of its operations."""
     full, recomputed = subject.run(0), subject.run(depth)
-    with subject.kept(subject.run(depth), depth) as (kept, prefix):
+    with kept_prefix(subject, depth) as (kept, prefix):
         for run in (full, recomputed):
             run.advance()  # warm-up
         filling = one_pass(kept)
@@ -177,7 +138,7 @@ def main() -> int:
     found, checks = [], []
     for name, size, count in SETTINGS:
         subject = Subject.of(name, size, count)
-        shares = subject.shares()
+        shares = frozen_shares(subject)
         depths = {next(n for n, share in enumerate(shares, 1) if share >= wanted): wanted for wanted in TARGETS}
         for depth, wanted in depths.items():
             one, target = measure(subject, depth, shares[depth - 1], options.repeats), TARGETS[wanted]
