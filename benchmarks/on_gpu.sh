@@ -23,7 +23,9 @@ if [ "$out" = install ]; then
     if [ $# -gt 0 ]; then
         python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" "$@" || exit 1
     fi
-    exec python3 "$root/benchmarks/parts/enlist.py" "$site" "$root" "$root/plugins/autoft-lite"
+    python3 "$root/benchmarks/parts/enlist.py" "$site" "$root" "$root/plugins/autoft-lite"
+    python3 -m compileall -q -j 0 "$site" "$root/autoft" "$root/plugins" >/dev/null  # as pip would have done
+    exec timeout 60 python3 -m autoft doctor  # every library has been read from a cold disk once
 fi
 
 mkdir -p "$out"
