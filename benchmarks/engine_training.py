@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -55,12 +55,16 @@ class Effort:
 
 @dataclass(frozen=True)
 class Pace:
-    """Images a second, the median of `each` repeat; seconds of the `first` step and of the whole `warm_up`."""
+    """Images a second, the median of `each` repeat; seconds of the `first` step and of the whole `warm_up`.
+
+    `how` is what autoft says of its steps: a CUDA graph, or why not.
+    """
 
     images_per_second: float
     each: tuple[float, ...]
     first: float
     warm_up: float
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,8 @@ def own(setting: Setting, effort: Effort) -> Pace:
     """autoft's training."""
     device = device_here()
     run = Subject.of(setting.network, setting.size, IMAGES, device).run(0, setting.batch, effort.augment)
-    return pace(run.advance, setting.batch, effort, waiting(device))
+    found = pace(run.advance, setting.batch, effort, waiting(device))
+    return replace(found, how=", ".join(f"{name}: {value}" for name, value in run.facts.items()))
 
 
 def make_photos(folder: Path, count: int) -> list[Path]:

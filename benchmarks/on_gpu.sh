@@ -2,6 +2,8 @@
 # The engine's figures on a bare GPU machine: torch, timm, onnx and onnxruntime are there, a network is not.
 #
 #   sh benchmarks/on_gpu.sh SITE install FILE...                  wheels, and archives of unpacked ones
+#   sh benchmarks/on_gpu.sh SITE run COMMAND...                   a command with all of that, autoft doctor for example:
+#                                                                 then every library was read from a cold disk once
 #   sh benchmarks/on_gpu.sh SITE OUT --parts training,packing     benchmarks/engine.py; its results go to the folder OUT
 #
 # SITE is a folder outside the tree. autoft and its plugin run from the tree.
@@ -24,9 +26,9 @@ if [ "$out" = install ]; then
         python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" "$@" || exit 1
     fi
     python3 "$root/benchmarks/parts/enlist.py" "$site" "$root" "$root/plugins/autoft-lite"
-    python3 -m compileall -q -j 0 "$site" "$root/autoft" "$root/plugins" >/dev/null  # as pip would have done
-    exec timeout 60 python3 -m autoft doctor  # every library has been read from a cold disk once
+    exec python3 -m compileall -q -j 0 "$site" "$root/autoft" "$root/plugins" >/dev/null # as pip would have done
 fi
+[ "$out" != run ] || exec "$@"
 
 mkdir -p "$out"
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader

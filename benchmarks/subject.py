@@ -49,7 +49,9 @@ class Subject:
         network = Network.of(timm.create_model(name, num_classes=0, **fixed), InputSpec(size))
         layout = network.layout(device)
         network.module.eval().to(memory_format=layout)
-        return cls(name, network, Images(pixels_of(count, size), network.input, device, layout))  # type: ignore[arg-type]
+        pixels = pixels_of(count, size)
+        resident = torch.from_numpy(pixels).to(device) if device.type == "cuda" else None
+        return cls(name, network, Images(pixels, network.input, device, layout, resident))  # type: ignore[arg-type]
 
     @property
     def size(self) -> int:
