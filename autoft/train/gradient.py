@@ -15,12 +15,14 @@ from autoft.parts.base import Task
 from autoft.train.average import Average
 from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
+from autoft.train.folding import fold_norms
 from autoft.train.prefix import Entrance
 from autoft.train.readings import Readings, StepTaken
 from autoft.values.plan import ParameterGroup, Plan
 from autoft.values.space import Scalar
 
 GRADIENT_CLIP = 1.0
+FOLDED_FROM_PIXELS = 2**18
 
 
 class GradientRun:
@@ -36,6 +38,8 @@ class GradientRun:
         self.at_once = stream.images.at_once
         """How many images go through at a time; halved when the memory of the device does not suffice."""
         classifier.prepare(plan)
+        self.folded: int | None = None
+        """How many held norms its convolutions do the part of; None before the first step."""
         self._task = task
         self._optimizer = classifier.optimizer(plan)
         names = {parameter: name for name, parameter in classifier.named_parameters()}
@@ -73,7 +77,7 @@ class GradientRun:
     @property
     def facts(self) -> Mapping[str, Scalar]:
         """How the device takes its steps, where that is not as on a CPU; and in parts of how many images, if halved."""
-        facts: dict[str, Scalar] = {}
+        facts: dict[str, Scalar] = {"norms_folded": self.folded} if self.folded else {}
         if self._queue is not None:
             facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {self.captured.obstacle}"
         if self.at_once < self.stream.images.at_once:
@@ -88,6 +92,7 @@ class GradientRun:
         with self._queued():
             images, targets = self.stream.batch(self.step)
             self._begin_groups()
+            self._fold(images)
             rate = self._set_scalars()
             loss, norm = self.captured(images, targets)
             self.step += 1
@@ -121,6 +126,16 @@ class GradientRun:
                 if parameter.requires_grad != (self.step >= begins):
                     parameter.requires_grad_(self.step >= begins)
                     self.captured.begin_anew()
+
+    def _fold(self, images: Tensor) -> None:
+        """Before the first step: let convolutions do the held norms' part, where there are so many pixels that it pays.
+
+        For few the products of weights take longer than what they save: benchmarks/folding.py.
+        """
+        if self.folded is not None:
+            return
+        held, pixels = self.plan.batch_norm == "frozen", min(len(images), self.at_once) * images[0, 0].numel()
+        self.folded = fold_norms(self._forward, images) if held and pixels >= FOLDED_FROM_PIXELS else 0
 
     def _set_scalars(self) -> float:
         """Bring this step's learning rates and the average's weight to the device; the greatest rate comes back."""
