@@ -292,12 +292,12 @@ def main() -> int:
             *(line.setting.network, line.setting.size, line.setting.batch),
             *(f"{line.rate(name):.0f}" for name in names),
             *(f"{line.times(name):.2f}" for name in names[1:]),
-            *(f"{line.paces[name].first:.1f}" if name in line.paces else "" for name in names[:2]),
+            f"{line.paces['autoft'].first:.1f}" if "autoft" in line.paces else "",
         )
         for line in lines
     ]
     ratios = (f"times {name}" for name in names[1:])
-    columns = itertools.chain(("network", "px", "batch"), names, ratios, ("first step s", "P's"))
+    columns = itertools.chain(("network", "px", "batch"), names, ratios, ("first step s",))
     common.show(f"images/s in training, {result.device}", tuple(columns), rows)
     return common.publish("engine_training", result, list(checks(result)))
 
