@@ -9,12 +9,12 @@
 # SITE is a folder outside the tree. autoft and its plugin run from the tree.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
-site=$1 out=$2
+site=$1 what=$2
 shift 2
 mkdir -p "$site"
 export PYTHONPATH="$site:$root:$root/plugins/autoft-lite" PYTHONUNBUFFERED=1 COLUMNS=150
 
-if [ "$out" = install ]; then
+if [ "$what" = install ]; then
     for file; do
         shift
         case $file in
@@ -28,11 +28,11 @@ if [ "$out" = install ]; then
     python3 "$root/benchmarks/parts/enlist.py" "$site" "$root" "$root/plugins/autoft-lite"
     exec python3 -m compileall -q -j 0 "$site" "$root/autoft" "$root/plugins" >/dev/null # as pip would have done
 fi
-[ "$out" != run ] || exec "$@"
+[ "$what" != run ] || exec "$@"
 
-mkdir -p "$out"
+mkdir -p "$what"
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 python3 "$root/benchmarks/engine.py" "$@"
 code=$?
-cp "$root"/benchmarks/results/engine_*.json "$out"
+cp "$root"/benchmarks/results/engine_*.json "$what"
 exit $code
