@@ -133,6 +133,7 @@ class Bench:
             scores.append(report.score)
         rate, steps = float(report.facts["learning_rate"]), report.costs.steps_a_pass
         seconds = time.process_time() - began
+        print(f"batch {batch}, rate {rate:.2g}, seed {seed}: {scores}, {seconds:.0f} s", file=sys.stderr, flush=True)
         return Curve(batch, scaled, seed, steps, rate, self.passes, tuple(scores), round(seconds, 1))
 
 
@@ -153,9 +154,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--passes", type=float, nargs="+", default=[1.0, 3.0])
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     wanted = [
         (batch, scaled, seed)
         for seed in range(options.seeds)
