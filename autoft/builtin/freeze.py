@@ -41,7 +41,7 @@ RATED_BATCH = 32
 # On a CPU a larger batch is no faster. On a GPU a step of a small network takes as long for 128 images as for 32.
 BATCH_SIZES = {"cpu": (16, 32), "cuda": (16, 32, 64, 128, 256)}
 SEARCHED_SIZES = 3
-# A pass of fewer steps has too few for a warm-up of half a pass and for an average over one; benchmarks/batch_size.py.
+# With four steps a pass the scaled rate is too much, with nine it is not (benchmarks/batch_size.py).
 FEWEST_STEPS = 8
 
 
