@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from autoft.values.handoff import Artifact, Handoff, Preprocess
     from autoft.values.ledger import Ledger, TrialRecord
     from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan, Recipe
-    from autoft.values.space import Choice, Dimension, Float, Int, Params, Scalar, Space
+    from autoft.values.space import Choice, Circumstances, Dimension, Float, Int, Params, Scalar, Space
     from autoft.values.target import MetricFacts, Targets
     from autoft.values.trial import DONE, WAIT, Candidate, Clock, Done, Report, Slice, Trial, Wait
 
@@ -54,6 +54,7 @@ __all__ = [
     "Calibration",
     "Candidate",
     "Choice",
+    "Circumstances",
     "Clock",
     "ClosedFormHead",
     "DataError",
@@ -134,7 +135,7 @@ _HOMES = {
     "autoft.tasks.single_label": ("SingleLabel",),
     "autoft.values.target": ("MetricFacts", "Targets"),
     "autoft.values.bundle": ("Calibration",),
-    "autoft.values.space": ("Choice", "Dimension", "Float", "Int", "Params", "Scalar", "Space"),
+    "autoft.values.space": ("Choice", "Circumstances", "Dimension", "Float", "Int", "Params", "Scalar", "Space"),
     "autoft.values.backbone": ("Backbone", "InputSpec", "ParameterInfo", "Stage"),
     "autoft.values.handoff": ("Artifact", "Handoff", "Preprocess"),
     "autoft.values.plan": ("ClosedFormHead", "GradientHead", "ParameterGroup", "Plan", "Recipe"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from autoft.builtin.freeze import BiasNorm, Full, LastStages, Probe, autoft_freeze_strategies
+from autoft.builtin.freeze import BiasNorm, Full, LastStages, Probe, autoft_freeze_strategies, batch_sizes
 from autoft.testing import FreezeStrategyConformance
 from autoft.values.backbone import ParameterInfo, Stage
 from autoft.values.plan import ClosedFormHead
+from autoft.values.space import Circumstances
 
 
 def stages(count=5):
@@ -82,3 +85,25 @@ def test_batch_norm_statistics_stay_frozen_by_default():
     for strategy in autoft_freeze_strategies():
         plan = strategy.plan(stages(), strategy.space().sample(random.Random(0)))
         assert plan.batch_norm == "frozen"
+
+
+@given(st.integers(0, 10**7))
+@example(511)
+@example(512)
+def test_a_gpu_has_larger_batches_but_no_pass_of_a_few_steps(images):
+    sizes = batch_sizes(Circumstances("cuda", images))
+    assert list(sizes) == sorted(set(sizes))
+    assert sizes[-1] <= 256
+    assert sizes[-1] == 32 or images // sizes[-1] >= 8
+    assert sizes[-1] == 256 or images // (2 * sizes[-1]) < 8  # and as large as may be
+    assert batch_sizes(Circumstances("cpu", images)) == (16, 32)
+
+
+@pytest.mark.parametrize("strategy", [Full(), LastStages(), BiasNorm()], ids=str)
+def test_the_rate_of_everything_goes_with_the_root_of_the_batch(strategy):
+    space = strategy.space_for(Circumstances("cuda", 100_000))
+    one, four = (strategy.plan(stages(), {**space.starts[0], "batch_size": size}) for size in (32, 128))
+    assert one.groups[0].learning_rate == space.starts[0]["learning_rate"]  # as it is at 32
+    assert four.recipe.batch_size == 128
+    for before, after in zip((*one.groups, one.head), (*four.groups, four.head), strict=True):
+        assert after.learning_rate == pytest.approx(2 * before.learning_rate)

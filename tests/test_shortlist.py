@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoft.errors import BackboneUnavailable, StudyError
+from autoft.parts.base import FreezeStrategy
 from autoft.study.record import Machine
-from autoft.study.shortlist import FEWEST_SCORED, Workload, choose_size, scored_images, shortlist
+from autoft.study.shortlist import FEWEST_SCORED, Workload, candidates, choose_size, scored_images, shortlist
 from autoft.study.study import Study
 from autoft.values.backbone import Backbone, InputSpec
-from autoft.values.space import Space
+from autoft.values.plan import GradientHead, Plan
+from autoft.values.space import Choice, Circumstances, Space
 from autoft.values.trial import Candidate
 
 
@@ -51,9 +54,12 @@ def backbone(name, **facts):
 PHOTOS = Workload(images=1000, side=500)
 
 
+def searched(host, notes=None, workload=PHOTOS, **study):
+    return shortlist(Study("data", **study), host, Machine("ray", 2, 1, "cpu"), workload, notes or Notes())
+
+
 def chosen(host, notes=None, workload=PHOTOS, **study):
-    machine = Machine("ray", 2, 1, "cpu")
-    return [b.name for b in shortlist(Study("data", **study), host, machine, workload, notes or Notes())]
+    return [backbone.name for backbone in searched(host, notes, workload, **study)]
 
 
 @given(st.integers(1, 5000), st.integers(32, 600), st.booleans())
@@ -63,6 +69,26 @@ def test_size_is_usable_and_never_beyond_the_backbones_own(side, own, fixed):
     assert size == own or size % 32 == 0
     if fixed:
         assert size == own
+
+
+@given(st.integers(1, 5000), st.integers(32, 600), st.integers(7, 64), st.integers(0, 20))
+def test_what_has_to_be_built_for_its_size_is_of_whole_patches(side, own, step, asked):
+    spec, study = InputSpec(own, fixed_size=True, size_step=step), Study("data", image_size=16 * asked)
+    size = choose_size(study, spec, side)
+    assert spec.takes(size)
+    assert size == 16 * asked or size <= own
+    assert choose_size(study, replace(spec, size=size), side) == size  # of the backbone as it is then built, too
+
+
+def test_a_backbone_is_built_for_the_size_that_is_chosen():
+    spec = InputSpec(224, fixed_size=True, size_step=14)
+    found = searched(FakeHost(backbone("z/a", input=spec), backbone("z/b")), image_size=98)
+    assert [one.input.size for one in found] == [98, 224]  # the other takes images as they come
+    notes = Notes()
+    (small,) = searched(FakeHost(backbone("z/a", input=spec)), notes, Workload(1000, 28), image_size=0)
+    assert small.input.size == 70
+    with pytest.raises(StudyError, match=r"--image-size 96: z/a takes multiples of 14 px only; leave it out"):
+        searched(FakeHost(backbone("z/a", input=spec)), notes, image_size=96)
 
 
 @pytest.mark.parametrize(("side", "own", "size"), [(28, 260, 64), (100, 260, 224), (2000, 260, 256), (28, 48, 48)])
@@ -181,3 +207,30 @@ def test_scoring_has_its_share_of_the_time(seconds, images, cost):
     assert FEWEST_SCORED <= scored < images
     longer = scored_images(Study("data", time=2 * seconds), Machine("inline", 1, 1, "cpu"), [candidate], images)
     assert longer is None or longer >= scored
+
+
+class Plain(FreezeStrategy):
+    """Says one space, and knows of no circumstances."""
+
+    name = "plain"
+
+    def space(self):
+        return Space({"batch_size": Choice((4, 8))})
+
+    def plan(self, stages, params):
+        return Plan((), GradientHead(1e-3))
+
+
+class Asking(Plain):
+    """Asks how many images there are."""
+
+    name = "asking"
+
+    def space_for(self, circumstances):
+        return Space({"batch_size": Choice((circumstances.images // 10, circumstances.images))})
+
+
+def test_a_strategy_may_go_by_device_and_images_and_need_not():
+    found = candidates(Study("data"), [Plain(), Asking()], [backbone("z/a")], 64, Circumstances("cuda", 500))
+    options = {one.freeze: one.space.dimensions["batch_size"].options for one in found}
+    assert options == {"plain": (4, 8), "asking": (50, 500)}

@@ -95,7 +95,7 @@ def test_a_listing_says_what_the_tag_wants(listing):
     assert listing["timm/swin_tiny_patch4_window7_224.ms_in1k"] == Backbone(
         name="timm/swin_tiny_patch4_window7_224.ms_in1k",
         parameters=27_519_354,
-        input=InputSpec(224, fixed_size=True),
+        input=InputSpec(224, fixed_size=True, size_step=32),
         license="mit",
         weights="download",
         source="hf-hub:timm/swin_tiny_patch4_window7_224.ms_in1k",
@@ -126,10 +126,27 @@ def test_the_table_counts_the_headless_model(listing, arch):
 
 
 def test_an_architecture_newer_than_the_table_is_counted(monkeypatch, zoo, listing):
-    known = {name.removeprefix("timm/").partition(".")[0]: 1 for name in listing}
-    del known["test_vit"]
-    monkeypatch.setattr(timm_zoo, "_parameter_table", lambda: known)
-    assert offered(zoo, f"timm/{TAG}").parameters == listing[f"timm/{TAG}"].parameters
+    known = {arch: facts for arch, facts in timm_zoo._table().items() if arch != "test_vit"}
+    monkeypatch.setattr(timm_zoo, "_table", lambda: known)
+    newer = offered(zoo, f"timm/{TAG}")
+    assert newer.parameters == listing[f"timm/{TAG}"].parameters
+    assert not newer.input.takes(96)  # nobody has tried
+
+
+@pytest.mark.parametrize(
+    ("arch", "sizes", "others"),
+    [
+        ("resnet18", (75, 224), ()),
+        ("test_vit", (64, 96, 112, 160, 320), (100,)),
+        ("vit_small_patch14_dinov2", (70, 98, 518), (96, 224 + 7)),
+        ("swin_tiny_patch4_window7_224", (64, 224, 256), (80,)),
+        ("mixer_b16_224", (224,), (192, 256)),  # its layers mix so many patches, and no others
+    ],
+)
+def test_a_listing_says_which_sizes_can_be_had(listing, arch, sizes, others):
+    spec = next(backbone.input for name, backbone in listing.items() if name.startswith(f"timm/{arch}."))
+    assert all(spec.takes(size) for size in sizes)
+    assert not any(spec.takes(size) for size in others)
 
 
 # ---------------------------------------------------------------- networks of any architecture
@@ -188,6 +205,22 @@ def test_weights_in_the_hub_cache_are_loaded_without_a_network(zoo, tmp_path):
         expected = teacher.forward_head(teacher.forward_features(images), pre_logits=True)
         assert torch.equal(network.features(images), expected)
     assert backbone.weights == "local"
+
+
+@pytest.mark.parametrize("tag", [TAG, "test_vit2.r160_in1k"])
+@pytest.mark.parametrize("size", [64, 208])
+def test_a_network_is_built_for_another_size_with_its_positions_resampled(zoo, tmp_path, tag, size):
+    torch.manual_seed(0)
+    teacher = timm.create_model(tag.partition(".")[0]).eval()
+    put_in_hub_cache(tmp_path, tag, save(teacher.state_dict()))
+    backbone = offered(zoo, f"timm/{tag}")
+    network = zoo.build(replace(backbone, input=replace(backbone.input, size=size)))
+    teacher.set_input_size(img_size=size)  # timm's other way of doing it
+    images = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        expected = teacher.forward_head(teacher.forward_features(images), pre_logits=True)
+        assert torch.allclose(network.features(images), expected, atol=1e-5)
+    assert network.input.size == size
 
 
 def test_weights_in_the_torch_hub_folder_are_loaded_without_a_network(zoo, tmp_path):

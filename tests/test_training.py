@@ -21,7 +21,10 @@ from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import FreezeStrategy
 from autoft.parts.host import Host
 from autoft.runners.inline import InlineRunner
+from autoft.runners.search import problem_of
 from autoft.store import Checkpoint
+from autoft.study.run import Run
+from autoft.study.shortlist import candidates
 from autoft.study.study import Study
 from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
@@ -33,8 +36,10 @@ from autoft.train.gradient import GradientRun
 from autoft.train.job import Job
 from autoft.train.worker import Worker
 from autoft.train.workshop import WeightsChanged, Workshop
-from autoft.values.ledger import Kept
+from autoft.values.codec import encode
+from autoft.values.ledger import Kept, Ledger
 from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
+from autoft.values.space import Circumstances
 from autoft.values.trial import Parent, Slice, Trial
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
@@ -161,6 +166,28 @@ def test_probe_scores_what_its_classifier_says(run, worker):
     dataset = worker.shop.dataset
     logits = logits_of(worker, classifier_of(run, worker, of), of)
     assert (logits.argmax(axis=1) == dataset.targets("val")).mean() == pytest.approx(report.score)
+
+
+def test_a_report_says_which_rates_the_plan_came_to(run, worker):
+    of = trial(run, 0, "test_resnet", "full", batch_size=8, learning_rate=1e-3)
+    facts = execute(worker, of, 0.0, 1.0).facts
+    used = {"learning_rate": 0.5e-3, "head_learning_rate": 0.5e-2, "batch_size": 8}  # the root of 8 / 32
+    assert {name: facts[name] for name in used} == pytest.approx(used)
+    assert "learning_rate" not in execute(worker, trial(run, 1, "test_resnet", "probe"), 0.0, 1.0).facts
+
+
+def test_a_run_of_a_gpu_goes_on_without_one_with_the_batches_it_had(run):
+    host, on_gpu = run.host(), Circumstances("cuda", 100_000)
+    searched = candidates(run.record.study, [host.part(FreezeStrategy, "full")], run.record.backbones, 64, on_gpu)
+    machine = replace(run.record.machine, device="cuda")
+    begun = replace(run.record, candidates=searched, machine=machine)
+    run.folder.study.write_text(encode(begun), encoding="utf-8")
+    again = Run.open(run.folder.path).on("cpu")
+    of = trial(again, 0, "test_resnet", "full")
+    assert of.params["batch_size"] == 256
+    assert problem_of(Slice(of, 0.0, 1.0, FOREVER), again.problem(), Ledger()) is None
+    report = execute(Worker.open(run.folder.path, 1, "cpu", host.refs), of, 0.0, 1.0)
+    assert (report.event, report.step) == ("paused", 1.0)
 
 
 def test_deadline_ends_a_slice_with_a_score_and_a_checkpoint(run, worker):

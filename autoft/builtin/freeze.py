@@ -2,14 +2,20 @@
 
 Stages are ordered from input to head, for a timm model as for anyone's own module: no strategy knows an
 architecture.
+
+The parameter `learning_rate` is the rate at `RATED_BATCH` images a step. At another batch size everything trains at
+that times the root of the ratio, the scaling rule of adaptive optimisers (Malladi et al. 2022, arXiv 2205.10782), so
+that a rate means the same at every batch size. Only the rate is scaled: AdamW's moments decay as ever.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from autoft import (
     Choice,
+    Circumstances,
     ClosedFormHead,
     Dimension,
     Float,
@@ -31,13 +37,20 @@ from autoft import (
 # one that starts from the ridge solution must not run away from it (Kumar et al. 2022, arXiv 2202.10054).
 HEAD_SPEED_UP = {"zero": 10.0, "ridge": 1.0}
 
-TRAINING: dict[str, Dimension] = {
-    "head_init": Choice(("zero", "ridge")),
-    "weight_decay": Choice((0.0, 0.05)),
-    "augment": Choice(("none", "crop", "crop_flip")),
-    "batch_size": Choice((16, 32)),
-}
-START: dict[str, Scalar] = {"head_init": "zero", "weight_decay": 0.05, "augment": "none", "batch_size": 32}
+RATED_BATCH = 32
+# On a CPU a larger batch is no faster. On a GPU a step of a small network takes as long for 128 images as for 32.
+BATCH_SIZES = {"cpu": (16, 32), "cuda": (16, 32, 64, 128, 256)}
+SEARCHED_SIZES = 3
+# With four steps a pass the scaled rate is too much, with nine it is not (benchmarks/batch_size.py).
+FEWEST_STEPS = 8
+
+
+class ByGradient(FreezeStrategy):
+    """What trains by gradient: beside its own dimensions it searches the head's start, decay, crops and batch size."""
+
+    def space(self) -> Space:
+        """As on a CPU."""
+        return self.space_for(Circumstances())
 
 
 class Probe(FreezeStrategy):
@@ -56,47 +69,47 @@ class Probe(FreezeStrategy):
         return Plan(groups=(), head=ClosedFormHead())
 
 
-class LastStages(FreezeStrategy):
+class LastStages(ByGradient):
     """The last `stages` stages train, counted from the head."""
 
     name = "last_stages"
     summary = "the k stages nearest the head train"
 
-    def space(self) -> Space:
+    def space_for(self, circumstances: Circumstances) -> Space:
         """How many stages, the learning rate, and the common training dimensions."""
         dimensions: dict[str, Dimension] = {
             "stages": Int(1, 4),
             "learning_rate": Float(1e-4, 3e-3, log=True),
-            **TRAINING,
+            **_dimensions(circumstances),
         }
-        return Space(dimensions, starts=({"stages": 3, "learning_rate": 5e-4, **START},))
+        return Space(dimensions, starts=({"stages": 3, "learning_rate": 5e-4, **_start(circumstances)},))
 
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         """The last stages at one learning rate; all of them when there are fewer."""
         trained = stages[-int(params["stages"]) :]
-        rate = float(params["learning_rate"])
+        rate = _rate(params)
         return _plan(_split_decay(_parameters(trained), rate, params), rate, params)
 
 
-class BiasNorm(FreezeStrategy):
+class BiasNorm(ByGradient):
     """Biases and normalisation scales train, everywhere (BitFit, arXiv 2106.10199; LN-tuning, arXiv 2304.01917)."""
 
     name = "bias_norm"
     summary = "biases and norms train, everywhere"
 
-    def space(self) -> Space:
+    def space_for(self, circumstances: Circumstances) -> Space:
         """The learning rate, and the common training dimensions."""
-        dimensions: dict[str, Dimension] = {"learning_rate": Float(5e-4, 2e-2, log=True), **TRAINING}
-        return Space(dimensions, starts=({"learning_rate": 5e-3, **START},))
+        dimensions: dict[str, Dimension] = {"learning_rate": Float(5e-4, 2e-2, log=True), **_dimensions(circumstances)}
+        return Space(dimensions, starts=({"learning_rate": 5e-3, **_start(circumstances)},))
 
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         """Every bias and norm at one learning rate, without weight decay."""
-        rate = float(params["learning_rate"])
+        rate = _rate(params)
         names = tuple(info.name for info in _parameters(stages) if info.role != "weight")
         return _plan([ParameterGroup(names, rate)], rate, params)
 
 
-class Full(FreezeStrategy):
+class Full(ByGradient):
     """Everything trains, each stage `layer_decay` times slower than the next one towards the head.
 
     Layer-wise learning-rate decay: Howard and Ruder 2018 (arXiv 1801.06146), Clark et al. 2020 (arXiv 2003.10555).
@@ -105,27 +118,55 @@ class Full(FreezeStrategy):
     name = "full"
     summary = "everything trains, slower towards the input"
 
-    def space(self) -> Space:
+    def space_for(self, circumstances: Circumstances) -> Space:
         """The learning rate, its decay from stage to stage, and the common training dimensions."""
         dimensions: dict[str, Dimension] = {
             "learning_rate": Float(5e-5, 3e-3, log=True),
             "layer_decay": Choice((0.6, 0.8, 1.0)),
-            **TRAINING,
+            **_dimensions(circumstances),
         }
-        start: dict[str, Scalar] = {"learning_rate": 5e-4, "layer_decay": 0.8, **START}
+        start: dict[str, Scalar] = {"learning_rate": 5e-4, "layer_decay": 0.8, **_start(circumstances)}
         return Space(
             dimensions, starts=(start, {**start, "learning_rate": 2e-4, "layer_decay": 1.0, "augment": "crop"})
         )
 
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         """One pair of groups a stage: weights with weight decay, biases and norms without."""
-        rate, decay = float(params["learning_rate"]), float(params["layer_decay"])
+        rate, decay = _rate(params), float(params["layer_decay"])
         groups = [
             group
             for distance, stage in enumerate(reversed(stages))
             for group in _split_decay(stage.parameters, rate * decay**distance, params)
         ]
         return _plan(groups, rate, params)
+
+
+def batch_sizes(circumstances: Circumstances) -> tuple[int, ...]:
+    """The batch sizes to search, the best guess last: the largest few with which a pass has `FEWEST_STEPS`.
+
+    On a CPU, and where there are few images, 16 and 32.
+    """
+    most = max(BATCH_SIZES["cpu"][-1], circumstances.images // FEWEST_STEPS)
+    return tuple(size for size in BATCH_SIZES[circumstances.device] if size <= most)[-SEARCHED_SIZES:]
+
+
+def _dimensions(circumstances: Circumstances) -> dict[str, Dimension]:
+    return {
+        "head_init": Choice(("zero", "ridge")),
+        "weight_decay": Choice((0.0, 0.05)),
+        "augment": Choice(("none", "crop", "crop_flip")),
+        "batch_size": Choice(batch_sizes(circumstances)),
+    }
+
+
+def _start(circumstances: Circumstances) -> dict[str, Scalar]:
+    largest = batch_sizes(circumstances)[-1]
+    return {"head_init": "zero", "weight_decay": 0.05, "augment": "none", "batch_size": largest}
+
+
+def _rate(params: Params) -> float:
+    """The rate at which the stage nearest the head trains: `learning_rate` is that of `RATED_BATCH` images a step."""
+    return float(params["learning_rate"]) * math.sqrt(int(params["batch_size"]) / RATED_BATCH)
 
 
 def _parameters(stages: Iterable[Stage]) -> tuple[ParameterInfo, ...]:

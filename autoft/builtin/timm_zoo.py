@@ -65,6 +65,8 @@ class TimmZoo(Zoo):
     def build(self, backbone: Backbone) -> Network:
         """The backbone without its classifier, as timm pools its features; stages come from its `group_matcher`.
 
+        Position embeddings and the like are resampled, by timm, where `input.size` is not what they were trained on.
+
         Raises `BackboneUnavailable` when this timm does not know it, its weights are not here and cannot be
         downloaded or not be read, its images are no squares, or it gives no features `(batch, dim)`.
         """
@@ -77,8 +79,11 @@ class TimmZoo(Zoo):
         if len(set(cfg.input_size[1:])) > 1:
             raise BackboneUnavailable(f"{backbone.name}: takes no square images; choose another backbone")
         weights = _here(cfg) or _download(backbone.name, cfg)
+        sized = {"img_size": backbone.input.size} if backbone.input.size_step else {}
         try:
-            module = timm.create_model(tag, pretrained=True, num_classes=0, pretrained_cfg_overlay=weights.overlay)
+            module = timm.create_model(
+                tag, pretrained=True, num_classes=0, pretrained_cfg_overlay=weights.overlay, **sized
+            )
         except _unreadable() as error:
             raise BackboneUnavailable(
                 f"{backbone.name}: cannot load {weights.path} ({_line(error)}); delete that file and get it again"
@@ -90,15 +95,17 @@ class TimmZoo(Zoo):
 
 
 def _backbone(tag: str, cfg: Any) -> Backbone:
+    known = _architecture(cfg.architecture)
     return Backbone(
         name=f"timm/{tag}",
-        parameters=_parameters(cfg.architecture),
+        parameters=known.parameters,
         input=InputSpec(
             size=max(cfg.input_size[1:]),
             mean=tuple(cfg.mean),
             std=tuple(cfg.std),
             interpolation="bilinear" if cfg.interpolation == "bilinear" else "bicubic",
             fixed_size=cfg.fixed_input_size,
+            size_step=known.size_step,
         ),
         license=(cfg.license or "unknown").lower(),
         weights="local" if _here(cfg) else "download",
@@ -107,18 +114,25 @@ def _backbone(tag: str, cfg: Any) -> Backbone:
     )
 
 
-def _parameters(arch: str) -> int:
-    """Scalars of the headless architecture, counted without memory when timm is newer than the table."""
-    counts = _parameter_table()
-    return counts[arch] if arch in counts else _count(arch)
+@dataclass(frozen=True)
+class _Architecture:
+    """What is known of an architecture: scalars of the headless network, and `InputSpec.size_step`."""
+
+    parameters: int
+    size_step: int
+
+
+def _architecture(name: str) -> _Architecture:
+    """As the table has it; where timm is newer than that, counted without memory, and of one size."""
+    return _table().get(name) or _Architecture(_count(name), 0)
 
 
 @functools.cache
-def _parameter_table() -> Mapping[str, int]:
-    """The counts that `benchmarks/make_timm_parameters.py` wrote, by architecture."""
+def _table() -> Mapping[str, _Architecture]:
+    """What `benchmarks/make_timm_parameters.py` found, by architecture."""
     table = importlib.resources.files("autoft.builtin").joinpath("timm_parameters.csv")
     rows = csv.DictReader(table.read_text(encoding="utf-8").splitlines())
-    return {row["arch"]: int(row["parameters"]) for row in rows}
+    return {row["arch"]: _Architecture(int(row["parameters"]), int(row["size_step"])) for row in rows}
 
 
 @functools.cache

@@ -37,7 +37,7 @@ from autoft.store import RunFolder
 from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, versions, worker_memory
 from autoft.study.record import Machine, RunnerName, StudyRecord
 from autoft.study.run import Run
-from autoft.study.shortlist import Workload, candidates, choose_size, scored_images, shortlist
+from autoft.study.shortlist import Workload, candidates, choose_size, freeze_strategies, scored_images, shortlist
 from autoft.study.study import CORE_EXPORTER, Change, Study
 from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
@@ -47,6 +47,7 @@ from autoft.tasks.forms.table import FORMS, answering
 from autoft.values.codec import encode
 from autoft.values.dataset import DataProblem, Listing
 from autoft.values.ledger import Ledger
+from autoft.values.space import Circumstances
 from autoft.values.summary import Summary
 from autoft.values.target import MetricFacts
 from autoft.values.trial import Clock
@@ -134,8 +135,8 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
             Workload(len(found.files), side),
             partial(_require_time, sitting.clock, "downloading weights"),
         )
+        freezing = freeze_strategies(study, host.parts(FreezeStrategy), task)
         backbones = shortlist(study, host, machine, workload, screen, downloading)
-        searched = candidates(study, host.parts(FreezeStrategy), backbones, side, task)
     with sitting.watch.phase("data"):
         specs = {backbone.input for backbone in backbones}
         squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
@@ -146,6 +147,8 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         review(dataset, screen)
         if hidden := what_a_crop_hides(study.view, view, found.aspect):
             screen.note(hidden)
+    circumstances = Circumstances(machine.device, dataset.info.counts["train"])
+    searched = candidates(study, freezing, backbones, side, circumstances)
     record = StudyRecord(
         study=replace(study, out=as_text(out), task=task.name, metric=metric.name),
         data=dataset.info,

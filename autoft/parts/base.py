@@ -19,7 +19,7 @@ from autoft.values.dataset import Listing
 from autoft.values.handoff import Artifact, Handoff
 from autoft.values.ledger import Ledger
 from autoft.values.plan import Fit, Plan, Recipe
-from autoft.values.space import Params, Space
+from autoft.values.space import Circumstances, Params, Space
 from autoft.values.target import Form, Targets
 from autoft.values.trial import Candidate, Clock, Done, Slice, Wait
 
@@ -80,6 +80,13 @@ class FreezeStrategy(Part):
     @abstractmethod
     def space(self) -> Space:
         """The hyperparameters, and the starts that are known to do well."""
+
+    def space_for(self, circumstances: Circumstances) -> Space:
+        """The space of a run, once its device and images are known; by default `space()`.
+
+        A run keeps it, so that one that goes on on another device has the trials that it had.
+        """
+        return self.space()
 
     @abstractmethod
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:

@@ -27,7 +27,7 @@ from autoft.values.codec import encode
 from autoft.values.handoff import Artifact, Handoff
 from autoft.values.ledger import Ledger
 from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan
-from autoft.values.space import Params, Space
+from autoft.values.space import Circumstances, Params, Space
 from autoft.values.target import Form, MetricFacts
 from autoft.values.trial import Clock, Done, Slice, Wait
 
@@ -81,6 +81,11 @@ class GuardedFreezeStrategy(FreezeStrategy):
         """As the strategy gives it."""
         with self._blame("space()"):
             return _stored(self._strategy.space(), Space)
+
+    def space_for(self, circumstances: Circumstances) -> Space:
+        """As the strategy gives it."""
+        with self._blame("space_for()"):
+            return _stored(self._strategy.space_for(circumstances), Space)
 
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         """As the strategy gives it."""

@@ -31,10 +31,10 @@ from autoft.runners.obstacles import OBJECT_STORE_BYTES, home_for_token, ray_obs
 from autoft.runners.search import Search
 from autoft.runners.stop_file import StopFile
 from autoft.study.machine import Resources
-from autoft.study.record import Device
 from autoft.system import faults
 from autoft.system.signals import StopFlag, put_back
 from autoft.values.codec import decode, encode
+from autoft.values.space import Device
 from autoft.values.trial import Done, Report, Slice
 
 # Ray and Tune read these when they are imported. Whoever set one before knows why.

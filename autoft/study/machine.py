@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoft.errors import StudyError
-from autoft.study.record import Device, Machine, RunnerName
+from autoft.study.record import Machine, RunnerName
 from autoft.study.study import Study
 from autoft.system.cgroups import cpu_quota, memory_left
 from autoft.system.load import OtherTasks
 from autoft.system.screen import Screen
 from autoft.values.ledger import Ledger
+from autoft.values.space import Device
 
 PACKAGES = ("autoft", "torch", "timm", "onnx", "onnxruntime", "ray", "numpy", "pillow")
 

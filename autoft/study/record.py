@@ -11,13 +11,13 @@ from autoft.study.study import Study
 from autoft.values.backbone import Backbone, Interpolation
 from autoft.values.dataset import DatasetInfo
 from autoft.values.handoff import View
+from autoft.values.space import Device
 from autoft.values.target import MetricFacts
 from autoft.values.trial import Candidate
 
 SCHEMA = "autoft.study/3"
 
 RunnerName = Literal["inline", "ray"]
-Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)

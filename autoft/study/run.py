@@ -17,12 +17,13 @@ from autoft.parts.base import Problem, Task
 from autoft.parts.host import Host
 from autoft.parts.plugins import builtin_ref, in_place_of
 from autoft.store import CheckpointStore, Journal, RunFolder, unwritable
-from autoft.study.record import SCHEMA, Device, Machine, StudyRecord
+from autoft.study.record import SCHEMA, Machine, StudyRecord
 from autoft.system.files import as_path, as_text, write_atomic
 from autoft.tasks.single_label import SingleLabel
 from autoft.values.codec import decode, encode
 from autoft.values.dataset import Sample
 from autoft.values.ledger import Ledger
+from autoft.values.space import Device
 from autoft.values.summary import Summary
 from autoft.values.target import Targets
 

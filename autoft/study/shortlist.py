@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from autoft.errors import BackboneUnavailable, StudyError, unknown_name
@@ -16,6 +16,7 @@ from autoft.study.study import Study, licence_allowed
 from autoft.system.parallel import Check, in_thread, never_stop
 from autoft.system.screen import Screen
 from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.space import Circumstances, Space
 from autoft.values.trial import Candidate
 
 MOST_BACKBONES = 8
@@ -42,15 +43,22 @@ def forward_work(cost: float) -> float:
 def choose_size(study: Study, spec: InputSpec, side: int) -> int:
     """The input size in pixels for images whose view has the resolution of a square of this `side` (`side_seen`).
 
-    A backbone of fixed size keeps it; the others obey `--image-size`; otherwise images are enlarged at most `ENLARGE`
-    times and never beyond what the backbone was trained on.
+    A backbone of one fixed size keeps it; the others obey `--image-size`, if they can be built for it; otherwise images
+    are enlarged at most `ENLARGE` times and never beyond what the backbone was trained on.
     """
-    if spec.fixed_size:
+    if spec.fixed_size and not spec.size_step:
         return spec.size
-    if study.image_size:
+    if study.image_size and spec.takes(study.image_size):
         return study.image_size
-    wanted = SIZE_STEP * math.ceil(side * ENLARGE / SIZE_STEP)
-    return max(min(wanted, spec.size // SIZE_STEP * SIZE_STEP), min(SMALLEST_SIZE, spec.size))
+    step = spec.size_step or SIZE_STEP
+    wanted, smallest = _multiple(step, side * ENLARGE), _multiple(step, SMALLEST_SIZE)
+    largest = spec.size if spec.size_step else spec.size // step * step
+    return max(min(wanted, largest), min(smallest, spec.size))
+
+
+def _multiple(step: int, size: float) -> int:
+    """The least multiple of `step` that is not below `size`."""
+    return step * math.ceil(size / step)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class Workload:
 def shortlist(
     study: Study, host: Host, machine: Machine, workload: Workload, screen: Screen, check: Check = never_stop
 ) -> tuple[Backbone, ...]:
-    """The backbones to search, most promising first.
+    """The backbones to search, most promising first, each for the size that is chosen for it.
 
     Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time, and before them those of
     zoos that the user gave as a file or an object, prior or not. What the user named and does not get is skipped with a
@@ -82,11 +90,19 @@ def shortlist(
     chosen = wanted if study.backbones else _affordable(study, wanted, given, machine, workload)
     _require_size(study, chosen)
     _report_choice(study, chosen, _among(wanted, missed), screen)
-    available = _fetched(study, host, chosen, screen, check)
+    sized = [_built_for(choose_size(study, backbone.input, workload.side), backbone) for backbone in chosen]
+    available = _fetched(study, host, sized, screen, check)
     if not available:
         raise StudyError(_nothing_left(study, asked))
     _require_size(study, available)
     return tuple(available)
+
+
+def _built_for(size: int, backbone: Backbone) -> Backbone:
+    """The backbone as its zoo has to build it for images of that size."""
+    if not (backbone.input.fixed_size and backbone.input.size_step):
+        return backbone
+    return replace(backbone, input=replace(backbone.input, size=size))
 
 
 def scored_images(study: Study, machine: Machine, candidates: Iterable[Candidate], images: int) -> int | None:
@@ -96,31 +112,37 @@ def scored_images(study: Study, machine: Machine, candidates: Iterable[Candidate
     return affordable if affordable < images else None
 
 
-def candidates(
-    study: Study, strategies: Mapping[str, FreezeStrategy], backbones: Iterable[Backbone], side: int, task: Task
-) -> tuple[Candidate, ...]:
-    """Backbone x freeze strategy, each with its space, as far as the task can be fitted so. Raises `StudyError`."""
-    named = study.freeze or tuple(
-        name for name, one in strategies.items() if task.has_closed_form or one.fit == "gradient"
-    )
+def freeze_strategies(study: Study, known: Mapping[str, FreezeStrategy], task: Task) -> list[FreezeStrategy]:
+    """The freeze strategies to search, as far as the task can be fitted so. Raises `StudyError`."""
+    named = study.freeze or tuple(name for name, one in known.items() if task.has_closed_form or one.fit == "gradient")
     for name in named:
-        if name not in strategies:
-            raise unknown_name("freeze strategy", name, strategies)
-        if strategies[name].fit == "closed_form" and not task.has_closed_form:
+        if name not in known:
+            raise unknown_name("freeze strategy", name, known)
+        if known[name].fit == "closed_form" and not task.has_closed_form:
             raise StudyError(
                 f"--freeze {name} fits heads in closed form, and task {task.name!r} has none; leave it out"
             )
+    return [one for name, one in known.items() if name in named]
+
+
+def candidates(
+    study: Study,
+    strategies: Iterable[FreezeStrategy],
+    backbones: Iterable[Backbone],
+    side: int,
+    circumstances: Circumstances,
+) -> tuple[Candidate, ...]:
+    """Backbone x freeze strategy, each with its space under these circumstances."""
+    spaces = [(strategy, strategy.space_for(circumstances)) for strategy in strategies]
     return tuple(
-        _candidate(backbone, strategies[name], choose_size(study, backbone.input, side))
+        _candidate(backbone, strategy, space, choose_size(study, backbone.input, side))
         for backbone in backbones
-        for name in strategies
-        if name in named
+        for strategy, space in spaces
     )
 
 
-def _candidate(backbone: Backbone, strategy: FreezeStrategy, size: int) -> Candidate:
-    cost = _cost(backbone, size)
-    return Candidate(backbone.name, strategy.name, size, strategy.space(), strategy.fit, cost, backbone.prior)
+def _candidate(backbone: Backbone, strategy: FreezeStrategy, space: Space, size: int) -> Candidate:
+    return Candidate(backbone.name, strategy.name, size, space, strategy.fit, _cost(backbone, size), backbone.prior)
 
 
 def _cost(backbone: Backbone, size: int) -> float:
@@ -178,17 +200,18 @@ def _report_choice(study: Study, chosen: list[Backbone], expected: list[Backbone
 def _require_size(study: Study, backbones: list[Backbone]) -> None:
     """Raise `StudyError` when none of the backbones, of which there are some, can have the size that was asked for."""
     if backbones and not any(_can_have_size(study, backbone) for backbone in backbones):
-        others = f" and {len(backbones) - 1} more have fixed sizes too" if len(backbones) > 1 else ""
+        others = f", and {len(backbones) - 1} more do not take it" if len(backbones) > 1 else ""
         advice = "leave it out, or name other backbones with --backbones"
         raise StudyError(f"--image-size {study.image_size}: {_only(backbones[0])}{others}; {advice}")
 
 
 def _can_have_size(study: Study, backbone: Backbone) -> bool:
-    return not backbone.input.fixed_size or study.image_size in (0, backbone.input.size)
+    return study.image_size == 0 or backbone.input.takes(study.image_size)
 
 
 def _only(backbone: Backbone) -> str:
-    return f"{backbone.name} takes {backbone.input.size} px only"
+    spec = backbone.input
+    return f"{backbone.name} takes {f'multiples of {spec.size_step}' if spec.size_step else spec.size} px only"
 
 
 def _among(backbones: list[Backbone], others: list[Backbone]) -> list[Backbone]:

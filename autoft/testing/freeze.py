@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import get_args
 
 from autoft.parts.base import FreezeStrategy
 from autoft.parts.guard import plan_problem
@@ -12,7 +13,9 @@ from autoft.testing.training import small_network, train
 from autoft.values.backbone import ParameterInfo, Stage
 from autoft.values.codec import decode, encode
 from autoft.values.plan import ClosedFormHead, Plan
-from autoft.values.space import Params, Space
+from autoft.values.space import Circumstances, Device, Params, Space
+
+RUNS = tuple(Circumstances(device, images) for device in get_args(Device) for images in (10, 100_000))
 
 
 def layouts() -> dict[str, tuple[Stage, ...]]:
@@ -41,19 +44,31 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
         """The networks it must cope with, by name; override it to add your own."""
         return layouts()
 
+    def spaces(self) -> list[Space]:
+        """Its space, and that of a run on little and on much, on a CPU and on a GPU; each once."""
+        found = [self.part().space(), *(self.part().space_for(circumstances) for circumstances in RUNS)]
+        return [space for number, space in enumerate(found) if space not in found[:number]]
+
     def plans(self) -> Iterator[tuple[str, tuple[Stage, ...], Params, Plan]]:
-        """Layout name, stages, parameters and plan, for the starts and thirty samples."""
-        space = self.part().space()
+        """Layout name, stages, parameters and plan, for the starts and thirty samples of each space."""
         rng = random.Random(0)
-        drawn = [*space.starts, *(space.sample(rng) for _ in range(30))]
+        drawn = [
+            params for space in self.spaces() for params in (*space.starts, *(space.sample(rng) for _ in range(30)))
+        ]
         for name, stages in self.layouts().items():
             for params in drawn:
                 yield name, stages, params, self.part().plan(stages, params)
 
     def test_its_space_survives_json(self) -> None:
         """Spaces go to workers inside candidates."""
-        space = self.part().space()
-        assert decode(Space, encode(space)) == space, "the space does not survive JSON"
+        for space in self.spaces():
+            assert decode(Space, encode(space)) == space, f"the space does not survive JSON: {space}"
+
+    def test_its_space_is_a_function_of_the_circumstances(self) -> None:
+        """Nothing else is asked for it, so what a run searches can be said again."""
+        for circumstances in RUNS:
+            one, two = (self.part().space_for(circumstances) for _ in range(2))
+            assert one == two, f"{circumstances}: space_for() gives another space the second time"
 
     def test_its_plans_can_be_carried_out(self) -> None:
         """Every parameter that is named exists and stands in one group, and rates, passes and sizes can be used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 from unittest import SkipTest
@@ -58,6 +59,7 @@ class ZooConformance(Conformance[Zoo]):
         for backbone in self.part().backbones():
             spec = backbone.input
             assert spec.size > 0, f"{backbone.name}: `input.size` is in pixels"
+            assert spec.size_step >= 0, f"{backbone.name}: `input.size_step` is in pixels, 0 where there is none"
             assert all(0 <= mean <= 1 for mean in spec.mean), f"{backbone.name}: `mean` is of values in [0, 1]"
             assert all(0 < std <= 1 for std in spec.std), f"{backbone.name}: `std` is of values in [0, 1]"
             assert backbone.parameters > 0, f"{backbone.name}: count its `parameters`"
@@ -101,6 +103,20 @@ class ZooConformance(Conformance[Zoo]):
                 except Exception as error:
                     raise AssertionError(f"{advice}: {error}") from error
                 assert shape == (2, network.dim), f"{advice}: features are {shape} there"
+
+    def test_it_builds_for_the_sizes_that_it_offers(self) -> None:
+        """With `fixed_size` and a `size_step` a search asks `build` for the backbone with another `input.size`."""
+        for backbone in self._at_hand():
+            spec = backbone.input
+            for size in _other_sizes(spec):
+                told = f"{backbone.name} offers multiples of {spec.size_step} px, but for {size} px"
+                try:
+                    network = self.part().build(replace(backbone, input=replace(spec, size=size)))
+                    features = _features(network, 2, size)
+                except Exception as error:
+                    raise AssertionError(f"{told} {faults.cause(error)}") from error
+                assert network.input.size == size, f"{told} the network says {network.input.size}"
+                assert tuple(features.shape) == (2, network.dim), f"{told} features are {tuple(features.shape)}"
 
     def test_features_of_an_image_do_not_depend_on_its_batch(self) -> None:
         """Images come one by one and in batches, in rows of channels (`torch.channels_last`)."""
@@ -169,6 +185,14 @@ class ZooConformance(Conformance[Zoo]):
             assert network.input == backbone.input, f"{backbone.name}: the list and the network differ in `input`"
             told = f"{backbone.name}: it has {count} parameters, the list says {backbone.parameters}"
             assert count == backbone.parameters, f"{told}, which stands in the model card"
+
+
+def _other_sizes(spec: InputSpec) -> list[int]:
+    """The two smallest sizes of usual images for which the backbone has to be built anew."""
+    if not (spec.fixed_size and spec.size_step):
+        return []
+    fewest = -(-min(OTHER_SIZES) // spec.size_step)
+    return [size for size in (fewest * spec.size_step, (fewest + 1) * spec.size_step) if size != spec.size]
 
 
 def _built(zoo: Zoo, backbone: Backbone, seed: int) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ from autoft.errors import RunFolderError
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef
 from autoft.store import unwritable
-from autoft.study.record import Device
 from autoft.study.run import Run
 from autoft.system.files import DISK_ERRORS
 from autoft.system.signals import Cancelled
@@ -23,7 +22,8 @@ from autoft.train.by_gradient import fit_by_gradient
 from autoft.train.closed_form import fit_closed_form
 from autoft.train.job import Job, TooLate
 from autoft.train.workshop import Bench, Workshop
-from autoft.values.plan import Fit
+from autoft.values.plan import Fit, GradientHead, Plan
+from autoft.values.space import Device, Scalar
 from autoft.values.trial import Report
 
 FITS: Final[Mapping[Fit, Callable[[Bench], Report]]] = {
@@ -71,6 +71,7 @@ class Worker:
             try:
                 bench = self.shop.bench(job)
                 report = FITS[bench.plan.fit](bench)
+                report = replace(report, facts={**_rates(bench.plan), **report.facts})
             except (Cancelled, RunFolderError):
                 raise
             except TooLate as reason:
@@ -82,6 +83,15 @@ class Worker:
                 cause = self.shop.host.describe(error)
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
         return _sound(replace(report, seconds=time.monotonic() - began))
+
+
+def _rates(plan: Plan) -> dict[str, Scalar]:
+    """What a strategy made of the parameters: the greatest rate of the groups, the head's, and the batch size."""
+    if not isinstance(plan.head, GradientHead):
+        return {}
+    rates = [group.learning_rate for group in plan.groups]
+    facts: dict[str, Scalar] = {"head_learning_rate": plan.head.learning_rate, "batch_size": plan.recipe.batch_size}
+    return {"learning_rate": max(rates), **facts} if rates else facts
 
 
 def _sound(report: Report) -> Report:

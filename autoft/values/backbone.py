@@ -13,7 +13,9 @@ WeightsPlace = Literal["local", "download"]
 class InputSpec:
     """What a backbone wants to see: `size` in pixels, `mean` and `std` per RGB channel in [0, 1].
 
-    `fixed_size`: the network takes no other size than `size`.
+    `fixed_size`: the network takes no other size than `size`. With a `size_step` as well its zoo can build it for other
+    sizes, which are multiples of that, as those of patches and windows are: `build` is then given the backbone with the
+    `size` that is wanted, for which a search takes it instead.
     """
 
     size: int
@@ -21,6 +23,13 @@ class InputSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Interpolation = "bicubic"
     fixed_size: bool = False
+    size_step: int = 0
+
+    def takes(self, size: int) -> bool:
+        """Whether the network takes images of that size, or can be built for it."""
+        if size == self.size or not self.fixed_size:
+            return True
+        return self.size_step > 0 and size % self.size_step == 0
 
 
 @dataclass(frozen=True)

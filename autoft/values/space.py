@@ -91,6 +91,17 @@ class Choice:
 Dimension = Float | Int | Choice
 
 
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a space may go by: the `device` that a run begins on, and how many `images` it trains on, 0 if unknown."""
+
+    device: Device = "cpu"
+    images: int = 0
+
+
 @dataclass(frozen=True)
 class Space:
     """Named dimensions, and `starts`: parameter sets known to do well, which searchers try first.

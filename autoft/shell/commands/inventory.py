@@ -21,7 +21,7 @@ from autoft.shell.commands import (
 )
 
 if TYPE_CHECKING:
-    from autoft.values.backbone import Backbone
+    from autoft.values.backbone import Backbone, InputSpec
 
 
 @click.command(
@@ -81,11 +81,18 @@ def _named(globs: Sequence[str], known: Sequence[Backbone]) -> list[Backbone]:
     return [b for b in known if not globs or any(fnmatch.fnmatchcase(b.name, pattern) for pattern in globs)]
 
 
+def _size(spec: InputSpec) -> str:
+    """The size of training, and which others there are."""
+    if spec.size_step:
+        return f"{spec.size}, by {spec.size_step}"
+    return f"{spec.size} only" if spec.fixed_size else str(spec.size)
+
+
 def _cells(backbone: Backbone) -> tuple[str, ...]:
     return (
         backbone.name,
         f"{backbone.parameters / 1e6:.1f} M",
-        f"{backbone.input.size}{' only' if backbone.input.fixed_size else ''}",
+        _size(backbone.input),
         backbone.license,
         backbone.weights,
         "" if backbone.prior is None else f"{backbone.prior:.3f}",
