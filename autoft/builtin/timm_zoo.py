@@ -79,7 +79,7 @@ class TimmZoo(Zoo):
         if len(set(cfg.input_size[1:])) > 1:
             raise BackboneUnavailable(f"{backbone.name}: takes no square images; choose another backbone")
         weights = _here(cfg) or _download(backbone.name, cfg)
-        sized = {"img_size": backbone.input.size} if backbone.input.size_step else {}
+        sized: dict[str, Any] = {"img_size": backbone.input.size} if backbone.input.size_step else {}
         try:
             module = timm.create_model(
                 tag, pretrained=True, num_classes=0, pretrained_cfg_overlay=weights.overlay, **sized
