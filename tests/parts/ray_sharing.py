@@ -19,8 +19,8 @@ from autoft.study.record import Machine
 from autoft.system.screen import Silent
 from autoft.values.trial import Costs
 
-GPUS, MOST, SLICES = 2, 2, 48
-STEPS, STEP_SECONDS = 10, 0.06
+GPUS, MOST, SLICES = 2, 2, 40
+STEPS, STEP_SECONDS = 10, 0.08
 
 
 class Worker(subject._SliceTrainable):
@@ -33,13 +33,13 @@ class Worker(subject._SliceTrainable):
         mine.touch()
         time.sleep(STEPS * STEP_SECONDS / 2)
         together = len(list(RUN.glob(f"{visible}.*.busy")))
-        time.sleep(STEPS * STEP_SECONDS / 2)
+        step = STEP_SECONDS * (together if errand.slice.trial.freeze == "full" else 1)
+        time.sleep(STEPS * (step - STEP_SECONDS / 2))
         mine.unlink()
         (RUN / f"{number}.json").write_text(json.dumps([number, os.getpid(), visible, together]))
-        step = STEP_SECONDS * (together if errand.slice.trial.freeze == "full" else 1)
         facts = {"reserved_gpu_mib": 500, "others_gpu_mib": 300, "card_gpu_mib": 2700}
         costs = Costs(step, STEPS)
-        return Report(number, "finished", 1.0, 0.5, STEPS * STEP_SECONDS, facts, costs=costs)
+        return Report(number, "finished", 1.0, 0.5, STEPS * step, facts, costs=costs)
 
 
 class Notes(Silent):
