@@ -43,7 +43,7 @@ class Options(TypedDict, total=False):
     licenses: str | Sequence[str]
     runner: str
     workers: int
-    gpus_per_trial: float
+    gpus_per_trial: str | float | None
     keep: int
     exporter: str | Sequence[str]
     batched: bool

@@ -44,6 +44,13 @@ def test_memory_is_counted_in_workers(monkeypatch, free, status, workers):
     assert f"enough for {workers} workers" in check.detail
 
 
+def test_why_trials_on_one_gpu_take_turns_is_said(monkeypatch):
+    monkeypatch.setattr(doctor.mps.shutil, "which", lambda name: None)
+    assert doctor.check_mps() == doctor.Check("mps", "ok", "not started: there is no nvidia-cuda-mps-control")
+    monkeypatch.setattr(doctor.mps, "why_not", lambda: None)
+    assert doctor.check_mps().detail == "a search that shares a GPU starts a daemon"
+
+
 def test_cores_name_the_quota(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 1)
     monkeypatch.setattr("os.cpu_count", lambda: 16)

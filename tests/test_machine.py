@@ -61,6 +61,43 @@ def test_workers_share_gpus_so_that_all_find_a_place(gpus, workers, share):
     assert bool(said) == (workers > gpus)
 
 
+@pytest.mark.parametrize(
+    ("cores", "gpus", "most", "workers", "share"),
+    [
+        (16, 1, 4, 4, 1 / 4),
+        (2, 1, 4, 2, 1 / 2),
+        (32, 4, 4, 16, 1 / 4),
+        (10, 4, 4, 10, 1 / 3),
+        (4, 8, 4, 8, 1.0),  # one each, whatever cores there are
+        (16, 2, 1, 2, 1.0),  # a cluster that others use too
+    ],
+)
+def test_where_nothing_is_said_as_many_may_share_a_gpu_as_there_are_cores(cores, gpus, most, workers, share):
+    found, said = shared(Resources(cores, gpus, 100 * GIB, most))
+    assert (found.device, found.workers, found.gpus, said) == ("cuda", workers, pytest.approx(share), [])
+    assert found.measured == (gpus if workers > gpus else 0)
+    assert found.sure == gpus
+    assert found.workers * found.cpus <= max(cores, workers)
+
+
+def test_memory_limits_those_that_share_a_gpu_too():
+    found, (line,) = shared(Resources(16, 1, 5 * GIB, 4))
+    assert (found.workers, found.measured) == (3, 1)
+    assert "3 workers and not 4: each needs 1.5 GiB" in line
+    assert shared(Resources(16, 1, 2 * GIB, 4))[0].measured == 0
+
+
+@pytest.mark.parametrize("study", [{"gpus_per_trial": 0.5}, {"workers": 2}])
+def test_a_number_is_kept_to_and_nothing_is_measured(study):
+    found, _ = shared(Resources(16, 1, 100 * GIB, 4), **study)
+    assert (found.workers, found.gpus, found.measured, found.sure) == (2, 0.5, 0, 2)
+
+
+def test_inline_no_gpu_is_shared():
+    found, said = shared(Resources(16, 2, 100 * GIB, 4), runner="inline")
+    assert (found.workers, found.threads, found.gpus, found.measured, said) == (1, 16, 1.0, 0, [])
+
+
 def test_one_worker_a_gpu_also_with_fewer_cores_than_gpus():
     found, said = shared(Resources(4, 8, 100 * GIB))
     assert (found.workers, found.threads, said) == (8, 1, [])

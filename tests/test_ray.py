@@ -88,6 +88,28 @@ engine.search(study, Silent(), time.time())
     assert [gpu for gpu in seen if gpu in ("0", "1")] == ["0", "1"], seen
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "number"), [("roomy", 2), ("full", 1)])
+def test_workers_share_logical_gpus_as_is_measured(tmp_path, kind, number):
+    """Two GPUs and four workers: no GPU has two before each has one, nor more than are worth it in the end."""
+    command = [sys.executable, str(Path(__file__).parent / "parts" / "ray_sharing.py"), str(tmp_path), kind]
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    slices, places = found["slices"], {process: gpu for _, process, gpu, _ in found["slices"]}
+    assert [trial for trial, *_ in slices] == list(range(len(slices)))  # each once, whoever gave up its seat
+    assert {(process, gpu) for _, process, gpu, _ in slices} == set(places.items())  # a process keeps to its GPU
+    assert list(places.values())[:2] == ["0", "1"]
+    assert max(together for *_, together in slices) == 2
+    last = slices[-12:-4]
+    assert {gpu for _, _, gpu, _ in last} == {"0", "1"}
+    assert len({process for _, process, _, _ in last}) == 2 * number
+    assert len(places) <= 2 * 2 + 3
+    news = "2 trials share each GPU: together 2.0 times one alone"
+    assert found["said"] == ([news] if number == 2 else [])
+
+
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory):
     """What came of each fault in `parts/ray_faults.py`, all on one small cluster."""

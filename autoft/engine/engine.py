@@ -41,6 +41,7 @@ from autoft.study.shortlist import Workload, candidates, choose_size, freeze_str
 from autoft.study.study import CORE_EXPORTER, Change, Study
 from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
+from autoft.system.mps import Mps
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.forms.table import FORMS, answering
@@ -269,27 +270,27 @@ def _runner(study: Study, host: Host, watch: Stopwatch, screen: Screen) -> Runne
     """The runner that the study gets, warmed up: the inline one where nobody asked for another that does not start."""
     name = choose_runner(study, host.inline_only, screen)
     with watch.phase("start"):
-        runner = _runner_named(name)
+        runner = _runner_named(name, study, screen)
         try:
             runner.warm_up(cores())
         except StudyError as problem:
             if study.runner != "auto":
                 raise
             screen.note(f"one trial at a time in this process: {problem}")
-            runner = _runner_named("inline")
+            runner = _runner_named("inline", study, screen)
             runner.warm_up(cores())
     return runner
 
 
-def _runner_named(name: RunnerName) -> Runner:
-    """The runner of that name; each brings its own imports."""
+def _runner_named(name: RunnerName, study: Study, screen: Screen) -> Runner:
+    """The runner of that name for a study; each brings its own imports."""
     if name == "inline":
         from autoft.runners.inline import InlineRunner
 
         return InlineRunner()
     from autoft.runners.ray import RayRunner
 
-    return RayRunner()
+    return RayRunner(Mps(screen.note) if study.shares_gpus else None)
 
 
 def _run_path(study: Study, listing: Listing) -> Path:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,13 @@ from autoft.parts.plugins import PluginRef
 from autoft.runners.base import Runner, Site
 from autoft.runners.deaths import cause_of_death, oom_kills
 from autoft.runners.obstacles import OBJECT_STORE_BYTES, home_for_token, ray_obstacle
+from autoft.runners.places import Ended, Places, SharedGpus, Where
 from autoft.runners.search import Search
+from autoft.runners.seats import is_better_free, take_seat
 from autoft.runners.stop_file import StopFile
 from autoft.study.machine import Resources
 from autoft.system import faults
+from autoft.system.mps import Mps, visible_gpus
 from autoft.system.signals import StopFlag, put_back
 from autoft.values.codec import decode, encode
 from autoft.values.space import Device
@@ -58,14 +61,21 @@ from ray.tune.search import Searcher  # noqa: E402
 # How long a slice may wait for its worker past the deadline, while there is no model yet that could be exported.
 GRACE_SECONDS = 30.0
 SHUTDOWN_SECONDS = 5.0
+WAITING, OTHERS_SECONDS = "waiting", 10.0
+NOT_TAKEN = "requires reset_config() to be implemented and return True"  # Tune's words for a worker that refuses
+MOST_A_GPU = 4  # workers, where what they come to together is measured; each takes seconds to start and a CUDA context
 
 
 class RayRunner(Runner):
-    """Runs `site.machine.workers` slices at a time, each in an actor with its own cores or its share of the GPUs."""
+    """Runs `site.machine.workers` slices at a time, each in an actor with its own cores or its share of the GPUs.
+
+    Workers that share GPUs on a cluster of this process' own do so through `mps`, where it works.
+    """
 
     name = "ray"
 
-    def __init__(self) -> None:
+    def __init__(self, mps: Mps | None = None) -> None:
+        self._mps = mps
         self._own_cluster = self._connected = False
         self._leaving = threading.Thread(target=_shut_down, daemon=True)
         self._cores = 1
@@ -87,8 +97,14 @@ class RayRunner(Runner):
             raise StudyError(f"Ray cannot start: {obstacle}")
         importing = threading.Thread(target=_import_worker, daemon=True)
         importing.start()
-        with _signals_left_alone():
-            self._connect(address)
+        try:
+            if self._own_cluster and self._mps:
+                self._mps.start()
+            with _signals_left_alone():
+                self._connect(address)
+        except BaseException:
+            self.close()
+            raise
         importing.join()
 
     def _connect(self, address: str) -> None:
@@ -113,26 +129,29 @@ class RayRunner(Runner):
 
     def nodes(self) -> tuple[Resources, ...]:
         """This machine, or what a cluster that others use too has free."""
-        return (Resources.here(self._cores),) if self._own_cluster else _free_nodes()
+        if self._own_cluster:
+            return (replace(Resources.here(self._cores), most_a_gpu=MOST_A_GPU),)
+        return _free_nodes()
 
     def run(self, search: Search, site: Site, stopped: StopFlag) -> None:
         """Drive the search by Tune."""
         stop_file = StopFile(site.run)
         stop_file.remove()
-        adapter = _Adapter(search, site, self._logs)
+        with tempfile.TemporaryDirectory(prefix="autoft-ray-") as storage:
+            adapter = _Adapter(search, site, self._logs, storage if site.machine.measured else "")
 
-        def over() -> bool:
-            ends = stopped() or adapter.error is not None or adapter.given_up()
-            if ends:
-                stop_file.write()
-            return ends
+            def over() -> bool:
+                ends = stopped() or adapter.error is not None or adapter.given_up()
+                if ends:
+                    stop_file.write()
+                return ends
 
-        try:
-            with tempfile.TemporaryDirectory(prefix="autoft-ray-") as storage, _signals_left_alone(), _quiet():
-                _tuner(adapter, site, over, storage).fit()
-        finally:
-            stop_file.remove()
-            self._leave()
+            try:
+                with _signals_left_alone(), _quiet():
+                    _tuner(adapter, site, over, storage).fit()
+            finally:
+                stop_file.remove()
+                self._leave()
         if adapter.error is not None:
             raise adapter.error
 
@@ -141,6 +160,8 @@ class RayRunner(Runner):
         self._leave()
         if self._leaving.ident is not None:
             self._leaving.join(SHUTDOWN_SECONDS)
+        if self._mps:
+            self._mps.close()
 
     def _leave(self) -> None:
         """Begin to free memory and cores for the export; a second or two that nothing waits for."""
@@ -225,7 +246,10 @@ def _tuner(adapter: _Adapter, site: Site, over: Callable[[], bool], storage: str
 
 @dataclass(frozen=True)
 class _Errand:
-    """What travels to an actor, as JSON: the run, threads and device, the plugins of the driver, and the slice."""
+    """What travels to an actor, as JSON: the run, threads and device, the plugins of the driver, and the slice.
+
+    `gpus` are those that workers share by taking a seat in the folder `seats`, as CUDA_VISIBLE_DEVICES names them.
+    """
 
     run: str
     threads: int
@@ -233,28 +257,35 @@ class _Errand:
     plugins: tuple[PluginRef, ...]
     origin: float
     slice: Slice
+    gpus: tuple[str, ...] = ()
+    seats: str = ""
 
 
 class _Adapter(Searcher):
-    """A Tune searcher over `search`. It suggests while a worker is free: otherwise Tune would always ask one ahead."""
+    """A Tune searcher over `search`. It suggests while there is room: otherwise Tune would always ask one ahead."""
 
-    def __init__(self, search: Search, site: Site, logs: Path | None) -> None:
+    def __init__(self, search: Search, site: Site, logs: Path | None, seats: str = "") -> None:
         super().__init__(metric=None, mode=None)
         self.error: Exception | None = None
-        self._search, self._site, self._logs = search, site, logs
+        self._search, self._site, self._logs, self._seats = search, site, logs, seats
+        self._places = SharedGpus(site.machine, search.screen.note) if site.machine.measured else Places(site.machine)
         self._running: dict[str, Slice] = {}
+        self._again: list[Slice] = []
         self._begun: set[str] = set()
         self._oom_kills = oom_kills()
 
     def suggest(self, trial_id: str) -> Any:
         """The next slice as a Tune configuration, None to be asked again, or FINISHED."""
-        if len(self._running) >= self._site.machine.workers:
+        if not self._places.has_room:
             return None
-        answer = self._guarded(self._search.ask)
+        answer = self._again.pop() if self._again and self.error is None else self._guarded(self._search.ask)
         if isinstance(answer, Slice):
             self._running[trial_id] = answer
+            self._mark_waiting()
+            self._places.take(trial_id, answer, self._now())
             site, machine, plugins = self._site, self._site.machine, self._search.host.refs
-            errand = _Errand(str(site.run), machine.threads, machine.device, plugins, site.origin, answer)
+            shared = visible_gpus(machine.measured), self._seats
+            errand = _Errand(str(site.run), machine.threads, machine.device, plugins, site.origin, answer, *shared)
             return {"errand": encode(errand)}
         return Searcher.FINISHED if isinstance(answer, Done) else None
 
@@ -262,39 +293,70 @@ class _Adapter(Searcher):
         """Tell the search. A Tune trial without a report was stopped on request, or `died` says what happened."""
         if result and "ends" in result:
             self.error = self.error or UserError(result["ends"])
-        elif result and "report" in result and self._running.pop(trial_id, None):
-            self._guarded(lambda: self._search.tell(decode(Report, result["report"])))
+        elif result and "report" in result and trial_id in self._running:
+            where = decode(Where, result["where"]) if "where" in result else Where()
+            self._guarded(lambda: self._tell(trial_id, decode(Report, result["report"]), where))
 
     def began(self, trial_id: str) -> None:
         """A worker has the slice."""
         if sent := self._running.get(trial_id):
             self._begun.add(trial_id)
+            self._mark_waiting()
             self._guarded(partial(self._search.began, sent.trial.id))
 
     def died(self, trial_id: str, said: str) -> None:
-        """The process of a slice is gone; `said` is what Ray knows about it."""
-        if sent := self._running.pop(trial_id, None):
+        """The process of a slice is gone; `said` is what Ray knows about it.
+
+        One that gave up its seat for a better one has left the slice as it was: the next worker takes it.
+        """
+        if trial_id in self._running and NOT_TAKEN in said:
+            self._again.append(self._running.pop(trial_id))
+            self._places.leave(trial_id, None)
+        elif sent := self._running.get(trial_id):
             cause = cause_of_death(said, self._logs, self._oom_kills)
             self._oom_kills = oom_kills()
             report = Report(sent.trial.id, "failed", sent.start, None, 0.0, error=cause)
-            self._guarded(partial(self._search.tell, report))
+            self._guarded(partial(self._tell, trial_id, report))
 
     def given_up(self) -> bool:
         """Whether the search is over and no worker has begun what is left; those trials then stand where they stood.
 
         A slice that waits past a deadline of its own, as a probe's is, is given back by the worker that takes it.
         """
-        waiting = [sent for trial_id, sent in self._running.items() if trial_id not in self._begun]
+        waiting = {trial_id: sent for trial_id, sent in self._running.items() if trial_id not in self._begun}
         grace = 0.0 if self._search.ledger.ranking() else GRACE_SECONDS
-        now = time.time() - self._site.origin
         if not waiting or len(waiting) < len(self._running):
             return False
-        if now < max(self._search.deadline, *(sent.deadline for sent in waiting)) + grace:
+        if self._now() < max(self._search.deadline, *(sent.deadline for sent in waiting.values())) + grace:
             return False
-        self._running.clear()
-        for sent in waiting:
-            self._guarded(partial(self._search.tell, _not_taken(sent)))
+        for trial_id, sent in waiting.items():
+            self._guarded(partial(self._tell, trial_id, _not_taken(sent)))
         return True
+
+    def _tell(self, trial_id: str, report: Report, where: Where | None = None) -> None:
+        """The slice has ended so, in the process that `where` tells of."""
+        del self._running[trial_id]
+        self._search.tell(report)
+        self._places.leave(trial_id, Ended(report, self._now(), where or Where()))
+        self._mark_waiting()
+
+    def _mark_waiting(self) -> None:
+        """Where GPUs are shared, say whether a slice is waiting for its worker to start.
+
+        Tune would hand it to a worker that has just ended another and drop the one that starts: where slices are
+        shorter than a start there would never be a second worker. So workers do not end before it has begun.
+        """
+        if not self._seats:
+            return
+        mark = Path(self._seats, WAITING)
+        if self._running.keys() - self._begun:
+            mark.touch()
+        else:
+            mark.unlink(missing_ok=True)
+
+    def _now(self) -> float:
+        """Run time in seconds."""
+        return time.time() - self._site.origin
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         """Tune wraps a searcher's exception in its own; keep ours and end the search."""
@@ -321,12 +383,19 @@ class _SliceTrainable(tune.Trainable):
         """Remember the first slice."""
         self._errand = config["errand"]
         self._worker: Any = None
-        self._stopped = StopFile(Path(decode(_Errand, self._errand).run)).watch()
+        errand = decode(_Errand, self._errand)
+        self._stopped = StopFile(Path(errand.run)).watch()
+        self._seat = take_seat(Path(errand.seats), len(errand.gpus)) if errand.gpus else None
+        if self._seat:
+            os.environ["CUDA_VISIBLE_DEVICES"] = errand.gpus[self._seat.gpu]  # read when CUDA is first used
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next slice into the same process."""
+        """Take the next slice into the same process; not where another would be on a GPU with fewer workers."""
         self._errand = new_config["errand"]
-        return True
+        if self._seat is None:
+            return True
+        errand = decode(_Errand, self._errand)
+        return not is_better_free(self._seat, Path(errand.seats), len(errand.gpus))
 
     def step(self) -> dict[str, Any]:
         """Execute the slice. Every failure is a report: Tune's own error states carry no cause.
@@ -337,6 +406,7 @@ class _SliceTrainable(tune.Trainable):
         errand = decode(_Errand, self._errand)
         if time.time() - errand.origin > errand.slice.deadline:
             return {"report": encode(_not_taken(errand.slice)), "done": True}
+        is_first = self._worker is None
         try:
             report = self._execute(errand)
         except (RunFolderError, PluginError) as error:
@@ -346,7 +416,17 @@ class _SliceTrainable(tune.Trainable):
                 return {"done": True}
             cause = faults.record(error, Path(errand.run) / "errors")
             report = Report(errand.slice.trial.id, "failed", errand.slice.start, None, 0.0, error=cause)
-        return {"report": encode(report), "done": True}
+        if self._seat is None:
+            return {"report": encode(report), "done": True}
+        where = Where(self._seat.gpu, is_first, time.time() - errand.origin)
+        self._wait_for_others(Path(errand.seats, WAITING))
+        return {"report": encode(report), "where": encode(where), "done": True}
+
+    def _wait_for_others(self, mark: Path) -> None:
+        """Wait while a worker for another slice starts, which may take some seconds; see `_Adapter._mark_waiting`."""
+        until = time.monotonic() + OTHERS_SECONDS
+        while mark.exists() and time.monotonic() < until and not self._stopped():
+            time.sleep(0.02)
 
     def _execute(self, errand: _Errand) -> Report:
         from autoft.train.job import Job

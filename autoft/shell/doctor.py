@@ -22,6 +22,7 @@ from typing import Literal
 from autoft.errors import UserError
 from autoft.runners.obstacles import ray_folder, ray_obstacle
 from autoft.study import machine
+from autoft.system import mps
 
 OLDEST_PYTHON = (3, 11)
 MIB, GIB = 2**20, 2**30
@@ -99,6 +100,13 @@ def check_gpus() -> Check:
     except Exception as error:
         return Check("gpus", "warn", f"unknown: {_cause(error)}", "see the check of torch")
     return Check("gpus", "ok", ", ".join(names) or "none, searching on the CPU")
+
+
+def check_mps() -> Check:
+    """Whether trials that share a GPU can run on it at the same time."""
+    reason = mps.why_not()
+    detail = "a search that shares a GPU starts a daemon" if reason is None else f"not started: {reason}"
+    return Check("mps", "ok", detail)
 
 
 def check_cores() -> Check:
@@ -227,7 +235,7 @@ QUICK: tuple[Callable[[], Check], ...] = (
     check_hub,
     check_plugins,
 )
-FULL = (*QUICK, check_hub_answers, check_torch, check_gpus, check_timm, check_onnx, check_ray)
+FULL = (*QUICK, check_hub_answers, check_torch, check_gpus, check_mps, check_timm, check_onnx, check_ray)
 
 
 def _imported(name: str, module: str, distribution: str = "", fix: str = "") -> Check:

@@ -32,11 +32,15 @@ EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class Resources:
-    """What one machine offers to workers: processor cores, GPUs, and bytes of memory."""
+    """What one machine offers to workers: processor cores, GPUs, and bytes of memory.
+
+    So many workers at most may share one of its GPUs, if measured to be worth it: one where others use them too.
+    """
 
     cores: int
     gpus: int
     memory: int
+    most_a_gpu: int = 1
 
     @classmethod
     def here(cls, cores: int) -> Resources:
@@ -121,15 +125,20 @@ def share_out(study: Study, runner: RunnerName, nodes: Sequence[Resources], need
     """Workers and threads for a study on the `nodes` its runner uses, when a worker needs `need` bytes.
 
     One worker a core or a GPU, unless the study says otherwise or memory does not reach; what limits is said on the
-    screen. Raises `StudyError` when not one worker fits.
+    screen. Where nothing says how many share a GPU, there are as many as may, and cores, to be used as measured. Raises
+    `StudyError` when not one worker fits.
     """
     count, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
-    if 0 < gpus < study.gpus_per_trial:
-        raise StudyError(f"--gpus-per-trial {study.gpus_per_trial:g} asks for more than the {gpus} GPUs there are")
+    asked = study.gpus_per_trial or 1.0
+    if 0 < gpus < asked:
+        raise StudyError(f"--gpus-per-trial {asked:g} asks for more than the {gpus} GPUs there are")
     device: Device = "cuda" if gpus else "cpu"
-    most = int(gpus / study.gpus_per_trial) if gpus else max(1, count)
+    most = int(gpus / asked) if gpus else max(1, count)
+    is_open = study.gpus_per_trial is None and not study.workers
+    if is_open and gpus:
+        most = max(most, min(count, sum(node.gpus * node.most_a_gpu for node in nodes)))
     workers = 1 if runner == "inline" else study.workers or _within_memory(most, nodes, need, screen)
-    share = min(study.gpus_per_trial, 1 / math.ceil(workers / gpus)) if gpus else 0.0
+    share = min(asked, 1 / math.ceil(workers / gpus)) if gpus else 0.0
     if gpus and workers > most:
         screen.note(f"{workers} workers share {gpus} GPUs, {share:.3g} each")
     threads = max(1, min(count // workers, max(node.cores for node in nodes)))
@@ -139,7 +148,8 @@ def share_out(study: Study, runner: RunnerName, nodes: Sequence[Resources], need
         raise StudyError(f"no worker fits into {count} cores and {gpus} GPUs; use --runner inline")
     if room < workers:
         screen.note(f"{room} workers and not {workers}: more do not fit into {count} cores and {gpus} GPUs")
-    return Machine(runner, min(workers, room), threads, device, cpus, share)
+    workers = min(workers, room)
+    return Machine(runner, workers, threads, device, cpus, share, gpus if is_open and 0 < gpus < workers else 0)
 
 
 def _within_memory(workers: int, nodes: Sequence[Resources], need: int, screen: Screen) -> int:

@@ -24,7 +24,8 @@ RunnerName = Literal["inline", "ray"]
 class Machine:
     """How a machine is shared out: `runner` runs `workers` slices at a time, each with `threads` threads on `device`.
 
-    `cpus` and `gpus` are a worker's share of the cores and GPUs of its machine.
+    `cpus` and `gpus` are a worker's share of the cores and GPUs of its machine. Where `measured` is not 0 its workers
+    share so many GPUs, and that many slices run at a time, one a GPU, until more have been measured to be worth it.
     """
 
     runner: RunnerName
@@ -33,10 +34,17 @@ class Machine:
     device: Device
     cpus: float = 1.0
     gpus: float = 0.0
+    measured: int = 0
 
     def __str__(self) -> str:
         """As people read it."""
-        return f"{self.workers} workers of {self.threads} threads on {self.device} by {self.runner}"
+        bound = "up to " if self.measured else ""
+        return f"{bound}{self.workers} workers of {self.threads} threads on {self.device} by {self.runner}"
+
+    @property
+    def sure(self) -> int:
+        """Slices that run at a time whatever is measured."""
+        return self.measured or self.workers
 
     @property
     def busy(self) -> int:

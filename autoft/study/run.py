@@ -154,7 +154,7 @@ class Run:
     def problem(self) -> Problem:
         """What its searcher is told."""
         study = self.record.study
-        return Problem(self.record.candidates, study.seed, self.record.machine.workers, study.trials)
+        return Problem(self.record.candidates, study.seed, self.record.machine.sure, study.trials)
 
     def concluded(self, ledger: Ledger) -> Summary | None:
         """What the run came to, if the same model would come of it again. Raises as `summary` does."""

@@ -235,7 +235,7 @@ def _affordable(
     def rank(backbone: Backbone) -> tuple[bool, bool, float]:
         return (backbone not in given, backbone.weights != "local", -(backbone.prior or 0.0))
 
-    budget = study.time * PROBE_SHARE * WORK_PER_SECOND[machine.device] * machine.workers
+    budget = study.time * PROBE_SHARE * WORK_PER_SECOND[machine.device] * machine.sure
     chosen: list[Backbone] = []
     for backbone in sorted(backbones, key=rank):
         size = choose_size(study, backbone.input, workload.side)

@@ -40,9 +40,10 @@ class Study:
     """What the user asked: each option declared once, with its help, unit and default; durations in seconds.
 
     `task` "auto" is chosen by the labels, `metric` "auto" is the task's first, `image_size` 0 and `view` "auto" are
-    chosen from the images, `workers` 0 is one a core or GPU. `licenses` are SPDX identifiers, "permissive" for the
-    usual ones, "any" for all. The core of the exporter "onnx" is always there, the others' files stand beside it.
-    `data` is an argument of its own, `plugins` the `-p` of all commands.
+    chosen from the images, `workers` 0 is one a core, or as many as `gpus_per_trial` makes of the GPUs, which is None
+    for "auto". `licenses` are SPDX identifiers, "permissive" for the usual ones, "any" for all. The core of the
+    exporter "onnx" is always there, the others' files stand beside it. `data` is an argument of its own, `plugins` the
+    `-p` of all commands.
     """
 
     data: str
@@ -67,8 +68,11 @@ class Study:
     offline: Annotated[bool, Option("Use only weights on this machine, never the network.")] = False
     licenses: Annotated[tuple[str, ...], Option("Of weights; or any.", "SPDX,...", read=str.lower)] = ("permissive",)
     runner: Annotated[str, Option("auto, inline or ray.", "NAME")] = "auto"
-    workers: Annotated[int, Option("Trials at a time.", "N", default="one a core, or one a GPU")] = 0
-    gpus_per_trial: Annotated[float, Option("Below 1 trials share a GPU.", "X")] = 1.0
+    workers: Annotated[int, Option("Trials at a time.", "N", default="one a core, or what GPUs are shared by")] = 0
+    gpus_per_trial: Annotated[
+        float | None,
+        Option("Below 1 trials share a GPU; auto measures how many.", "X", default="auto", read=parse_gpus),
+    ] = None
     keep: Annotated[int, Option("Checkpoints to keep, best first.", "N")] = 5
     exporter: Annotated[tuple[str, ...], Option("Also write what these make.", "NAME,...")] = (CORE_EXPORTER,)
     batched: Annotated[bool, Option("model.onnx takes a batch of equal-sized images.")] = False
@@ -81,14 +85,15 @@ class Study:
         _require(0 <= self.seed < SEEDS, f"--seed is a whole number from 0 to 2**63 - 1, got {self.seed}")
         _require(self.workers >= 0, f"--workers must not be negative, got {self.workers}")
         _require(self.keep >= 1, f"--keep must be at least 1, got {self.keep}")
-        whole = self.gpus_per_trial <= 1 or self.gpus_per_trial == int(self.gpus_per_trial)
-        _require(
-            self.gpus_per_trial > 0 and whole,
-            f"--gpus-per-trial is a share of one GPU or a whole number of them, got {self.gpus_per_trial:g}",
-        )
+        _require_gpus(self.gpus_per_trial)
         valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
         _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")
         _require_view(self.view)
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether several trials may run on one GPU."""
+        return self.gpus_per_trial is None or self.gpus_per_trial < 1
 
     def require_bounds(self, metric: MetricFacts) -> None:
         """Raise `StudyError` for a bound of the other kind of metric, or one that no score or every score passes."""
@@ -170,6 +175,14 @@ def parse_pixels(text: str) -> int:
         raise StudyError(f"--image-size {text!r} is neither a number of pixels nor auto") from None
 
 
+def parse_gpus(text: str) -> float | None:
+    """A number of GPUs or a share of one, None for "auto". Raises `StudyError`."""
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError:
+        raise StudyError(f"--gpus-per-trial {text!r} is neither a number of GPUs nor auto") from None
+
+
 def budget_change(text: str | float) -> Callable[[float], float]:
     """What becomes of a budget in seconds: "+5m" extends it, "10m" replaces it. Raises `StudyError`."""
     extends = isinstance(text, str) and text.strip().startswith("+")
@@ -191,6 +204,12 @@ def _require_view(name: str) -> None:
     views = ("auto", *get_args(View))
     if name not in views:
         raise unknown_name("view", name, views)
+
+
+def _require_gpus(count: float | None) -> None:
+    if count is not None:
+        possible = 0 < count <= 1 or (1 < count < math.inf and count == int(count))
+        _require(possible, f"--gpus-per-trial is auto, a share of one GPU or a whole number of them, got {count:g}")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -20,7 +20,7 @@ from autoft.parts.cut import Cut
 from autoft.parts.host import Host
 from autoft.parts.network import Network
 from autoft.store import Checkpoint
-from autoft.study.machine import peak_memory
+from autoft.study.machine import MIB, peak_memory
 from autoft.study.run import Run
 from autoft.system.disk_cache import cache_root
 from autoft.system.signals import Cancelled
@@ -191,8 +191,16 @@ class Bench:
 
 
 def memory() -> dict[str, Scalar]:
-    """Peak resident memory of this process in MiB, and of the GPU when there is one."""
-    facts: dict[str, Scalar] = {"peak_rss_mib": peak_memory() // 2**20}
-    if torch.cuda.is_available():
-        facts["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // 2**20
+    """Peak memory of this process in MiB: resident, and where it has used a GPU what tensors took of that.
+
+    With it the most that was reserved for them, what all else takes of the GPU now (the contexts of CUDA, this process'
+    among them, and other processes), and how much the GPU has.
+    """
+    facts: dict[str, Scalar] = {"peak_rss_mib": peak_memory() // MIB}
+    if torch.cuda.is_initialized():
+        free, card = torch.cuda.mem_get_info()
+        facts["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // MIB
+        facts["reserved_gpu_mib"] = torch.cuda.max_memory_reserved() // MIB
+        facts["others_gpu_mib"] = (card - free - torch.cuda.memory_reserved()) // MIB
+        facts["card_gpu_mib"] = card // MIB
     return facts
