@@ -197,7 +197,7 @@ def memory() -> dict[str, Scalar]:
     among them, and other processes), and how much the GPU has.
     """
     facts: dict[str, Scalar] = {"peak_rss_mib": peak_memory() // MIB}
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         free, card = torch.cuda.mem_get_info()
         facts["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // MIB
         facts["reserved_gpu_mib"] = torch.cuda.max_memory_reserved() // MIB
