@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
     runner: str
     workers: int
     gpus_per_trial: str | float | None
+    precision: str
     keep: int
     exporter: str | Sequence[str]
     batched: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import timm
@@ -13,6 +13,7 @@ from autoft.builtin.freeze import START, Full
 from autoft.media.image.batches import Images, TrainingStream
 from autoft.parts.network import Network
 from autoft.tasks.single_label import SingleLabel
+from autoft.train.arithmetic import Arithmetic, usual
 from autoft.train.classifier import Classifier
 from autoft.train.gradient import GradientRun
 from autoft.values.backbone import InputSpec
@@ -58,13 +59,20 @@ class Subject:
         """Pixels of a side."""
         return self.images.pixels.shape[1]
 
-    def run(self, depth: int = 0, batch: int = 32, augment: str = "none") -> GradientRun:
-        """Training of the stages from number `depth` on, as the freeze strategy `full` trains them."""
+    def run(
+        self, depth: int = 0, batch: int = 32, augment: str = "none", arithmetic: Arithmetic | None = None
+    ) -> GradientRun:
+        """Training of the stages from number `depth` on, as the freeze strategy `full` trains them.
+
+        In an arithmetic, or in what is usual on the device.
+        """
+        arithmetic = arithmetic or usual(self.network, self.images.device)
         count = len(self.images.pixels)
         plan = Full().plan(
             self.network.stages[depth:],
             {"learning_rate": 1e-4, "layer_decay": 0.8, **START, "batch_size": batch, "augment": augment},
         )
-        stream = TrainingStream(self.images, np.arange(count), np.arange(count) % CLASSES, plan.recipe, 0)
-        classifier = Classifier.of(self.network, CLASSES).to(self.images.device)
-        return GradientRun(classifier, plan, stream, TASK)
+        images = replace(self.images, layout=arithmetic.memory_format)
+        stream = TrainingStream(images, np.arange(count), np.arange(count) % CLASSES, plan.recipe, 0)
+        classifier = Classifier.of(self.network, CLASSES).to(images.device).to(memory_format=arithmetic.memory_format)
+        return GradientRun(classifier, plan, stream, TASK, arithmetic)

@@ -18,6 +18,7 @@ from autoft.media.image.resident import Resident
 from autoft.parts.network import Network
 from autoft.tasks.single_label import SingleLabel
 from autoft.testing.training import everything, small_network
+from autoft.train.arithmetic import Arithmetic
 from autoft.train.captured import EAGER_STEPS
 from autoft.train.classifier import Classifier
 from autoft.train.gradient import GradientRun
@@ -43,7 +44,7 @@ def training(change: Callable[[nn.Module], nn.Module] = lambda module: module, a
     images = Images(pixels, network.input, device, resident=torch.from_numpy(pixels).to(device))  # type: ignore[arg-type]
     stream = TrainingStream(images, np.arange(COUNT), np.arange(COUNT) % 2, recipe, 0)
     task = SingleLabel().on(Targets("single_label", "one_of", ("a", "b")))
-    return GradientRun(Classifier.of(network, 2).to(device), plan, stream, task)
+    return GradientRun(Classifier.of(network, 2).to(device), plan, stream, task, Arithmetic("bf16"))
 
 
 def eager(run: GradientRun) -> GradientRun:

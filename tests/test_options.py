@@ -50,6 +50,7 @@ WRITTEN: dict[str, tuple[str, Any]] = {
     "runner": ("inline", "inline"),
     "workers": ("3", 3),
     "gpus_per_trial": ("0.5", 0.5),
+    "precision": ("bf16", "bf16"),
     "keep": ("2", 2),
     "exporter": ("onnx,mine", ["onnx", "mine"]),
     "batched": ("", True),

@@ -40,7 +40,14 @@ FOREVER = 1e12
 
 @pytest.fixture
 def run(tiny_images, tmp_path):
-    study = Study(data=str(tiny_images), plugins=(ZOO,), backbones=("small/*",), image_size=64, runner="inline")
+    study = Study(
+        data=str(tiny_images),
+        plugins=(ZOO,),
+        backbones=("small/*",),
+        image_size=64,
+        runner="inline",
+        precision="fp32",  # in which results are compared to the last places
+    )
     host = Host.discover(study.plugins)
     now = time.time()
     sitting = Sitting(host, InlineRunner(), Silent(), Stopwatch(now), RunClock(now, study.time))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import random
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +28,17 @@ from autoft.study.run import Run
 from autoft.study.shortlist import candidates
 from autoft.study.study import Study
 from autoft.system.clock import RunClock
+from autoft.system.disk_cache import cache_root
 from autoft.system.screen import Silent
 from autoft.system.signals import Cancelled
 from autoft.system.stopwatch import Stopwatch
+from autoft.train import precision
+from autoft.train.arithmetic import Arithmetic
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
 from autoft.train.job import Job
+from autoft.train.precision import Timing
 from autoft.train.worker import Worker
 from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.codec import encode
@@ -49,7 +54,14 @@ FOREVER = 1e12
 
 @pytest.fixture
 def run(tiny_images, tmp_path):
-    study = Study(data=str(tiny_images), plugins=(ZOO,), backbones=("small/*",), image_size=64, runner="inline")
+    study = Study(
+        data=str(tiny_images),
+        plugins=(ZOO,),
+        backbones=("small/*",),
+        image_size=64,
+        runner="inline",
+        precision="fp32",  # in which results are compared to the last places
+    )
     host = Host.discover(study.plugins)
     now = time.time()
     sitting = Sitting(host, InlineRunner(), Silent(), Stopwatch(now), RunClock(now, study.time))
@@ -112,6 +124,43 @@ def test_what_trains_is_what_the_plan_says(run, worker, family, freeze):
     assert len(moved) > len(planned) / 2
     assert set(saved(run, 0).model) == {f"backbone.{name}" for name in planned} | {"head.weight", "head.bias"}
     assert all(torch.equal(network.module.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def with_precision(run, asked: str):
+    return replace(run, record=replace(run.record, study=replace(run.record.study, precision=asked)))
+
+
+def faster(monkeypatch, arithmetic: Arithmetic) -> None:
+    """From now on, steps are measured to be fastest so."""
+    usually = Arithmetic("fp32", "channels_last")
+    timings = (Timing(usually, 0.2), Timing(arithmetic, 0.2 if arithmetic == usually else 0.1))
+    monkeypatch.setattr(precision, "measure", lambda subject, most, check: timings)
+
+
+@pytest.mark.parametrize("family", ["test_resnet", "test_vit"])
+def test_a_trial_goes_on_in_the_arithmetic_that_it_began_in(run, monkeypatch, family):
+    run = with_precision(run, "auto")
+    worker = Worker(shop_of(run))
+    began, later = Arithmetic("bf16", "contiguous"), Arithmetic("fp32", "channels_last")
+    faster(monkeypatch, began)
+    halting, straight = (trial(run, number, family, "full", augment="none") for number in (0, 1))
+    first = execute(worker, halting, 0.0, 1.0)
+    at_once = execute(worker, straight, 0.0, 2.0)
+    shutil.rmtree(cache_root() / "precision")
+    faster(monkeypatch, later)
+    other_process = Worker(shop_of(run))
+    second, plain = execute(other_process, halting, 1.0, 2.0), trial(run, 2, family, "full", augment="none")
+    assert [first.facts["precision"], second.facts["precision"]] == [str(began)] * 2
+    assert (second.facts["precision_why"], second.score) == ("as the trial began", pytest.approx(at_once.score))
+    assert execute(other_process, plain, 0.0, 2.0).facts["precision"] == str(later)
+    weights = {number: saved(run, number).model for number in (0, 1, 2)}
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    assert any(not torch.equal(tensor, weights[2][name]) for name, tensor in weights[0].items())
+
+
+def test_what_a_study_asks_for_is_what_its_trials_train_in(run):
+    report = execute(Worker(shop_of(with_precision(run, "bf16"))), trial(run, 0, "test_resnet", "full"), 0.0, 1.0)
+    assert (report.facts["precision"], report.facts["precision_why"]) == ("bf16, channels last", "asked for")
 
 
 @pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
@@ -487,7 +536,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(run, worker):
     from autoft.train.by_gradient import _run_of
 
     of = trial(run, 0, "test_resnet", "full", head_init="ridge")
-    training = _run_of(worker.shop.bench(Job(Slice(of, 0.0, 1.0, FOREVER), 0.0)))
+    training = _run_of(worker.shop.bench(Job(Slice(of, 0.0, 1.0, FOREVER), 0.0)), None, Arithmetic())
     images, labels = training.stream.batch(0)
 
     def gradients():

@@ -29,6 +29,7 @@ PERMISSIVE = (
 )
 SEEDS = 2**63
 """As many as torch and numpy tell apart, and as every reader of JSON can be expected to keep."""
+PRECISIONS = ("auto", "fp32", "bf16")
 CORE_EXPORTER = "onnx"
 """The exporter of what every bundle is made of."""
 
@@ -41,9 +42,9 @@ class Study:
 
     `task` "auto" is chosen by the labels, `metric` "auto" is the task's first, `image_size` 0 and `view` "auto" are
     chosen from the images, `workers` 0 is one a core, or as many as `gpus_per_trial` makes of the GPUs, which is None
-    for "auto". `licenses` are SPDX identifiers, "permissive" for the usual ones, "any" for all. The core of the
-    exporter "onnx" is always there, the others' files stand beside it. `data` is an argument of its own, `plugins` the
-    `-p` of all commands.
+    for "auto". `precision` "auto" is measured for each backbone. `licenses` are SPDX identifiers, "permissive" for the
+    usual ones, "any" for all. The core of the exporter "onnx" is always there, the others' files stand beside it.
+    `data` is an argument of its own, `plugins` the `-p` of all commands.
     """
 
     data: str
@@ -73,6 +74,7 @@ class Study:
         float | None,
         Option("Below 1 trials share a GPU; auto measures how many.", "X", default="auto", read=parse_gpus),
     ] = None
+    precision: Annotated[str, Option("Of training steps: auto, which measures, fp32 or bf16.", "NAME")] = "auto"
     keep: Annotated[int, Option("Checkpoints to keep, best first.", "N")] = 5
     exporter: Annotated[tuple[str, ...], Option("Also write what these make.", "NAME,...")] = (CORE_EXPORTER,)
     batched: Annotated[bool, Option("model.onnx takes a batch of equal-sized images.")] = False
@@ -89,6 +91,8 @@ class Study:
         valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
         _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")
         _require_view(self.view)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
 
     @property
     def shares_gpus(self) -> bool:

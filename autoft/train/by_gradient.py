@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from autoft.media.image.batches import TrainingStream
 from autoft.store import Checkpoint
+from autoft.train.arithmetic import Arithmetic
 from autoft.train.classifier import Classifier
 from autoft.train.closed_form import closed_form_head
 from autoft.train.curve import Curve
@@ -34,7 +36,9 @@ LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
 def fit_by_gradient(bench: Bench) -> Report:
     """Train until the slice ends or its deadline comes, then checkpoint and score."""
     shop = bench.shop
-    run = _run_of(bench)
+    checkpoint = shop.checkpoints.load_latest(bench.trial.id)
+    choice = bench.arithmetic(checkpoint)
+    run = _run_of(bench, checkpoint, choice.arithmetic)
     run.at_once = bench.images_at_once or run.at_once
     validation = shop.validation
     if bench.job.seconds_left <= (bench.image_seconds or 0.0) * len(validation):
@@ -42,7 +46,8 @@ def fit_by_gradient(bench: Bench) -> Report:
     saver = _Saver(bench)
     with entrance(bench, run.classifier) as into:
         run.enter(into)
-        pace, facts = _advance(bench, run, into, saver)
+        with choice.arithmetic.training(shop.device):
+            pace, facts = _advance(bench, run, into, saver)
         bench.held_at_once(run.at_once)
         outputs, scoring = _outputs(bench, run, into)
     if run.without_moments:
@@ -51,21 +56,26 @@ def fit_by_gradient(bench: Bench) -> Report:
     ended = run.step >= round(bench.plan.recipe.passes * run.stream.steps_per_pass)
     saver.save(run, {} if ended else run.training_tensors(), outputs)
     costs = Costs(pace.steady, run.stream.steps_per_pass, scoring, saver.seconds, bench.image_seconds or 0.0)
+    facts |= choice.facts
     return Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts, costs=costs)
 
 
-def _run_of(bench: Bench) -> GradientRun:
-    """The trial as its checkpoint left it; from the start when it is new or its checkpoint is gone."""
+def _run_of(bench: Bench, checkpoint: Checkpoint | None, arithmetic: Arithmetic) -> GradientRun:
+    """The trial as its checkpoint left it; from the start when it is new or its checkpoint is gone.
+
+    What trains is laid out in memory as the arithmetic says; what is only scored stays as it is for everybody.
+    """
     shop, plan, dataset = bench.shop, bench.plan, bench.shop.dataset
     rows, targets = dataset.rows("train"), dataset.targets("train")
-    stream = TrainingStream(bench.images, rows, targets, plan.recipe, bench.trial.seed)
-    checkpoint = shop.checkpoints.load_latest(bench.trial.id)
-    if checkpoint is None:
-        return GradientRun(_beginning(bench).to(shop.device), plan, stream, shop.task)
-    require_same_weights(bench.network, checkpoint)
-    fresh = Classifier.of(bench.network, shop.task.outputs).to(shop.device)
-    run = GradientRun(fresh, plan, stream, shop.task)
-    run.go_on(checkpoint.step, checkpoint.model, checkpoint.training)
+    images = replace(bench.images, layout=arithmetic.memory_format)
+    stream = TrainingStream(images, rows, targets, plan.recipe, bench.trial.seed)
+    if checkpoint is not None:
+        require_same_weights(bench.network, checkpoint)
+    classifier = _beginning(bench) if checkpoint is None else Classifier.of(bench.network, shop.task.outputs)
+    classifier.to(shop.device).to(memory_format=arithmetic.memory_format)
+    run = GradientRun(classifier, plan, stream, shop.task, arithmetic)
+    if checkpoint is not None:
+        run.go_on(checkpoint.step, checkpoint.model, checkpoint.training)
     return run
 
 

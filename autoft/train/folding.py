@@ -21,6 +21,9 @@ from torch import Tensor, nn
 PROBED: Final = 2
 """Images that a folded network is tried on."""
 
+FOLDED_FROM_PIXELS: Final = 2**18
+"""Of the images that go through at a time; for fewer the products of weights take longer than what they save."""
+
 TOLERANCE: Final = 1e-2
 """Of the greatest output: convolutions on a GPU round to ten bits."""
 

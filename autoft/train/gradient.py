@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import Task
+from autoft.train.arithmetic import Arithmetic
 from autoft.train.average import Average
 from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
-from autoft.train.folding import fold_norms
+from autoft.train.folding import FOLDED_FROM_PIXELS, fold_norms
 from autoft.train.prefix import Entrance
 from autoft.train.readings import Readings, StepTaken
 from autoft.values.plan import ParameterGroup, Plan
 from autoft.values.space import Scalar
 
 GRADIENT_CLIP = 1.0
-FOLDED_FROM_PIXELS = 2**18
 
 
 class GradientRun:
@@ -32,8 +32,15 @@ class GradientRun:
     can be, and read some steps later.
     """
 
-    def __init__(self, classifier: Classifier, plan: Plan, stream: TrainingStream, task: Task) -> None:
-        self.classifier, self.plan, self.stream = classifier, plan, stream
+    def __init__(
+        self,
+        classifier: Classifier,
+        plan: Plan,
+        stream: TrainingStream,
+        task: Task,
+        arithmetic: Arithmetic = Arithmetic(),  # noqa: B008  frozen
+    ) -> None:
+        self.classifier, self.plan, self.stream, self.arithmetic = classifier, plan, stream, arithmetic
         self.step = 0
         self.at_once = stream.images.at_once
         """How many images go through at a time; halved when the memory of the device does not suffice."""
@@ -172,7 +179,7 @@ class GradientRun:
     def _in_parts(self, images: Tensor, targets: Tensor, size: int) -> Tensor:
         total = torch.zeros((), device=images.device)
         for part, wanted in zip(torch.split(images, size), torch.split(targets, size), strict=True):
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+            with self.arithmetic.autocast(images.device):
                 loss = self._task.loss(self._forward(part), wanted, self.plan.recipe)
             loss = loss * (len(part) / len(images))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -188,7 +195,7 @@ class GradientRun:
         return self.scored().changed(self.plan)
 
     def training_tensors(self) -> dict[str, Tensor]:
-        """What going on needs besides: the raw weights and AdamW's moments."""
+        """What going on needs besides: the raw weights, AdamW's moments, and what steps are computed in."""
         raw = {f"raw.{name}": tensor for name, tensor in self.classifier.trained(self.plan).items()}
         state = self._optimizer.state
         moments = {
@@ -196,7 +203,7 @@ class GradientRun:
             for name, parameter in self.classifier.named_parameters()
             for kind, tensor in state.get(parameter, {}).items()
         }
-        return {**raw, **moments}
+        return {**raw, **moments, **self.arithmetic.note(self._scalars.device)}
 
     def go_on(self, passes: float, model: Mapping[str, Tensor], training: Mapping[str, Tensor]) -> None:
         """Continue from a checkpoint taken after `passes`; its `model` tensors are the averaged ones.

@@ -24,10 +24,13 @@ from autoft.study.machine import MIB, peak_memory
 from autoft.study.run import Run
 from autoft.system.disk_cache import cache_root
 from autoft.system.signals import Cancelled
+from autoft.train.arithmetic import begun
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.halves import in_halves
 from autoft.train.job import Job
+from autoft.train.precision import Choice, Precision
+from autoft.train.step_timing import Subject
 from autoft.values.plan import Plan
 from autoft.values.space import Scalar
 from autoft.values.trial import Parent, Trial
@@ -53,6 +56,7 @@ class Workshop:
         self.device = torch.device(record.machine.device)
         self.features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
         self.prefixes = cache_root() / "prefixes"
+        self.precision = Precision(cache_root() / "precision", record.study.precision)
         self.image_seconds: dict[tuple[str, int], float] = {}
         """What one image's forward pass was measured to take, by backbone and input size."""
         self.at_once: dict[tuple[str, int], int] = {}
@@ -175,6 +179,16 @@ class Bench:
     def image_seconds(self) -> float | None:
         """Seconds of one image's forward pass at this size; None before it was measured."""
         return self.shop.image_seconds.get((self.trial.backbone, self.trial.image_size))
+
+    def arithmetic(self, checkpoint: Checkpoint | None) -> Choice:
+        """What the trial's steps are computed in: that of the checkpoint it goes on from, or what is chosen now."""
+        device, images = self.shop.device, self.images
+        if checkpoint and (before := begun(checkpoint.training, self.network, device)):
+            return Choice(before, "as the trial began")
+        batch = min(self.plan.recipe.batch_size, len(self.shop.dataset.rows("train")))
+        at_once = batch if self.plan.batch_norm == "train" else min(batch, self.images_at_once or images.at_once)
+        subject = Subject(self.trial.backbone, self.network, self.trial.image_size, at_once, device)
+        return self.shop.precision.choice(subject, self.job.seconds_left, self.shop.check)
 
     def measured(self, image_seconds: float) -> None:
         """One image's forward pass has just taken so long."""
