@@ -124,6 +124,8 @@ def faults(tmp_path_factory):
 def test_a_worker_without_the_plugins_of_the_driver_ends_the_search_and_fails_no_trial(tmp_path, monkeypatch):
     from autoft import PluginError, Slice, Trial
     from autoft.runners import ray as subject
+    from autoft.runners.base import Site
+    from autoft.study.record import Machine
     from autoft.values.codec import encode
 
     def refuse(*arguments):
@@ -134,10 +136,91 @@ def test_a_worker_without_the_plugins_of_the_driver_ends_the_search_and_fails_no
     worker = object.__new__(subject._SliceTrainable)  # without Tune around it
     worker.setup({"errand": encode(errand)})
     result = worker.step()
-    adapter = subject._Adapter(None, None, None)
+    adapter = subject._Adapter(None, Site(tmp_path, Machine("ray", 1, 1, "cpu"), 0.0), None)
     adapter.on_trial_complete("tune's", result)
     assert (str(adapter.error), adapter.error.exit_code) == ("plugin 'mine' changed during the search", 2)
     assert "report" not in result
+
+
+def test_a_slice_that_a_worker_left_for_a_better_seat_goes_to_the_next(tmp_path):
+    from autoft import DONE, Report, Slice, Trial
+    from autoft.parts.host import Host
+    from autoft.runners import ray as subject
+    from autoft.runners.base import Site
+    from autoft.study.record import Machine
+    from autoft.system.screen import Silent
+    from autoft.values.codec import decode, encode
+
+    class Search:
+        host, screen = Host.from_refs(()), Silent()
+
+        def __init__(self):
+            self.begun, self.told = [], []
+            self._answers = [DONE, Slice(Trial(0, "b", "f", 64, {}, 0), 0.0, 1.0, 1e12)]
+
+        def ask(self):
+            return self._answers.pop()
+
+        def began(self, trial):
+            self.begun.append(trial)
+
+        def tell(self, report):
+            self.told.append(report.trial)
+
+    search = Search()
+
+    site, mark = Site(tmp_path, Machine("ray", 2, 1, "cuda", 1.0, 0.5, 1), 0.0), tmp_path / subject.WAITING
+    adapter = subject._Adapter(search, site, None, str(tmp_path))
+    first = adapter.suggest("one")
+    assert mark.exists()
+    assert adapter.suggest("more") is None  # one a GPU to begin with
+    adapter.died("one", f"Could not re-use actor: Trainable runner reuse {subject.NOT_TAKEN}.")
+    assert (search.told, mark.exists()) == ([], False)
+    assert adapter.suggest("two") == first
+    adapter.began("two")
+    assert (search.begun, mark.exists()) == ([0], False)
+    where = subject.Where(0, True, 3.0)
+    result = {"report": encode(Report(0, "finished", 1.0, 0.5, 2.0)), "where": encode(where)}
+    assert decode(subject.Where, result["where"]) == where
+    adapter.on_trial_complete("two", result)
+    assert (search.told, adapter.error) == ([0], None)
+    assert adapter.suggest("three") == "FINISHED"
+
+
+@pytest.mark.parametrize("obstacle", ["no place for its sockets", None])
+def test_what_was_started_for_ray_ends_where_ray_does_not_start(monkeypatch, obstacle):
+    from autoft.errors import StudyError
+    from autoft.runners import ray as subject
+
+    class Mps:
+        seen = ()
+
+        def start(self):
+            Mps.seen = (*Mps.seen, "started")
+
+        def close(self):
+            Mps.seen = (*Mps.seen, "closed")
+
+    def refuse(**options):
+        raise RuntimeError("no")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(subject, "ray_obstacle", lambda: obstacle)
+    monkeypatch.setattr(subject, "_import_worker", lambda: None)
+    monkeypatch.setattr(subject.ray, "init", refuse)
+    with pytest.raises(StudyError, match="Ray cannot start"):
+        subject.RayRunner(Mps()).warm_up(1)
+    assert Mps.seen == (() if obstacle else ("started", "closed"))
+
+
+@pytest.mark.parametrize(("gpus_per_trial", "starts"), [(None, True), (0.5, True), (1.0, False), (2.0, False)])
+def test_mps_is_for_searches_that_share_a_gpu(gpus_per_trial, starts):
+    from autoft.engine import engine
+    from autoft.study.study import Study
+    from autoft.system.screen import Silent
+
+    runner = engine._runner_named("ray", Study("photos", gpus_per_trial=gpus_per_trial), Silent())
+    assert (runner._mps is not None) == starts
 
 
 @pytest.mark.slow

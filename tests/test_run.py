@@ -56,6 +56,14 @@ def test_one_that_did_not_know_shares_yet_is_read_too(tmp_path: Path) -> None:
     assert opened(tmp_path, study).record.machine == Machine("ray", 3, 2, "cuda")
 
 
+def test_a_number_of_gpus_is_kept_and_auto_is_written_as_none(tmp_path: Path) -> None:
+    run = opened(tmp_path, FIRST)
+    assert (run.record.study.gpus_per_trial, run.record.machine.measured) == (1.0, 0)
+    shared = replace(run.record.study, gpus_per_trial=None)
+    replace(run, record=replace(run.record, study=shared)).save()
+    assert Run.open(tmp_path).record.study == shared
+
+
 @pytest.mark.parametrize(
     "study",
     [

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from autoft import Report, Slice, Trial
 from autoft.runners.places import Ended, Places, SharedGpus, Where, pace, there
+from autoft.runners.seats import is_better_free, take_seat
 from autoft.runners.sharing import LAST_CHECK, WORTH, Footprint, Occupancy, Pace, Shared, Sharing, Span
 from autoft.study.record import Machine
 from autoft.values.trial import Costs
@@ -213,6 +214,16 @@ def test_a_worker_that_starts_is_not_there_yet():
     probe = Report(0, "finished", 1.0, 0.5, 7.0)
     assert there(slice_, Ended(probe, 50.0, known), taken=42.5) == Span(42.5, 50.0, 1)
     assert there(slice_, Ended(probe, 50.0, new), taken=10.0) == Span(43.0, 50.0, 1)
+
+
+def test_workers_take_the_gpu_with_the_fewest(tmp_path):
+    seats = [take_seat(tmp_path, 3) for _ in range(5)]
+    assert [(seat.row, seat.gpu) for seat in seats] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert not any(is_better_free(seat, tmp_path, 3) for seat in seats)
+    seats[2].held.close()  # its process has ended
+    assert [is_better_free(seat, tmp_path, 3) for seat in seats[:2] + seats[3:]] == [False, False, True, True]
+    again = take_seat(tmp_path, 3)
+    assert (again.row, again.gpu) == (0, 2)
 
 
 # ---------------------------------------------------------------- all of it, on cards with workers that start

@@ -312,6 +312,7 @@ class _Adapter(Searcher):
         if trial_id in self._running and NOT_TAKEN in said:
             self._again.append(self._running.pop(trial_id))
             self._places.leave(trial_id, None)
+            self._mark_waiting()
         elif sent := self._running.get(trial_id):
             cause = cause_of_death(said, self._logs, self._oom_kills)
             self._oom_kills = oom_kills()
