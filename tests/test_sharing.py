@@ -224,6 +224,8 @@ def test_workers_take_the_gpu_with_the_fewest(tmp_path):
     assert [is_better_free(seat, tmp_path, 3) for seat in seats[:2] + seats[3:]] == [False, False, True, True]
     again = take_seat(tmp_path, 3)
     assert (again.row, again.gpu) == (0, 2)
+    for seat in (*seats, again):
+        seat.held.close()
 
 
 # ---------------------------------------------------------------- all of it, on cards with workers that start
