@@ -9,7 +9,7 @@ import numpy as np
 import timm
 import torch
 
-from autoft.builtin.freeze import START, Full
+from autoft.builtin.freeze import Full
 from autoft.media.image.batches import Images, TrainingStream
 from autoft.parts.network import Network
 from autoft.tasks.single_label import SingleLabel
@@ -68,10 +68,9 @@ class Subject:
         """
         arithmetic = arithmetic or usual(self.network, self.images.device)
         count = len(self.images.pixels)
-        plan = Full().plan(
-            self.network.stages[depth:],
-            {"learning_rate": 1e-4, "layer_decay": 0.8, **START, "batch_size": batch, "augment": augment},
-        )
+        (start, *_) = Full().space().starts
+        params = {**start, "learning_rate": 1e-4, "batch_size": batch, "augment": augment}
+        plan = Full().plan(self.network.stages[depth:], params)
         images = replace(self.images, layout=arithmetic.memory_format)
         stream = TrainingStream(images, np.arange(count), np.arange(count) % CLASSES, plan.recipe, 0)
         classifier = Classifier.of(self.network, CLASSES).to(images.device).to(memory_format=arithmetic.memory_format)
