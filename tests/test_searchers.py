@@ -246,3 +246,34 @@ def test_what_fails_without_parameters_is_not_tried_again():
         play.report(answer, 0.0, event="failed")
         tried.append(answer.trial.freeze)
     assert sorted(tried) == ["fixed", "free", "free"]
+
+
+def races(a_pass: float, besides: float) -> tuple[list[Slice], Play]:
+    """The slices of a race in which a pass and all else in a slice take so many seconds."""
+    play = Play(problem(("z/a",)), deadline=100.0)
+    play.probes({"z/a": 0.5})
+    slices = []
+    while isinstance(play.ask(), Slice):
+        slices.append(asked := play.start())
+        seconds = besides + a_pass * (asked.until - asked.start)
+        score = 0.6 + asked.trial.id % 7 / 100
+        play.report(asked, score, seconds, costs=Costs(step=a_pass / 10, steps_a_pass=10))
+    return slices, play
+
+
+def test_where_passes_cost_next_to_nothing_slices_are_long():
+    slices, play = races(a_pass=0.02, besides=1.0)
+    assert {slice_.until for slice_ in slices[2:]} == {RUNGS[-1]}
+    raced = [record for record in play.ledger.trials.values() if record.trial.freeze != "probe"]
+    assert all(record.step == RUNGS[-1] for record in raced), "the first ones go on to the same rung"
+    assert len(raced) > 50
+
+
+def test_where_passes_take_as_long_as_all_else_slices_begin_short():
+    slices, _ = races(a_pass=1.0, besides=0.9)
+    assert {slice_.until for slice_ in slices if slice_.start == 0.0} == {RUNGS[0]}
+
+
+def test_a_rung_between_the_two_is_found():
+    slices, _ = races(a_pass=0.2, besides=1.0)
+    assert {slice_.until for slice_ in slices[2:] if slice_.start == 0.0} == {RUNGS[2]}

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from autoft import (
     DONE,
@@ -40,6 +41,8 @@ RACE_SHARE = 0.4
 MIN_SLICE_SECONDS = 2.0
 TOO_LATE_SECONDS = 5.0
 WORTH_PASSES = 0.5  # less of a pass is not worth starting a slice for
+# Slices that must have ended before one says what they cost besides their passes: the first build and load.
+SLICES_TO_JUDGE_BY = 2
 EPSILON = 1e-6
 FAILURES_BORNE = 2
 
@@ -136,7 +139,8 @@ class _Race:
             reached = [record for record in self._raced() if record.step >= RUNGS[rung] - EPSILON]
             reached.sort(key=lambda record: -_score_at(record, RUNGS[rung]))
             top = reached[: math.floor(len(reached) * KEEP[rung])]
-            for record in top:
+            short = [record for record in reached if rung < self._first_rung(record.trial.backbone)]
+            for record in (*top, *short):
                 if record.step < RUNGS[rung + 1] - EPSILON and self._can_go_on(record):
                     return self._go_on(record)
         return None
@@ -215,13 +219,35 @@ class _Race:
         records = (record for record in self.ledger.trials.values() if record.trial.backbone == backbone)
         return max((record.costs.scoring for record in records), default=0.0)
 
+    def _first_rung(self, backbone: str) -> int:
+        """The number of the first rung whose passes take as long as all else in a slice, the last one at most.
+
+        On a GPU a pass over few images takes some hundredths of a second, and building, loading, scoring and saving one
+        whole: then a slice of one pass is time thrown away, and whatever stands below that rung goes on to it.
+        """
+        return self._first_rungs.get(backbone, 0)
+
+    @cached_property
+    def _first_rungs(self) -> dict[str, int]:
+        rungs = {}
+        for backbone, cost in {one.backbone: one.cost for one in self.problem.candidates}.items():
+            a_pass = self._pass_seconds(backbone, cost)
+            own = [record for record in self._raced() if record.trial.backbone == backbone]
+            besides = [seconds for record in own for seconds in _seconds_besides(record, a_pass)]
+            if a_pass > 0.0 and len(besides) >= SLICES_TO_JUDGE_BY:
+                enough = (number for number, rung in enumerate(RUNGS) if rung * a_pass >= min(besides))
+                rungs[backbone] = next(enough, len(RUNGS) - 1)
+        return rungs
+
     def _start(self, candidate: Candidate, params: Params) -> Slice:
         number = len(self.ledger.trials)
         trial = candidate.trial(number, params, self.problem.seed + number)
-        return Slice(trial, 0.0, RUNGS[0], self.clock.deadline)
+        until = 1.0 if candidate.fit == "closed_form" else RUNGS[self._first_rung(candidate.backbone)]
+        return Slice(trial, 0.0, until, self.clock.deadline)
 
     def _go_on(self, record: TrialRecord) -> Slice:
-        until = next((rung for rung in RUNGS if rung > record.step + EPSILON), 2 * record.step)
+        least = RUNGS[self._first_rung(record.trial.backbone)]
+        until = next((rung for rung in RUNGS if rung > record.step + EPSILON and rung >= least), 2 * record.step)
         return Slice(record.trial, record.step, until, self.clock.deadline)
 
     def _can_go_on(self, record: TrialRecord) -> bool:
@@ -280,6 +306,13 @@ def _score_at(record: TrialRecord, rung: float) -> float:
 def _pass_seconds(record: TrialRecord) -> float:
     """Seconds of one pass at the pace of steady steps; where no slice was long enough to tell, 0: worth another try."""
     return record.costs.a_pass or 0.0
+
+
+def _seconds_besides(record: TrialRecord, a_pass: float) -> Iterator[float]:
+    """What each slice of a trial took besides its passes."""
+    for slice_, report in zip(record.slices, record.reports, strict=False):
+        if report.score is not None:
+            yield max(0.0, report.seconds - a_pass * (report.step - slice_.start))
 
 
 def _has_more_time(record: TrialRecord, clock: Clock) -> bool:
