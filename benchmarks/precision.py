@@ -37,6 +37,7 @@ from autoft.train import precision, step_timing
 from autoft.train.arithmetic import Arithmetic, Layout, Numbers, candidates, usual
 from autoft.train.classifier import Classifier
 from autoft.train.gradient import GradientRun
+from autoft.values.space import Circumstances
 
 # Network, input size, images a step: on a core as many as go through at a time (`PIXELS_AT_ONCE`).
 SETTINGS = (
@@ -180,7 +181,7 @@ def accuracy(
     network: Network, seen: Drawn, further: Drawn, arithmetic: Arithmetic, seed: int, device: torch.device
 ) -> float:
     """The share of the further images that are right after `PASSES` of full fine-tuning; scored in fp32."""
-    plan = Full().plan(network.stages, Full().space().starts[0])
+    plan = Full().plan(network.stages, Full().space_for(Circumstances(images=len(seen.labels))).starts[0])
     images = Images(seen.pixels, network.input, device, arithmetic.memory_format)  # type: ignore[arg-type]
     stream = TrainingStream(images, np.arange(len(seen.labels)), seen.labels, plan.recipe, seed)
     run = GradientRun(Classifier.of(network, CLASSES).to(device), plan, stream, TASK, arithmetic)

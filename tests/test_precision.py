@@ -25,7 +25,7 @@ from autoft.values.backbone import InputSpec
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 FP32, BF16 = Arithmetic("fp32", "channels_last"), Arithmetic("bf16", "channels_last")
-ALL = (FP32, BF16, Arithmetic("fp32", "contiguous"), Arithmetic("bf16", "contiguous"))
+ALL = (FP32, BF16, Arithmetic("bf16", "contiguous"), Arithmetic("fp32", "contiguous"))
 SETTING = Setting("a core", 1, "2.14", "a/net", "0f", 64, 8)
 ENOUGH = 1e6
 WARM_UP = 0.3

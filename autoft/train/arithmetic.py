@@ -81,10 +81,10 @@ def candidates(network: Network, device: torch.device) -> tuple[Arithmetic, ...]
     """
     first = usual(network, device)
     other: Numbers = "bf16" if first.numbers == "fp32" else "fp32"
-    layouts: tuple[Layout, ...] = (
-        ("channels_last", "contiguous") if first.layout == "channels_last" else ("contiguous",)
-    )
-    return tuple(Arithmetic(numbers, layout) for layout in layouts for numbers in (first.numbers, other))
+    here = (first, Arithmetic(other, first.layout))
+    if first.layout == "contiguous":
+        return here
+    return (*here, Arithmetic(other, "contiguous"), Arithmetic(first.numbers, "contiguous"))
 
 
 def begun(training: Mapping[str, Tensor], network: Network, device: torch.device) -> Arithmetic | None:

@@ -16,7 +16,7 @@ from autoft.parts.cut import hold_norms
 from autoft.parts.network import Network
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.captured import EAGER_STEPS, Captured
-from autoft.train.folding import FOLDED_FROM_PIXELS, PROBED, fold_norms
+from autoft.train.folding import FOLDED_FROM_PIXELS, fold_norms
 
 
 class TooSlow(Exception):
@@ -49,7 +49,7 @@ class Rehearsal:
         self._parameters = [*self._module.requires_grad_().parameters()]
         self._device, self._size, self._until = device, subject.size, until
         if subject.batch * subject.size**2 >= FOLDED_FROM_PIXELS:
-            fold_norms(self._module, self._noise(PROBED))
+            fold_norms(self._module, self._noise(1))
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._warm: tuple[Arithmetic, Tensor, Captured] | None = None
         alone = device.type == "cpu" and torch.get_num_threads() == 1
