@@ -75,7 +75,7 @@ def measure(setting: str, steps: int, device: torch.device) -> Line:
             wait()
             found.append(steps * batch / (clock() - began))
     plain, folded = (round(statistics.median(found), 1) for found in rates)
-    return Line(setting, min(batch, runs[0].at_once) * size**2, plain, folded, runs[1].folded or 0)
+    return Line(setting, min(batch, runs[0].at_once) * size**2, plain, folded, len(runs[1].folded or ()))
 
 
 def main() -> int:

@@ -16,6 +16,11 @@ WITH_NORMS = ("test_resnet", "test_efficientnet", "test_byobnet")
 WITHOUT = ("test_vit", "test_convnext")
 
 
+def folded_in(module: nn.Module, images: Tensor) -> int:
+    """How many norms are folded."""
+    return len(fold_norms(module, images))
+
+
 def held(module: nn.Module) -> nn.Module:
     """With statistics and weights that are no identity, in train mode with norms held."""
     torch.manual_seed(0)
@@ -55,7 +60,7 @@ def test_a_folded_network_is_the_same_network(family: str) -> None:
     plain = held(timm.create_model(family, num_classes=0))
     folded, images = copy.deepcopy(plain), torch.randn(3, 3, 160, 160)
     norms = sum(isinstance(child, nn.BatchNorm2d) for child in plain.modules())
-    assert fold_norms(folded, images) == norms
+    assert folded_in(folded, images) == norms
     assert (norms > 0) == (family in WITH_NORMS)
     assert folded.state_dict().keys() == plain.state_dict().keys()
     assert_same(plain, folded, images)
@@ -109,21 +114,21 @@ def plain_norm(**options: bool) -> nn.Module:
 def test_what_is_no_plain_pair_stays_as_it_is(module: nn.Module) -> None:
     plain = held(module)
     tried, images = copy.deepcopy(plain), torch.randn(3, 3, 16, 16)
-    assert fold_norms(tried, images) == 0
+    assert folded_in(tried, images) == 0
     assert_same(plain, tried, images)
 
 
 def test_norms_that_train_their_statistics_are_not_folded() -> None:
     module = plain_norm().train()
-    assert fold_norms(module, torch.randn(3, 3, 16, 16)) == 0
+    assert folded_in(module, torch.randn(3, 3, 16, 16)) == 0
 
 
 def test_a_kernel_that_stands_still_needs_no_gradient_for_its_norm() -> None:
     module = held(plain_norm())
     module[0].weight.requires_grad_(False)
-    assert fold_norms(module, torch.randn(3, 3, 16, 16)) == 0
+    assert folded_in(module, torch.randn(3, 3, 16, 16)) == 0
     module[1].weight.requires_grad_(False)
-    assert fold_norms(module, torch.randn(3, 3, 16, 16)) == 1
+    assert folded_in(module, torch.randn(3, 3, 16, 16)) == 1
 
 
 def test_dropout_is_no_difference_and_random_numbers_are_left_as_they_were() -> None:
@@ -131,5 +136,15 @@ def test_dropout_is_no_difference_and_random_numbers_are_left_as_they_were() -> 
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    assert fold_norms(module, torch.randn(4, 3, 16, 16, generator=torch.Generator())) == 1
+    assert folded_in(module, torch.randn(4, 3, 16, 16, generator=torch.Generator())) == 1
     assert torch.equal(torch.rand(3), wanted)
+
+
+def test_unfolded_it_is_as_it_was_and_nothing_holds_it() -> None:
+    module, images = held(plain_norm()), torch.randn(3, 3, 16, 16)
+    before = module(images)
+    (pair,) = fold_norms(module, images)
+    assert "forward" in vars(module[0])
+    pair.unfold()
+    assert "forward" not in vars(module[0]) and "forward" not in vars(module[1])
+    assert torch.equal(module(images), before)

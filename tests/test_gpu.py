@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -132,6 +133,8 @@ class Hungry(nn.Module):
 
 
 def test_what_does_not_fit_into_memory_goes_in_halves() -> None:
+    gc.collect()  # what other tests have left
+    torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(3.5 * 2**30 / total)
     try:

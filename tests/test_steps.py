@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -167,3 +169,20 @@ def test_resident_pixels_make_the_same_batches() -> None:
     for step in range(5):
         for one, other in zip(stream.batch(step), of.batch(step), strict=True):
             torch.testing.assert_close(one, other)
+
+
+def test_a_closed_run_is_freed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU its graph holds all activations of a step; the collector of cycles may not come for minutes."""
+    monkeypatch.setattr("autoft.train.gradient.FOLDED_FROM_PIXELS", 0)
+    run = training()
+    gc.collect()
+    gc.disable()
+    try:
+        run.advance()
+        assert run.folded
+        held = [weakref.ref(part) for part in (run, run.classifier, run.scored())]
+        run.close()
+        del run
+        assert [part() for part in held] == [None, None, None]
+    finally:
+        gc.enable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from autoft.train.curve import Curve
 from autoft.train.gradient import GradientRun
 from autoft.train.job import TooLate
 from autoft.train.pace import Pace
+from autoft.train.precision import Choice
 from autoft.train.prefix import Entrance, entrance
 from autoft.train.workshop import Bench, memory, require_same_weights
 from autoft.values.plan import GradientHead
@@ -35,10 +37,14 @@ LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
 
 def fit_by_gradient(bench: Bench) -> Report:
     """Train until the slice ends or its deadline comes, then checkpoint and score."""
-    shop = bench.shop
-    checkpoint = shop.checkpoints.load_latest(bench.trial.id)
+    checkpoint = bench.shop.checkpoints.load_latest(bench.trial.id)
     choice = bench.arithmetic(checkpoint)
-    run = _run_of(bench, checkpoint, choice.arithmetic)
+    with closing(_run_of(bench, checkpoint, choice.arithmetic)) as run:
+        return _fit(bench, run, choice)
+
+
+def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
+    shop = bench.shop
     run.at_once = bench.images_at_once or run.at_once
     validation = shop.validation
     if bench.job.seconds_left <= (bench.image_seconds or 0.0) * len(validation):

@@ -29,7 +29,7 @@ TOLERANCE: Final = 1e-2
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     """A convolution and the norm that takes what it gives."""
 
     kernel: nn.Conv2d
@@ -56,32 +56,34 @@ class _Pair:
         return outputs
 
 
-def fold_norms(module: nn.Module, inputs: Tensor) -> int:
-    """Fold what can be folded in `module`, in the mode that it is in; how many norms come back.
+def fold_norms(module: nn.Module, inputs: Tensor) -> tuple[Pair, ...]:
+    """Fold what can be folded in `module`, in the mode that it is in; what was folded comes back.
+
+    Until it is unfolded a folded layer refers to itself: only the collector of cycles would free its tensors.
 
     `inputs` are a few images, or what the module takes. It is tried on them: unless the module still gives the same,
     it stays as it was. So a convolution is only folded when nothing but its norm takes what it gives.
     """
     inputs = inputs[:PROBED]
     with torch.no_grad(), _same_randomness(inputs.device) as begin_anew:
-        pairs = list(_pairs(module, inputs))
+        pairs = tuple(_pairs(module, inputs))
         begin_anew()
         wanted: Tensor = module(inputs)
         for pair in pairs:
             pair.fold()
         begin_anew()
         if _close(module(inputs), wanted):
-            return len(pairs)
+            return pairs
     for pair in pairs:
         pair.unfold()
-    return 0
+    return ()
 
 
-def _pairs(module: nn.Module, inputs: Tensor) -> Iterator[_Pair]:
+def _pairs(module: nn.Module, inputs: Tensor) -> Iterator[Pair]:
     """Convolutions and norms of one forward pass that are used once, one behind the other, and train together."""
     calls: Counter[nn.Module] = Counter()
     given: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    found: list[_Pair] = []
+    found: list[Pair] = []
 
     def gave(kernel: nn.Module, taken: object, output: Tensor) -> None:
         calls[kernel] += 1
@@ -90,7 +92,7 @@ def _pairs(module: nn.Module, inputs: Tensor) -> Iterator[_Pair]:
     def takes(norm: nn.Module, taken: tuple[Tensor, ...]) -> None:
         calls[norm] += 1
         if taken and id(taken[0]) in given:
-            found.append(_Pair(given[id(taken[0])][0], norm))  # type: ignore[arg-type]
+            found.append(Pair(given[id(taken[0])][0], norm))  # type: ignore[arg-type]
 
     with ExitStack() as stack:
         for child in module.modules():
@@ -102,7 +104,7 @@ def _pairs(module: nn.Module, inputs: Tensor) -> Iterator[_Pair]:
     return (pair for pair in found if calls[pair.kernel] == calls[pair.norm] == 1 and _can_fold(pair))
 
 
-def _can_fold(pair: _Pair) -> bool:
+def _can_fold(pair: Pair) -> bool:
     """Whether there are statistics and weights; a kernel that stands still must not need a gradient for its norm's."""
     norm = pair.norm
     has_all = norm.running_var is not None and norm.weight is not None

@@ -16,7 +16,7 @@ from autoft.train.arithmetic import Arithmetic
 from autoft.train.average import Average
 from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
-from autoft.train.folding import FOLDED_FROM_PIXELS, fold_norms
+from autoft.train.folding import FOLDED_FROM_PIXELS, Pair, fold_norms
 from autoft.train.prefix import Entrance
 from autoft.train.readings import Readings, StepTaken
 from autoft.values.plan import ParameterGroup, Plan
@@ -45,8 +45,8 @@ class GradientRun:
         self.at_once = stream.images.at_once
         """How many images go through at a time; halved when the memory of the device does not suffice."""
         classifier.prepare(plan)
-        self.folded: int | None = None
-        """How many held norms its convolutions do the part of; None before the first step."""
+        self.folded: tuple[Pair, ...] | None = None
+        """Convolutions that do the part of held norms; None before the first step."""
         self._task = task
         self._optimizer = classifier.optimizer(plan)
         names = {parameter: name for name, parameter in classifier.named_parameters()}
@@ -84,7 +84,7 @@ class GradientRun:
     @property
     def facts(self) -> Mapping[str, Scalar]:
         """How the device takes its steps, where that is not as on a CPU; and in parts of how many images, if halved."""
-        facts: dict[str, Scalar] = {"norms_folded": self.folded} if self.folded else {}
+        facts: dict[str, Scalar] = {"norms_folded": len(self.folded)} if self.folded else {}
         if self._queue is not None:
             facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {self.captured.obstacle}"
         if self.at_once < self.stream.images.at_once:
@@ -112,6 +112,13 @@ class GradientRun:
         if self._queue is not None:
             torch.cuda.current_stream().wait_stream(self._queue)
         return rest
+
+    def close(self) -> None:
+        """Free what the device holds, now and not when cycles are collected: no step comes after this."""
+        for pair in self.folded or ():
+            pair.unfold()
+        self.folded = ()
+        del self.captured
 
     @contextmanager
     def _queued(self) -> Iterator[None]:
@@ -142,7 +149,7 @@ class GradientRun:
         if self.folded is not None:
             return
         held, pixels = self.plan.batch_norm == "frozen", min(len(images), self.at_once) * images[0, 0].numel()
-        self.folded = fold_norms(self._forward, images) if held and pixels >= FOLDED_FROM_PIXELS else 0
+        self.folded = fold_norms(self._forward, images) if held and pixels >= FOLDED_FROM_PIXELS else ()
 
     def _set_scalars(self) -> float:
         """Bring this step's learning rates and the average's weight to the device; the greatest rate comes back."""

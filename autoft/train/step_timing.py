@@ -16,7 +16,7 @@ from autoft.parts.cut import hold_norms
 from autoft.parts.network import Network
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.captured import EAGER_STEPS, Captured
-from autoft.train.folding import FOLDED_FROM_PIXELS, fold_norms
+from autoft.train.folding import FOLDED_FROM_PIXELS, Pair, fold_norms
 
 
 class TooSlow(Exception):
@@ -48,8 +48,9 @@ class Rehearsal:
         hold_norms(self._module)
         self._parameters = [*self._module.requires_grad_().parameters()]
         self._device, self._size, self._until = device, subject.size, until
+        self._folded: tuple[Pair, ...] = ()
         if subject.batch * subject.size**2 >= FOLDED_FROM_PIXELS:
-            fold_norms(self._module, self._noise(1))
+            self._folded = fold_norms(self._module, self._noise(1))
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._warm: tuple[Arithmetic, Tensor, Captured] | None = None
         alone = device.type == "cpu" and torch.get_num_threads() == 1
@@ -71,8 +72,8 @@ class Rehearsal:
 
     def close(self) -> None:
         """Give back the memory; what it took at most is not counted as the trial's."""
-        for layer in self._module.modules():
-            layer.__dict__.pop("forward", None)  # of a folded one, which holds itself by that
+        for pair in self._folded:
+            pair.unfold()
         del self._module, self._parameters
         self._warm = None
         if self._device.type == "cuda":
