@@ -399,7 +399,13 @@ def _metadata(handoff: Handoff) -> Iterator[tuple[str, str]]:
         "targets": dataclasses.asdict(handoff.targets),
         "preprocess": dataclasses.asdict(handoff.preprocess),
         "backbone": {"name": backbone.name, "license": backbone.license, "source": backbone.source},
-        "trial": {"id": trial.id, "freeze": trial.freeze, "params": dict(trial.params), "seed": trial.seed},
+        "trial": {
+            "id": trial.id,
+            "freeze": trial.freeze,
+            "params": dict(trial.params),
+            "seed": trial.seed,
+            "train_on": trial.train_on,
+        },
         "validation": {handoff.metric: handoff.validation_score},
         "data_fingerprint": handoff.data_fingerprint,
     }

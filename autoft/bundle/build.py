@@ -103,6 +103,8 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
 def _report(order: Order, logits: Logits, answering: Answering) -> MetricsReport:
     truth, images = order.dataset.targets(order.reported), order.dataset.info.counts[order.reported]
     report = answering.form.report(order.reported, logits, truth, answering)
+    if order.reported == "val" and (twin := order.handoff.trial.twin):
+        report = replace(report, of_trial=twin.trial)
     if len(truth) == images:
         return report
     return replace(report, note=f"There was time for {len(truth):,} of {images:,} images. {report.note}".rstrip())
@@ -127,7 +129,8 @@ def _write_facts(order: Order, passed: Passed, report: MetricsReport, vectors: V
     _write(folder / PARITY, passed.parity)
     _write(folder / METRICS, report)
     _write(folder / VECTORS_FILE, vectors)
-    _write(folder / IMAGES, known_images(order.known or order.dataset.samples))
+    known = known_images(order.known or order.dataset.samples, train_on=order.handoff.trial.train_on)
+    _write(folder / IMAGES, known)
     write_licenses(folder, order.handoff.backbone)
 
 

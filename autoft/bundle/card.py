@@ -35,6 +35,9 @@ _TRUST: Final[Mapping[SplitName, str]] = {
     "was chosen and calibrated. No figures from a test split are here.",
     "train": "**Its figures say little.** They come from {n:,} images that it was trained on.",
 }
+_OF_THE_TWIN: Final = """**Its figures are not its own.** They are those of trial {twin}, the same trained without the
+validation images, on {n:,} of these, by which it was chosen and calibrated, so they are optimistic. This model has
+trained on them too. No figures from a test split are here."""
 _FED: Final[Mapping[Layout, tuple[str, str]]] = {
     "image": ("pixels", "one image a call, of shape (height, width, 3)"),
     "batch": ("pixels[None]", "images of one size a call, of shape (batch, height, width, 3)"),
@@ -100,9 +103,10 @@ def model_card(facts: CardFacts) -> str:
 
 def _head(facts: CardFacts) -> str:
     targets, backbone, metrics = facts.handoff.targets, facts.handoff.backbone, facts.metrics
+    trust = _TRUST[metrics.split] if metrics.of_trial is None else _OF_THE_TWIN
     return f"""# {facts.form.title(targets)}
 
-{_TRUST[metrics.split].format(n=metrics.n)}
+{trust.format(n=metrics.n, twin=metrics.of_trial)}
 
 {facts.form.about(targets)}
 autoft made it on {plain(facts.created)} from the pretrained backbone {plain(backbone.name)}
@@ -146,11 +150,13 @@ def _limits(facts: CardFacts) -> str:
 def _data(facts: CardFacts) -> str:
     data, share, vectors = facts.data, facts.handoff.share, facts.vectors
     counts = ", ".join(f"{split_name(split)} {count:,}" for split, count in data.counts.items())
-    part = f"\nFor lack of time the head was fitted on {share:.1%} of the training images." if share != 1 else ""
+    part = f"\nFor lack of time the head was fitted on {share:.1%} of these." if share != 1 else ""
     return f"""## Data
 
 Images: {counts}; median short side {data.short_side} pixels, median ratio of the long side to it {data.aspect:.2f}.
-Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.{part}
+Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.
+
+{_trained_on(facts)}{part}
 
 **Privacy.** `{VECTORS}/` holds {vectors} images that are, or were made of, images from the validation split,
 `{PARITY}` names some files of the data, and by `{IMAGES}` whoever holds an image can tell that it was in the
@@ -158,6 +164,17 @@ data. If that must not be, remove any of the three, `{VECTORS}/` as a whole, bef
 `verify.py` then notes what was left out, and passes.
 
 {facts.form.data(facts.metrics)}"""
+
+
+def _trained_on(facts: CardFacts) -> str:
+    """The images that it was trained on, and what the validation images did."""
+    twin, train, val = facts.handoff.trial.twin, facts.data.counts["train"], facts.data.counts["val"]
+    if twin is None:
+        return f"Trained on the {train:,} training images; those for validation chose and calibrated it only."
+    return (
+        f"Trained on {train + val:,} images, those for training and for validation (given or carved) together, as\n"
+        f"trial {twin.trial} was on the {train:,} training images alone, which those for validation chose and calibrated."
+    )
 
 
 def _preprocessing(recipe: Preprocess, from_core: str) -> str:
@@ -209,16 +226,21 @@ def _provenance(facts: CardFacts) -> str:
         ("Created", plain(facts.created)),
         ("Backbone", plain(handoff.backbone.name)),
         *_trial(handoff.trial),
-        (f"Chosen by validation {plain(handoff.metric)}", facts.shown(handoff.metric).text(handoff.validation_score)),
+        (_chosen_by(handoff), facts.shown(handoff.metric).text(handoff.validation_score)),
         *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
     ]
     return f"## Provenance\n\n{table(('What', 'Value'), rows)}"
 
 
+def _chosen_by(handoff: Handoff) -> str:
+    twin = handoff.trial.twin
+    return f"{f'Trial {twin.trial} chosen' if twin else 'Chosen'} by validation {plain(handoff.metric)}"
+
+
 def _trial(trial: Trial) -> Sequence[tuple[str, str]]:
     params = [(f"Parameter {plain(name)}", plain(str(value))) for name, value in trial.params.items()]
     return [
-        ("Trial", str(trial.id)),
+        ("Trial", f"{trial.id}, refit of trial {trial.twin.trial}" if trial.twin else str(trial.id)),
         ("Freeze strategy", plain(trial.freeze)),
         ("Image size", str(trial.image_size)),
         *params,

@@ -81,7 +81,12 @@ def _passed(order: Order, artifact: Artifact, folder: Path, refused: tuple[str, 
 
 
 def _validation_logits(order: Order, core: Path) -> Logits:
-    """Those the search scored, which the gate shows to be the file's; the file's own where figures come of them."""
+    """Those the search scored, which the gate shows to be the file's; the file's own where figures come of them.
+
+    Of a refit always its twin's: its own are of images that it has trained on. Raises `Refused` without them.
+    """
+    if order.twin is not None:
+        return order.twin
     if order.scored is None or order.reported == "val":
         return logits_of(order, core, "val")
     return order.scored

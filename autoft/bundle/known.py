@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from autoft.values.dataset import Sample, SplitName
+from autoft.values.dataset import Sample, SplitName, TrainOn
 
 DIGITS: Final = 12
 """Of a content hash: with a million images known, one stranger in 280 million is taken for one of them."""
@@ -18,13 +18,14 @@ MOST: Final = 100_000
 class KnownImages:
     """images.json: `splits` holds the first `DIGITS` hexadecimal digits of the hash of each image's file, end to end.
 
-    `hash` is the algorithm. Of more than `MOST` images only those whose hash comes before `below` are listed, a random
-    sample of each split; otherwise `below` is empty.
+    `hash` is the algorithm, `train_on` the splits that the model has trained on. Of more than `MOST` images only those
+    whose hash comes before `below` are listed, a random sample of each split; otherwise `below` is empty.
     """
 
     splits: Mapping[SplitName, str]
     below: str = ""
     hash: str = "blake2b-128"
+    train_on: TrainOn = "train"
 
     def split_of(self, digest: str) -> SplitName | None:
         """The split an image was in, by its content hash in hex; None for one that is not listed."""
@@ -43,7 +44,7 @@ class KnownImages:
         }
 
 
-def known_images(samples: Iterable[Sample], most: int = MOST) -> KnownImages:
+def known_images(samples: Iterable[Sample], most: int = MOST, train_on: TrainOn = "train") -> KnownImages:
     """What images.json holds of a data set; copies of one image count once."""
     split_of = {sample.digest[:DIGITS]: sample.split for sample in samples}
     digests = sorted(split_of)
@@ -51,4 +52,4 @@ def known_images(samples: Iterable[Sample], most: int = MOST) -> KnownImages:
     for digest in digests[:most]:
         listed[split_of[digest]].append(digest)
     below = digests[most] if len(digests) > most else ""
-    return KnownImages({split: "".join(names) for split, names in listed.items()}, below)
+    return KnownImages({split: "".join(names) for split, names in listed.items()}, below, train_on=train_on)

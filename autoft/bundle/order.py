@@ -53,8 +53,10 @@ class Order:
 
     `reported` is the split whose figures are reported; "test" opens the test split. `gate` says how much is compared,
     `layout` what model.onnx takes, `versions` what made it. `scored` are the logits `(n, outputs)` of the validation
-    split, in the order of its rows, that the trial's score was computed from; None when nobody kept them. `beside` are
-    the exporters, by name, whose files stand beside the model. `known` are all images of the run, to be recognised.
+    split, in the order of its rows, that the trial's score was computed from; None when nobody kept them. Those of a
+    refit, which has seen these images, say only that it is the same model; figures and calibration are of `twin`, the
+    logits of the trial that it repeats. `beside` are the exporters, by name, whose files stand beside the model.
+    `known` are all images of the run, to be recognised.
     """
 
     handoff: Handoff
@@ -65,6 +67,7 @@ class Order:
     layout: Layout
     versions: Mapping[str, str]
     scored: Logits | None = None
+    twin: Logits | None = None
     known: tuple[Sample, ...] = ()
     beside: Mapping[str, Export] = field(default_factory=dict)
 

@@ -21,7 +21,7 @@ from autoft.system.files import as_path, as_text
 from autoft.system.parallel import ordered_map
 from autoft.values.bundle import IMAGES
 from autoft.values.codec import decode
-from autoft.values.dataset import Listing, SplitName
+from autoft.values.dataset import Listing, SplitName, TrainOn
 from autoft.values.summary import Scores
 
 _READERS: Final = 4
@@ -41,12 +41,13 @@ class Labelled:
     """Labelled images, sorted by what the bundle knows of them.
 
     `known`: images of the run it came from, by split. `fresh` are new to it. `unsure` may be either: the bundle lists
-    a sample of its images only.
+    a sample of its images only. `train_on` are the splits that the model has trained on.
     """
 
     known: Mapping[SplitName, tuple[LabelledImage, ...]]
     fresh: tuple[LabelledImage, ...]
     unsure: tuple[LabelledImage, ...]
+    train_on: TrainOn = "train"
 
     @property
     def everything(self) -> tuple[LabelledImage, ...]:
@@ -66,7 +67,8 @@ class Rescored:
 
     `unreadable`: those that could not be read, each with the reason. `known` counts, by split, the given images that
     are of the run the model came from, `scored` those of them that were scored, and `fresh` those scored that are new
-    to the model. `left_out` counts the images that nobody tried to score.
+    to the model. `left_out` counts the images that nobody tried to score. `train_on` are the splits that the model has
+    trained on; the validation split chose it in any case.
     """
 
     scores: Scores
@@ -75,6 +77,7 @@ class Rescored:
     scored: Mapping[SplitName, int]
     fresh: int
     left_out: int
+    train_on: TrainOn = "train"
 
 
 def read_known(bundle: Path) -> KnownImages:
@@ -153,7 +156,8 @@ def labelled_images(images: Sequence[LabelledImage], known: KnownImages) -> Labe
         split = known.split_of(digest)
         place = splits[split] if split else fresh if known.may_list(digest) else unsure
         place.append(image)
-    return Labelled({split: tuple(found) for split, found in splits.items()}, tuple(fresh), tuple(unsure))
+    sorted_out = {split: tuple(found) for split, found in splits.items()}
+    return Labelled(sorted_out, tuple(fresh), tuple(unsure), known.train_on)
 
 
 def rescore(
@@ -174,6 +178,7 @@ def rescore(
         {split: len(where.intersection(images)) for split, images in labelled.known.items()},
         len(where.intersection(labelled.fresh)),
         len(labelled.everything) - len(chosen),
+        labelled.train_on,
     )
 
 

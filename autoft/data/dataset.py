@@ -25,7 +25,7 @@ from autoft.system.files import as_path, write_atomic
 from autoft.system.natural import natural_key
 from autoft.system.parallel import Check, never_stop
 from autoft.values.backbone import Interpolation
-from autoft.values.dataset import DataProblem, DatasetInfo, Entry, Listing, Sample, SplitName, ValueRange
+from autoft.values.dataset import DataProblem, DatasetInfo, Entry, Listing, Sample, SplitName, TrainOn, ValueRange
 from autoft.values.handoff import View
 from autoft.values.target import Targets
 
@@ -49,15 +49,15 @@ class Dataset:
     task: Task
     _maps: dict[PixelCache, PixelMap] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def rows(self, split: SplitName) -> NDArray[np.int64]:
-        """Rows `(n,)` of a split in the pixel caches."""
-        return np.array([sample.row for sample in self.samples if sample.split == split], np.int64)
+    def rows(self, split: SplitName | TrainOn) -> NDArray[np.int64]:
+        """Rows `(n,)` of a split, or of two together, in the pixel caches."""
+        return np.array([sample.row for sample in self._of(split)], np.int64)
 
-    def targets(self, split: SplitName) -> NDArray[Any]:
+    def targets(self, split: SplitName | TrainOn) -> NDArray[Any]:
         """Targets `(n, ...)` of a split as its task encodes them, in the order of `rows`."""
         return self.task.encode(self._labels(split))
 
-    def stratified(self, split: SplitName, seed: int) -> NDArray[np.int64]:
+    def stratified(self, split: SplitName | TrainOn, seed: int) -> NDArray[np.int64]:
         """The positions `(n,)` of a split's images in an order whose every beginning is like the whole."""
         return stratified_order(self.task.strata(self._labels(split)), seed)
 
@@ -98,8 +98,12 @@ class Dataset:
             build(caches, found.paths, threads, check)
             self._open(caches)
 
-    def _labels(self, split: SplitName) -> list[str]:
-        return [sample.label for sample in self.samples if sample.split == split]
+    def _labels(self, split: SplitName | TrainOn) -> list[str]:
+        return [sample.label for sample in self._of(split)]
+
+    def _of(self, split: SplitName | TrainOn) -> Iterator[Sample]:
+        splits = split.split("+")
+        return (sample for sample in self.samples if sample.split in splits)
 
     def _cache(self, square: Square) -> PixelCache:
         return PixelCache(self.info.fingerprint, *square, value_range=self.info.value_range)

@@ -33,6 +33,7 @@ from autoft.system.clock import RunClock
 from autoft.system.files import as_text, write_atomic
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.statistics import Logits
 from autoft.train.classifier import Classifier
 from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.bundle import MODEL, Calibration, ParityReport
@@ -42,7 +43,7 @@ from autoft.values.handoff import Artifact, Handoff, Layout, Preprocess
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts, Targets
-from autoft.values.trial import Trial
+from autoft.values.trial import Parent, Trial
 
 T = TypeVar("T")
 
@@ -107,9 +108,10 @@ def chosen(ledger: Ledger, number: int) -> TrialRecord:
 
 @dataclass(frozen=True)
 class BundleMaker:
-    """Makes bundles of a run's trials. `shop` has what the files are held against; seconds go to `watch`."""
+    """Makes bundles of the trials of a run. `shop` has what the files are held against; seconds go to `watch`."""
 
     run: Run
+    ledger: Ledger
     shop: Workshop
     watch: Stopwatch
 
@@ -124,7 +126,8 @@ class BundleMaker:
             checkpoint, classifier = self._restored(record)
         run, shop, host = self.run, self.shop, self.shop.host
         dataset = shop.dataset
-        handoff = replace(handoff_of(run.record, record), outputs=dataset.task.outputs)
+        score = self.ledger.scored_as(record).score or 0.0
+        handoff = replace(handoff_of(run.record, record, score), outputs=dataset.task.outputs)
         order = Order(
             handoff=handoff,
             reference=lambda images: shop.answers(classifier, torch.from_numpy(images)),
@@ -134,6 +137,7 @@ class BundleMaker:
             layout=wanted.layout,
             versions=versions() | plugin_versions(host.refs),
             scored=checkpoint.logits,
+            twin=self._twins_logits(record),
             known=run.samples(),
             beside={
                 name: partial(host.part(Exporter, name).export, classifier, handoff)
@@ -148,23 +152,34 @@ class BundleMaker:
             return write_bundle(order, chain(quick, exporter.export(classifier, handoff, fresh)), fresh, self.watch)
 
     def _restored(self, record: TrialRecord) -> tuple[Checkpoint, Classifier]:
+        checkpoint = self._saved(record, record.best_checkpoint)
         try:
-            checkpoint = self.shop.saved(record.best_checkpoint)
-            classifier = self.shop.restored(checkpoint)
-        except (
-            LookupError,
-            ValueError,
-            RuntimeError,
-            WeightsChanged,
-        ) as problem:  # torch's for tensors of another shape
+            return checkpoint, self.shop.restored(checkpoint)
+        except (ValueError, RuntimeError, WeightsChanged) as problem:  # torch's for tensors of another shape
             raise NoWeights(" ".join(str(problem.args[0]).split())) from problem
-        if checkpoint.logits is not None:
+
+    def _twins_logits(self, record: TrialRecord) -> Logits | None:
+        """Of a refit, what its twin made of the validation images. Raises `NoWeights` when that is not known."""
+        if record.trial.twin is None:
+            return None
+        twin = self._saved(self.ledger.scored_as(record), record.trial.twin)
+        if twin.logits is None:
+            raise NoWeights(f"nobody kept what trial {twin.trial.id}, its twin, made of the validation images")
+        return twin.logits
+
+    def _saved(self, record: TrialRecord, wanted: Parent) -> Checkpoint:
+        """A checkpoint of a trial. Raises `NoWeights` when it is gone, or did not score what the journal says."""
+        try:
+            checkpoint = self.shop.saved(wanted)
+        except LookupError as problem:
+            raise NoWeights(str(problem.args[0])) from problem
+        if checkpoint.logits is not None and not record.is_refit:
             scored = self.shop.score(checkpoint.logits)
             metric, known = self.run.record.metric, record.score or 0.0
             if not is_same_score(scored, known, metric, self.shop.dataset.info.targets):
                 now, then = (metric.text(metric.shown(score)) for score in (scored, known))
                 raise NoWeights(f"its weights scored {now}, the journal says {then}: one of them is damaged")
-        return checkpoint, classifier
+        return checkpoint
 
 
 def is_same_score(one: float, other: float, metric: MetricFacts, targets: Targets) -> bool:
@@ -204,8 +219,8 @@ def export_best(
     raise GateFailed(f"none of {len(causes)} trials can be exported: {every}")
 
 
-def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
-    """What goes with the trial's weights; nothing of this machine is in it."""
+def handoff_of(study: StudyRecord, record: TrialRecord, score: float) -> Handoff:
+    """What goes with the trial's weights, which were chosen by that score; nothing of this machine is in it."""
     trial, info = record.trial, study.data
     backbone = next(backbone for backbone in study.backbones if backbone.name == trial.backbone)
     spec = backbone.input
@@ -217,7 +232,7 @@ def handoff_of(study: StudyRecord, record: TrialRecord) -> Handoff:
         backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
         metric=study.metric.name,
-        validation_score=study.metric.shown(record.score or 0.0),
+        validation_score=study.metric.shown(score),
         data_fingerprint=info.fingerprint,
         share=record.share,
     )
@@ -281,7 +296,16 @@ def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bu
     return Summary(
         run=as_text(run.folder.path),
         metric=run.record.metric.name,
-        best=Best(best.id, best.backbone, best.freeze, best.image_size, best.params, record.share),
+        best=Best(
+            trial=best.id,
+            backbone=best.backbone,
+            freeze=best.freeze,
+            image_size=best.image_size,
+            params=best.params,
+            share=record.share,
+            train_on=best.train_on,
+            twin=best.twin.trial if best.twin else None,
+        ),
         validation=bundle.validation,
         test=bundle.scores,
         trials={},

@@ -197,10 +197,10 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock
     known only once the runner is warm, which a refusal must not wait for. One that then has nothing to try after all
     lets the model stand.
     """
-    study = run.record.study
-    if not is_over(host.part(Searcher, study.searcher), run.problem(), ledger, reading):
+    study, problem = run.record.study, run.problem(ledger)
+    if not is_over(host.part(Searcher, study.searcher), problem, ledger, reading):
         return
-    if study.trials is not None and len(ledger.trials) >= study.trials:
+    if problem.trials is not None and len(ledger.trials) >= problem.trials:
         raise StudyError(
             f"the run is finished: --trials {study.trials} is used up, and more time adds no trial; a new search with "
             "more --trials tries more"

@@ -33,6 +33,7 @@ from autoft.parts import hookspecs
 from autoft.parts.base import Searcher
 from autoft.parts.host import Host
 from autoft.runners.base import Site
+from autoft.runners.refit import Refits
 from autoft.runners.search import Search
 from autoft.store import Journal
 from autoft.study.machine import Crowding
@@ -85,7 +86,8 @@ def _end(run: Run, search: Search, ending: Ending, watch: Stopwatch) -> Summary:
             best = finalists(ledger)[0].trial
             with watch.phase("export"):
                 ending.preparation.finish(best.backbone, best.image_size)
-            maker = _bundle_maker(run, search.host, watch, stopped)
+            shop = _shop(run, search.host, stopped)
+            maker = BundleMaker(run, ledger, shop, watch)
             return conclude(maker, ledger, ending, search.clock, search.screen)
     except (Cancelled, KeyboardInterrupt):
         _raise_if_stopped(run, ledger, stopped)
@@ -146,7 +148,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         host = run.host(plugins)
         for warning in host.warnings():
             screen.note(warning)
-        maker = _bundle_maker(run, host, Stopwatch(time.time()), stopped)
+        maker = BundleMaker(run, ledger, _shop(run, host, stopped), Stopwatch(time.time()))
 
         def exported(record: TrialRecord) -> Exported:
             screen.note(f"exporting trial {record.trial.id}: {record.trial.backbone}, {record.trial.freeze}")
@@ -174,10 +176,9 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         return found
 
 
-def _bundle_maker(run: Run, host: Host, watch: Stopwatch, stopped: StopFlag) -> BundleMaker:
+def _shop(run: Run, host: Host, stopped: StopFlag) -> Workshop:
     """One that works on the CPU: what is exported, and what it is held against, are promises about the CPU."""
-    shop = Workshop(run.on("cpu"), host, stopped)
-    return BundleMaker(run, shop, watch)
+    return Workshop(run.on("cpu"), host, stopped)
 
 
 def _export_path(run: Run, record: TrialRecord, out: Path | None) -> Path:
@@ -209,18 +210,20 @@ def _layout(run: Run, folder: Path, wish: ExportWish) -> Layout:
 
 
 def _search(run: Run, sitting: Sitting, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:
+    ledger, refits = run.ledger(), Refits(run.record, ending, sitting.clock)
     return Search(
         searcher=sitting.host.part(Searcher, run.record.study.searcher),
-        problem=run.problem(),
-        ledger=run.ledger(),
+        problem=run.problem(ledger),
+        ledger=ledger,
         journal=journal,
         checkpoints=run.checkpoints,
         clock=sitting.clock,
         host=sitting.host,
         screen=sitting.screen,
         stopped=stopped,
-        reserve=ending,
+        reserve=refits.reserve,
         told=ending.preparation.follow,
+        refits=refits,
     )
 
 

@@ -10,15 +10,13 @@ from autoft.errors import PluginError
 from autoft.parts import hookspecs
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
+from autoft.runners.refit import Refits, Reserve
 from autoft.store import CheckpointStore, Journal
 from autoft.system.clock import RunClock
 from autoft.system.screen import Screen
 from autoft.system.signals import StopFlag, TimeOver, time_limit
 from autoft.values.ledger import Ledger
 from autoft.values.trial import DONE, WAIT, Clock, Done, Event, Queued, Report, Slice, Started, Stopped, Trial, Wait
-
-Reserve = Callable[[Ledger, Trial | None], float]
-"""Seconds the end of the run will take if that trial wins, or if the best so far does."""
 
 LATE_START_SECONDS = 5.0
 LATE_STARTS = 3
@@ -34,7 +32,8 @@ class Search:
 
     Slices that a killed run left open are handed out again first, or given back where no time is left. Everything else
     the searcher decides, within the budget: past the time or the number of trials it is not asked, and no slice may run
-    longer than the end allows.
+    longer than the end allows. When it has nothing more, the winner is trained once more as `refits` say; `reserve` has
+    the time for that in it.
     """
 
     searcher: Searcher
@@ -48,15 +47,29 @@ class Search:
     stopped: StopFlag
     reserve: Reserve
     told: Callable[[Ledger], None] = lambda ledger: None
+    refits: Refits | None = None
 
     def __post_init__(self) -> None:
-        self._left_open = list(self.ledger.in_flight)
+        in_flight = self.ledger.in_flight
+        self._left_open = [slice_ for slice_ in in_flight if slice_.trial.twin is None]
+        self._refits_left_open = [slice_.trial for slice_ in in_flight if slice_.trial.twin is not None]
         self._unanswered: str | None = None
+        self._is_over = False
+        self._ends: dict[int, float] = {}
+        """When the slice of a trial has to be over at the latest, whatever the searcher wants."""
 
     def ask(self) -> Slice | Wait | Done:
         """The next slice, `WAIT` for a report, or `DONE`; what is handed out is in the journal, as queued."""
         if self.stopped():
             return DONE
+        answer = self._refit_left_open() or (DONE if self._is_over else self._searched_for())
+        if not isinstance(answer, Done) or self.refits is None or self.stopped():
+            return answer
+        self._is_over = True
+        return WAIT if self.ledger.in_flight else self._refit(self.refits)
+
+    def _searched_for(self) -> Slice | Wait | Done:
+        """The next slice of the search itself."""
         reading = self._reading()
         if reading.remaining <= 0:
             self._give_back_what_was_left_open()
@@ -76,6 +89,29 @@ class Search:
             case Done():
                 return answer
         raise PluginError(f"searcher {self.searcher} answers {answer!r}; it must be a Slice, WAIT or DONE")
+
+    def _refit_left_open(self) -> Slice | None:
+        """A refit that a kill has cut short, if it fits the time that is left; else it is given up."""
+        if not self._refits_left_open or self.refits is None:
+            return None
+        trial = self._refits_left_open.pop()
+        problem = self.refits.problem(self.ledger, trial)
+        if problem is None:
+            return self.refits.slice(self.ledger, trial)
+        self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem))
+        self.refits = None  # what does not fit now will not do so later
+        return None
+
+    def _refit(self, refits: Refits) -> Slice | Done:
+        """The last errand: the winner once more, on the validation images too; once in a sitting."""
+        self.refits = None
+        match refits.next(self.ledger):
+            case Slice() as errand:
+                self._queue(Queued(errand.trial.id, errand, self.clock.reading(self.reserve(self.ledger, None))))
+                return errand
+            case str() as reason:
+                self.screen.note(reason)
+        return DONE
 
     def _answer(self, reading: Clock) -> Slice | Wait | Done:
         """What the searcher answers; nothing more when a signal comes first, or it takes too long."""
@@ -101,8 +137,13 @@ class Search:
         self._record(Started(trial, self.clock.now()))
 
     def tell(self, report: Report) -> None:
-        """Take in how a slice ended, or that it is given back as it was: journal first, then prune, notify and show."""
+        """Take in how a slice ended, or that it is given back as it was: journal first, then prune, notify and show.
+
+        A refit that is not through has failed: no searcher is to go on with it.
+        """
         report = replace(report, elapsed=self.clock.now())
+        if report.event == "paused" and self.ledger.trials[report.trial].is_refit:
+            report = replace(report, event="failed", error=report.error or "there was no time for all its passes")
         self._record(report)
         self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
         self.told(self.ledger)
@@ -135,11 +176,9 @@ class Search:
 
     def _deadline(self, trial: Trial, reading: Clock) -> float:
         """When a slice of this trial has to be over, so that the run is in time even if it is the best in the end."""
-        return (
-            min(reading.deadline, self.clock.budget - self.reserve(self.ledger, trial))
-            if self._has_model
-            else reading.deadline
-        )
+        ends = self.clock.budget - self.reserve(self.ledger, trial)
+        self._ends[trial.id] = ends
+        return min(reading.deadline, ends) if self._has_model else reading.deadline
 
     @property
     def _has_model(self) -> bool:
@@ -149,7 +188,9 @@ class Search:
         """The clock; while there is no model yet, one that shows a little time: even a late run should give one."""
         reading = self.clock.reading(self.reserve(self.ledger, None))
         if self._has_model:
-            return reading
+            # Whoever of those under way wins, its refit can begin when it ends: so nobody else runs longer.
+            ends = (self._ends.get(slice_.trial.id, reading.deadline) for slice_ in self.ledger.in_flight)
+            return replace(reading, deadline=min([reading.deadline, *ends]))
         handed_out = (slice_ for record in self.ledger.trials.values() for slice_ in record.slices)
         if sum(slice_.deadline > reading.deadline for slice_ in handed_out) >= LATE_STARTS:
             return reading
@@ -208,6 +249,8 @@ def _is_one_too_many(asked: Slice, problem: Problem, ledger: Ledger) -> bool:
 def problem_of(asked: Slice, problem: Problem, ledger: Ledger) -> str | None:
     """What is wrong with a slice that goes nowhere, or of a trial that the problem or the ledger does not allow."""
     trial = asked.trial
+    if trial.train_on != "train" or trial.twin is not None:
+        return f"a trial on {trial.train_on}, which no validation score can judge"
     address = (trial.backbone, trial.freeze, trial.image_size)
     spaces = {(c.backbone, c.freeze, c.image_size): c.space for c in problem.candidates}
     if address not in spaces:

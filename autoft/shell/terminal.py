@@ -15,7 +15,7 @@ from autoft.system.clock import RunClock
 from autoft.system.screen import Screen
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.target import MetricFacts
-from autoft.values.trial import Report
+from autoft.values.trial import Report, Trial
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -172,7 +172,8 @@ def _news(before: TrialRecord | None, now: TrialRecord, metric: MetricFacts) -> 
     known = before or TrialRecord(trial, (), ())
     for number in sorted(now.started - known.started):
         is_first = number == min(now.started)
-        begins = f"started: {trial.backbone}, {trial.freeze}, {trial.image_size} px," if is_first else "goes on"
+        what = f"{trial.backbone}, {trial.freeze}, {trial.image_size} px{refit_of(trial)},"
+        begins = f"started: {what}" if is_first else "goes on"
         yield f"trial {trial.id} {begins} to {_passes(now.slices[number].until)}"
     for report in now.reports[len(known.reports) :]:
         part = f", on {part_of_images(report.share)}" if report.share < 1 else ""
@@ -210,8 +211,13 @@ def _row(record: TrialRecord, metric: MetricFacts, is_best: bool) -> tuple[str, 
         _standing(record, metric),
         f"{record.seconds:.1f}",
         record.state,
-        ", ".join(filter(None, ("★ best" if is_best else "", part_of_images(record.share)))),
+        ", ".join(filter(None, ("★ best" if is_best else "", part_of_images(record.share), refit_of(trial)[2:]))),
     )
+
+
+def refit_of(trial: Trial) -> str:
+    """Of a refit, behind what it is: of which trial; else empty."""
+    return f", refit of trial {trial.twin.trial} on train + validation" if trial.twin else ""
 
 
 def part_of_images(share: float) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import re
@@ -20,11 +21,11 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from autoft.store.folder import unwritable
 from autoft.system.files import move_durably, sha256, write_atomic
-from autoft.values.codec import decode, encode
+from autoft.values.codec import decode, encode, encode_python
 from autoft.values.ledger import Kept
 from autoft.values.trial import Parent, Trial
 
@@ -67,7 +68,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Sidecar:
-    """What a checkpoint consists of; `check` is the hash of all other fields."""
+    """What a checkpoint consists of; `check` is the hash of the text of all other fields."""
 
     trial: Trial
     step: float
@@ -79,8 +80,16 @@ class _Sidecar:
 
     def checked(self) -> _Sidecar:
         """The same with `check` filled in."""
-        text = encode(replace(self, check=""))
-        return replace(self, check=hashlib.sha256(text.encode()).hexdigest())
+        return replace(self, check=_check(encode_python(replace(self, check=""))))
+
+    @classmethod
+    def read(cls, text: str) -> _Sidecar:
+        """The sidecar in a text. Raises `ValueError` when it is not as it was written, by this version or an older."""
+        data = json.loads(text)
+        sidecar = decode(cls, data)
+        if _check(data | {"check": ""}) != sidecar.check:
+            raise ValueError("the sidecar is damaged")
+        return sidecar
 
 
 class CheckpointStore:
@@ -161,13 +170,9 @@ class CheckpointStore:
     def _first_whole(self, trial_id: int, sidecars: Iterable[Path], going_on: bool = False) -> Checkpoint | None:
         for path in sidecars:
             try:
-                sidecar = decode(_Sidecar, path.read_text(encoding="utf-8"))
-                if (
-                    sidecar != sidecar.checked()
-                    or path.stem != _stem(trial_id, sidecar.step)
-                    or sidecar.trial.id != trial_id
-                ):
-                    raise ValueError("the sidecar is damaged")
+                sidecar = _Sidecar.read(path.read_text(encoding="utf-8"))
+                if path.stem != _stem(trial_id, sidecar.step) or sidecar.trial.id != trial_id:
+                    raise ValueError("the sidecar is of another checkpoint")
                 if not going_on:
                     return _checkpoint(sidecar, self._tensors(sidecar.model), {})
                 if sidecar.training is not None:
@@ -207,6 +212,11 @@ class CheckpointStore:
         """Every file of ours with the trial its name says; other people's files are left alone."""
         paths = list(self._folder.iterdir()) if self._folder.is_dir() else []
         return [(int(name["trial"]), path) for path in paths if (name := _NAME.fullmatch(path.name))]
+
+
+def _check(sidecar: dict[str, Any]) -> str:
+    """The hash of a sidecar's content as JSON, which keeps to what stands there: an older one has fewer fields."""
+    return hashlib.sha256(json.dumps(sidecar, ensure_ascii=False, allow_nan=False).encode()).hexdigest()
 
 
 def _stem(trial_id: int, step: float) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoft.system.files import write_atomic
+from autoft.values.dataset import TrainOn
 from autoft.values.ledger import Ledger, State, TrialRecord
 from autoft.values.space import Params
 from autoft.values.target import MetricFacts
@@ -22,9 +23,10 @@ class LeaderboardRow:
     `rank` counts from 1; None without a score. `state` is that of the ledger, but for a trial whose slice was cut short
     with the search: it is "stopped". `score` is the best validation score so far, which ranks and is exported, reached
     after `best_step` passes; `latest_score` the one measured last. Of a loss they are the loss. `step` in passes,
-    `seconds` over all slices, `share` the part of the training images that the head of the best score was fitted on,
-    None without a score. `exportable`: it has a score, and its checkpoint is kept. `error` is why the
-    trial is in its state, when its last slice failed or was given back; else empty.
+    `seconds` over all slices, `share` the part of the images to train on that the head of the best score was fitted on,
+    None without a score. `train_on` are the splits that it trains on; a refit, which has no score, repeats the trial
+    `twin`, and stands above it. `exportable`: it has weights of its own, and they are kept. `error` is why the trial is
+    in its state, when its last slice failed or was given back; else empty.
     """
 
     rank: int | None
@@ -40,6 +42,8 @@ class LeaderboardRow:
     freeze: str
     image_size: int
     params: Params
+    train_on: TrainOn
+    twin: int | None
     exportable: bool
     error: str
 
@@ -47,15 +51,19 @@ class LeaderboardRow:
 def leaderboard_rows(
     ledger: Ledger, metric: MetricFacts, in_flight: Literal["running", "stopped"]
 ) -> list[LeaderboardRow]:
-    """Every trial: those with a score, best first, then those without one yet, then the failed.
+    """Every trial: those with a score, best first, each below its refits, then those without one yet, then the failed.
 
     `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more.
     """
     board = _Board(metric, in_flight, ledger.with_checkpoint())
     ranking = ledger.ranking()
-    unscored = [record for record in ledger.trials.values() if record.score is None]
+    refits = {record.trial.id: ledger.refits(record) for record in ranking}
+    above = {refit.trial.id for found in refits.values() for refit in found}
+    unscored = [one for one in ledger.trials.values() if one.score is None and one.trial.id not in above]
     unscored.sort(key=lambda record: (record.state == "failed", record.trial.id))
-    ranked = [board.row(record, rank) for rank, record in enumerate(ranking, start=1)]
+    ranked: list[LeaderboardRow] = []
+    for rank, record in enumerate(ranking, start=1):
+        ranked += [*(board.row(refit, None) for refit in refits[record.trial.id]), board.row(record, rank)]
     return ranked + [board.row(record, None) for record in unscored]
 
 
@@ -76,22 +84,24 @@ class _Board:
 
     def row(self, record: TrialRecord, rank: int | None) -> LeaderboardRow:
         trial = record.trial
-        scored = record.score is not None
+        weights = record.has_weights
         return LeaderboardRow(
             rank=rank,
             trial=trial.id,
             state="stopped" if record.in_flight and self.in_flight == "stopped" else record.state,
             score=self._shown(record.score),
-            best_step=record.best_step if scored else None,
+            best_step=record.best_step if weights else None,
             latest_score=self._shown(record.latest_score),
             step=record.step,
             seconds=record.seconds,
-            share=record.share if scored else None,
+            share=record.share if weights else None,
             backbone=trial.backbone,
             freeze=trial.freeze,
             image_size=trial.image_size,
             params=trial.params,
-            exportable=scored and trial.id in self.kept,
+            train_on=trial.train_on,
+            twin=trial.twin.trial if trial.twin else None,
+            exportable=weights and trial.id in self.kept,
             error="" if record.in_flight else record.reports[-1].error or "",
         )
 
@@ -115,6 +125,8 @@ def _cells(row: LeaderboardRow) -> list[object]:
         row.freeze,
         row.image_size,
         json.dumps(dict(row.params), separators=(",", ":"), ensure_ascii=False),
+        row.train_on,
+        row.twin,
         "yes" if row.exportable else "no",
         row.error,
     ]

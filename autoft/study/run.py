@@ -131,8 +131,12 @@ class Run:
 
     def dataset(self, host: Host) -> Dataset:
         """The images, as split when the run began, less validation images that nobody has time to score."""
-        every, scored = labelled(self.samples(), self.record.data, self.task(host)), self.record.validation
+        every, scored = self.every_image(host), self.record.validation
         return every if scored is None else every.limited("val", scored)
+
+    def every_image(self, host: Host) -> Dataset:
+        """The images, as split when the run began, whether there is time to score them or not."""
+        return labelled(self.samples(), self.record.data, self.task(host))
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
@@ -151,10 +155,11 @@ class Run:
         self.folder.require_journal()
         return Ledger(Journal.read(self.folder.journal), self.record.study.keep)
 
-    def problem(self) -> Problem:
-        """What its searcher is told."""
-        study = self.record.study
-        return Problem(self.record.candidates, study.seed, self.record.machine.sure, study.trials)
+    def problem(self, ledger: Ledger) -> Problem:
+        """What its searcher is told. Refits, which it has not asked for, use up none of its trials."""
+        study, refits = self.record.study, sum(record.is_refit for record in ledger.trials.values())
+        trials = None if study.trials is None else study.trials + refits
+        return Problem(self.record.candidates, study.seed, self.record.machine.sure, trials)
 
     def concluded(self, ledger: Ledger) -> Summary | None:
         """What the run came to, if the same model would come of it again. Raises as `summary` does."""

@@ -76,6 +76,7 @@ class Study:
     ] = None
     precision: Annotated[str, Option("Of training steps: auto, which measures, fp32 or bf16.", "NAME")] = "auto"
     keep: Annotated[int, Option("Checkpoints to keep, best first.", "N")] = 5
+    no_refit: Annotated[bool, Option("Export the winner as scored, not trained again on train + validation.")] = False
     exporter: Annotated[tuple[str, ...], Option("Also write what these make.", "NAME,...")] = (CORE_EXPORTER,)
     batched: Annotated[bool, Option("model.onnx takes a batch of equal-sized images.")] = False
     full_parity: Annotated[bool, Option("Compare the exported files with torch in full.")] = False

@@ -71,8 +71,8 @@ def _run_of(bench: Bench, checkpoint: Checkpoint | None, arithmetic: Arithmetic)
 
     What trains is laid out in memory as the arithmetic says; what is only scored stays as it is for everybody.
     """
-    shop, plan, dataset = bench.shop, bench.plan, bench.shop.dataset
-    rows, targets = dataset.rows("train"), dataset.targets("train")
+    shop, plan, dataset = bench.shop, bench.plan, bench.shop.trained_on(bench.trial)
+    rows, targets = dataset.rows(bench.trial.train_on), dataset.targets(bench.trial.train_on)
     images = replace(bench.images, layout=arithmetic.memory_format)
     stream = TrainingStream(images, rows, targets, plan.recipe, bench.trial.seed)
     if checkpoint is not None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -27,33 +31,42 @@ def fit_closed_form(bench: Bench) -> Report:
     shop = bench.shop
     costs = _forward_costs(bench)
     validation = _needed_features(bench, shop.validation, "validation", 0.0)
-    head, share = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
+    head, share, solving = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
     outputs = (validation @ head.weight.T + head.bias).numpy()
     score = shop.score(outputs)
     model = Classifier(bench.network.module, bench.network.dim, shop.task.outputs).with_head(head)
     changed = model.changed(bench.plan)
     shop.checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=outputs))
-    return Report(bench.trial.id, "finished", 1.0, score, 0.0, {**head.facts, **memory()}, costs=costs, share=share)
+    costs, facts = replace(costs, solving=solving), {**head.facts, **memory()}
+    return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
 
 
-def closed_form_head(bench: Bench, reserve: float) -> tuple[LinearHead, float]:
-    """The task's head, fitted on a fair sample of the training images, and their share of all.
+class Solved(NamedTuple):
+    """A head in closed form, the share of the images to train on that it is fitted on, and the seconds of solving."""
+
+    head: LinearHead
+    share: float
+    seconds: float
+
+
+def closed_form_head(bench: Bench, reserve: float) -> Solved:
+    """The task's head, fitted on a fair sample of the images to train on.
 
     These are all whose features can be had while more than `reserve` seconds are left, a few in any case.
     """
-    shop = bench.shop
-    rows, order = shop.dataset.rows("train"), shop.dataset.stratified("train", shop.record.study.seed)
+    shop, dataset, splits = bench.shop, bench.shop.trained_on(bench.trial), bench.trial.train_on
+    rows, order = dataset.rows(splits), dataset.stratified(splits, shop.record.study.seed)
     bench.network.module.to(shop.device)
     fewest = rows[order[: max(FEWEST_FITTED, FITTED_AN_OUTPUT * shop.task.outputs)]]
     _needed_features(bench, fewest, "training", FEWEST_GRACE_SECONDS)
     features = shop.features.leading(
         bench.network, bench.images, rows[order], lambda: bench.job.seconds_left < reserve, shop.check
     )
-    seen = shop.dataset.targets("train")[order[: len(features)]]
+    seen, began = dataset.targets(splits)[order[: len(features)]], time.monotonic()
     head = shop.task.closed_form(features, torch.from_numpy(seen), shop.check)
     if head is None:
         raise RunFailed(f"task {shop.task.name!r} gave no head in closed form; {NO_CLOSED_FORM}")
-    return head, len(seen) / len(rows)
+    return Solved(head, len(seen) / len(rows), time.monotonic() - began)
 
 
 def _forward_costs(bench: Bench) -> Costs:

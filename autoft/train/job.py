@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from autoft.values.trial import Slice
+
+CHECKED_IMAGES: Final = 200
+"""Training images on which a refit is held against its twin."""
 
 
 class TooLate(Exception):

@@ -21,6 +21,7 @@ from autoft.system.signals import Cancelled
 from autoft.train.by_gradient import fit_by_gradient
 from autoft.train.closed_form import fit_closed_form
 from autoft.train.job import Job, TooLate
+from autoft.train.refit import held_against_its_twin
 from autoft.train.workshop import Bench, Workshop
 from autoft.values.plan import Fit, GradientHead, Plan
 from autoft.values.space import Device, Scalar
@@ -72,6 +73,8 @@ class Worker:
                 bench = self.shop.bench(job)
                 report = FITS[bench.plan.fit](bench)
                 report = replace(report, facts={**_rates(bench.plan), **report.facts})
+                if bench.trial.twin is not None:
+                    report = held_against_its_twin(bench, report)
             except (Cancelled, RunFolderError):
                 raise
             except TooLate as reason:

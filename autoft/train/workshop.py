@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from autoft.data.dataset import Dataset
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import Images
 from autoft.media.image.resident import Resident
@@ -55,6 +56,7 @@ class Workshop:
     def __init__(self, run: Run, host: Host, cancelled: Callable[[], bool] = lambda: False) -> None:
         record, self.host, self.dataset, self.checkpoints = run.record, host, run.dataset(host), run.checkpoints
         self.record, self.folder, self.task = record, run.folder, self.dataset.task
+        self._run = run
         self.device = torch.device(record.machine.device)
         self.features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
         self.prefixes = cache_root() / "prefixes"
@@ -73,6 +75,14 @@ class Workshop:
     def validation(self) -> NDArray[np.int64]:
         """Rows `(n,)` of the validation images; asked for at every step, and found among all samples."""
         return self.dataset.rows("val")
+
+    def trained_on(self, trial: Trial) -> Dataset:
+        """The images of a trial: a refit trains on validation images that there was no time to score, too."""
+        return self.dataset if trial.twin is None else self._every_image
+
+    @cached_property
+    def _every_image(self) -> Dataset:
+        return self._run.every_image(self.host)
 
     def check(self) -> None:
         """Raise `Cancelled` when the run is being stopped."""

@@ -115,6 +115,9 @@ class MetricsReport:
     Where an image has one class, `metrics` has ece too (expected calibration error over 15 bins of equal mass), all
     with the temperature; `ece_before_temperature` is without it. There `confusion[i][j]` counts images of class i that
     were taken for class j, in the order of labels.json.
+
+    `of_trial` is None where the figures are the file's own. Those on validation images that the model has trained on
+    are those of its twin, the trial of that number, which has not.
     """
 
     split: SplitName
@@ -126,6 +129,7 @@ class MetricsReport:
     per_class: tuple[ClassReport | LabelReport | ColumnReport, ...]
     confusion: tuple[tuple[int, ...], ...]
     note: str = ""
+    of_trial: int | None = None
 
     @property
     def missed(self) -> dict[str, int]:

@@ -9,6 +9,8 @@ from typing import Literal
 from autoft.values.target import Targets
 
 SplitName = Literal["train", "val", "test"]
+TrainOn = Literal["train", "train+val"]
+"""The splits that a trial trains on."""
 ValueRange = tuple[float, float]
 """The values of float and 32-bit integer images that become 0 and 255."""
 

@@ -77,8 +77,9 @@ class Ending:
 class Handoff:
     """What an exporter has to put beside the weights so that a stranger can deploy them.
 
-    `targets` say what the answers are about. `share` is the part of the training images that a closed-form head was
-    fitted on. `outputs` is how many numbers the network gives for an image; None: one a name.
+    `targets` say what the answers are about. `validation_score` is that of a refit's twin. `share` is the part of the
+    images to train on that a closed-form head was fitted on. `outputs` is how many numbers the network gives for an
+    image; None: one a name.
     """
 
     targets: Targets

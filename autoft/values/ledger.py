@@ -52,7 +52,10 @@ class TrialRecord:
 
     @property
     def best_step(self) -> float:
-        """The passes after which `score` was measured: the step of the checkpoint it belongs to."""
+        """The passes after which `score` was measured: the step of the checkpoint it belongs to.
+
+        Of a refit those at its end.
+        """
         return self._best.step if self._best else 0.0
 
     @property
@@ -67,12 +70,28 @@ class TrialRecord:
 
     @property
     def share(self) -> float:
-        """The part of the training images that the head of the best score was fitted on; 1 unless time was short."""
+        """The part of the images to train on that the head of the best score was fitted on; 1 unless time was short."""
         return self._best.share if self._best else 1.0
 
     @property
+    def is_refit(self) -> bool:
+        """Whether it has trained on validation images, as its twin has not."""
+        return self.trial.twin is not None
+
+    def refit(self, number: int) -> Trial:
+        """The trial `number` that does once more what led to the best score, on the validation images too."""
+        return replace(self.trial, id=number, train_on="train+val", twin=self.best_checkpoint)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it has weights of its own to hand over: it has a score, or is a refit that is through."""
+        return self._best is not None
+
+    @property
     def _best(self) -> Report | None:
-        """The report of the best score; of equal ones the first."""
+        """The report of the best score; of equal ones the first. Of a refit the one it has finished with."""
+        if self.is_refit:
+            return self.reports[-1] if self.state == "finished" else None
         scored = [report for report in self.reports if report.score is not None]
         return max(scored, key=lambda report: report.score or 0.0, default=None)
 
@@ -108,7 +127,8 @@ class Ledger:
 
     `keep` bounds the checkpoints: the best `keep` trials and the best `keep` paused ones have theirs, which is the
     weights of the best score and, of a trial that can go on, those of the last with the state of its optimiser. A trial
-    that fell out of both has none any more, however the others fare later.
+    that fell out of both has none any more, however the others fare later. A refit has its own as long as its twin has
+    the one that it repeats.
     """
 
     def __init__(self, events: Iterable[Event] = (), keep: int = 5) -> None:
@@ -159,8 +179,18 @@ class Ledger:
         return self._ranking
 
     def exportable(self) -> tuple[TrialRecord, ...]:
-        """Trials with a score whose checkpoint is kept, best first."""
-        return tuple(record for record in self.ranking() if record.trial.id in self._alive)
+        """Trials with a score whose checkpoint is kept, best first; before each its refit, if it has one."""
+        alive = (record for record in self.ranking() if record.trial.id in self._alive)
+        return tuple(one for record in alive for one in (*self.refits(record), record))
+
+    def refits(self, record: TrialRecord) -> tuple[TrialRecord, ...]:
+        """The refits of a trial's best checkpoint that are through and kept."""
+        kept = (one for one in self._records.values() if one.is_refit and one.trial.id in self._alive)
+        return tuple(one for one in kept if one.has_weights and one.trial.twin == record.best_checkpoint)
+
+    def scored_as(self, record: TrialRecord) -> TrialRecord:
+        """Whose validation score stands for the trial: its own, or its twin's."""
+        return record if record.trial.twin is None else self._records[record.trial.twin.trial]
 
     def with_checkpoint(self) -> frozenset[int]:
         """Ids of the trials whose checkpoints are kept: exportable, and the paused ones that can go on."""
@@ -191,11 +221,14 @@ class Ledger:
         return frozenset(parent.trial for record in self._records.values() for parent in _unborn(record))
 
     def _still_alive(self, event: Queued | Started | Report) -> frozenset[int]:
-        alive = self._alive | {event.trial} if self._records[event.trial].score is not None else self._alive
+        alive = self._alive | {event.trial} if self._records[event.trial].has_weights else self._alive
         ranking = [record for record in self.ranking() if record.trial.id in alive]
         paused = [record for record in ranking if record.state == "paused"]
         in_flight = [record for record in ranking if record.in_flight]
-        return frozenset(record.trial.id for record in (*ranking[: self.keep], *paused[: self.keep], *in_flight))
+        kept = {record.trial.id: record for record in (*ranking[: self.keep], *paused[: self.keep], *in_flight)}
+        twins = {record.best_checkpoint for record in kept.values()}
+        refits = (number for number in alive if self._records[number].trial.twin in twins)
+        return frozenset((*kept, *refits))
 
     def _queue(self, event: Queued) -> None:
         trial = event.slice.trial
@@ -206,6 +239,8 @@ class Ledger:
             raise ValueError(f"trial {event.trial} is asked for, but it is {known.state}")
         if known is not None and known.trial != trial:
             raise ValueError(f"trial {event.trial} goes on, but as another trial than it was")
+        if trial.twin is not None and trial.twin.trial not in self._records:
+            raise ValueError(f"trial {event.trial} is the refit of trial {trial.twin.trial}, which there is not")
         if event.slice.start != (known.step if known else 0.0):
             reached = known.step if known else 0.0
             raise ValueError(f"trial {event.trial} starts from {event.slice.start:g} passes, but it is at {reached:g}")
@@ -232,4 +267,4 @@ class Ledger:
 
 def _unborn(record: TrialRecord) -> tuple[Parent, ...]:
     """The parents that a trial still needs: until it has weights of its own, or never will."""
-    return () if record.score is not None or record.state == "failed" else record.trial.parents
+    return () if record.has_weights or record.state == "failed" else record.trial.parents

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from autoft.values.dataset import TrainOn
 from autoft.values.space import Params
 from autoft.values.target import in_digits
 from autoft.values.trial import Parent
@@ -12,7 +13,11 @@ from autoft.values.trial import Parent
 
 @dataclass(frozen=True)
 class Best:
-    """The trial that was exported; `share` is the part of the training images its head was fitted on."""
+    """The trial that was exported; `share` is the part of the images to train on that its head was fitted on.
+
+    `train_on` are the splits that it has trained on; of a refit `twin` is the trial that it repeats, whose validation
+    scores those of the run are.
+    """
 
     trial: int
     backbone: str
@@ -20,6 +25,8 @@ class Best:
     image_size: int
     params: Params
     share: float = 1.0
+    train_on: TrainOn = "train"
+    twin: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,8 @@ class Scores:
 class Summary:
     """What a run came to.
 
-    `validation` chose the trial and is therefore optimistic; `test` was scored from the ONNX file.
+    `validation` chose the trial and is therefore optimistic; of a refit it is its twin's. `test` was scored from the
+    ONNX file.
     `seconds` holds "total" and one entry a phase. `model` is the path of the ONNX file relative to `run`.
     `budget` is the time budget it has had, `elapsed` the run time at its end, in seconds, over all sittings.
     `test_openings` counts how often the test split was scored: more than once only when a finished run was extended.

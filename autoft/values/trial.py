@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autoft.values.dataset import TrainOn
 from autoft.values.plan import Fit
 from autoft.values.space import Params, Scalar, Space
 
@@ -44,6 +45,9 @@ class Trial:
     """What competes: everything that decides how weights come about. `id` counts from 0 in a run.
 
     With `parents` it starts from the first parent's weights; they are of the same backbone.
+
+    One with a `twin` is a refit: the same once more, over as many passes as that checkpoint has, on the validation
+    images too (`train_on`). No validation score says how good it is; that of its twin stands for it.
     """
 
     id: int
@@ -53,6 +57,8 @@ class Trial:
     params: Params
     seed: int
     parents: tuple[Parent, ...] = ()
+    train_on: TrainOn = "train"
+    twin: Parent | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,8 @@ class Costs:
 
     `step`: one optimiser step at its steady pace, None when there was none beyond the first ones of the slice, which
     pay for plans, caches and libraries. `steps_a_pass` turns it into passes. `scoring`: all validation images once
-    through the network. `saving`: one checkpoint. `image`: one forward pass of one image, without gradients.
+    through the network. `saving`: one checkpoint. `image`: one forward pass of one image, without gradients. `solving`:
+    a head in closed form, once its features are there.
     """
 
     step: float | None = None
@@ -130,6 +137,7 @@ class Costs:
     scoring: float = 0.0
     saving: float = 0.0
     image: float = 0.0
+    solving: float = 0.0
 
     @property
     def a_pass(self) -> float | None:
@@ -142,10 +150,11 @@ class Report:
     """Journal line: how a slice ended.
 
     `event`: "paused" can go on, "finished" and "failed" are terminal. `step` is the passes reached, `score` the
-    validation score there (greater is better; None when failed, or when the slice was given back without a step),
-    `seconds` what the slice took, `costs` where they went, `facts` resolved values such as the ridge strength or
-    memory, `share` the part of the training images that a closed-form head was fitted on, for lack of time, `error` the
-    cause of a failure, `elapsed` the run time in seconds when the report came in (stamped by the driver).
+    validation score there (greater is better; None when failed, when the slice was given back without a step, and of a
+    refit, which has trained on the validation images), `seconds` what the slice took, `costs` where they went, `facts`
+    resolved values such as the ridge strength or memory, `share` the part of the images to train on that a closed-form
+    head was fitted on, for lack of time, `error` the cause of a failure, `elapsed` the run time in seconds when the
+    report came in (stamped by the driver).
     """
 
     trial: int

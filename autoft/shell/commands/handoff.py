@@ -162,7 +162,7 @@ def _provenance(rescored: Rescored) -> Iterator[str]:
     trained, chose, tested = (rescored.scored[split] for split in SPLITS)
     if trained + chose:
         share = (trained + chose) / rescored.scores.n
-        yield f"optimistic  {share:.0%} of these images trained the model ({trained}) or chose it ({chose})"
+        yield f"optimistic  {share:.0%} of these images trained the model ({trained}) or {_chose(rescored)} ({chose})"
         return
     unsure = rescored.scores.n - tested - rescored.fresh
     counts = {"of the run's test split": tested, "new to the model": rescored.fresh, untold: unsure}
@@ -171,9 +171,14 @@ def _provenance(rescored: Rescored) -> Iterator[str]:
         return
     trained, chose = rescored.known["train"], rescored.known["val"]
     if trained + chose:
-        yield f"left out    {trained} that trained the model, {chose} that chose it; --all scores them too"
+        yield f"left out    {trained} that trained the model, {chose} that {_chose(rescored)}; --all scores them too"
     if unsure := rescored.left_out - trained - chose:
         yield f"left out    {unsure} {untold}"
+
+
+def _chose(rescored: Rescored) -> str:
+    """What validation images did."""
+    return "chose it" if rescored.train_on == "train" else "chose it and trained it too"
 
 
 def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:

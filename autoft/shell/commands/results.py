@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LEADERBOARD = (
     *("rank", "trial", "state", "score", "at", "latest", "passes", "seconds"),
-    *("backbone", "freeze", "px", "exportable", "fitted on"),
+    *("backbone", "freeze", "px", "exportable", "fitted on", "refit of"),
 )
 
 
@@ -34,7 +34,8 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
 
     The score is the best on validation images, which ranks and is exported, and "at" the passes after which it was
     reached; "latest" is the score after all its passes. "fitted on" stands where time sufficed for a part of the
-    training images only. The run may still be going on.
+    images only. A "refit of" a trial is the same once more on train + validation: above it, exported in its place, and
+    without a score, as it has seen the images of one. The run may still be going on.
     """
     from autoft.store import leaderboard_rows
     from autoft.study.run import Run
@@ -70,4 +71,5 @@ def _cells(row: LeaderboardRow, metric: MetricFacts) -> tuple[str, ...]:
         str(row.image_size),
         "yes" if row.exportable else "no",
         part_of_images(1.0 if row.share is None else row.share),
+        "" if row.twin is None else str(row.twin),
     )

@@ -153,9 +153,11 @@ def _lines(summary: Summary) -> list[str]:
     counts = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count)
     part = f", on {part_of_images(best.share)}" if best.share < 1 else ""
     lines = [_score(f"test {metric}", summary.test, metric)] if summary.test else []
+    chose = "it chose the trial" if best.twin is None else f"it chose trial {best.twin}, of which the model is a refit"
+    refit = "" if best.twin is None else f", refit of trial {best.twin} on train + validation"
     lines += [
-        _score("validation", summary.validation, metric) + "; optimistic, as it chose the trial",
-        _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px{part}"),
+        _score("validation", summary.validation, metric) + f"; optimistic, as {chose}",
+        _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px{part}{refit}"),
         _line("trials", f"{counts} in {summary.elapsed:.0f} s"),
         *_tried(summary),
         _line("model", f"{shown(model)}, {_megabytes(model)}"),

@@ -180,10 +180,11 @@ class AnswerForm(ABC):
         meanings = self.meanings_in(metrics)
         rows = [(plain(name), *_row(one, shown(name), meanings)) for name, one in metrics.metrics.items()]
         note = f" {plain(metrics.note)}" if metrics.note else ""
+        whose = f"`{CORE}`" if metrics.of_trial is None else f"Trial {metrics.of_trial}, whose refit this model is,"
         right = "" if metrics.correct is None else f", and got {metrics.correct:,} {self.right}"
         return f"""## Score
 
-`{CORE}` was scored on {metrics.n:,} images of the {split_name(metrics.split)} split{right}.{note}
+{whose} was scored on {metrics.n:,} images of the {split_name(metrics.split)} split{right}.{note}
 {self._missed(metrics)}{table(("Metric", "Value", "95 % interval", ""), rows)}
 
 {self.worst(metrics)}"""

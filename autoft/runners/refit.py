@@ -1,0 +1,123 @@
+"""`Refits`: the winner trained once more, on the validation images too: what that takes, and the slice that does it.
+
+It is the last errand of a search, whichever searcher there was. The time for it is kept back as long as it is a small
+part of all there is: from there on more passes are worth more than a third more images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from autoft.study.record import StudyRecord
+from autoft.system.clock import RunClock
+from autoft.train.job import CHECKED_IMAGES
+from autoft.values.ledger import Ledger, TrialRecord
+from autoft.values.trial import Candidate, Slice, Trial
+
+Reserve = Callable[[Ledger, Trial | None], float]
+"""Seconds the end of the run will take if that trial wins, or if the best so far does."""
+
+REFIT_SHARE: Final = 0.25  # of the time: no more is kept back for a refit; where there happens to be more, it is taken
+STARTING_SECONDS: Final = 1.0  # a network built, weights and images opened
+
+
+@dataclass(frozen=True)
+class Refits:
+    """Plans the refits of a run; `ending` is what the end takes without one."""
+
+    record: StudyRecord
+    ending: Reserve
+    clock: RunClock
+
+    def reserve(self, ledger: Ledger, trial: Trial | None) -> float:
+        """Seconds from the end of the search to the end of the process, with the refit of the winner."""
+        ending = self.ending(ledger, trial)
+        if self.record.study.no_refit:
+            return ending
+        if trial is not None:
+            return ending + self._planned(self._seconds_should_it_go_on(ledger, trial, ending))
+        best = next(iter(ledger.ranking()), None)
+        return ending + (0.0 if best is None or ledger.refits(best) else self._planned(self.seconds(best)))
+
+    def next(self, ledger: Ledger) -> Slice | str | None:
+        """The slice of the winner's refit; in one line why there is none; None where nothing is to be done."""
+        winner = next(iter(ledger.exportable()), None)
+        if self.record.study.no_refit or winner is None or winner.is_refit:
+            return None
+        trial = winner.refit(len(ledger.trials))
+        return self.problem(ledger, trial) or self.slice(ledger, trial)
+
+    def slice(self, ledger: Ledger, trial: Trial) -> Slice:
+        """All of a refit: as many passes as its twin has, until the export has to begin."""
+        twin = self._twin(ledger, trial)
+        deadline = self.clock.budget - self.ending(ledger, trial) - self._checking(twin)
+        return Slice(trial, 0.0, twin.best_step, deadline)
+
+    def problem(self, ledger: Ledger, trial: Trial) -> str | None:
+        """Why a refit is left out, in one line; None where it can be made."""
+        twin = self._twin(ledger, trial)
+        left_out = f"no refit of trial {twin.trial.id} on train + validation"
+        for parent in trial.parents:
+            if not ledger.has_checkpoint(parent):
+                return f"{left_out}: the weights of trial {parent.trial}, with which it began, are not kept"
+        left = self.clock.budget - self.clock.now() - self.ending(ledger, trial)
+        if (needed := self.seconds(twin)) > left:
+            return f"{left_out}: it takes about {needed:.0f} s, and {max(0.0, left):.0f} s are left for it"
+        return None
+
+    def seconds(self, record: TrialRecord) -> float:
+        """What the refit of a trial takes that has a score, from what the trial was measured to cost."""
+        costs = record.costs
+        return STARTING_SECONDS + self._fitting(record) + costs.scoring + costs.saving + self._checking(record)
+
+    @property
+    def growth(self) -> float:
+        """How many times the training images it has."""
+        counts = self.record.data.counts
+        return (counts["train"] + counts["val"]) / counts["train"]
+
+    def _fitting(self, record: TrialRecord) -> float:
+        costs = record.costs
+        if self._is_closed_form(record.trial):
+            missing = (1.0 - record.share) * self.record.data.counts["train"]
+            return costs.solving * self.growth / record.share + costs.image * missing
+        if costs.a_pass is None:  # too few steps to tell
+            return self.growth * sum(one.seconds for one in record.reports if one.step <= record.best_step)
+        return self.growth * record.best_step * costs.a_pass
+
+    def _checking(self, record: TrialRecord) -> float:
+        """Seconds to hold it against its twin; of a closed form the features are there."""
+        images = min(CHECKED_IMAGES, self.record.data.counts["train"])
+        return 0.0 if self._is_closed_form(record.trial) else 2 * images * record.costs.image
+
+    def _seconds_should_it_go_on(self, ledger: Ledger, trial: Trial, ending: float) -> float:
+        """Of a trial that trains on until just so much time is left as its refit takes then."""
+        known = ledger.trials.get(trial.id)
+        so_far = self.seconds(known) if known is not None and known.score is not None else STARTING_SECONDS
+        left = self.clock.budget - self.clock.now() - ending - so_far
+        if self._is_closed_form(trial):
+            return so_far
+        if left <= 0:  # should it win all the same, it goes without
+            return 0.0
+        return so_far + self.growth * left / (1.0 + self.growth)
+
+    def _planned(self, seconds: float) -> float:
+        """The seconds, or none where they are too many to be kept back."""
+        return seconds if seconds <= REFIT_SHARE * self.record.study.time else 0.0
+
+    def _is_closed_form(self, trial: Trial) -> bool:
+        candidate = next((one for one in self.record.candidates if _is_of(trial, one)), None)
+        return candidate is not None and candidate.fit == "closed_form"
+
+    def _twin(self, ledger: Ledger, trial: Trial) -> TrialRecord:
+        twin = trial.twin
+        if twin is None:
+            raise ValueError(f"trial {trial.id} is no refit")
+        return ledger.trials[twin.trial]
+
+
+def _is_of(trial: Trial, candidate: Candidate) -> bool:
+    address = (candidate.backbone, candidate.freeze, candidate.image_size)
+    return address == (trial.backbone, trial.freeze, trial.image_size)
