@@ -52,6 +52,7 @@ WRITTEN: dict[str, tuple[str, Any]] = {
     "gpus_per_trial": ("0.5", 0.5),
     "precision": ("bf16", "bf16"),
     "keep": ("2", 2),
+    "no_refit": ("", True),
     "exporter": ("onnx,mine", ["onnx", "mine"]),
     "batched": ("", True),
     "full_parity": ("", True),

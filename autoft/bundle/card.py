@@ -173,7 +173,7 @@ def _trained_on(facts: CardFacts) -> str:
         return f"Trained on the {train:,} training images; those for validation chose and calibrated it only."
     return (
         f"Trained on {train + val:,} images, those for training and for validation (given or carved) together, as\n"
-        f"trial {twin.trial} was on the {train:,} training images alone, which those for validation chose and calibrated."
+        f"trial {twin.trial} was on the {train:,} for training alone, which those for validation chose and calibrated."
     )
 
 

@@ -1,0 +1,490 @@
+"""The refit: planned, asked for, executed and held against its twin; never ranked, and never scored."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from parts.data import source
+
+from autoft.engine.conclude import BundleMaker, NoWeights, finalists, handoff_of
+from autoft.engine.engine import begin
+from autoft.engine.sitting import Sitting
+from autoft.errors import PluginError
+from autoft.parts.base import Problem, Searcher
+from autoft.parts.host import Host
+from autoft.runners.inline import InlineRunner
+from autoft.runners.refit import REFIT_SHARE, STARTING_SECONDS, Refits
+from autoft.runners.search import Search
+from autoft.store import CheckpointStore, Journal, leaderboard_rows
+from autoft.study.run import Run
+from autoft.study.study import Study
+from autoft.system.clock import RunClock
+from autoft.system.screen import Silent
+from autoft.system.signals import StopFlag
+from autoft.system.stopwatch import Stopwatch
+from autoft.train.job import CHECKED_IMAGES, Job
+from autoft.train.worker import Worker
+from autoft.train.workshop import Workshop
+from autoft.values.codec import decode, encode
+from autoft.values.ledger import Kept, Ledger
+from autoft.values.space import Float, Space
+from autoft.values.target import MetricFacts
+from autoft.values.trial import (
+    DONE,
+    WAIT,
+    Candidate,
+    Clock,
+    Costs,
+    Event,
+    Parent,
+    Queued,
+    Report,
+    Slice,
+    Started,
+    Trial,
+)
+
+PROBE = Candidate("z/a", "probe", 64, Space({}), "closed_form")
+FULL = Candidate("z/a", "full", 64, Space({"lr": Float(1e-4, 1e-2)}))
+STEPS = Costs(step=0.1, steps_a_pass=10, scoring=0.5, saving=0.25, image=0.001)
+
+
+def trained(
+    number: int, score: float | None, passes: float = 3.0, event: str = "paused", **more: object
+) -> list[Event]:
+    """A fine-tune of so many passes, as the journal has it."""
+    trial = FULL.trial(number, {"lr": 1e-3}, number)
+    report = Report(number, event, passes, score, 4.0, costs=STEPS, **more)
+    return [Queued(number, Slice(trial, 0.0, passes, 90.0), Clock(0.0, 90.0)), report]
+
+
+def refitted(number: int, twin: int, event: str | None = "finished", passes: float = 3.0) -> list[Event]:
+    """The refit of such a trial; it is under way where no event has ended it."""
+    trial = replace(FULL.trial(twin, {"lr": 1e-3}, twin), id=number, train_on="train+val", twin=Parent(twin, passes))
+    queued = Queued(number, Slice(trial, 0.0, passes, 90.0), Clock(0.0, 90.0))
+    return [queued] if event is None else [queued, Report(number, event, passes, None, 5.0)]
+
+
+def numbers(records: object) -> list[int]:
+    return [record.trial.id for record in records]
+
+
+# ---------------------------------------------------------------- ledger, journal, leaderboard
+
+
+def test_a_refit_is_exported_before_its_twin_and_ranked_nowhere() -> None:
+    ledger = Ledger([*trained(0, 0.5), *trained(1, 0.9), *trained(2, 0.7), *refitted(3, twin=1)])
+    assert numbers(ledger.ranking()) == [1, 2, 0]
+    assert numbers(ledger.exportable()) == [3, 1, 2, 0]
+    assert ledger.trials[3].score is None
+    assert ledger.scored_as(ledger.trials[3]).score == 0.9
+    assert ledger.trials[3].best_checkpoint == Parent(3, 3.0)
+    assert ledger.kept()[3] == Kept(frozenset({3.0}))
+
+
+@pytest.mark.parametrize("event", ["failed", None])
+def test_a_refit_that_is_not_through_is_not_exported(event: str | None) -> None:
+    ledger = Ledger([*trained(0, 0.5), *refitted(1, twin=0, event=event)])
+    assert numbers(ledger.exportable()) == [0]
+
+
+def test_a_refit_goes_with_the_checkpoint_that_it_repeats() -> None:
+    """Its twin went on to a better one, or fell out of the best."""
+    events = [*trained(0, 0.5), *refitted(1, twin=0)]
+    on = Slice(FULL.trial(0, {"lr": 1e-3}, 0), 3.0, 9.0, 90.0)
+    went_on = [*events, Queued(0, on, Clock(0.0, 90.0)), Report(0, "finished", 9.0, 0.6, 4.0)]
+    assert numbers(Ledger(went_on).exportable()) == [0]
+    assert 1 not in Ledger(went_on).kept()
+    worse = [*events, Queued(0, on, Clock(0.0, 90.0)), Report(0, "finished", 9.0, 0.4, 4.0)]
+    assert numbers(Ledger(worse).exportable()) == [1, 0]
+    better = [*trained(2, 0.8, event="finished"), *trained(3, 0.9, event="finished")]
+    ended = [*trained(0, 0.5, event="finished"), *refitted(1, twin=0)]
+    assert numbers(Ledger([*ended, *better], keep=2).exportable()) == [3, 2]
+
+
+def test_a_parent_stays_until_the_refit_of_its_child_is_through() -> None:
+    child = replace(FULL.trial(1, {"lr": 1e-3}, 1, (Parent(0, 3.0),)))
+    scored = [Queued(1, Slice(child, 0.0, 3.0, 90.0), Clock(0.0, 90.0)), Report(1, "finished", 3.0, 0.9, 1.0)]
+    ledger = Ledger([*trained(0, 0.5, event="finished"), *scored], keep=1)
+    assert not ledger.has_checkpoint(Parent(0, 3.0))
+    ledger = Ledger([*trained(0, 0.5, event="finished"), *scored])
+    again = ledger.trials[1].refit(2)
+    ledger.record(Queued(2, Slice(again, 0.0, 3.0, 90.0), Clock(0.0, 90.0)))
+    assert (again.parents, again.twin, again.seed) == (child.parents, Parent(1, 3.0), child.seed)
+    assert 3.0 in ledger.kept()[0].steps
+
+
+def test_a_refit_of_nothing_cannot_be_read() -> None:
+    with pytest.raises(ValueError, match="is the refit of trial 5, which there is not"):
+        Ledger(refitted(0, twin=5))
+
+
+def test_a_trial_of_an_older_journal_trains_on_the_training_images() -> None:
+    written = json.loads(encode(trained(0, 0.5)[0]))
+    del written["slice"]["trial"]["train_on"], written["slice"]["trial"]["twin"]
+    trial = decode(Event, json.dumps(written)).slice.trial
+    assert (trial.train_on, trial.twin) == ("train", None)
+    assert decode(Event, encode(refitted(1, 0)[0])).slice.trial.train_on == "train+val"
+
+
+def test_the_leaderboard_has_a_refit_above_its_twin_without_rank_or_score() -> None:
+    ledger = Ledger([*trained(0, 0.5), *trained(1, 0.9), *refitted(2, twin=1), *refitted(3, twin=0, event="failed")])
+    rows = leaderboard_rows(ledger, MetricFacts("accuracy"), "stopped")
+    shown = [(row.rank, row.trial, row.score, row.latest_score, row.train_on, row.twin, row.exportable) for row in rows]
+    assert shown == [
+        (None, 2, None, None, "train+val", 1, True),
+        (1, 1, 0.9, 0.9, "train", None, True),
+        (2, 0, 0.5, 0.5, "train", None, True),
+        (None, 3, None, None, "train+val", 0, False),
+    ]
+
+
+# ---------------------------------------------------------------- what it takes
+
+
+def refits(budget: float = 100.0, now: float = 0.0, ending: float = 10.0, no_refit: bool = False) -> Refits:
+    record = SimpleNamespace(
+        study=Study("data", time=budget, no_refit=no_refit),
+        data=SimpleNamespace(counts={"train": 600, "val": 200, "test": 200}),
+        candidates=(PROBE, FULL),
+    )
+    return Refits(record, lambda ledger, trial: ending, RunClock(time.time() - now, budget))
+
+
+def test_what_a_refit_takes_comes_of_what_its_twin_was_measured_to_take() -> None:
+    (_, report) = trained(0, 0.5)
+    ledger = Ledger(trained(0, 0.5))
+    besides = STARTING_SECONDS + 0.5 + 0.25 + 2 * CHECKED_IMAGES * 0.001
+    assert refits().seconds(ledger.trials[0]) == pytest.approx(3 * 10 * 0.1 * 800 / 600 + besides)
+    unsteady = replace(report, costs=replace(STEPS, step=None))
+    ledger = Ledger([trained(0, 0.5)[0], unsteady])
+    assert refits().seconds(ledger.trials[0]) == pytest.approx(4.0 * 800 / 600 + besides)
+
+
+def test_a_closed_form_is_solved_anew_with_what_was_missing() -> None:
+    trial = PROBE.trial(0, {}, 0)
+    costs = Costs(image=0.01, solving=0.3)
+    report = Report(0, "finished", 1.0, 0.5, 9.0, costs=costs, share=0.5)
+    queued = Queued(0, Slice(trial, 0.0, 1.0, 90.0), Clock(0.0, 90.0))
+    part, whole = (Ledger([queued, one]).trials[0] for one in (report, replace(report, share=1.0)))
+    assert refits().seconds(whole) == pytest.approx(STARTING_SECONDS + 0.3 * 800 / 600)
+    assert refits().seconds(part) == pytest.approx(STARTING_SECONDS + 0.6 * 800 / 600 + 300 * 0.01)
+
+
+def test_time_is_kept_back_for_the_refit_of_the_best() -> None:
+    ledger = Ledger(trained(0, 0.5))
+    needed = refits().seconds(ledger.trials[0])
+    assert refits().reserve(ledger, None) == pytest.approx(10.0 + needed)
+    assert refits(no_refit=True).reserve(ledger, None) == 10.0
+    assert refits().reserve(Ledger(), None) == 10.0
+    assert refits().reserve(Ledger([*trained(0, 0.5), *refitted(1, twin=0)]), None) == 10.0
+    long = Ledger(trained(0, 0.5, passes=100.0))
+    assert refits().seconds(long.trials[0]) > REFIT_SHARE * 100.0
+    assert refits().reserve(long, None) == 10.0  # so much is not kept back
+
+
+@pytest.mark.parametrize("now", [40.0, 60.0, 75.0])
+def test_a_slice_ends_when_just_its_refit_fits_behind_it(now: float) -> None:
+    ledger, plan = Ledger(trained(0, 0.5)), refits(now=now)
+    ends = 100.0 - plan.reserve(ledger, ledger.trials[0].trial)
+    longer = trained(0, 0.5, passes=3.0 + (ends - now) / (10 * 0.1))  # trained all the while
+    then = plan.seconds(Ledger(longer).trials[0])
+    planned = ends + then == pytest.approx(90.0, abs=0.1)
+    assert planned or ends == pytest.approx(90.0)
+    assert planned == (now >= 60.0)  # before that it may still grow beyond its share
+
+
+def test_a_refit_that_does_not_fit_is_left_out_and_said() -> None:
+    ledger = Ledger(trained(0, 0.5))
+    found = refits(now=88.0).next(ledger)
+    assert found == "no refit of trial 0 on train + validation: it takes about 6 s, and 2 s are left for it"
+    errand = refits(now=20.0).next(ledger)
+    assert isinstance(errand, Slice)
+    assert errand.trial == replace(ledger.trials[0].trial, id=1, train_on="train+val", twin=Parent(0, 3.0))
+    assert (errand.start, errand.until) == (0.0, 3.0)
+    assert errand.deadline == pytest.approx(90.0 - 0.4)
+    assert refits(now=20.0, no_refit=True).next(ledger) is None
+    assert refits(now=20.0).next(Ledger([*trained(0, 0.5), *refitted(1, twin=0)])) is None
+    assert refits(now=20.0).next(Ledger()) is None
+
+
+def test_a_refit_needs_the_weights_that_its_twin_began_with() -> None:
+    child = FULL.trial(1, {"lr": 1e-3}, 1, (Parent(0, 3.0),))
+    scored = [Queued(1, Slice(child, 0.0, 3.0, 90.0), Clock(0.0, 90.0)), Report(1, "finished", 3.0, 0.9, 1.0)]
+    kept, pruned = (Ledger([*trained(0, 0.5, event="finished"), *scored], keep) for keep in (5, 1))
+    assert isinstance(refits().next(kept), Slice)
+    assert "the weights of trial 0, with which it began, are not kept" in str(refits().next(pruned))
+
+
+# ---------------------------------------------------------------- asked for
+
+
+class Scripted(Searcher):
+    """Answers as told, then is done."""
+
+    name = "scripted"
+
+    def __init__(self, *answers: object) -> None:
+        self.answers, self.clocks = list(answers), []
+
+    def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> object:
+        self.clocks.append(clock)
+        return self.answers.pop(0) if self.answers else DONE
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Callable[..., Search]:
+    def make(*answers: object, events: list[Event] = [], now: float = 20.0, trials: int | None = None) -> Search:  # noqa: B006
+        plan = refits(now=now)
+        return Search(
+            searcher=Scripted(*answers),
+            problem=Problem((PROBE, FULL), seed=0, workers=2, trials=trials),
+            ledger=Ledger(events),
+            journal=Journal(tmp_path / "trials.jsonl"),
+            checkpoints=CheckpointStore(tmp_path / "checkpoints"),
+            clock=plan.clock,
+            host=Host.from_refs(()),
+            screen=Notes(),
+            stopped=StopFlag(),
+            reserve=plan.reserve,
+            refits=plan,
+        )
+
+    return make
+
+
+def new(number: int) -> Slice:
+    return Slice(FULL.trial(number, {"lr": 1e-3}, number), 0.0, 1.0, 1e9)
+
+
+def test_the_last_errand_of_any_search_is_the_winners_refit(search: Callable[..., Search], tmp_path: Path) -> None:
+    begun = search(events=[*trained(0, 0.5), *trained(1, 0.9)], trials=2)
+    errand = begun.ask()
+    assert isinstance(errand, Slice)
+    assert errand.trial.twin == Parent(1, 3.0)
+    (line,) = (tmp_path / "trials.jsonl").read_text().splitlines()
+    assert json.loads(line)["slice"] == json.loads(encode(errand))
+    begun.tell(Report(2, "finished", 3.0, None, 5.0))
+    assert begun.ask() == DONE
+    assert numbers(begun.ledger.exportable()) == [2, 1, 0]
+    assert len(begun.searcher.clocks) == 1  # done is done
+
+
+def test_nobody_is_refitted_while_another_may_win(search: Callable[..., Search]) -> None:
+    begun = search(new(1), events=trained(0, 0.5))
+    assert begun.ask().trial.id == 1
+    assert begun.ask() == begun.ask() == WAIT
+    begun.tell(Report(1, "finished", 1.0, 0.9, 2.0, costs=STEPS))
+    assert begun.ask().trial.twin == Parent(1, 1.0)
+
+
+def test_a_refit_that_ran_out_of_time_has_failed_and_is_no_models(search: Callable[..., Search]) -> None:
+    begun = search(events=trained(0, 0.5))
+    begun.ask()
+    begun.tell(Report(1, "paused", 2.0, None, 5.0))
+    record = begun.ledger.trials[1]
+    assert (record.state, record.reports[-1].error) == ("failed", "there was no time for all its passes")
+    assert numbers(begun.ledger.exportable()) == [0]
+    assert begun.ask() == DONE
+
+
+def test_a_stopped_search_has_no_last_errand(search: Callable[..., Search]) -> None:
+    begun = search(events=trained(0, 0.5))
+    begun.stopped.signal = signal.SIGINT
+    assert begun.ask() == DONE
+    assert numbers(begun.ledger.trials.values()) == [0]
+
+
+def test_why_there_is_no_refit_is_one_line(search: Callable[..., Search]) -> None:
+    begun = search(events=trained(0, 0.5), now=88.0)
+    assert begun.ask() == begun.ask() == DONE
+    (note,) = begun.screen.notes
+    assert note.startswith("no refit of trial 0")
+
+
+@pytest.mark.parametrize("started", [[], [Started(1, 21.0)]])
+def test_a_refit_that_a_kill_cut_short_goes_on_before_anything_else(
+    search: Callable[..., Search], started: list[Event]
+) -> None:
+    open_ = [*trained(0, 0.5), *refitted(1, twin=0, event=None), *started]
+    resumed = search(new(2), events=open_)
+    assert resumed.ask().trial == open_[2].slice.trial
+    assert resumed.ask().trial.id == 2  # with the time that there is besides
+    resumed.tell(Report(1, "finished", 3.0, None, 5.0))
+    resumed.tell(Report(2, "finished", 1.0, 0.4, 5.0))
+    assert resumed.ask() == DONE
+    assert numbers(resumed.ledger.exportable()) == [1, 0, 2]
+
+
+def test_a_refit_that_a_kill_cut_short_is_given_up_where_no_time_is_left(search: Callable[..., Search]) -> None:
+    late = search(events=[*trained(0, 0.5), *refitted(1, twin=0, event=None)], now=88.0)
+    assert late.ask() == DONE
+    assert late.ledger.in_flight == ()
+    assert "it takes about" in late.ledger.trials[1].reports[-1].error
+    assert late.screen.notes == []
+
+
+def test_no_searcher_asks_for_a_refit(search: Callable[..., Search]) -> None:
+    cheat = Slice(replace(FULL.trial(1, {"lr": 1e-3}, 1), train_on="train+val"), 0.0, 1.0, 90.0)
+    with pytest.raises(PluginError, match="which no validation score can judge"):
+        search(cheat, events=trained(0, 0.5)).ask()
+
+
+def test_nobody_runs_longer_than_one_that_may_win_and_be_refitted(search: Callable[..., Search]) -> None:
+    begun = search(new(1), new(2), events=trained(0, 0.5), now=70.0)
+    first = begun.ask()
+    assert begun.ask().deadline <= first.deadline < 85.0
+    assert begun.searcher.clocks[1].deadline <= first.deadline
+
+
+# ---------------------------------------------------------------- executed
+
+ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
+FOREVER = 1e12
+
+
+@pytest.fixture
+def run(tiny_images: Path, tmp_path: Path) -> Run:
+    backbones = ("small/test_resnet",)
+    study = Study(data=str(tiny_images), plugins=(ZOO,), backbones=backbones, image_size=64, runner="inline")
+    now = time.time()
+    sitting = Sitting(Host.discover(study.plugins), InlineRunner(), Silent(), Stopwatch(now), RunClock(now, study.time))
+    return begin(study, source(tiny_images), tmp_path / "run", sitting)
+
+
+@pytest.fixture
+def worker(run: Run) -> Worker:
+    return Worker(Workshop(run, run.host()))
+
+
+def first(run: Run, freeze: str, **params: object) -> Trial:
+    candidate = next(one for one in run.record.candidates if one.freeze == freeze)
+    start = candidate.space.starts[0] if candidate.space.starts else {}
+    return candidate.trial(0, {**start, **params}, seed=5)
+
+
+def searched(worker: Worker, trial: Trial, until: float) -> Ledger:
+    """After a trial."""
+    queued = Queued(0, Slice(trial, 0.0, until, FOREVER), Clock(0.0, FOREVER))
+    return Ledger([queued, worker.run(Job(queued.slice, time.time()))])
+
+
+def searched_and_refitted(worker: Worker, trial: Trial, until: float) -> Ledger:
+    """After a trial and its refit."""
+    ledger = searched(worker, trial, until)
+    errand = Slice(ledger.trials[0].refit(1), 0.0, ledger.trials[0].best_step, FOREVER)
+    ledger.record(Queued(1, errand, Clock(0.0, FOREVER)))
+    ledger.record(worker.run(Job(errand, time.time())))
+    return ledger
+
+
+def test_a_refitted_head_is_that_of_all_images_together(run: Run, worker: Worker) -> None:
+    ledger = searched_and_refitted(worker, first(run, "probe"), 1.0)
+    report = ledger.trials[1].reports[-1]
+    assert (report.event, report.score, report.share, report.error) == ("finished", None, 1.0, None)
+    shop, network = worker.shop, worker.shop.network("small/test_resnet")
+    rows = np.concatenate([shop.dataset.rows("train"), shop.dataset.rows("val")])
+    targets = np.concatenate([shop.dataset.targets("train"), shop.dataset.targets("val")])
+    features = shop.features.features(network, shop.images(ledger.trials[1].trial), rows)
+    expected = shop.task.closed_form(features, torch.from_numpy(targets), shop.check)
+    kept = shop.saved(ledger.trials[1].best_checkpoint)
+    torch.testing.assert_close(kept.model["head.weight"], expected.weight, rtol=1e-3, atol=1e-5)
+    scored = shop.outputs(shop.restored(kept), shop.images(kept.trial).batches(shop.validation))
+    np.testing.assert_allclose(kept.logits, scored, rtol=1e-3, atol=1e-4)
+
+
+def test_a_fine_tune_is_refitted_over_the_same_passes_of_more_images(run: Run, worker: Worker) -> None:
+    ledger = searched_and_refitted(worker, first(run, "full", batch_size=16), 2.0)
+    twin, refit = ledger.trials[0].reports[-1], ledger.trials[1].reports[-1]
+    assert (refit.event, refit.score, refit.step) == ("finished", None, 2.0)
+    counts = run.record.data.counts
+    assert twin.costs.steps_a_pass == counts["train"] // 16
+    assert refit.costs.steps_a_pass == (counts["train"] + counts["val"]) // 16
+    kept = worker.shop.saved(ledger.trials[1].best_checkpoint)
+    assert not np.allclose(kept.logits, worker.shop.saved(Parent(0, 2.0)).logits)
+
+
+def test_a_refit_trains_on_validation_images_that_there_was_no_time_to_score(run: Run) -> None:
+    limited = replace(run, record=replace(run.record, validation=3))
+    shop = Workshop(limited, limited.host())
+    trial = first(run, "probe")
+    again = replace(trial, id=1, train_on="train+val", twin=Parent(0, 1.0))
+    counts = run.record.data.counts
+    assert len(shop.validation) == 3
+    assert len(shop.trained_on(again).rows(again.train_on)) == counts["train"] + counts["val"]
+    assert len(shop.trained_on(trial).rows(trial.train_on)) == counts["train"]
+
+
+def test_a_refit_that_ends_at_its_deadline_is_not_through(run: Run, worker: Worker) -> None:
+    again = searched(worker, first(run, "full", batch_size=2), 1.0).trials[0].refit(1)
+    report = worker.run(Job(Slice(again, 0.0, 20.0, 0.5), time.time()))
+    assert (report.event, report.score) == ("paused", None)
+    assert report.step < 20.0
+
+
+@pytest.mark.parametrize(
+    ("broken", "cause"),
+    [
+        ("loss", r"its loss has not fallen: on training images it is \S+, and 1\.1 from zeros"),
+        ("labels", r"on 24 training images it comes to accuracy 0\.\d+, and its twin to 1\.0+"),
+        ("logits", r"logits of \d+ of \d+ validation images are not finite"),
+    ],
+)
+def test_a_refit_that_is_worse_than_its_twin_has_failed_with_the_figures(
+    run: Run, worker: Worker, monkeypatch: pytest.MonkeyPatch, broken: str, cause: str
+) -> None:
+    trial = first(run, "full", batch_size=4) if broken == "loss" else first(run, "probe")
+    again = searched(worker, trial, 1.0).trials[0].refit(1)
+    if broken == "loss":
+        monkeypatch.setattr("autoft.train.gradient.GradientRun._rate", lambda self, steps: -1e3)
+    elif broken == "labels":
+        task, fit = worker.shop.task, worker.shop.task.closed_form
+        monkeypatch.setattr(task, "closed_form", lambda x, y, check: fit(x, (y + 1) % 3, check), raising=False)
+    else:
+        task, fit = worker.shop.task, worker.shop.task.closed_form
+        head = lambda *given: replace(fit(*given), bias=torch.full((3,), math.nan))  # noqa: E731
+        monkeypatch.setattr(task, "closed_form", head, raising=False)
+    report = worker.run(Job(Slice(again, 0.0, 1.0, FOREVER), time.time()))
+    assert (report.event, report.score) == ("failed", None)
+    assert re.search(cause, report.error), report.error
+
+
+# ---------------------------------------------------------------- handed over
+
+
+def test_a_refit_is_handed_over_with_the_figures_of_its_twin(run: Run, worker: Worker) -> None:
+    ledger = searched_and_refitted(worker, first(run, "probe"), 1.0)
+    maker = BundleMaker(run, ledger, worker.shop, Stopwatch(0.0))
+    refit, twin = finalists(ledger)
+    assert numbers([refit, twin]) == [1, 0]
+    np.testing.assert_array_equal(maker._twins_logits(refit), worker.shop.saved(Parent(0, 1.0)).logits)
+    assert maker._twins_logits(twin) is None
+    made = handoff_of(run.record, refit, ledger.scored_as(refit).score)
+    assert (made.trial.train_on, made.validation_score) == ("train+val", twin.score)
+
+
+def test_a_refit_whose_twin_is_gone_is_passed_over(run: Run, worker: Worker) -> None:
+    ledger = searched_and_refitted(worker, first(run, "probe"), 1.0)
+    for path in run.folder.checkpoints.glob("00000-*"):
+        path.unlink()
+    with pytest.raises(NoWeights, match="trial 0 has no whole checkpoint at 1 passes"):
+        BundleMaker(run, ledger, worker.shop, Stopwatch(0.0))._twins_logits(ledger.trials[1])
