@@ -15,14 +15,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from parts.data import source
+from parts.data import dataset, source
+from parts.exported import SIZE, Tiny, handoff, torch_logits
 
+from autoft.builtin.onnx_exporter import OnnxExporter
+from autoft.bundle.build import write_bundle
+from autoft.bundle.known import KnownImages
+from autoft.bundle.order import Order
+from autoft.bundle.parity import QUICK
 from autoft.engine.conclude import BundleMaker, NoWeights, finalists, handoff_of
 from autoft.engine.engine import begin
+from autoft.engine.execution import ExportWish, execute, export_trial
 from autoft.engine.sitting import Sitting
 from autoft.errors import PluginError
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
+from autoft.runners.base import Runner, Site
 from autoft.runners.inline import InlineRunner
 from autoft.runners.refit import REFIT_SHARE, STARTING_SECONDS, Refits
 from autoft.runners.search import Search
@@ -36,6 +44,7 @@ from autoft.system.stopwatch import Stopwatch
 from autoft.train.job import CHECKED_IMAGES, Job
 from autoft.train.worker import Worker
 from autoft.train.workshop import Workshop
+from autoft.values.bundle import MetricsReport
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Kept, Ledger
 from autoft.values.space import Float, Space
@@ -46,6 +55,7 @@ from autoft.values.trial import (
     Candidate,
     Clock,
     Costs,
+    Done,
     Event,
     Parent,
     Queued,
@@ -53,6 +63,7 @@ from autoft.values.trial import (
     Slice,
     Started,
     Trial,
+    Wait,
 )
 
 PROBE = Candidate("z/a", "probe", 64, Space({}), "closed_form")
@@ -60,12 +71,10 @@ FULL = Candidate("z/a", "full", 64, Space({"lr": Float(1e-4, 1e-2)}))
 STEPS = Costs(step=0.1, steps_a_pass=10, scoring=0.5, saving=0.25, image=0.001)
 
 
-def trained(
-    number: int, score: float | None, passes: float = 3.0, event: str = "paused", **more: object
-) -> list[Event]:
+def trained(number: int, score: float, passes: float = 3.0, event: str = "paused") -> list[Event]:
     """A fine-tune of so many passes, as the journal has it."""
     trial = FULL.trial(number, {"lr": 1e-3}, number)
-    report = Report(number, event, passes, score, 4.0, costs=STEPS, **more)
+    report = Report(number, event, passes, score, 4.0, costs=STEPS)
     return [Queued(number, Slice(trial, 0.0, passes, 90.0), Clock(0.0, 90.0)), report]
 
 
@@ -488,3 +497,75 @@ def test_a_refit_whose_twin_is_gone_is_passed_over(run: Run, worker: Worker) -> 
         path.unlink()
     with pytest.raises(NoWeights, match="trial 0 has no whole checkpoint at 1 passes"):
         BundleMaker(run, ledger, worker.shop, Stopwatch(0.0))._twins_logits(ledger.trials[1])
+
+
+class KilledInTheRefit(InlineRunner):
+    """The first sitting of a run: it is killed when the refit begins."""
+
+    def run(self, search: Search, site: Site, stopped: StopFlag) -> None:
+        ask = search.ask
+
+        def until_the_refit() -> Slice | Wait | Done:
+            answer = ask()
+            if isinstance(answer, Slice) and answer.trial.twin is not None:
+                raise KeyboardInterrupt
+            return answer
+
+        search.ask = until_the_refit
+        super().run(search, site, stopped)
+
+
+def sitting_of(run: Run, runner: Runner) -> Sitting:
+    now = time.time()
+    return Sitting(run.host(), runner, Notes(), Stopwatch(now), RunClock(now - 5.0, run.record.study.time))
+
+
+def test_from_a_kill_in_the_refit_to_the_bundle_of_the_refit_and_back_to_its_twin(run: Run, tmp_path: Path) -> None:
+    probe = tuple(one for one in run.record.candidates if one.freeze == "probe")
+    short = replace(run, record=replace(run.record, candidates=probe))
+    run.folder.study.write_text(encode(short.record))
+    with pytest.raises(KeyboardInterrupt):
+        execute(short, sitting_of(short, KilledInTheRefit()))
+    assert [record.state for record in short.ledger().trials.values()] == ["finished", "queued"]
+    summary = execute(short, sitting_of(short, InlineRunner()))
+    assert (summary.best.trial, summary.best.twin, summary.best.train_on) == (1, 0, "train+val")
+    assert summary.finalists == (Parent(1, 1.0),)
+    shown = summary.validation.metrics["accuracy"]
+    assert shown == short.ledger().trials[0].score
+    known = decode(KnownImages, (run.folder.export / "images.json").read_text())
+    counts = run.record.data.counts
+    assert known.train_on == "train+val"
+    card = (run.folder.export / "MODEL_CARD.md").read_text()
+    assert f"Trained on {counts['train'] + counts['val']} images" in card
+    assert "trial 0 was on the" in card
+    notes = Notes()
+    again = export_trial(short, (), ExportWish(1, tmp_path / "again", "image"), notes)
+    assert again.validation.metrics["accuracy"] == shown
+    report = decode(MetricsReport, (tmp_path / "again" / "metrics.json").read_text())
+    assert (report.split, report.of_trial) == ("val", 0)
+    card = (tmp_path / "again" / "MODEL_CARD.md").read_text()
+    assert "figures are not its own" in card and "Trial 0, whose refit this model is, was scored on" in card
+    for path in run.folder.checkpoints.glob("00001-*.safetensors"):
+        path.write_bytes(b"damaged")
+    best = export_trial(short, (), ExportWish(None, tmp_path / "twin", "image"), notes)
+    assert best.trial.id == 0
+    assert any(note.startswith("trial 1 is passed over: ") for note in notes.notes)
+
+
+def test_figures_and_calibration_of_a_refit_are_its_twins(tiny_images: Path, tmp_path: Path) -> None:
+    data = dataset(tiny_images, {(SIZE, "bicubic", "crop")})
+    model, targets = Tiny(3).eval(), data.targets("val")
+    made = handoff(labels=data.info.targets.names)
+    refit = replace(made, trial=replace(made.trial, id=4, train_on="train+val", twin=Parent(3, 1.0)))
+    wrong = -5.0 * np.eye(3, dtype=np.float32)[targets]  # the twin took every image for another class
+    order = Order(refit, lambda x: torch_logits(model, x), data, "val", QUICK, "image", {}, twin=wrong)
+    exports = OnnxExporter().export(model, refit, tmp_path / "b")
+    bundle = write_bundle(order, exports, tmp_path / "b", Stopwatch(0))
+    assert bundle.validation.metrics["accuracy"] == 0.0
+    assert bundle.calibration == data.task.calibrate(wrong, targets)
+    assert bundle.report.of_trial == 3
+    tested = replace(order, reported="test")
+    reported = write_bundle(tested, OnnxExporter().export(model, refit, tmp_path / "t"), tmp_path / "t", Stopwatch(0))
+    assert reported.validation.metrics["accuracy"] == 0.0
+    assert reported.scores.metrics["accuracy"] > 0.0  # the file's own
+    assert reported.report.of_trial is None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -408,6 +409,21 @@ def test_a_checkpoint_comes_back_as_it_was_saved(store: CheckpointStore, tmp_pat
     written = json.loads(sidecar.read_text())
     assert [written["model"]["sha256"], written["training"]["sha256"]] == [sha256(path) for path in data]
     assert {path.stat().st_mode & 0o777 for path in (*data, sidecar)} == {sidecar.stat().st_mode & 0o777}
+
+
+def test_a_checkpoint_of_a_version_that_knew_no_refits_is_read(store: CheckpointStore, tmp_path: Path) -> None:
+    saved = checkpoint(3, 1.5)
+    store.save(saved)
+    (sidecar,) = tmp_path.rglob("*.json")
+    older = json.loads(sidecar.read_text())
+    del older["trial"]["train_on"], older["trial"]["twin"]
+    older["check"] = ""
+    older["check"] = hashlib.sha256(json.dumps(older, ensure_ascii=False).encode()).hexdigest()
+    sidecar.write_text(json.dumps(older, ensure_ascii=False))
+    assert store.load(Parent(saved.trial.id, saved.step)) is not None
+    older["trial"]["seed"] += 1
+    sidecar.write_text(json.dumps(older, ensure_ascii=False))
+    assert store.load(Parent(saved.trial.id, saved.step)) is None
 
 
 def test_an_ended_trial_has_no_state_of_training(store: CheckpointStore) -> None:
