@@ -96,7 +96,7 @@ def kill_and_resume(runner: str, seconds: float, seed: int, at_end: bool = False
             time.sleep(0.05)
         hit = _kill_after(process, moment)
         before, had_study = journal(run), (run / "study.json").exists()
-        best = common.RunFiles(run).ledger.ranking()[0].trial.id if at_end else None
+        best = common.RunFiles(run).ledger.exportable()[0].trial.id if at_end else None
         resumed = place.run([*AUTOFT, "resume", run])
         if resumed.code == TOO_LITTLE_TIME and had_study:  # no model yet, and no time left for one: it says how much
             resumed = place.run([*AUTOFT, "resume", run, "--time", f"+{seconds:g}s"])

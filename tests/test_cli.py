@@ -547,6 +547,8 @@ def test_search_json_is_one_document_that_reads_back(autoft_: Callable[..., Outc
         "freeze": "full",
         "image_size": 64,
         "params": {"learning_rate": 0.001},
+        "train_on": "train",
+        "twin": None,
     }
     assert document["test"]["n"] == 20
     assert document["test"]["ci95"] == [0.64, 0.95]

@@ -120,7 +120,13 @@ def test_metadata_is_json(tiny: tuple[Path, Artifact]) -> None:
             "value_range": None,
         },
         "autoft.backbone": {"name": "test/tiny", "license": "apache-2.0", "source": "weights.bin"},
-        "autoft.trial": {"id": 3, "freeze": "probe", "params": {"ridge": 0.5, "head": "ridge"}, "seed": 7},
+        "autoft.trial": {
+            "id": 3,
+            "freeze": "probe",
+            "params": {"ridge": 0.5, "head": "ridge"},
+            "seed": 7,
+            "train_on": "train",
+        },
         "autoft.validation": {"accuracy": 0.75},
         "autoft.data_fingerprint": "abc123",
     }

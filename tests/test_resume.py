@@ -557,7 +557,8 @@ def test_ctrl_c_ends_an_export_at_once(run: Run, monkeypatch: pytest.MonkeyPatch
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
 
-    monkeypatch.setattr("autoft.engine.execution._bundle_maker", lambda *_: SimpleNamespace(make=slow))
+    monkeypatch.setattr("autoft.engine.execution._shop", lambda *_: None)
+    monkeypatch.setattr("autoft.engine.execution.BundleMaker", lambda *_: SimpleNamespace(make=slow))
     began = time.monotonic()
     with pytest.raises(Interrupted, match="stopped; nothing was exported"):
         export_trial(run, (), ExportWish(None, None, "image"), Silent())
