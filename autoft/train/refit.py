@@ -16,16 +16,18 @@ from autoft.train.workshop import Bench
 from autoft.values.trial import Parent, Report
 
 HALF_A_STEP: Final = 0.5  # passes are rounded to steps, of which a refit has others than its twin
+ALMOST_ALL: Final = 0.9  # of the passes: a deadline that comes a little early throws nothing away
 
 
 def held_against_its_twin(bench: Bench, report: Report) -> Report:
     """What the slice of a refit comes to: no score, as it has seen the images of one.
 
-    Paused unless it is through, and failed with the cause where its loss has not fallen, or it is worse than its twin
-    by more than chance on images that both have trained on. Raises `LookupError` when the twin's checkpoint is gone.
+    Paused unless it is through, or as good as that, and failed with the cause where its loss has not fallen, or it is
+    worse than its twin by more than chance on images that both have trained on. Raises `LookupError` when the twin's
+    checkpoint is gone.
     """
     unscored, slack = replace(report, score=None), HALF_A_STEP / max(1, report.costs.steps_a_pass)
-    if report.step + slack < bench.job.slice.until:
+    if report.step + slack < ALMOST_ALL * bench.job.slice.until:
         return replace(unscored, event="paused")
     cause = _Comparison.of(bench, report).problem()
     return replace(unscored, event="failed" if cause else "finished", error=cause)
