@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     gpus_per_trial: str | float | None
     precision: str
     keep: int
+    no_refit: bool
     exporter: str | Sequence[str]
     batched: bool
     full_parity: bool
