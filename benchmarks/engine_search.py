@@ -80,9 +80,11 @@ class Gpu(threading.Thread):
 
 @dataclass(frozen=True)
 class Kernels:
-    """When the first one was seen, when the GPU first had more memory taken, in seconds of the run; the share with one.
+    """When the first one of a slice was seen, when the GPU first had more memory taken, in seconds of the run.
 
-    None for what was not seen.
+    `busy` is the share of the time from the first one to the export in which some kernel ran.
+
+    What is seen before the first slice begins is the start of MPS, or somebody else's. None for what was not seen.
     """
 
     first: float | None
@@ -91,9 +93,9 @@ class Kernels:
     peak_mib: int
 
     @classmethod
-    def of(cls, samples: list[Sample], end: float) -> Kernels:
-        """From the samples of a run that went over to its end after `end` seconds."""
-        first = next((one.at for one in samples if one.percent > 0), None)
+    def of(cls, samples: list[Sample], begin: float, end: float) -> Kernels:
+        """From the samples of a run whose first slice began, and which went over to its end, after so many seconds."""
+        first = next((one.at for one in samples if one.percent > 0 and one.at >= begin), None)
         more = next((one.at for one in samples if one.mib > samples[0].mib), None)
         seen = [one.percent for one in samples if first is not None and first <= one.at <= end]
         busy = round(statistics.mean(seen) / 100, 3) if seen else None
@@ -131,7 +133,6 @@ class Result:
     searches: tuple[Search, ...]
     accuracy_of_cores: float
     why: str
-    samples: tuple[tuple[Sample, ...], ...]
 
 
 def measure(budget: float, share: str, backbones: str, runner: str) -> tuple[Search, Gpu]:
@@ -164,7 +165,7 @@ def read(run: RunFiles, share: str, budget: float, seconds: float, samples: list
         step_ms=round(1000 * statistics.median(steps), 1) if steps else 0.0,
         slowest_first_slice=round(max(record.reports[0].seconds for record in records if record.reports), 1),
         in_slices=round(_covered((report.elapsed - report.seconds, report.elapsed) for report in reports), 3),
-        kernels=Kernels.of(samples, end),
+        kernels=Kernels.of(samples, min(report.elapsed - report.seconds for report in reports), end),
         peak_gpu_mib=int(max((report.facts.get("peak_gpu_mib", 0) for report in reports), default=0)),
         validation=summary.validation.metrics[summary.metric],
         test=summary.test.metrics[summary.metric] if summary.test else 0.0,
@@ -227,8 +228,7 @@ def main() -> int:
         print(search, gpu.why, flush=True)
     from engine_training import device_name
 
-    samples = tuple(tuple(gpu.samples) for gpu in gpus)
-    result = Result(device_name(), tuple(searches), options.accuracy, gpus[0].why, samples)
+    result = Result(device_name(), tuple(searches), options.accuracy, gpus[0].why)
     rows = [
         (
             one.share,

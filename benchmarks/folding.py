@@ -4,7 +4,7 @@
     python benchmarks/folding.py --settings efficientnet_lite0:64:32 --steps 3    # on cores, in CPU seconds
 
 On a GPU in wall-clock time, the device waited for at both ends; on cores in CPU seconds of one thread. Both kinds of
-step take turns. It says from how many pixels a step on folding pays: `gradient.FOLDED_FROM_PIXELS`.
+step take turns. It says from how many pixels a step on folding pays: `folding.FOLDED_FROM_PIXELS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import common
 import torch
 from subject import Subject, waiting
 
-from autoft.train import gradient
+from autoft.train.folding import FOLDED_FROM_PIXELS
 from autoft.train.gradient import GradientRun
 
 SETTINGS = (
@@ -52,7 +52,7 @@ class Result:
 
 def prepared(name: str, size: int, batch: int, device: torch.device, folds_from: float) -> GradientRun:
     """A run that is warm."""
-    gradient.FOLDED_FROM_PIXELS = folds_from  # type: ignore[assignment]
+    FOLDED_FROM_PIXELS[device.type] = folds_from  # type: ignore[assignment]
     run = Subject.of(name, size, 2 * batch, device).run(0, batch)
     for _ in range(WARM_UP if device.type == "cuda" else 1):
         run.advance()

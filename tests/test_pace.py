@@ -54,3 +54,13 @@ def test_what_fills_a_cache_is_no_pace_but_the_next_step_may_do_it_too(after):
     assert after(1.0, 1.0, 1.0, 1.0, filling=(8.0, 8.0, 8.0, 8.0)).expected == pytest.approx(9.0)
     assert after(1.0, filling=(8.0,), longest_guess=math.inf).expected == pytest.approx(9.0)
     assert after(1.0, 1.0, 1.0, 1.0, filling=(8.0,)).expected == pytest.approx(1.0)
+
+
+def test_steps_that_are_only_queued_say_nothing_of_the_pace(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    pace, behind = Pace(1.0, behind=8), WARM_UP_STEPS + 8
+    for number in range(behind + 3):
+        now += 0.001 if number < behind else 0.02
+        pace.step_done()
+        assert pace.steady == (None if number < behind else pytest.approx(0.02))

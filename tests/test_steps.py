@@ -20,6 +20,7 @@ from autoft.testing.training import everything, small_network
 from autoft.train.average import Average
 from autoft.train.captured import EAGER_STEPS, Captured
 from autoft.train.classifier import Classifier
+from autoft.train.folding import FOLDED_FROM_PIXELS
 from autoft.train.gradient import GradientRun
 from autoft.train.halves import in_halves
 from autoft.train.readings import Readings
@@ -173,7 +174,7 @@ def test_resident_pixels_make_the_same_batches() -> None:
 
 def test_a_closed_run_is_freed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU its graph holds all activations of a step; the collector of cycles may not come for minutes."""
-    monkeypatch.setattr("autoft.train.gradient.FOLDED_FROM_PIXELS", 0)
+    monkeypatch.setitem(FOLDED_FROM_PIXELS, "cpu", 0)
     run = training()
     gc.collect()
     gc.disable()

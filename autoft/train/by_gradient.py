@@ -22,6 +22,7 @@ from autoft.train.job import TooLate
 from autoft.train.pace import Pace
 from autoft.train.precision import Choice
 from autoft.train.prefix import Entrance, entrance
+from autoft.train.readings import STEPS_BEHIND
 from autoft.train.workshop import Bench, memory, require_same_weights
 from autoft.values.plan import GradientHead
 from autoft.values.space import Scalar
@@ -98,7 +99,8 @@ def _beginning(bench: Bench) -> Classifier:
 
 def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:
     """Train to the end of the slice or to its deadline; at least one step, counting those of a killed attempt."""
-    pace = Pace(LONGEST_GUESS_SECONDS[bench.shop.device.type])
+    device = bench.shop.device.type
+    pace = Pace(LONGEST_GUESS_SECONDS[device], STEPS_BEHIND[device])
     last = round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
     first = round(bench.job.slice.start * run.stream.steps_per_pass) + 1
     with Curve(bench.shop.folder.curve(bench.trial.id), run) as curve:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 PROBED: Final = 2
 """Images that a folded network is tried on."""
 
-FOLDED_FROM_PIXELS: Final = 2**18
+FOLDED_FROM_PIXELS: Final = {"cpu": 2**18, "cuda": 2**19}
 """Of the images that go through at a time; for fewer the products of weights take longer than what they save."""
 
 TOLERANCE: Final = 1e-2

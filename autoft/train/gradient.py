@@ -149,7 +149,8 @@ class GradientRun:
         if self.folded is not None:
             return
         held, pixels = self.plan.batch_norm == "frozen", min(len(images), self.at_once) * images[0, 0].numel()
-        self.folded = fold_norms(self._forward, images) if held and pixels >= FOLDED_FROM_PIXELS else ()
+        pays = pixels >= FOLDED_FROM_PIXELS[images.device.type]
+        self.folded = fold_norms(self._forward, images) if held and pays else ()
 
     def _set_scalars(self) -> float:
         """Bring this step's learning rates and the average's weight to the device; the greatest rate comes back."""

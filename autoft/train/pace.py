@@ -13,11 +13,12 @@ RECENT = 32
 class Pace:
     """The steps of one slice; it begins when it is made.
 
-    By the first ones alone a step is not taken to cost more than `longest_guess` seconds.
+    By the first ones alone a step is not taken to cost more than `longest_guess` seconds. Steps are queued on a device
+    that is so many `behind`: until the queue is full they seem to take next to no time.
     """
 
-    def __init__(self, longest_guess: float) -> None:
-        self._longest_guess = longest_guess
+    def __init__(self, longest_guess: float, behind: int = 0) -> None:
+        self._longest_guess, self._warm_up = longest_guess, WARM_UP_STEPS + behind
         self._seconds: list[float] = []
         self._last = time.monotonic()
         self._besides = 0.0
@@ -36,7 +37,7 @@ class Pace:
     @property
     def steady(self) -> float | None:
         """Median seconds of the recent steps; None before there was one beyond the warm-up."""
-        beyond = self._seconds[WARM_UP_STEPS:][-RECENT:]
+        beyond = self._seconds[self._warm_up :][-RECENT:]
         return statistics.median(beyond) if beyond else None
 
     @property

@@ -49,7 +49,7 @@ class Rehearsal:
         self._parameters = [*self._module.requires_grad_().parameters()]
         self._device, self._size, self._until = device, subject.size, until
         self._folded: tuple[Pair, ...] = ()
-        if subject.batch * subject.size**2 >= FOLDED_FROM_PIXELS:
+        if subject.batch * subject.size**2 >= FOLDED_FROM_PIXELS[device.type]:
             self._folded = fold_norms(self._module, self._noise(1))
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._warm: tuple[Arithmetic, Tensor, Captured] | None = None
