@@ -14,14 +14,26 @@ from autoft.errors import PluginError
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
 from autoft.runners import search as asking
-from autoft.runners.search import LATE_STARTS, Search
+from autoft.runners.search import LATE_STARTS, LOSSES_BORNE, Search
 from autoft.store import CheckpointStore, Journal
 from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
 from autoft.system.signals import StopFlag, stop_on_signals
 from autoft.values.ledger import Ledger
 from autoft.values.space import Float, Space
-from autoft.values.trial import DONE, WAIT, Candidate, Clock, Parent, Queued, Report, Slice, Started, Stopped, Wait
+from autoft.values.trial import (
+    DONE,
+    WAIT,
+    Candidate,
+    Clock,
+    Parent,
+    Queued,
+    Report,
+    Slice,
+    Started,
+    Stopped,
+    Wait,
+)
 
 CANDIDATE = Candidate("z/a", "full", 64, Space({"lr": Float(1e-4, 1e-2)}))
 
@@ -90,6 +102,91 @@ def test_an_open_slice_is_handed_out_again_and_asked_for_once(search, before):
     assert resumed.ledger.trials[0].state == "running"
     resumed.tell(Report(0, "paused", 1.0, 0.5, 1.0))
     assert resumed.ask() == DONE
+
+
+def test_a_slice_whose_process_ran_out_of_memory_is_handed_out_again_whatever_the_searcher_says(search, tmp_path):
+    begun = search(slice_of(), DONE)
+    first = begun.ask()
+    begun.began(0)
+    begun.lost(0, "memory ran out")
+    assert begun.ledger.trials[0].state == "queued"
+    again = begun.ask()
+    assert replace(again, deadline=first.deadline) == first
+    (lost,) = begun.ledger.allowance(again.trial).lost
+    assert (lost.why, lost.error) == ("memory", "memory ran out")
+    begun.began(0)
+    begun.tell(Report(0, "finished", 1.0, 0.5, 1.0))
+    assert begun.ask() == DONE
+    assert len(begun.searcher.clocks) == 2
+    events = Journal.read(tmp_path / "trials.jsonl")
+    assert [event.event for event in events] == ["queued", "started", "lost", "started", "finished"]
+    assert dict(Ledger(events).trials) == dict(begun.ledger.trials)
+
+
+def test_a_slice_that_costs_two_processes_their_memory_has_failed_with_the_cause(search):
+    begun = search(slice_of(), DONE)
+    for _ in range(2):
+        assert isinstance(begun.ask(), Slice)
+        begun.began(0)
+        begun.lost(0, "memory ran out")
+    record = begun.ledger.trials[0]
+    assert (record.state, record.reports[-1].error) == ("failed", "memory ran out (2 times)")
+    assert begun.ask() == DONE
+
+
+def test_a_slice_without_memory_and_time_is_given_back(search):
+    done = [Queued(0, slice_of(0), Clock(1.0, 90.0)), Report(0, "finished", 1.0, 0.5, 1.0)]
+    begun = search(
+        events=[*done, Queued(1, slice_of(1), Clock(5.0, 90.0)), Started(1, 6.0), Stopped(7.0)], elapsed=80.0
+    )
+    assert begun.ask().trial.id == 1
+    begun.began(1)
+    begun.lost(1, "memory ran out")
+    begun.clock = RunClock(time.time() - 95.0, 100.0)
+    assert begun.ask() == DONE
+    assert begun.ledger.trials[1].given_back
+
+
+@pytest.mark.parametrize(
+    ("left", "lost"), [([], ()), ([Started(0, 6.0)], ("unknown",)), ([Started(0, 6.0), Stopped(7.0)], ())]
+)
+def test_a_run_that_ended_without_a_word_may_have_run_out_of_memory(search, tmp_path, left, lost):
+    """As the inline runner does, which dies with the process. Not where no worker had the slice, nor after a signal."""
+    open_ = Queued(0, slice_of(), Clock(5.0, 90.0))
+    with Journal(tmp_path / "trials.jsonl") as journal:
+        for event in [open_, *left]:
+            journal.append(event)
+    resumed = search(DONE, events=[open_, *left], elapsed=50.0)
+    assert resumed.ask().trial == open_.slice.trial
+    assert tuple(one.why for one in resumed.ledger.allowance(open_.slice.trial).lost) == lost
+    resumed.began(0)
+    assert dict(Ledger(Journal.read(tmp_path / "trials.jsonl")).trials) == dict(resumed.ledger.trials)
+
+
+def test_a_slice_that_runs_end_over_again_and_again_has_failed(search):
+    events = [Queued(0, slice_of(), Clock(5.0, 90.0)), Started(0, 6.0)]
+    for number in range(LOSSES_BORNE["unknown"]):
+        resumed = search(DONE, events=events, elapsed=20.0 + number)
+        assert resumed.ask().trial.id == 0
+        lost = resumed.ledger.allowance(events[0].slice.trial).lost
+        assert len(lost) == number + 1
+        events = [*events, lost[-1], Started(0, 7.0 + number)]
+    resumed = search(DONE, events=events, elapsed=50.0)
+    assert resumed.ask() == DONE
+    record = resumed.ledger.trials[0]
+    assert record.state == "failed"
+    assert record.reports[-1].error.startswith("the run was killed while a worker had the slice; if for lack of memory")
+
+
+def test_a_lost_process_is_no_late_start_of_a_searcher(search):
+    """Halving waits after a slice was given back; one that goes on by itself is in flight meanwhile."""
+    begun = search(slice_of(), WAIT)
+    begun.ask()
+    begun.lost(0, "memory ran out")
+    assert begun.ledger.in_flight == (begun.ledger.trials[0].slices[-1],)
+    assert begun.ledger.trials[0].reports == ()
+    begun.ask()
+    assert begun.ask() == WAIT
 
 
 def test_an_open_slice_is_given_back_when_no_time_is_left_and_there_is_a_model(search):

@@ -20,7 +20,7 @@ from autoft.values.handoff import Artifact, Handoff, Preprocess
 from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan, Recipe
 from autoft.values.space import Choice, Float, Int, Space
 from autoft.values.summary import Best, Scores, Summary
-from autoft.values.trial import Candidate, Clock, Event, Parent, Queued, Report, Slice, Started, Stopped, Trial
+from autoft.values.trial import Candidate, Clock, Event, Lost, Parent, Queued, Report, Slice, Started, Stopped, Trial
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=12)
@@ -98,6 +98,8 @@ def test_a_line_of_one_kind_is_told_from_the_others(queued: Queued) -> None:
     assert same(decode(Event, encode(started)), started)
     stopped = Stopped(queued.clock.elapsed)
     assert same(decode(Event, encode(stopped)), stopped)
+    lost = Lost(queued.trial, "memory", "gone", queued.clock.elapsed)
+    assert same(decode(Event, encode(lost)), lost)
 
 
 def test_a_report_line_is_told_from_a_started_one() -> None:

@@ -1,12 +1,27 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Kept, Ledger
-from autoft.values.trial import Clock, Costs, Event, Parent, Queued, Report, Slice, Started, Stopped, Trial
+from autoft.values.trial import (
+    Allowance,
+    Clock,
+    Costs,
+    Event,
+    Lost,
+    Parent,
+    Queued,
+    Report,
+    Slice,
+    Started,
+    Stopped,
+    Trial,
+)
 
 
 def queued(number: int, start: float = 0.0, elapsed: float = 0.0) -> Queued:
@@ -23,7 +38,8 @@ def child(number: int, parents: tuple[Parent, ...], start: float = 0.0) -> Queue
 def journals(draw: st.DrawFn) -> list[Event]:
     """Journals as a run writes them: slices wait, start, pause, go on, finish and fail in any order.
 
-    A slice that was cut short starts again; one that no worker took is reported without having started.
+    A slice that was cut short, or has lost its process, starts again; one that no worker took is reported without
+    having started.
     """
     events: list[Event] = []
     running: dict[int, float] = {}
@@ -31,7 +47,7 @@ def journals(draw: st.DrawFn) -> list[Event]:
     new, elapsed = 0, 0.0
     for _ in range(draw(st.integers(0, 25))):
         elapsed += draw(st.floats(0, 10))
-        moves = ["ask", "stop"] + ["start", "report"] * bool(running) + ["go on"] * bool(paused)
+        moves = ["ask", "stop"] + ["start", "lose", "report"] * bool(running) + ["go on"] * bool(paused)
         move = draw(st.sampled_from(moves))
         if move == "ask":
             events.append(queued(new, 0.0, elapsed))
@@ -45,19 +61,25 @@ def journals(draw: st.DrawFn) -> list[Event]:
             events.append(queued(number, running[number], elapsed))
         elif move == "start":
             events.append(Started(draw(st.sampled_from(sorted(running))), elapsed))
+        elif move == "lose":
+            why = draw(st.sampled_from(["memory", "unknown"]))
+            events.append(Lost(draw(st.sampled_from(sorted(running))), why, "gone", elapsed))
         else:
             number = draw(st.sampled_from(sorted(running)))
             step = running.pop(number) + 1
             ending = draw(st.sampled_from(["paused", "finished", "failed"]))
             score = None if ending == "failed" else draw(st.floats(0, 1))
-            events.append(Report(number, ending, step, score, draw(st.floats(0, 9)), elapsed=elapsed))
+            facts = {"images_at_once": draw(st.integers(1, 9)), "device": "this"} if draw(st.booleans()) else {}
+            events.append(Report(number, ending, step, score, draw(st.floats(0, 9)), facts, elapsed=elapsed))
             if ending == "paused":
                 paused[number] = step
     return events
 
 
 def contents(ledger: Ledger) -> object:
-    return dict(ledger.trials), ledger.in_flight, ledger.elapsed, ledger.ranking(), ledger.with_checkpoint()
+    allowances = [ledger.allowance(record.trial) for record in ledger.trials.values()]
+    rest = ledger.elapsed, ledger.ranking(), ledger.with_checkpoint()
+    return dict(ledger.trials), ledger.in_flight, allowances, rest
 
 
 @given(journals())
@@ -126,6 +148,7 @@ def test_time_never_runs_back(events: list[Event]) -> None:
         [Report(0, "finished", 1.0, 0.5, 1.0)],
         [Started(0, 1.0)],
         [queued(0), Report(0, "paused", 1.0, 0.5, 1.0), Started(0, 1.0)],
+        [queued(0), Report(0, "paused", 1.0, 0.5, 1.0), Lost(0, "memory", "gone", 1.0)],
         [queued(0), Report(0, "finished", 1.0, 0.5, 1.0), queued(0, 1.0)],
         [queued(0), Report(0, "failed", 0.0, None, 1.0), queued(0)],
         [queued(0), Report(0, "paused", 1.0, 0.5, 1.0), Report(0, "paused", 2.0, 0.6, 1.0)],
@@ -139,6 +162,7 @@ def test_time_never_runs_back(events: list[Event]) -> None:
         "report of nothing",
         "start of nothing",
         "start after its end",
+        "lost after its end",
         "after finish",
         "after failure",
         "reported twice",
@@ -236,6 +260,61 @@ def test_the_pace_is_that_of_the_last_slice_that_told_one() -> None:
 def test_of_equal_scores_the_cheaper_trial_ranks_first() -> None:
     dear, cheap = Report(0, "finished", 1.0, 0.5, 9.0), Report(1, "finished", 1.0, 0.5, 2.0)
     assert [record.trial.id for record in Ledger([queued(0), queued(1), dear, cheap]).ranking()] == [1, 0]
+
+
+def found(number: int, images: int, device: str = "this") -> Report:
+    return Report(number, "paused", 1.0, 0.5, 1.0, {"images_at_once": images, "device": device})
+
+
+def test_what_was_found_to_fit_holds_for_the_backbone_and_size_on_that_device() -> None:
+    events = [*(queued(number) for number in range(3)), found(0, 16), found(1, 8), found(2, 32, "other")]
+    ledger, new = Ledger(events), queued(3).slice.trial
+    assert ledger.allowance(new).held == {"this": 8, "other": 32}
+    assert ledger.allowance(replace(new, image_size=64)).held == {}
+    assert ledger.allowance(replace(new, backbone="zoo/c")).held == {}
+
+
+def test_what_a_slice_was_halved_to_on_suspicion_says_nothing_of_others() -> None:
+    new = queued(2).slice.trial
+    for why, held in {"memory": {"this": 8}, "unknown": {}}.items():
+        lost = Lost(0, why, "gone", 1.0)  # type: ignore[arg-type]
+        assert Ledger([queued(0), Started(0, 0.5), lost, found(0, 8)]).allowance(new).held == held
+
+
+def test_a_slice_loses_processes_for_itself_alone() -> None:
+    lost = Lost(0, "memory", "gone", 1.0)
+    ledger = Ledger([queued(0), Started(0, 0.5), lost])
+    assert (ledger.trials[0].state, ledger.allowance(ledger.trials[0].trial).lost) == ("queued", (lost,))
+    ledger.record(Report(0, "paused", 1.0, 0.5, 1.0))
+    assert ledger.allowance(ledger.trials[0].trial).lost == ()
+    ledger.record(queued(0, 1.0))
+    assert ledger.allowance(ledger.trials[0].trial).lost == ()
+
+
+@pytest.mark.parametrize(
+    ("events", "is_cut_short"),
+    [
+        ([], False),
+        ([Started(0, 1.0)], True),
+        ([Started(0, 1.0), Stopped(2.0)], False),
+        ([Started(0, 1.0), Stopped(2.0), Started(0, 3.0)], True),
+        ([Started(0, 1.0), Lost(0, "memory", "gone", 2.0)], False),
+        ([Started(0, 1.0), Lost(0, "memory", "gone", 2.0), Started(0, 3.0)], True),
+        ([Started(0, 1.0), Report(0, "paused", 1.0, 0.5, 1.0)], False),
+    ],
+)
+def test_a_slice_is_cut_short_where_the_run_ended_without_a_word(events: list[Event], is_cut_short: bool) -> None:
+    assert Ledger([queued(0), *events]).trials[0].is_cut_short == is_cut_short
+
+
+@pytest.mark.parametrize(
+    ("lost", "wanted", "images"),
+    [(0, 32, 100), (1, 32, 16), (2, 32, 8), (9, 32, 1), (1, 256, 50)],
+)
+def test_half_of_what_a_slice_would_have_at_a_time_for_each_process(lost: int, wanted: int, images: int) -> None:
+    allowance = Allowance({"other": 2}, lost * (Lost(0, "memory", "gone", 1.0),))
+    assert allowance.images(100, wanted, "this") == images
+    assert allowance.images(100, wanted, "other") == max(1, 2 >> lost)
 
 
 def test_trials_cannot_be_changed_from_outside() -> None:

@@ -143,7 +143,7 @@ def test_a_worker_without_the_plugins_of_the_driver_ends_the_search_and_fails_no
 
 
 def test_a_slice_that_a_worker_left_for_a_better_seat_goes_to_the_next(tmp_path):
-    from autoft import DONE, Report, Slice, Trial
+    from autoft import DONE, Ledger, Report, Slice, Trial
     from autoft.parts.host import Host
     from autoft.runners import ray as subject
     from autoft.runners.base import Site
@@ -152,7 +152,7 @@ def test_a_slice_that_a_worker_left_for_a_better_seat_goes_to_the_next(tmp_path)
     from autoft.values.codec import decode, encode
 
     class Search:
-        host, screen = Host.from_refs(()), Silent()
+        host, screen, ledger = Host.from_refs(()), Silent(), Ledger()
 
         def __init__(self):
             self.begun, self.told = [], []
@@ -237,6 +237,32 @@ def test_a_lost_worker_is_a_failed_slice_with_its_cause(faults, fault, cause):
     state, said = faults["deaths"][fault]
     assert state == "failed"
     assert said.startswith(cause)
+
+
+@pytest.mark.slow
+def test_a_slice_goes_on_when_memory_runs_out_for_its_worker_and_is_failed_when_it_does_so_again(faults):
+    once = ["queued", "started", "lost", "started", "finished"]
+    for trial, events in enumerate((once, [*once[:-1], "lost", "failed"])):
+        assert [event for event, number in faults["starved"] if number == trial] == events
+    assert faults["starved for ever"].startswith(
+        "2 processes lost: the system killed the worker process because memory ran out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "kills", "of_memory"),
+    [
+        ("Task was killed due to the node running low on memory.", 0, True),
+        ("The actor died: worker process has died. pid: 1", 1, True),
+        ("The actor died: worker process has died. pid: 1", 0, False),
+        ("The worker exited with an exit code 4.", 1, False),
+    ],
+)
+def test_memory_is_told_from_other_causes_of_death(monkeypatch, said, kills, of_memory):
+    from autoft.runners import deaths
+
+    monkeypatch.setattr(deaths, "oom_kills", lambda: kills)
+    assert deaths.cause_of_death(said, None, 0).of_memory == of_memory
 
 
 @pytest.mark.slow

@@ -317,6 +317,20 @@ def test_nobody_is_refitted_while_another_may_win(search: Callable[..., Search])
     assert begun.ask().trial.twin == Parent(1, 1.0)
 
 
+def test_a_refit_whose_process_ran_out_of_memory_goes_on(search: Callable[..., Search]) -> None:
+    begun = search(events=trained(0, 0.5))
+    errand = begun.ask()
+    assert isinstance(errand, Slice)
+    begun.lost(1, "memory ran out")
+    again = begun.ask()
+    assert isinstance(again, Slice)
+    assert (again.trial, again.until) == (errand.trial, errand.until)
+    assert len(begun.ledger.allowance(again.trial).lost) == 1
+    begun.tell(Report(1, "finished", 3.0, None, 5.0))
+    assert begun.ask() == DONE
+    assert numbers(begun.ledger.exportable()) == [1, 0]
+
+
 def test_a_refit_that_ran_out_of_time_has_failed_and_is_no_models(search: Callable[..., Search]) -> None:
     begun = search(events=trained(0, 0.5))
     begun.ask()

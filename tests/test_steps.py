@@ -6,6 +6,7 @@ import gc
 import random
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from autoft.media.image.batches import Images, TrainingStream
 from autoft.parts.base import Task
+from autoft.system.faults import cause
 from autoft.tasks.single_label import SingleLabel
 from autoft.testing.training import everything, small_network
 from autoft.train.average import Average
@@ -120,6 +122,16 @@ def test_one_image_that_does_not_fit_is_an_error() -> None:
     run._task = Scarce(0)  # type: ignore[assignment]
     with pytest.raises(torch.OutOfMemoryError):
         run.advance()
+
+
+def test_a_batch_that_must_be_whole_and_does_not_fit_says_so() -> None:
+    run = training()
+    run.plan, run._task = replace(run.plan, batch_norm="train"), Scarce(3)  # type: ignore[assignment]
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        run.advance()
+    assert run.at_once > 4
+    said = cause(caught.value)
+    assert "out of memory; BatchNorm that trains needs all 4 images of a batch at a time; use smaller batches" in said
 
 
 def test_a_forward_pass_that_does_not_fit_is_made_in_halves() -> None:

@@ -29,7 +29,7 @@ from autoft.system.files import sha256, write_atomic
 from autoft.values.codec import encode
 from autoft.values.ledger import Kept, Ledger
 from autoft.values.target import MetricFacts
-from autoft.values.trial import Clock, Event, Parent, Queued, Report, Slice, Started, Trial
+from autoft.values.trial import Clock, Event, Lost, Parent, Queued, Report, Slice, Started, Trial
 
 PARAMS = {"learning_rate": 1e-3, "depth": 2, "flip": True, "init": "ridge"}
 
@@ -134,6 +134,8 @@ def histories(draw: st.DrawFn) -> list[Event]:
             events.append(Queued(number, Slice(shape, reached, draw(numbers), 9.0), Clock(draw(numbers), 9.0)))
             if draw(st.booleans()):
                 events.append(Started(number, draw(numbers)))
+            if draw(st.booleans()):
+                events.append(Lost(number, "memory", draw(texts), draw(numbers)))
             if event != "open":
                 reached, score = draw(numbers), None if event == "failed" else draw(numbers)
                 error = draw(st.none() | texts)

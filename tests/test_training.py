@@ -45,7 +45,7 @@ from autoft.values.codec import encode
 from autoft.values.ledger import Kept, Ledger
 from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
 from autoft.values.space import Circumstances
-from autoft.values.trial import Parent, Slice, Trial
+from autoft.values.trial import Allowance, Clock, Lost, Parent, Queued, Slice, Trial
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
@@ -530,6 +530,55 @@ def test_batches_depend_on_seed_and_step_alone(run, worker):
         torch.testing.assert_close(drawn[step][0], other.batch(step)[0])
     seen = np.concatenate([one._order(0).ravel()])
     assert len(set(seen.tolist())) == len(seen)
+
+
+def lost(number: int, why: str = "memory") -> Allowance:
+    return Allowance({}, number * (Lost(0, why, "gone", 1.0),))
+
+
+def test_a_slice_that_has_cost_processes_is_the_same_in_smaller_parts(run, worker):
+    whole, halved = (trial(run, number, "test_resnet", "full", batch_size=16) for number in (0, 1))
+    one = execute(worker, whole, 0.0, 2.0)
+    other = worker.run(Job(Slice(halved, 0.0, 2.0, FOREVER), time.time(), lost(2)))
+    assert "images_at_once" not in one.facts
+    assert (other.facts["images_at_once"], other.facts["device"]) == (4, worker.shop.device_name)
+    assert other.score == pytest.approx(one.score, abs=1e-6)
+    weights = saved(run, 1).model
+    for name, tensor in saved(run, 0).model.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_what_fits_in_one_process_is_where_another_begins(run, worker):
+    """By way of the ledger alone."""
+    found, later = (trial(run, number, "test_resnet", "full", batch_size=16) for number in (0, 1))
+    ledger = Ledger([Queued(0, Slice(found, 0.0, 1.0, FOREVER), Clock(0.0, FOREVER))])
+    ledger.record(worker.run(Job(Slice(found, 0.0, 1.0, FOREVER), time.time(), lost(1))))
+    other_process = Worker(shop_of(run))
+    report = other_process.run(Job(Slice(later, 0.0, 1.0, FOREVER), time.time(), ledger.allowance(later)))
+    assert (report.event, report.facts["images_at_once"]) == ("paused", 8)
+
+
+def test_a_probe_that_has_cost_a_process_looks_at_fewer_images_at_a_time(run, worker):
+    probe = trial(run, 0, "test_resnet", "probe")
+    sizes = [
+        worker.shop.bench(Job(Slice(probe, 0.0, 1.0, FOREVER), 0.0, lost(number))).images.forward_size
+        for number in (0, 1, 2)
+    ]
+    assert sizes == [64, 32, 16]
+
+
+@pytest.mark.parametrize(("why", "event"), [("memory", "failed"), ("unknown", "paused")])
+def test_batches_that_must_be_whole_do_not_fit_a_second_time(run, worker, monkeypatch, why, event):
+    strategy = type(run.host().part(FreezeStrategy, "full"))
+    held = strategy.plan
+    monkeypatch.setattr(strategy, "plan", lambda *given: replace(held(*given), batch_norm="train"))
+    of = trial(run, 0, "test_resnet", "full", batch_size=16)
+    report = worker.run(Job(Slice(of, 0.0, 1.0, FOREVER), time.time(), lost(1, why)))
+    assert report.event == event
+    assert "images_at_once" not in report.facts
+    assert ("BatchNorm that trains needs all 16 images of a batch at a time" in (report.error or "")) == (
+        why == "memory"
+    )
 
 
 def test_parts_of_a_batch_add_up_to_the_whole(run, worker):

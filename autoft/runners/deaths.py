@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 FEWER = "use fewer --workers or a smaller --image-size"
@@ -11,6 +12,14 @@ _CRASH = re.compile(rb"\*\*\* (SIG[A-Z]+) received")  # Ray's handler writes it 
 _PID = re.compile(r"\bpid: (\d+)")
 _LOW_MEMORY = re.compile(r"low on memory|OutOfMemory|memory pressure")
 _TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Death:
+    """Why a worker process died, in one line, and whether memory ran out."""
+
+    cause: str
+    of_memory: bool = False
 
 
 def oom_kills() -> int:
@@ -22,22 +31,22 @@ def oom_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def cause_of_death(said: str, logs: Path | None, oom_kills_before: int) -> str:
-    """One line. `said` is Ray's text, `logs` its log folder where that is on this machine.
+def cause_of_death(said: str, logs: Path | None, oom_kills_before: int) -> Death:
+    """`said` is Ray's text, `logs` its log folder where that is on this machine.
 
     `oom_kills_before` is what `oom_kills` gave before the worker died.
     """
     if _LOW_MEMORY.search(said):
-        return f"Ray ended the worker process because memory ran low; {FEWER}"
+        return Death(f"Ray ended the worker process because memory ran low; {FEWER}", of_memory=True)
     if code := _EXIT_CODE.search(said):
-        return f"the worker process ended itself with exit code {code[1]}"
+        return Death(f"the worker process ended itself with exit code {code[1]}")
     if (pid := _PID.search(said)) and logs and (signal := _crash(logs, pid[1])):
-        return f"the worker process crashed inside a library ({signal})"
+        return Death(f"the worker process crashed inside a library ({signal})")
     if oom_kills() > oom_kills_before:
-        return f"the system killed the worker process because memory ran out; {FEWER}"
+        return Death(f"the system killed the worker process because memory ran out; {FEWER}", of_memory=True)
     if "worker process has died" in said:
-        return "the worker process was killed from outside, or a library ended it without a word"
-    return "the worker was lost: " + " ".join(said.split())[-300:]
+        return Death("the worker process was killed from outside, or a library ended it without a word")
+    return Death("the worker was lost: " + " ".join(said.split())[-300:])
 
 
 def _crash(logs: Path, pid: str) -> str | None:

@@ -41,7 +41,7 @@ class InlineRunner(Runner):
             search.began(answer.trial.id)
             try:
                 with stopped.at_once():  # loading weights asks nobody between its steps
-                    report = worker.run(Job(answer, site.origin))
+                    report = worker.run(Job(answer, site.origin, search.ledger.allowance(answer.trial)))
             except (Cancelled, KeyboardInterrupt):
                 if stopped():
                     return

@@ -38,7 +38,7 @@ from autoft.system.mps import Mps, visible_gpus
 from autoft.system.signals import StopFlag, put_back
 from autoft.values.codec import decode, encode
 from autoft.values.space import Device
-from autoft.values.trial import Done, Report, Slice
+from autoft.values.trial import Allowance, Done, Report, Slice
 
 # Ray and Tune read these when they are imported. Whoever set one before knows why.
 for _name, _value in {
@@ -249,6 +249,7 @@ class _Errand:
     """What travels to an actor, as JSON: the run, threads and device, the plugins of the driver, and the slice.
 
     `gpus` are those that workers share by taking a seat in the folder `seats`, as CUDA_VISIBLE_DEVICES names them.
+    `allowance` is what the search knows of the memory that the slice takes.
     """
 
     run: str
@@ -259,6 +260,7 @@ class _Errand:
     slice: Slice
     gpus: tuple[str, ...] = ()
     seats: str = ""
+    allowance: Allowance = Allowance()
 
 
 class _Adapter(Searcher):
@@ -275,7 +277,10 @@ class _Adapter(Searcher):
         self._oom_kills = oom_kills()
 
     def suggest(self, trial_id: str) -> Any:
-        """The next slice as a Tune configuration, None to be asked again, or FINISHED."""
+        """The next slice as a Tune configuration, None to be asked again, or FINISHED.
+
+        Not while a slice is under way, since it may have to be handed out once more.
+        """
         if not self._places.has_room:
             return None
         answer = self._again.pop() if self._again and self.error is None else self._guarded(self._search.ask)
@@ -284,10 +289,11 @@ class _Adapter(Searcher):
             self._mark_waiting()
             self._places.take(trial_id, answer, self._now())
             site, machine, plugins = self._site, self._site.machine, self._search.host.refs
-            shared = visible_gpus(machine.measured), self._seats
+            shared = visible_gpus(machine.measured), self._seats, self._search.ledger.allowance(answer.trial)
             errand = _Errand(str(site.run), machine.threads, machine.device, plugins, site.origin, answer, *shared)
             return {"errand": encode(errand)}
-        return Searcher.FINISHED if isinstance(answer, Done) else None
+        is_under_way = self._running and self.error is None
+        return Searcher.FINISHED if isinstance(answer, Done) and not is_under_way else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Tell the search. A Tune trial without a report was stopped on request, or `died` says what happened."""
@@ -307,17 +313,19 @@ class _Adapter(Searcher):
     def died(self, trial_id: str, said: str) -> None:
         """The process of a slice is gone; `said` is what Ray knows about it.
 
-        One that gave up its seat for a better one has left the slice as it was: the next worker takes it.
+        One that gave up its seat for a better one has left the slice as it was: the next worker takes it. What becomes
+        of one for which memory ran out, the search says.
         """
         if trial_id in self._running and NOT_TAKEN in said:
-            self._again.append(self._running.pop(trial_id))
-            self._places.leave(trial_id, None)
-            self._mark_waiting()
+            self._again.append(self._withdrawn(trial_id))
         elif sent := self._running.get(trial_id):
-            cause = cause_of_death(said, self._logs, self._oom_kills)
+            death = cause_of_death(said, self._logs, self._oom_kills)
             self._oom_kills = oom_kills()
-            report = Report(sent.trial.id, "failed", sent.start, None, 0.0, error=cause)
-            self._guarded(partial(self._tell, trial_id, report))
+            if death.of_memory:
+                self._guarded(partial(self._search.lost, self._withdrawn(trial_id).trial.id, death.cause))
+            else:
+                report = Report(sent.trial.id, "failed", sent.start, None, 0.0, error=death.cause)
+                self._guarded(partial(self._tell, trial_id, report))
 
     def given_up(self) -> bool:
         """Whether the search is over and no worker has begun what is left; those trials then stand where they stood.
@@ -333,6 +341,13 @@ class _Adapter(Searcher):
         for trial_id, sent in waiting.items():
             self._guarded(partial(self._tell, trial_id, _not_taken(sent)))
         return True
+
+    def _withdrawn(self, trial_id: str) -> Slice:
+        """The slice, which no process has any more."""
+        self._places.leave(trial_id, None)
+        slice_ = self._running.pop(trial_id)
+        self._mark_waiting()
+        return slice_
 
     def _tell(self, trial_id: str, report: Report, where: Where | None = None) -> None:
         """The slice has ended so, in the process that `where` tells of."""
@@ -436,7 +451,7 @@ class _SliceTrainable(tune.Trainable):
         if self._worker is None:
             run = Path(errand.run)
             self._worker = Worker.open(run, errand.threads, errand.device, errand.plugins, self._stopped)
-        report: Report = self._worker.run(Job(errand.slice, errand.origin))
+        report: Report = self._worker.run(Job(errand.slice, errand.origin, errand.allowance))
         return report
 
 

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from autoft.errors import PluginError
 from autoft.parts import hookspecs
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
+from autoft.runners.deaths import FEWER
 from autoft.runners.refit import Refits, Reserve
 from autoft.store import CheckpointStore, Journal
 from autoft.system.clock import RunClock
 from autoft.system.screen import Screen
 from autoft.system.signals import StopFlag, TimeOver, time_limit
 from autoft.values.ledger import Ledger
-from autoft.values.trial import DONE, WAIT, Clock, Done, Event, Queued, Report, Slice, Started, Stopped, Trial, Wait
+from autoft.values.trial import (
+    DONE,
+    WAIT,
+    Clock,
+    Done,
+    Event,
+    Lost,
+    Queued,
+    Report,
+    Slice,
+    Started,
+    Stopped,
+    Trial,
+    Wait,
+)
 
 LATE_START_SECONDS = 5.0
 LATE_STARTS = 3
@@ -24,13 +40,18 @@ LATE_STARTS = 3
 # With Ray no report is taken in meanwhile, and the end of the run is not prepared.
 ANSWER_SHARE, LEAST_ANSWER_SECONDS, MOST_ANSWER_SECONDS = 0.25, 5.0, 60.0
 ANSWER_SECONDS = 2.0
+LOSSES_BORNE: Final[Mapping[Literal["memory", "unknown"], int]] = {"memory": 1, "unknown": 3}
+"""How many processes a slice may cost and be handed out again. Runs are killed for other reasons too: more of those."""
+CUT_SHORT: Final = f"the run was killed while a worker had the slice; if for lack of memory, {FEWER}"
 
 
 @dataclass(eq=False)
 class Search:
     """The state of a search is its ledger, and the ledger is its journal.
 
-    Slices that a killed run left open are handed out again first, or given back where no time is left. Everything else
+    Slices that a killed run left open are handed out again first, or given back where no time is left; so are those for
+    whose processes memory ran out. For each process that one has cost, half as many images go through at a time, and
+    one that goes on costing some is failed. Everything else
     the searcher decides, within the budget: past the time or the number of trials it is not asked, and no slice may run
     longer than the end allows. When it has nothing more, the winner is trained once more as `refits` say; `reserve` has
     the time for that in it.
@@ -50,11 +71,15 @@ class Search:
     refits: Refits | None = None
 
     def __post_init__(self) -> None:
-        in_flight = self.ledger.in_flight
-        self._left_open = [slice_ for slice_ in in_flight if slice_.trial.twin is None]
-        self._refits_left_open = [slice_.trial for slice_ in in_flight if slice_.trial.twin is not None]
+        trials = self.ledger.trials.values()
+        self._cut_short = [record.trial.id for record in trials if record.is_cut_short]
+        self._left_open: list[Slice] = []
+        self._refits_left_open: list[Trial] = []
+        for record in trials:
+            if record.in_flight and not record.is_cut_short:
+                self._leave_open(record.slices[-1])
         self._unanswered: str | None = None
-        self._is_over = False
+        self._is_over = self._is_refitted = False
         self._ends: dict[int, float] = {}
         """When the slice of a trial has to be over at the latest, whatever the searcher wants."""
 
@@ -62,8 +87,10 @@ class Search:
         """The next slice, `WAIT` for a report, or `DONE`; what is handed out is in the journal, as queued."""
         if self.stopped():
             return DONE
+        while self._cut_short:
+            self._lose(self._cut_short.pop(0), "unknown", CUT_SHORT)
         answer = self._refit_left_open() or (DONE if self._is_over else self._searched_for())
-        if not isinstance(answer, Done) or self.refits is None or self.stopped():
+        if not isinstance(answer, Done) or self.refits is None or self._is_refitted or self.stopped():
             return answer
         self._is_over = True
         return WAIT if self.ledger.in_flight else self._refit(self.refits)
@@ -91,7 +118,7 @@ class Search:
         raise PluginError(f"searcher {self.searcher} answers {answer!r}; it must be a Slice, WAIT or DONE")
 
     def _refit_left_open(self) -> Slice | None:
-        """A refit that a kill has cut short, if it fits the time that is left; else it is given up."""
+        """A refit whose process is gone, if it fits the time that is left; else it is given up."""
         if not self._refits_left_open or self.refits is None:
             return None
         trial = self._refits_left_open.pop()
@@ -99,12 +126,12 @@ class Search:
         if problem is None:
             return self.refits.slice(self.ledger, trial)
         self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem))
-        self.refits = None  # what does not fit now will not do so later
+        self._is_refitted = True  # what does not fit now will not do so later
         return None
 
     def _refit(self, refits: Refits) -> Slice | Done:
         """The last errand: the winner once more, on the validation images too; once in a sitting."""
-        self.refits = None
+        self._is_refitted = True
         match refits.next(self.ledger):
             case Slice() as errand:
                 self._queue(Queued(errand.trial.id, errand, self.clock.reading(self.reserve(self.ledger, None))))
@@ -149,9 +176,34 @@ class Search:
         self.told(self.ledger)
         self.host.tell(hookspecs.autoft_slice_ended, self.ledger.trials[report.trial].trial, report)
 
+    def lost(self, trial: int, error: str) -> None:
+        """Take in that memory ran out, and with it the process that had the trial's slice is gone.
+
+        The slice is handed out again, or failed, as `LOSSES_BORNE` says.
+        """
+        self._lose(trial, "memory", error)
+
     def stop(self) -> None:
         """Take in that the run ends here, before its time: what it has used is used when it goes on."""
         self._write(Stopped(self.clock.now()))
+
+    def _lose(self, trial: int, why: Literal["memory", "unknown"], error: str) -> None:
+        self._record(Lost(trial, why, error, self.clock.now()))
+        record = self.ledger.trials[trial]
+        slice_, losses = record.slices[-1], sum(one.why == why for one in record.lost)
+        if losses > LOSSES_BORNE[why]:
+            self.tell(Report(trial, "failed", slice_.start, None, 0.0, error=f"{losses} processes lost: {error}"))
+            return
+        self._leave_open(slice_)
+        if why == "memory":
+            self.screen.note(f"trial {trial}: {error}; it goes on with half as many images at a time")
+
+    def _leave_open(self, slice_: Slice) -> None:
+        """To be handed out again."""
+        if slice_.trial.twin is None:
+            self._left_open.append(slice_)
+        else:
+            self._refits_left_open.append(slice_.trial)
 
     def _give_back_what_was_left_open(self) -> None:
         while self._left_open:

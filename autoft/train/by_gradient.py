@@ -17,7 +17,7 @@ from autoft.train.arithmetic import Arithmetic
 from autoft.train.classifier import Classifier
 from autoft.train.closed_form import closed_form_head
 from autoft.train.curve import Curve
-from autoft.train.gradient import GradientRun
+from autoft.train.gradient import GradientRun, needed_whole
 from autoft.train.job import TooLate
 from autoft.train.pace import Pace
 from autoft.train.precision import Choice
@@ -37,7 +37,12 @@ LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
 
 
 def fit_by_gradient(bench: Bench) -> Report:
-    """Train until the slice ends or its deadline comes, then checkpoint and score."""
+    """Train until the slice ends or its deadline comes, then checkpoint and score.
+
+    Raises `MemoryError` when memory ran out for the process that had the slice before, and its batches take no parts.
+    """
+    if bench.plan.batch_norm == "train" and bench.job.allowance.ran_out:
+        raise MemoryError(f"it ran out for the process that had this slice before; {needed_whole(bench.together)}")
     checkpoint = bench.shop.checkpoints.load_latest(bench.trial.id)
     choice = bench.arithmetic(checkpoint)
     with closing(_run_of(bench, checkpoint, choice.arithmetic)) as run:
@@ -46,7 +51,6 @@ def fit_by_gradient(bench: Bench) -> Report:
 
 def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
     shop = bench.shop
-    run.at_once = bench.images_at_once or run.at_once
     validation = shop.validation
     if bench.job.seconds_left <= (bench.image_seconds or 0.0) * len(validation):
         raise TooLate("there was no time for a step and its score")
@@ -55,7 +59,6 @@ def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
         run.enter(into)
         with choice.arithmetic.training(shop.device):
             pace, facts = _advance(bench, run, into, saver)
-        bench.held_at_once(run.at_once)
         outputs, scoring = _outputs(bench, run, into)
     if run.without_moments:
         facts["optimiser_begun_anew"] = f"{len(run.without_moments)} parameters, e.g. {run.without_moments[0]}"
@@ -63,7 +66,7 @@ def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
     ended = run.step >= round(bench.plan.recipe.passes * run.stream.steps_per_pass)
     saver.save(run, {} if ended else run.training_tensors(), outputs)
     costs = Costs(pace.steady, run.stream.steps_per_pass, scoring, saver.seconds, bench.image_seconds or 0.0)
-    facts |= choice.facts
+    facts |= {**choice.facts, "device": shop.device_name}
     return Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts, costs=costs)
 
 

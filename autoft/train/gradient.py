@@ -87,7 +87,7 @@ class GradientRun:
         facts: dict[str, Scalar] = {"norms_folded": len(self.folded)} if self.folded else {}
         if self._queue is not None:
             facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {self.captured.obstacle}"
-        if self.at_once < self.stream.images.at_once:
+        if self.at_once < self.stream.images.usually_at_once:
             facts["images_at_once"] = self.at_once
         return facts
 
@@ -177,7 +177,9 @@ class GradientRun:
             size = len(images) if self.plan.batch_norm == "train" else min(len(images), self.at_once)
             try:
                 return self._in_parts(images, targets, size)
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
+                if self.plan.batch_norm == "train":
+                    error.add_note(needed_whole(len(images)))
                 if size == 1 or self.plan.batch_norm == "train" or _is_capturing():
                     raise
                 self.at_once = size // 2
@@ -249,6 +251,14 @@ class GradientRun:
         if recipe.schedule == "constant":
             return warm
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.passes / recipe.passes)))
+
+
+def needed_whole(batch: int) -> str:
+    """What to say where so many images are too many, and fewer will not do."""
+    return (
+        f"BatchNorm that trains needs all {batch} images of a batch at a time; "
+        "use smaller batches, a smaller --image-size, or a strategy that holds BatchNorm"
+    )
 
 
 def _is_capturing() -> bool:

@@ -103,10 +103,14 @@ class Timings:
         return Choice(chosen, f"{seconds[usual] / seconds[chosen]:.2f} times as fast as {usual}")
 
 
+def device_name(device: torch.device) -> str:
+    """Of which kind the device is: what was measured on one says nothing of another."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
 def setting_of(subject: Subject) -> Setting:
     """Where and what."""
-    module, gpu = subject.network.module, subject.device.type == "cuda"
-    device = torch.cuda.get_device_name(subject.device) if gpu else processor()
+    module, device = subject.network.module, device_name(subject.device)
     shapes = [f"{name} {tuple(one.shape)} {one.dtype}" for name, one in module.state_dict().items()]
     digest = hashlib.blake2b("\n".join([str(module), *shapes]).encode(), digest_size=16)
     threads, version = torch.get_num_threads(), torch.__version__

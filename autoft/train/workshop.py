@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 
 from autoft.data.dataset import Dataset
 from autoft.errors import RunFolderError
-from autoft.media.image.batches import Images
+from autoft.media.image.batches import FORWARD_TIMES, Images
 from autoft.media.image.resident import Resident
 from autoft.parts.base import FreezeStrategy
 from autoft.parts.cut import Cut
@@ -30,7 +30,7 @@ from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.halves import in_halves
 from autoft.train.job import Job
-from autoft.train.precision import Choice, Precision
+from autoft.train.precision import Choice, Precision, device_name
 from autoft.train.step_timing import Subject
 from autoft.values.plan import Plan
 from autoft.values.space import Scalar
@@ -63,8 +63,6 @@ class Workshop:
         self.precision = Precision(cache_root() / "precision", record.study.precision)
         self.image_seconds: dict[tuple[str, int], float] = {}
         """What one image's forward pass was measured to take, by backbone and input size."""
-        self.at_once: dict[tuple[str, int], int] = {}
-        """How many images a step can hold, by backbone and input size."""
         self._cancelled = cancelled
         self._resident = Resident(self.device)
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
@@ -83,6 +81,11 @@ class Workshop:
     @cached_property
     def _every_image(self) -> Dataset:
         return self._run.every_image(self.host)
+
+    @property
+    def device_name(self) -> str:
+        """Of which kind the device is."""
+        return device_name(self.device)
 
     def check(self) -> None:
         """Raise `Cancelled` when the run is being stopped."""
@@ -109,11 +112,15 @@ class Workshop:
         return self._cuts[wanted]
 
     def bench(self, job: Job) -> Bench:
-        """What the job's slice works with."""
+        """What the job's slice works with: its images in as small parts as are known to be needed."""
         trial = job.slice.trial
         network = self.network(trial.backbone)
         plan = self.host.part(FreezeStrategy, trial.freeze).plan(network.stages, trial.params)
-        return Bench(self, job, network, plan, self.images(trial))
+        bench = Bench(self, job, network, plan, self.images(trial))
+        if plan.batch_norm == "train":  # which takes no parts
+            return bench
+        most = job.allowance.images(bench.images.at_once, bench.together, self.device_name)
+        return replace(bench, images=replace(bench.images, most=most))
 
     def images(self, trial: Trial) -> Images:
         """The pixels as the trial's backbone sees them."""
@@ -200,7 +207,7 @@ class Bench:
         # On a GPU what is faster hardly depends on the batch, and each batch size searched would be measured anew.
         wanted = self.plan.recipe.batch_size if device.type == "cpu" else TIMED_ON_A_GPU
         batch = min(wanted, len(self.shop.dataset.rows("train")))
-        at_once = batch if self.plan.batch_norm == "train" else min(batch, self.images_at_once or images.at_once)
+        at_once = batch if self.plan.batch_norm == "train" else min(batch, images.at_once)
         subject = Subject(self.trial.backbone, self.network, self.trial.image_size, at_once, device)
         return self.shop.precision.choice(subject, self.job.seconds_left, self.shop.check)
 
@@ -209,13 +216,15 @@ class Bench:
         self.shop.image_seconds[self.trial.backbone, self.trial.image_size] = image_seconds
 
     @property
-    def images_at_once(self) -> int | None:
-        """How many images a step of this backbone was seen to hold at this size; None before there was one."""
-        return self.shop.at_once.get((self.trial.backbone, self.trial.image_size))
+    def together(self) -> int:
+        """How many images it would have in memory at a time, where a step's activations count as four forward passes'.
 
-    def held_at_once(self, images: int) -> None:
-        """A step has just held so many images."""
-        self.shop.at_once[self.trial.backbone, self.trial.image_size] = images
+        Those of a batch, or of a probe a forward pass'.
+        """
+        if self.plan.fit == "closed_form":
+            return max(1, self.images.forward_size // FORWARD_TIMES)
+        trained = self.shop.trained_on(self.trial).rows(self.trial.train_on)
+        return min(self.plan.recipe.batch_size, len(trained))
 
 
 def memory() -> dict[str, Scalar]:

@@ -7,7 +7,19 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from autoft.values.trial import Costs, Event, Parent, Queued, Report, Slice, Started, Stopped, Trial
+from autoft.values.trial import (
+    Allowance,
+    Costs,
+    Event,
+    Lost,
+    Parent,
+    Queued,
+    Report,
+    Slice,
+    Started,
+    Stopped,
+    Trial,
+)
 
 State = Literal["queued", "running", "paused", "finished", "failed"]
 
@@ -15,13 +27,17 @@ State = Literal["queued", "running", "paused", "finished", "failed"]
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial so far: its slices and their reports, oldest first; `started` are the slices that a worker has had, by
-    their place in `slices`.
+    their place in `slices`, and `lost` the processes that the last slice has cost.
+
+    A slice is `stopped` when the run ended in good order while a worker had it.
     """
 
     trial: Trial
     slices: tuple[Slice, ...]
     reports: tuple[Report, ...]
     started: frozenset[int] = frozenset()
+    lost: tuple[Lost, ...] = ()
+    stopped: bool = False
 
     @property
     def in_flight(self) -> bool:
@@ -34,6 +50,11 @@ class TrialRecord:
         if self.in_flight:
             return "running" if len(self.slices) - 1 in self.started else "queued"
         return self.reports[-1].event
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Of a journal that nobody writes any more: whether a worker had a slice when the run ended without a word."""
+        return self.state == "running" and not self.stopped
 
     @property
     def given_back(self) -> bool:
@@ -135,6 +156,7 @@ class Ledger:
         self.keep = keep
         self._records: dict[int, TrialRecord] = {}
         self._elapsed = 0.0
+        self._held: dict[tuple[str, int], dict[str, int]] = {}
         self._ranking: tuple[TrialRecord, ...] | None = None
         self._alive: frozenset[int] = frozenset()
         for event in events:
@@ -147,10 +169,12 @@ class Ledger:
                 self._queue(event)
             case Started():
                 self._start(event)
+            case Lost():
+                self._lose(event)
             case Report():
                 self._report(event)
             case Stopped():
-                self._elapsed = max(self._elapsed, event.elapsed)
+                self._stop(event)
                 return
         self._ranking = None
         self._alive = self._still_alive(event)
@@ -169,6 +193,12 @@ class Ledger:
     def elapsed(self) -> float:
         """Run time in seconds at the last event."""
         return self._elapsed
+
+    def allowance(self, trial: Trial) -> Allowance:
+        """How many images the trial's next slice, or the one in flight, can have go through at a time."""
+        record = self._records.get(trial.id)
+        held = self._held.get((trial.backbone, trial.image_size), {})
+        return Allowance(dict(held), record.lost if record and record.in_flight else ())
 
     def ranking(self) -> tuple[TrialRecord, ...]:
         """Trials with a score, best first; of equal scores the one that took fewer seconds."""
@@ -220,7 +250,7 @@ class Ledger:
     def _parents(self) -> frozenset[int]:
         return frozenset(parent.trial for record in self._records.values() for parent in _unborn(record))
 
-    def _still_alive(self, event: Queued | Started | Report) -> frozenset[int]:
+    def _still_alive(self, event: Queued | Started | Lost | Report) -> frozenset[int]:
         alive = self._alive | {event.trial} if self._records[event.trial].has_weights else self._alive
         ranking = [record for record in self.ranking() if record.trial.id in alive]
         paused = [record for record in ranking if record.state == "paused"]
@@ -245,18 +275,34 @@ class Ledger:
             reached = known.step if known else 0.0
             raise ValueError(f"trial {event.trial} starts from {event.slice.start:g} passes, but it is at {reached:g}")
         before = known or TrialRecord(trial, (), ())
-        self._records[event.trial] = replace(before, slices=(*before.slices, event.slice))
+        self._records[event.trial] = replace(before, slices=(*before.slices, event.slice), lost=(), stopped=False)
         self._elapsed = max(self._elapsed, event.clock.elapsed)
 
     def _start(self, event: Started) -> None:
         known = self._in_flight(event.trial, "started")
-        self._records[event.trial] = replace(known, started=known.started | {len(known.slices) - 1})
+        self._records[event.trial] = replace(known, started=known.started | {len(known.slices) - 1}, stopped=False)
+        self._elapsed = max(self._elapsed, event.elapsed)
+
+    def _lose(self, event: Lost) -> None:
+        known = self._in_flight(event.trial, "lost")
+        started = known.started - {len(known.slices) - 1}
+        self._records[event.trial] = replace(known, started=started, lost=(*known.lost, event), stopped=False)
+        self._elapsed = max(self._elapsed, event.elapsed)
+
+    def _stop(self, event: Stopped) -> None:
+        running = {number: record for number, record in self._records.items() if record.state == "running"}
+        self._records |= {number: replace(record, stopped=True) for number, record in running.items()}
         self._elapsed = max(self._elapsed, event.elapsed)
 
     def _report(self, report: Report) -> None:
         known = self._in_flight(report.trial, report.event)
         self._records[report.trial] = replace(known, reports=(*known.reports, report))
         self._elapsed = max(self._elapsed, report.elapsed)
+        images, device = report.facts.get("images_at_once"), report.facts.get("device")
+        sure = all(one.why == "memory" for one in known.lost)  # halved on suspicion says nothing of others
+        if isinstance(images, int) and isinstance(device, str) and sure:
+            held = self._held.setdefault((known.trial.backbone, known.trial.image_size), {})
+            held[device] = min(images, held.get(device, images))
 
     def _in_flight(self, number: int, event: str) -> TrialRecord:
         known = self._records.get(number)

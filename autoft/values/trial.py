@@ -123,6 +123,43 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """Journal line: the process that had the trial's slice is gone without a report; the slice is handed out again.
+
+    `why` "memory": it ran out, and `error` is what is known of that. "unknown": the whole run ended without a word, as
+    when it is killed, which may be for memory too. `elapsed` is the run time in seconds when that was found.
+    """
+
+    trial: int
+    why: Literal["memory", "unknown"]
+    error: str
+    elapsed: float
+    event: Literal["lost"] = "lost"
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a search knows of how many images a slice can have go through at a time.
+
+    `held`: what trials of its backbone and input size made do with for lack of memory, by the name of the device.
+    `lost`: the processes that the slice has cost.
+    """
+
+    held: Mapping[str, int] = field(default_factory=dict)
+    lost: tuple[Lost, ...] = ()
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether the slice has cost a process for certain because memory ran out."""
+        return any(one.why == "memory" for one in self.lost)
+
+    def images(self, usual: int, wanted: int, device: str) -> int:
+        """How many at a time on that device, of the `usual` number: half of the `wanted` ones for each process lost."""
+        most = min(usual, self.held.get(device, usual))
+        return max(1, min(most, wanted) >> len(self.lost)) if self.lost else most
+
+
+@dataclass(frozen=True)
 class Costs:
     """What a slice was measured to cost, in seconds, each kind by itself.
 
@@ -177,4 +214,4 @@ class Stopped:
     event: Literal["stopped"] = "stopped"
 
 
-Event = Queued | Started | Report | Stopped
+Event = Queued | Started | Lost | Report | Stopped

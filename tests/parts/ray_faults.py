@@ -14,11 +14,17 @@ import threading
 import time
 from pathlib import Path
 
-from autoft import DONE, WAIT, AutoftError, Ledger, Report, Slice, Trial
+from autoft import DONE, WAIT, AutoftError, Candidate, Ledger, Problem, Report, Searcher, Slice, Space, Trial
 from autoft.parts.host import Host
+from autoft.runners import deaths
 from autoft.runners import ray as subject
+from autoft.runners import search as asking
 from autoft.runners.base import Site
+from autoft.store import CheckpointStore, Journal
 from autoft.study.record import Machine
+from autoft.system.clock import RunClock
+from autoft.system.screen import Silent
+from autoft.system.signals import StopFlag
 
 
 class Worker(subject._SliceTrainable):
@@ -42,6 +48,11 @@ class Worker(subject._SliceTrainable):
                     time.sleep(0.05)
             case "deaf":
                 time.sleep(60)
+            case "starved" | "starved for ever" as fault:
+                halved = len(errand.allowance.lost)
+                if fault == "starved for ever" or not halved:
+                    (RUN / f"{errand.slice.trial.id}-{halved}.oom").touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
         return Report(errand.slice.trial.id, "finished", 1.0, 0.5, 0.0)
 
 
@@ -76,13 +87,46 @@ class Search:
         self.told.append([report.event, report.error])
 
 
-def run(search: Search, stopped=lambda: False, workers: int = 2) -> dict:
-    began, raised = time.monotonic(), None
+class Starving(Searcher):
+    """Asks for a slice that costs one process, and for one that costs any, and is done."""
+
+    name = "starving"
+
+    def ask(self, problem, ledger, clock):
+        number = len(ledger.trials)
+        if number == len(problem.candidates):
+            return DONE
+        return Slice(problem.candidates[number].trial(number, {}, 0), 0.0, 1.0, clock.deadline)
+
+
+def starving() -> asking.Search:
+    candidates = tuple(Candidate("b", fault, 64, Space({})) for fault in ("starved", "starved for ever"))
+    return asking.Search(
+        searcher=Starving(),
+        problem=Problem(candidates, seed=0, workers=1),
+        ledger=Ledger(),
+        journal=Journal(RUN / "trials.jsonl"),
+        checkpoints=CheckpointStore(RUN / "checkpoints"),
+        clock=RunClock(time.time(), 300.0),
+        host=Host.from_refs(()),
+        screen=Silent(),
+        stopped=StopFlag(),
+        reserve=lambda ledger, trial: 0.0,
+    )
+
+
+def runner_for() -> subject.RayRunner:
+    """One that uses the cluster that is up, and leaves it so."""
     runner = subject.RayRunner()
     runner._logs = LOGS
+    return runner
+
+
+def run(search: Search, stopped=lambda: False, workers: int = 2) -> dict:
+    began, raised = time.monotonic(), None
     site = Site(RUN, Machine("ray", workers, 1, "cpu"), time.time())
     try:
-        runner.run(search, site, stopped)
+        runner_for().run(search, site, stopped)
     except AutoftError as error:
         raised = str(error)
     return {"seconds": time.monotonic() - began, "begun": search.begun, "told": search.told, "raised": raised}
@@ -102,6 +146,11 @@ runner.warm_up(2)
 LOGS = runner._logs
 
 results = {}
+deaths.oom_kills = subject.oom_kills = lambda: len(list(RUN.glob("*.oom")))  # as the kernel would count
+starved = starving()
+runner_for().run(starved, Site(RUN, Machine("ray", 1, 1, "cpu"), time.time()), starved.stopped)
+results["starved"] = [[event.event, event.trial] for event in Journal.read(RUN / "trials.jsonl")]
+results["starved for ever"] = starved.ledger.trials[1].reports[-1].error
 faults = ("segv", "exit", "kill", "raise")
 fatal = run(Search(*faults))
 results["deaths"], results["begun"] = dict(zip(faults, fatal["told"], strict=True)), fatal["begun"]

@@ -20,13 +20,15 @@ from autoft.values.plan import Recipe
 # EfficientNet-Lite0. Larger batches go through in parts that add up to the same gradient.
 PIXELS_AT_ONCE = {"cpu": 8 * 224**2, "cuda": 256 * 224**2}
 FORWARD_SIZE = {"cpu": 64, "cuda": 512}
+FORWARD_TIMES = 4  # as many images as in a step: without gradients nothing is held but the layer at hand
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """Rows of a pixel cache `(n, size, size, 3)` uint8, seen through a backbone's normalisation.
 
-    `resident` is the same pixels on the device, where they fit.
+    `resident` is the same pixels on the device, where they fit. `most` is how many images may go through at a time,
+    where that is known to be fewer than usual.
     """
 
     pixels: np.memmap[tuple[int, ...], np.dtype[np.uint8]]
@@ -34,6 +36,7 @@ class Images:
     device: torch.device
     layout: torch.memory_format = torch.channels_last
     resident: Tensor | None = None
+    most: int | None = None
 
     def raw(self, rows: np.ndarray) -> Tensor:
         """uint8 images `(batch, 3, size, size)`: on the device if they are resident, else ready to be copied there."""
@@ -59,14 +62,19 @@ class Images:
         return mean.to(self.device), deviation.to(self.device)
 
     @property
-    def at_once(self) -> int:
-        """How many images a training step may hold activations of at a time."""
+    def usually_at_once(self) -> int:
+        """How many images a device of this kind is taken to hold activations of."""
         return max(1, PIXELS_AT_ONCE[self.device.type] // self.pixels.shape[1] ** 2)
 
     @property
+    def at_once(self) -> int:
+        """How many images a training step may hold activations of at a time."""
+        return self.usually_at_once if self.most is None else min(self.usually_at_once, self.most)
+
+    @property
     def forward_size(self) -> int:
-        """How many images may go forward at a time: without gradients nothing is held but the layer at hand."""
-        return min(FORWARD_SIZE[self.device.type], 4 * self.at_once)
+        """How many images may go forward at a time, without gradients."""
+        return min(FORWARD_SIZE[self.device.type], FORWARD_TIMES * self.at_once)
 
     def batches(self, rows: np.ndarray) -> Iterator[Tensor]:
         """All `rows` in order, normalised, without augmentation."""
