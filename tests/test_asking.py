@@ -130,7 +130,7 @@ def test_a_slice_that_costs_two_processes_their_memory_has_failed_with_the_cause
         begun.began(0)
         begun.lost(0, "memory ran out")
     record = begun.ledger.trials[0]
-    assert (record.state, record.reports[-1].error) == ("failed", "memory ran out (2 times)")
+    assert (record.state, record.reports[-1].error) == ("failed", "2 processes lost: memory ran out")
     assert begun.ask() == DONE
 
 
@@ -175,7 +175,7 @@ def test_a_slice_that_runs_end_over_again_and_again_has_failed(search):
     assert resumed.ask() == DONE
     record = resumed.ledger.trials[0]
     assert record.state == "failed"
-    assert record.reports[-1].error.startswith("the run was killed while a worker had the slice; if for lack of memory")
+    assert record.reports[-1].error.startswith("4 processes lost: the run was killed while a worker had the slice; if")
 
 
 def test_a_lost_process_is_no_late_start_of_a_searcher(search):

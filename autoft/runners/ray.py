@@ -38,7 +38,7 @@ from autoft.system.mps import Mps, visible_gpus
 from autoft.system.signals import StopFlag, put_back
 from autoft.values.codec import decode, encode
 from autoft.values.space import Device
-from autoft.values.trial import Allowance, Done, Report, Slice
+from autoft.values.trial import NOTHING_KNOWN, Allowance, Done, Report, Slice
 
 # Ray and Tune read these when they are imported. Whoever set one before knows why.
 for _name, _value in {
@@ -260,7 +260,7 @@ class _Errand:
     slice: Slice
     gpus: tuple[str, ...] = ()
     seats: str = ""
-    allowance: Allowance = Allowance()
+    allowance: Allowance = NOTHING_KNOWN
 
 
 class _Adapter(Searcher):

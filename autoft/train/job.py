@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from autoft.values.trial import Allowance, Slice
+from autoft.values.trial import NOTHING_KNOWN, Allowance, Slice
 
 CHECKED_IMAGES: Final = 200
 """Training images on which a refit is held against its twin."""
@@ -22,7 +22,7 @@ class Job:
 
     slice: Slice
     origin: float
-    allowance: Allowance = Allowance()
+    allowance: Allowance = NOTHING_KNOWN
 
     @property
     def seconds_left(self) -> float:

@@ -159,6 +159,9 @@ class Allowance:
         return max(1, min(most, wanted) >> len(self.lost)) if self.lost else most
 
 
+NOTHING_KNOWN = Allowance()
+
+
 @dataclass(frozen=True)
 class Costs:
     """What a slice was measured to cost, in seconds, each kind by itself.
