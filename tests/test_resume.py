@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -563,3 +565,34 @@ def test_ctrl_c_ends_an_export_at_once(run: Run, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Interrupted, match="stopped; nothing was exported"):
         export_trial(run, (), ExportWish(None, None, "image"), Silent())
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.slow
+def test_a_run_that_memory_ends_goes_on_with_what_fits(tiny_images: Path, tmp_path: Path) -> None:
+    """The inline runner dies with its process, at every resume until the batch goes through in parts of eight images."""
+    run, zoo = tmp_path / "run", Path(__file__).parent / "parts" / "hungry_zoo.py"
+    asked = f"-p {zoo} --backbones hungry/* --freeze full --searcher random --trials 1 --time 5m --no-refit"
+    search = [
+        "search",
+        str(tiny_images),
+        *asked.split(),
+        "--runner",
+        "inline",
+        "--precision",
+        "fp32",
+        "--out",
+        str(run),
+    ]
+    codes = []
+    for arguments in (search, *2 * [["resume", str(run)]]):
+        done = subprocess.run([sys.executable, "-m", "autoft", *arguments], capture_output=True, text=True, check=False)
+        codes.append(done.returncode)
+        if done.returncode == 0:
+            break
+    assert codes in ([-signal.SIGKILL, 0], [-signal.SIGKILL, -signal.SIGKILL, 0]), done.stderr
+    events = Journal.read(run / "trials.jsonl")
+    kinds = [event.event for event in events]
+    assert kinds == ["queued", *(len(codes) - 1) * ["started", "lost"], "started", "paused"]
+    assert isinstance(events[-1], Report)
+    batch = events[-1].facts["batch_size"]
+    assert events[-1].facts["images_at_once"] == min(int(batch), 27) >> (len(codes) - 1) <= 8
