@@ -309,6 +309,14 @@ def test_the_last_errand_of_any_search_is_the_winners_refit(search: Callable[...
     assert len(begun.searcher.clocks) == 1  # done is done
 
 
+def test_a_search_is_not_done_while_its_refit_is_in_flight(search: Callable[..., Search]) -> None:
+    begun = search(events=trained(0, 0.5))
+    assert begun.ask().trial.twin == Parent(0, 3.0)
+    assert begun.ask() == WAIT  # a worker may refuse it, and nobody would ask again
+    begun.tell(Report(1, "finished", 3.0, None, 5.0))
+    assert begun.ask() == DONE
+
+
 def test_nobody_is_refitted_while_another_may_win(search: Callable[..., Search]) -> None:
     begun = search(new(1), events=trained(0, 0.5))
     assert begun.ask().trial.id == 1
