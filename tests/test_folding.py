@@ -148,3 +148,22 @@ def test_unfolded_it_is_as_it_was_and_nothing_holds_it() -> None:
     pair.unfold()
     assert "forward" not in vars(module[0]) and "forward" not in vars(module[1])
     assert torch.equal(module(images), before)
+
+
+class ThirdTimeUnlucky(nn.Module):
+    """Breaks when a folded network is tried."""
+
+    calls = 0
+
+    def forward(self, values: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 3:
+            raise RuntimeError("no memory")
+        return values
+
+
+def test_a_network_that_breaks_when_it_is_tried_is_not_left_folded() -> None:
+    network = held(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), ThirdTimeUnlucky()))
+    with pytest.raises(RuntimeError, match="no memory"):
+        fold_norms(network, torch.rand(2, 3, 8, 8))
+    assert not any("forward" in vars(layer) for layer in network.modules())

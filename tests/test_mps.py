@@ -121,6 +121,25 @@ def test_one_that_does_not_start_is_one_line(calls, monkeypatch):
     assert mps.PIPES not in os.environ
 
 
+def test_a_disk_without_room_for_its_folder_is_one_line_too(calls, monkeypatch):
+    def full(*args: object, **options: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mps.tempfile, "mkdtemp", full)
+    _, (line,) = started()
+    assert "No space left on device" in line
+    assert mps.PIPES not in os.environ
+
+
+def test_where_somebody_wants_its_logs_they_go_there_and_stay_wanted(calls, monkeypatch, tmp_path):
+    monkeypatch.setenv(mps.LOGS, str(tmp_path))
+    ours, said = started()
+    assert said == []
+    assert os.environ[mps.LOGS] == str(tmp_path)
+    ours.close()
+    assert os.environ[mps.LOGS] == str(tmp_path) and mps.PIPES not in os.environ
+
+
 def test_one_that_no_client_reaches_is_ended_again(calls, monkeypatch):
     monkeypatch.setattr(mps, "CLIENT", ("/bin/sh", "-c", "echo CUDA error 805 >&2; exit 1"))
     _, (line,) = started()

@@ -19,6 +19,7 @@ from autoft.study.study import Study
 from autoft.system.signals import Cancelled
 from autoft.train import precision
 from autoft.train.arithmetic import Arithmetic, begun, candidates, usual
+from autoft.train.folding import FOLDED_FROM_PIXELS
 from autoft.train.precision import CLEARLY, SECONDS, Precision, Setting, Timing, Timings, measure, race, setting_of
 from autoft.train.step_timing import Rehearsal, Subject, TooSlow
 from autoft.values.backbone import InputSpec
@@ -194,6 +195,22 @@ def test_measuring_leaves_the_network_and_the_random_numbers_alone():
     assert timings[0].arithmetic == FP32
     assert timings[0].seconds is not None
     assert timings[0].seconds > 0
+
+
+class NotByItself(nn.Module):
+    """Takes no single image."""
+
+    def forward(self, images):
+        if len(images) < 2:
+            raise ValueError("more than one image is needed")
+        return images.mean((2, 3))
+
+
+@pytest.mark.parametrize("folded_from", [0, 2**18])
+def test_a_network_that_cannot_be_rehearsed_trains_in_the_usual_one(folded_from, monkeypatch):
+    monkeypatch.setitem(FOLDED_FROM_PIXELS, "cpu", folded_from)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), NotByItself())
+    assert measure(subject(layers), most=ENOUGH) == ()
 
 
 def test_features_that_are_not_finite_are_no_candidate():

@@ -166,11 +166,18 @@ def test_the_leaderboard_has_a_refit_above_its_twin_without_rank_or_score() -> N
 # ---------------------------------------------------------------- what it takes
 
 
-def refits(budget: float = 100.0, now: float = 0.0, ending: float = 10.0, no_refit: bool = False) -> Refits:
+def refits(
+    budget: float = 100.0,
+    now: float = 0.0,
+    ending: float = 10.0,
+    no_refit: bool = False,
+    validation: int | None = None,
+) -> Refits:
     record = SimpleNamespace(
         study=Study("data", time=budget, no_refit=no_refit),
         data=SimpleNamespace(counts={"train": 600, "val": 200, "test": 200}),
         candidates=(PROBE, FULL),
+        validation=validation,
     )
     return Refits(record, lambda ledger, trial: ending, RunClock(time.time() - now, budget))
 
@@ -193,6 +200,8 @@ def test_a_closed_form_is_solved_anew_with_what_was_missing() -> None:
     part, whole = (Ledger([queued, one]).trials[0] for one in (report, replace(report, share=1.0)))
     assert refits().seconds(whole) == pytest.approx(STARTING_SECONDS + 0.3 * 800 / 600)
     assert refits().seconds(part) == pytest.approx(STARTING_SECONDS + 0.6 * 800 / 600 + 300 * 0.01)
+    some_scored = refits(validation=50)  # there was no time to score the others
+    assert some_scored.seconds(whole) == pytest.approx(STARTING_SECONDS + 0.3 * 800 / 600 + 150 * 0.01)
 
 
 def test_time_is_kept_back_for_the_refit_of_the_best() -> None:
@@ -307,6 +316,14 @@ def test_the_last_errand_of_any_search_is_the_winners_refit(search: Callable[...
     assert begun.ask() == DONE
     assert numbers(begun.ledger.exportable()) == [2, 1, 0]
     assert len(begun.searcher.clocks) == 1  # done is done
+
+
+def test_a_search_is_not_done_while_its_refit_is_in_flight(search: Callable[..., Search]) -> None:
+    begun = search(events=trained(0, 0.5))
+    assert begun.ask().trial.twin == Parent(0, 3.0)
+    assert begun.ask() == WAIT  # a worker may refuse it, and nobody would ask again
+    begun.tell(Report(1, "finished", 3.0, None, 5.0))
+    assert begun.ask() == DONE
 
 
 def test_nobody_is_refitted_while_another_may_win(search: Callable[..., Search]) -> None:

@@ -149,6 +149,18 @@ def test_a_probe_on_a_part_of_the_images_is_done_again_when_there_is_time():
     assert longer.start().trial.freeze != "probe"
 
 
+@pytest.mark.parametrize("event", ["finished", "failed"])
+def test_a_refit_of_such_a_probe_is_none(event):
+    """The run that goes on later has time for all the images."""
+    play = Play(problem(("z/a",)), deadline=20.0)
+    play.report(play.start(), 0.5, seconds=8.0, share=0.1)
+    refit = Slice(play.ledger.trials[0].refit(1), 0.0, 1.0, 20.0)
+    play.ledger.record(Queued(1, refit, Clock(play.now, 20.0)))
+    play.ledger.record(Report(1, event, 1.0, None, 3.0, elapsed=11.0))
+    play.deadline = 600.0
+    assert play.start().trial.freeze == "probe"
+
+
 def test_a_probe_that_no_worker_took_is_asked_for_again():
     play = Play(problem(("z/a",)), deadline=600.0)
     asked = play.start()

@@ -7,6 +7,8 @@ import random
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +16,14 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from autoft.media.image import resident
 from autoft.media.image.batches import Images, TrainingStream
 from autoft.parts.base import Task
 from autoft.system.faults import cause
 from autoft.tasks.single_label import SingleLabel
 from autoft.testing.training import everything, small_network
 from autoft.train.average import Average
+from autoft.train.by_gradient import _ending_seconds
 from autoft.train.captured import EAGER_STEPS, Captured
 from autoft.train.classifier import Classifier
 from autoft.train.folding import FOLDED_FROM_PIXELS
@@ -182,6 +186,58 @@ def test_resident_pixels_make_the_same_batches() -> None:
     for step in range(5):
         for one, other in zip(stream.batch(step), of.batch(step), strict=True):
             torch.testing.assert_close(one, other)
+
+
+def test_queued_steps_are_part_of_what_the_end_of_a_slice_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoft.train.readings.STEPS_BEHIND", {"cpu": 3})
+    run, pace, saver = training(), SimpleNamespace(expected=2.0), SimpleNamespace(seconds=0.5)
+    bench = SimpleNamespace(image_seconds=0.01, shop=SimpleNamespace(validation=range(10)))
+    for _ in range(5):
+        run.advance()
+    assert run.queued == 3
+    assert _ending_seconds(bench, run, pace, saver) == pytest.approx(3 * 2.0 + 0.1 + 0.5)  # type: ignore[arg-type]
+    run.settle()
+    assert run.queued == 0
+    assert _ending_seconds(bench, run, pace, saver) == pytest.approx(0.1 + 0.5)  # type: ignore[arg-type]
+
+
+class Queue:
+    """Of a device that still has work."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+
+    def synchronize(self) -> None:
+        self.is_done = True
+
+
+def test_a_closed_run_has_nothing_queued_that_still_writes_its_weights() -> None:
+    """Nobody settles it after an error, and the next trial's weights take the place of its own."""
+    run, queue = training(), Queue()
+    run.advance()
+    run._queue = queue  # type: ignore[assignment]
+    run.close()
+    assert queue.is_done
+
+
+def test_pixels_that_could_not_be_read_are_not_taken_for_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    np.save(tmp_path / "pixels.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    pixels = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    reads: list[int] = []
+
+    def breaks_once(of: np.memmap, rows: np.ndarray) -> np.ndarray:
+        reads.append(len(rows))
+        if len(reads) == 1:
+            raise OSError("the disk is away")
+        return np.asarray(of[rows])
+
+    monkeypatch.setattr(resident, "take", breaks_once)
+    monkeypatch.setattr(resident, "_free", lambda device: 2**30)
+    held = resident.Resident(torch.device("meta"))
+    with pytest.raises(OSError, match="the disk is away"):
+        held.pixels(pixels)
+    assert held.pixels(pixels) is not None
+    assert reads == [4, 4]
 
 
 def test_a_closed_run_is_freed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ class _Race:
 
     def probe(self) -> Slice | None:
         """A closed-form candidate that was not tried yet, the best prior first; one given back is the same trial."""
-        tried = {_address(record.trial) for record in self.ledger.trials.values() if not self._worth_again(record)}
+        tried = {_address(record.trial) for record in self._own() if not self._worth_again(record)}
         open_ = [candidate for candidate in self._closed_form() if _address(candidate) not in tried]
         begun = {_address(record.trial): record for record in self._probes() if record.given_back}
         exhausted = _exhausted(self.problem, self.ledger)
@@ -263,7 +263,11 @@ class _Race:
         return not self._is_probe(record)
 
     def _probes(self) -> Iterator[TrialRecord]:
-        return (record for record in self.ledger.trials.values() if self._is_probe(record))
+        return (record for record in self._own() if self._is_probe(record))
+
+    def _own(self) -> Iterator[TrialRecord]:
+        """What was asked for here; refits, which were not, say nothing of what is worth a try."""
+        return (record for record in self.ledger.trials.values() if not record.is_refit)
 
     def _probe_reports(self) -> Iterator[Report]:
         return (report for record in self._probes() for report in record.reports)

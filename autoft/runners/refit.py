@@ -90,11 +90,16 @@ class Refits:
     def _fitting(self, record: TrialRecord, passes: float) -> float:
         costs = record.costs
         if self._is_closed_form(record.trial):
-            missing = (1.0 - record.share) * self.record.data.counts["train"]
-            return costs.solving * self.growth / record.share + costs.image * missing
+            return costs.solving * self.growth / record.share + costs.image * self._without_features(record)
         if costs.a_pass is None:  # too few steps to tell
             return self.growth * sum(one.seconds for one in record.reports if one.step <= passes)
         return self.growth * passes * costs.a_pass
+
+    def _without_features(self, record: TrialRecord) -> float:
+        """Images that a head in closed form was neither fitted on nor scored by."""
+        counts, scored = self.record.data.counts, self.record.validation
+        unscored = 0 if scored is None else counts["val"] - scored
+        return (1.0 - record.share) * counts["train"] + unscored
 
     def _checking(self, record: TrialRecord) -> float:
         """Seconds to hold it against its twin; of a closed form the features are there."""

@@ -90,10 +90,12 @@ class Search:
         while self._cut_short:
             self._lose(self._cut_short.pop(0), "unknown", CUT_SHORT)
         answer = self._refit_left_open() or (DONE if self._is_over else self._searched_for())
-        if not isinstance(answer, Done) or self.refits is None or self._is_refitted or self.stopped():
+        if not isinstance(answer, Done) or self.stopped():
             return answer
         self._is_over = True
-        return WAIT if self.ledger.in_flight else self._refit(self.refits)
+        if self.ledger.in_flight:  # what a worker refuses has to be handed out again: a runner is done after `DONE`
+            return WAIT
+        return DONE if self.refits is None or self._is_refitted else self._refit(self.refits)
 
     def _searched_for(self) -> Slice | Wait | Done:
         """The next slice of the search itself."""

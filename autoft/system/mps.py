@@ -44,13 +44,14 @@ class Mps:
         self._note = note
         self._folder: Path | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self._named: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Start a daemon in a folder of its own and name it in the environment, where nothing speaks against it."""
         if why_not() is not None:
             return
-        self._folder = Path(tempfile.mkdtemp(prefix="autoft-mps-", dir=_short()))
         try:
+            self._folder = Path(tempfile.mkdtemp(prefix="autoft-mps-", dir=_short()))
             self._begin(self._folder)
         except (OSError, subprocess.SubprocessError) as error:
             self.close()
@@ -59,7 +60,7 @@ class Mps:
 
     def close(self) -> None:
         """Ask the daemon to end and take its folder away; it ends once its last client has."""
-        for name in (PIPES, LOGS) if self._folder else ():
+        for name in self._named:
             os.environ.pop(name, None)
         if self._guard is not None and self._guard.stdin is not None:
             self._guard.stdin.close()
@@ -68,10 +69,12 @@ class Mps:
         elif self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = self._guard = None
+        self._named = ()
 
     def _begin(self, folder: Path) -> None:
         """Raises `OSError` and `subprocess.SubprocessError`."""
-        os.environ |= {PIPES: str(folder), LOGS: str(folder)}
+        self._named = tuple(name for name in (PIPES, LOGS) if not os.environ.get(name))
+        os.environ |= dict.fromkeys(self._named, str(folder))
         # With GPUs hidden the daemon would number those that are left anew, for its clients.
         environment = {name: value for name, value in os.environ.items() if name != VISIBLE}
         self._guard = subprocess.Popen(

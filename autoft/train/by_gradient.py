@@ -138,10 +138,10 @@ def _outputs(bench: Bench, run: GradientRun, into: Entrance) -> tuple[np.ndarray
 
 
 def _ending_seconds(bench: Bench, run: GradientRun, pace: Pace, saver: _Saver) -> float:
-    """What scoring and saving will take, as measured before on this backbone, or guessed from the pace."""
+    """What queued steps, scoring and saving will take, as measured on this backbone, or guessed from the pace."""
     guess = pace.expected * FORWARD_SHARE / run.stream.batch_size
     an_image = guess if bench.image_seconds is None else bench.image_seconds
-    return an_image * len(bench.shop.validation) + saver.seconds
+    return run.queued * pace.expected + an_image * len(bench.shop.validation) + saver.seconds
 
 
 class _Saver:

@@ -72,10 +72,12 @@ def fold_norms(module: nn.Module, inputs: Tensor) -> tuple[Pair, ...]:
         for pair in pairs:
             pair.fold()
         begin_anew()
-        if _close(module(inputs), wanted):
-            return pairs
-    for pair in pairs:
-        pair.unfold()
+        with ExitStack() as unless_it_is_the_same:
+            for pair in pairs:
+                unless_it_is_the_same.callback(pair.unfold)
+            if _close(module(inputs), wanted):
+                unless_it_is_the_same.pop_all()
+                return pairs
     return ()
 
 

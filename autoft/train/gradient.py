@@ -82,6 +82,11 @@ class GradientRun:
         return self.step / self.stream.steps_per_pass
 
     @property
+    def queued(self) -> int:
+        """Steps taken that the device may not have done yet."""
+        return len(self._readings)
+
+    @property
     def facts(self) -> Mapping[str, Scalar]:
         """How the device takes its steps, where that is not as on a CPU; and in parts of how many images, if halved."""
         facts: dict[str, Scalar] = {"norms_folded": len(self.folded)} if self.folded else {}
@@ -114,7 +119,12 @@ class GradientRun:
         return rest
 
     def close(self) -> None:
-        """Free what the device holds, now and not when cycles are collected: no step comes after this."""
+        """Free what the device holds, now and not when cycles are collected: no step comes after this.
+
+        Steps that are still queued, as after an error, would otherwise write where the next trial has its weights.
+        """
+        if self._queue is not None:
+            self._queue.synchronize()
         for pair in self.folded or ():
             pair.unfold()
         self.folded = ()

@@ -125,8 +125,9 @@ def measure(subject: Subject, most: float, check: Check = never_stop) -> tuple[T
     """
     contenders, gpu = candidates(subject.network, subject.device), subject.device.type == "cuda"
     until = math.inf if gpu else time.monotonic() + most  # see `_affordable`
-    with closing(Rehearsal(subject, until)) as rehearsal:
+    with ExitStack() as stack:
         try:
+            rehearsal = stack.enter_context(closing(Rehearsal(subject, until)))
             count = _affordable(rehearsal, subject, contenders[0])
         except Exception:  # too slow, or something that will end the trial, which says it
             return ()

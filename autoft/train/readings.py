@@ -54,6 +54,10 @@ class Readings:
         self._behind = STEPS_BEHIND[device.type]
         self._pending: deque[_Pending] = deque()
 
+    def __len__(self) -> int:
+        """Steps that are under way."""
+        return len(self._pending)
+
     def put(self, step: int, learning_rate: float, loss: Tensor, norm: Tensor) -> tuple[StepTaken, ...]:
         """Note a step; what comes back is the steps that are far enough back to be read, oldest first."""
         values, arrived = torch.stack([loss.float(), norm.float()]), None

@@ -71,7 +71,9 @@ class Rehearsal:
             return self._now() - began
 
     def close(self) -> None:
-        """Give back the memory; what it took at most is not counted as the trial's."""
+        """Give back the memory, which nothing queued still uses; what it took at most is not counted as the trial's."""
+        if self._queue is not None:
+            self._queue.synchronize()
         for pair in self._folded:
             pair.unfold()
         del self._module, self._parameters

@@ -30,12 +30,16 @@ class Resident:
         if self._device.type == "cpu" or not self._make_room(name, of.nbytes):
             return None
         if name not in self._held:
-            self._held[name] = torch.empty(of.shape, dtype=torch.uint8, device=self._device)
-            for start in range(0, len(of), _ROWS_A_COPY):
-                rows = np.arange(start, min(start + _ROWS_A_COPY, len(of)))
-                self._held[name][start : start + len(rows)] = torch.from_numpy(take(of, rows))
+            self._held[name] = self._copied(of)
         self._held.move_to_end(name)
         return self._held[name]
+
+    def _copied(self, of: PixelMap) -> Tensor:
+        copy = torch.empty(of.shape, dtype=torch.uint8, device=self._device)
+        for start in range(0, len(of), _ROWS_A_COPY):
+            rows = np.arange(start, min(start + _ROWS_A_COPY, len(of)))
+            copy[start : start + len(rows)] = torch.from_numpy(take(of, rows))
+        return copy
 
     def _make_room(self, name: str, size: int) -> bool:
         """Whether there is room for a file, if it is not held already."""
