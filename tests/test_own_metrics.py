@@ -225,6 +225,7 @@ def search(images: Path, own: autoft.Metric, **options: Any) -> Any:
         freeze=["probe"],
         image_size=32,
         metric=own.name,
+        no_refit=True,
         out=images.parent / "run",
         plugins=[Path(__file__).parent / "parts" / "small_zoo.py", Offers(own)],
         **options,
