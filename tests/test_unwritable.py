@@ -192,6 +192,7 @@ def test_a_run_on_a_read_only_disk_is_locked_and_exported_elsewhere(
         folder.mkdir(parents=True)
         return SimpleNamespace(model_bytes=1, parity=None, calibration=None, validation=SCORES)
 
+    monkeypatch.setattr("autoft.engine.execution._shop", lambda *_: None)
     monkeypatch.setattr("autoft.engine.execution.BundleMaker", lambda *_: SimpleNamespace(make=make))
     lock(run)  # leaves its file there, as the search did
     monkeypatch.setattr("os.open", read_only)
