@@ -326,6 +326,25 @@ def test_a_search_is_not_done_while_its_refit_is_in_flight(search: Callable[...,
     assert begun.ask() == DONE
 
 
+@pytest.mark.parametrize("now", [20.0, 95.0])
+def test_a_slice_that_is_lost_when_the_searcher_is_done_is_not_waited_for(
+    search: Callable[..., Search], now: float
+) -> None:
+    begun = search(new(1), events=trained(0, 0.5))
+    assert begun.ask().trial.id == 1
+    assert begun.ask() == WAIT
+    begun.began(1)
+    begun.lost(1, "memory ran out")
+    begun.refits = refits(now=now)
+    begun.clock = begun.refits.clock
+    answer = begun.ask()
+    if now < 80.0:
+        assert answer.trial.id == 1
+    else:  # no time is left to go on
+        assert answer == DONE
+        assert begun.ledger.trials[1].state == "paused"
+
+
 def test_nobody_is_refitted_while_another_may_win(search: Callable[..., Search]) -> None:
     begun = search(new(1), events=trained(0, 0.5))
     assert begun.ask().trial.id == 1

@@ -89,7 +89,8 @@ class Search:
             return DONE
         while self._cut_short:
             self._lose(self._cut_short.pop(0), "unknown", CUT_SHORT)
-        answer = self._refit_left_open() or (DONE if self._is_over else self._searched_for())
+        nothing_more = self._is_over and not self._left_open  # a worker may be lost after the searcher was done
+        answer = self._refit_left_open() or (DONE if nothing_more else self._searched_for())
         if not isinstance(answer, Done) or self.stopped():
             return answer
         self._is_over = True
