@@ -435,12 +435,15 @@ class _SliceTrainable(tune.Trainable):
         if self._seat is None:
             return {"report": encode(report), "done": True}
         where = Where(self._seat.gpu, is_first, time.time() - errand.origin)
-        self._wait_for_others(Path(errand.seats, WAITING))
+        self._wait_for_others(Path(errand.seats, WAITING), errand.slice.deadline - (time.time() - errand.origin))
         return {"report": encode(report), "where": encode(where), "done": True}
 
-    def _wait_for_others(self, mark: Path) -> None:
-        """Wait while a worker for another slice starts, which may take some seconds; see `_Adapter._mark_waiting`."""
-        until = time.monotonic() + OTHERS_SECONDS
+    def _wait_for_others(self, mark: Path, seconds_left: float) -> None:
+        """Wait while a worker for another slice starts, which may take some seconds; see `_Adapter._mark_waiting`.
+
+        Not past the deadline of the slice: what comes after it has its own time.
+        """
+        until = time.monotonic() + min(OTHERS_SECONDS, seconds_left)
         while mark.exists() and time.monotonic() < until and not self._stopped():
             time.sleep(0.02)
 

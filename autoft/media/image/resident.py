@@ -30,7 +30,10 @@ class Resident:
         if self._device.type == "cpu" or not self._make_room(name, of.nbytes):
             return None
         if name not in self._held:
-            self._held[name] = self._copied(of)
+            try:
+                self._held[name] = self._copied(of)
+            except torch.OutOfMemoryError:  # another worker on the same device was quicker
+                return None
         self._held.move_to_end(name)
         return self._held[name]
 
