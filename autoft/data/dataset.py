@@ -67,6 +67,24 @@ class Dataset:
         kept = set(rows[self.stratified(split, 0)[:most]].tolist())
         return replace(self, samples=tuple(s for s in self.samples if s.split != split or s.row in kept))
 
+    def apart(
+        self, split: SplitName | TrainOn, most: int, squares: Collection[Square], threads: int, check: Check
+    ) -> Dataset:
+        """At most so many images of a split as a data set of its own, with the classes as in the whole.
+
+        Only they are decoded, each once, for all `squares`. Raises as `build` does.
+        """
+        every = list(self._of(split))
+        chosen = [every[place] for place in np.sort(self.stratified(split, 0)[:most])]
+        rows = " ".join(str(sample.row) for sample in chosen)
+        identity = hashlib.blake2b(f"{self.info.fingerprint} {rows}".encode(), digest_size=16).hexdigest()
+        samples = tuple(replace(sample, row=row) for row, sample in enumerate(chosen))
+        few = replace(self, info=replace(self.info, fingerprint=identity), samples=samples)
+        caches = [few._cache(square) for square in sorted(set(squares))]
+        build(caches, [self.file(sample) for sample in chosen], threads, check)
+        few._open(caches)
+        return few
+
     def file(self, sample: Sample) -> Path:
         """The image file of a sample."""
         return as_path(self.info.root) / as_path(sample.path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from autoft.engine.ending import (
 )
 from autoft.engine.review import bound_as_chosen, review
 from autoft.engine.sitting import Sitting
+from autoft.engine.views import decide
 from autoft.errors import GateFailed, StudyError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
 from autoft.parts.base import UNCALIBRATED, Exporter, FreezeStrategy, Searcher, Task
@@ -35,18 +36,21 @@ from autoft.runners.base import Runner
 from autoft.runners.search import is_over
 from autoft.store import RunFolder
 from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, versions, worker_memory
-from autoft.study.record import Machine, RunnerName, StudyRecord
+from autoft.study.record import Machine, RunnerName, StudyRecord, ViewsCompared
 from autoft.study.run import Run
-from autoft.study.shortlist import Workload, candidates, choose_size, freeze_strategies, scored_images, shortlist
+from autoft.study.shortlist import Workload, candidates, freeze_strategies, scored_images, shortlist
 from autoft.study.study import CORE_EXPORTER, Change, Study
+from autoft.study.views import Comparison, Look
 from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
 from autoft.system.mps import Mps
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.forms.table import FORMS, answering
+from autoft.values.backbone import Backbone
 from autoft.values.codec import encode
 from autoft.values.dataset import DataProblem, Listing
+from autoft.values.handoff import View
 from autoft.values.ledger import Ledger
 from autoft.values.space import Circumstances
 from autoft.values.summary import Summary
@@ -126,49 +130,76 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
 
 def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
     """Resolve the study and create its run folder."""
-    host, runner, screen = sitting.host, sitting.runner, sitting.screen
+    host, screen = sitting.host, sitting.screen
     found, task, metric = source.found, source.task, source.task.metric(study.metric).facts
-    machine = runner.capacity(study, WORKER_BYTES, screen)
-    view = choose_view(study.view, found.aspect)
-    side = side_seen(view, found.short_side, found.aspect)
+    machine = sitting.runner.capacity(study, WORKER_BYTES, screen)
+    usual = choose_view(study.view, found.aspect)
     with sitting.watch.phase("shortlist"):
-        workload, downloading = (
-            Workload(len(found.files), side),
-            partial(_require_time, sitting.clock, "downloading weights"),
-        )
+        workload = Workload(len(found.files), side_seen(usual, found.short_side, found.aspect))
+        downloading = partial(_require_time, sitting.clock, "downloading weights")
         freezing = freeze_strategies(study, host.parts(FreezeStrategy), task)
         backbones = shortlist(study, host, machine, workload, screen, downloading)
-    with sitting.watch.phase("data"):
-        specs = {backbone.input for backbone in backbones}
-        squares = {(choose_size(study, spec, side), spec.interpolation, view) for spec in specs}
-        in_time = partial(_require_time, sitting.clock, "decoding the images")
-        dataset = open_dataset(source, study.seed, squares, cores(), in_time)
-        _try_task(dataset, metric.name, host)
-        _report_data(dataset, screen)
-        review(dataset, screen)
-        if hidden := what_a_crop_hides(study.view, view, found.aspect):
-            screen.note(hidden)
-    circumstances = Circumstances(machine.device, dataset.info.counts["train"])
-    searched = candidates(study, freezing, backbones, side, circumstances)
+    seen = _seen(study, source, backbones, sitting)
+    circumstances = Circumstances(machine.device, seen.dataset.info.counts["train"])
+    searched = candidates(study, freezing, seen.backbones, seen.side, circumstances)
     record = StudyRecord(
         study=replace(study, out=as_text(out), task=task.name, metric=metric.name),
-        data=dataset.info,
-        view=view,
-        backbones=backbones,
+        data=seen.dataset.info,
+        view=seen.view,
+        backbones=seen.backbones,
         candidates=searched,
         plugins=host.refs,
         versions=versions(),
         machine=machine,
         metric=metric,
-        validation=scored_images(study, machine, searched, dataset.info.counts["val"]),
+        validation=scored_images(study, machine, searched, seen.dataset.info.counts["val"]),
+        compared=seen.compared,
     )
     if record.validation is not None:
-        screen.note(
-            f"validation on {record.validation:,} of {dataset.info.counts['val']:,} images, for the time there is"
-        )
+        scored = f"{record.validation:,} of {record.data.counts['val']:,} images"
+        screen.note(f"validation on {scored}, for the time there is")
     require_enough_time(record, sitting.clock.now(), least_seconds(record, machine.runner))
-    folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(dataset, folder.split_csv))
+    folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(seen.dataset, folder.split_csv))
     return Run(folder, record)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The data set as the run sees it: the view, the side of the square that it shows, backbones built for that."""
+
+    dataset: Dataset
+    view: View
+    side: int
+    backbones: tuple[Backbone, ...]
+    compared: ViewsCompared | None
+
+
+def _seen(study: Study, source: Source, backbones: tuple[Backbone, ...], sitting: Sitting) -> _Seen:
+    """The data set in the view that was asked for, or was found to be best, else in the usual one."""
+    found, comparison = source.found, Comparison.of(study, backbones, source, cores())
+    usual = choose_view(study.view, found.aspect)
+    metric = source.task.metric(study.metric).facts
+    squares = {Look.of(study, backbone, usual, found).square for backbone in backbones}
+    in_time = partial(_require_time, sitting.clock, "decoding the images")
+    with sitting.watch.phase("data"):
+        further = comparison.squares_of_all if comparison else frozenset()
+        dataset = open_dataset(source, study.seed, squares | further, cores(), in_time)
+        _try_task(dataset, metric.name, sitting.host)
+        _report_data(dataset, sitting.screen)
+        review(dataset, sitting.screen)
+    hidden, compared = what_a_crop_hides(study.view, usual, found.aspect), None
+    if comparison and hidden:
+        with sitting.watch.phase("view"):
+            compared = decide(comparison, dataset, metric, sitting, otherwise=hidden)
+    elif hidden:
+        sitting.screen.note(hidden)
+    view = compared.view if compared else usual
+    looks = [Look.of(study, backbone, view, found) for backbone in backbones]
+    if view != usual:
+        with sitting.watch.phase("data"):
+            dataset = open_dataset(source, study.seed, {look.square for look in looks}, cores(), in_time)
+    side = side_seen(view, found.short_side, found.aspect)
+    return _Seen(dataset, view, side, tuple(look.backbone for look in looks), compared)
 
 
 def _require_time(clock: RunClock, doing: str) -> None:

@@ -53,12 +53,26 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class ViewsCompared:
+    """Why it is this `view`: the figure of each, the usual one's first.
+
+    Out-of-fold, of heads in closed form on features of `backbone`, on so many `images` for training and validation.
+    """
+
+    view: View
+    figures: Mapping[View, float]
+    backbone: str
+    images: int
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """study.json: the study resolved, everything that resuming and the workers need besides journal and checkpoints.
 
-    `view` is how images become squares. `versions` of autoft, torch and the like. `machine` is how the one that the run
-    began on was shared out, which a resumed run decides anew. `validation` is how many images of the validation split
-    are scored, None for all: where scoring them all would take too much of the time.
+    `view` is how images become squares, `compared` the evidence for it, if there is any. `versions` of autoft, torch
+    and the like. `machine` is how the one that the run began on was shared out, which a resumed run decides anew.
+    `validation` is how many images of the validation split are scored, None for all: where scoring them all would take
+    too much of the time.
     """
 
     study: Study
@@ -71,6 +85,7 @@ class StudyRecord:
     machine: Machine
     metric: MetricFacts
     validation: int | None = None
+    compared: ViewsCompared | None = None
     schema: str = SCHEMA
 
     def on(self, device: Device) -> StudyRecord:

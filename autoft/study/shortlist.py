@@ -16,7 +16,7 @@ from autoft.study.study import Study, licence_allowed
 from autoft.system.parallel import Check, in_thread, never_stop
 from autoft.system.screen import Screen
 from autoft.values.backbone import Backbone, InputSpec
-from autoft.values.space import Circumstances, Space
+from autoft.values.space import Circumstances, Device, Space
 from autoft.values.trial import Candidate
 
 MOST_BACKBONES = 8
@@ -90,12 +90,17 @@ def shortlist(
     chosen = wanted if study.backbones else _affordable(study, wanted, given, machine, workload)
     _require_size(study, chosen)
     _report_choice(study, chosen, _among(wanted, missed), screen)
-    sized = [_built_for(choose_size(study, backbone.input, workload.side), backbone) for backbone in chosen]
-    available = _fetched(study, host, sized, screen, check)
+    fitting = [sized(study, backbone, workload.side) for backbone in chosen]
+    available = _fetched(study, host, fitting, screen, check)
     if not available:
         raise StudyError(_nothing_left(study, asked))
     _require_size(study, available)
     return tuple(available)
+
+
+def sized(study: Study, backbone: Backbone, side: int) -> Backbone:
+    """The backbone as its zoo has to build it for images whose view has the resolution of a square of this `side`."""
+    return _built_for(choose_size(study, backbone.input, side), backbone)
 
 
 def _built_for(size: int, backbone: Backbone) -> Backbone:
@@ -143,6 +148,11 @@ def candidates(
 
 def _candidate(backbone: Backbone, strategy: FreezeStrategy, space: Space, size: int) -> Candidate:
     return Candidate(backbone.name, strategy.name, size, space, strategy.fit, _cost(backbone, size), backbone.prior)
+
+
+def forward_seconds(backbone: Backbone, size: int, device: Device) -> float:
+    """What one forward pass of one image takes a worker, roughly."""
+    return forward_work(_cost(backbone, size)) / WORK_PER_SECOND[device]
 
 
 def _cost(backbone: Backbone, size: int) -> float:

@@ -28,6 +28,17 @@ def choose_view(asked: str, aspect: float) -> View:
     return next((view for view in _STRETCH if view == asked), fitting)
 
 
+def views_to_compare(asked: str, aspect: float) -> tuple[View, ...]:
+    """The views between which evidence has to decide, the one that `choose_view` gives first; () where none has to.
+
+    One was asked for, or the images are nearly square, so that all views show about the same.
+    """
+    if asked in _STRETCH or 1 / aspect >= 1 - NEGLIGIBLE:
+        return ()
+    usual = choose_view(asked, aspect)
+    return (usual, *(view for view in _STRETCH if view != usual))
+
+
 def side_seen(view: View, short_side: int, aspect: float) -> int:
     """Side in pixels of the square that has the resolution of a median image, as the view shows it."""
     return round(short_side * math.pow(aspect, _STRETCH[view]))
