@@ -5,8 +5,9 @@
 Each draw takes some images of a set for training and validation, compares the views on them as a search does, and fits
 the head of each view to all of them; the others are the test. `drawings` and `wide drawings` are classes of
 openclipart-png, which are usually cropped and usually squashed; `middle` are cut-outs in the middle of 3:2 images with
-others on both sides, so that a crop is best; `anywhere` are single ones at any place; `strips` show what they are at an
-end, 4:1 and 2:1, and `fashion` is square: nothing is compared there. Features of EfficientNet-Lite0.
+others on both sides, so that a crop is best; `anywhere` are single ones at any place of 3:2, `side` at an end of 4:3,
+which are usually cropped; `strips` show what they are at an end, 4:1 and 2:1, and `fashion` is square: nothing is
+compared there. Features of EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -72,15 +73,14 @@ def write_drawings(folder: Path, drawings: Path, classes: Sequence[str]) -> None
                     drawing.save(folder / name / f"{number:03}.png")
 
 
-def write_composed(folder: Path, composer: Composer, paste: Callable[..., None]) -> None:
-    """Images of 3:2, by the kind of cut-out on each."""
+def write_composed(folder: Path, composer: Composer, paste: Callable[..., None], width: int = 240) -> None:
+    """Images of so many pixels by 160, by the kind of cut-out on each."""
     kinds = sorted(composer.cutouts)
     for place, kind in enumerate(kinds):
         (folder / kind).mkdir(parents=True)
         for number in range(COMPOSED):
             rng = np.random.default_rng([place, number])
-            side = composer.side
-            picture = composer.compose([], (0, 0), rng)[0].resize((side * 3 // 2, side))
+            picture = composer.compose([], (0, 0), rng)[0].resize((width, composer.side))
             paste(picture, kind, kinds, composer, rng)
             picture.save(folder / kind / f"{number:03}.jpg", quality=90)
 
@@ -89,6 +89,13 @@ def anywhere(picture: Image.Image, kind: str, kinds: Sequence[str], composer: Co
     """One cut-out, of half the height to nearly all of it, at any place."""
     thing = _of_size(composer, kind, rng.uniform(0.5, 0.9), rng)
     left, top = (int(rng.integers(a - b + 1)) for a, b in zip(picture.size, thing.size, strict=True))
+    picture.paste(thing, (left, top), thing)
+
+
+def side(picture: Image.Image, kind: str, kinds: Sequence[str], composer: Composer, rng: Generator) -> None:
+    """One at the left or the right end."""
+    thing = _of_size(composer, kind, rng.uniform(0.5, 0.8), rng)
+    left, top = (int(rng.integers(2)) * (picture.width - thing.width), int(rng.integers(composer.side - thing.height)))
     picture.paste(thing, (left, top), thing)
 
 
@@ -127,6 +134,7 @@ def sets(place: Path, drawings: Path) -> Iterator[tuple[str, Path]]:
         "drawings": partial(write_drawings, drawings=drawings, classes=USUALLY_CROPPED),
         "wide drawings": partial(write_drawings, drawings=drawings, classes=USUALLY_SQUASHED),
         "anywhere": partial(write_composed, composer=composer, paste=anywhere),
+        "side": partial(write_composed, composer=composer, paste=side, width=213),
         "middle": partial(write_composed, composer=composer, paste=middle),
         "strips 4:1": partial(write_strips, factor=4),
         "strips 2:1": partial(write_strips, factor=2),

@@ -12,6 +12,7 @@ from autoft.parts.host import Host
 from autoft.study.machine import cores
 from autoft.study.record import ViewsCompared
 from autoft.study.views import Comparison
+from autoft.train.job import TooLate
 from autoft.values.target import MetricFacts
 
 PATIENCE: Final = 2.0
@@ -41,7 +42,6 @@ def decide(
 def _compared(comparison: Comparison, dataset: Dataset, facts: MetricFacts, host: Host) -> ViewsCompared:
     if comparison.obstacle:
         raise _NotCompared(comparison.obstacle)
-    from autoft.train.job import TooLate
     from autoft.train.views import built_for, compare_views, with_threads  # brings torch, which else waits for workers
 
     try:
@@ -61,8 +61,6 @@ def _compared(comparison: Comparison, dataset: Dataset, facts: MetricFacts, host
 
 def _require_before(end: float) -> None:
     """Raise `TooLate` from that time of `time.monotonic()` on."""
-    from autoft.train.job import TooLate
-
     if time.monotonic() > end:
         raise TooLate("it took too much of the time")
 

@@ -20,6 +20,9 @@ SHARE: Final = 0.05
 
 MOST_SECONDS: Final = 15.0
 
+SHORTEST: Final = 60.0
+"""Seconds that a run has: in fewer, importing torch and building a network before the search would count."""
+
 MOST: Final = 600
 """Images: in the accuracies of two views on so many, a difference of .03 is clear."""
 
@@ -89,7 +92,7 @@ class Comparison:
         one = cls(looks, affordable(looks), seconds, whole=_is_light(looks, count))
         if not source.task.has_closed_form:
             return replace(one, obstacle=f"task {source.task.name!r} has no closed form")
-        if one.images < min(FEWEST, count // 2):
+        if study.time < SHORTEST or one.images < min(FEWEST, count // 2):
             return replace(one, obstacle="there is too little time")
         return one
 
