@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autoft.errors import BackboneUnavailable, StudyError
 from autoft.parts.base import FreezeStrategy
 from autoft.study.record import Machine
-from autoft.study.shortlist import FEWEST_SCORED, Workload, candidates, choose_size, scored_images, shortlist
+from autoft.study.shortlist import FEWEST_SCORED, Workload, candidates, choose_size, scored_images, shortlist, sized
 from autoft.study.study import Study
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.plan import GradientHead, Plan
@@ -83,10 +83,13 @@ def test_what_has_to_be_built_for_its_size_is_of_whole_patches(side, own, step, 
 def test_a_backbone_is_built_for_the_size_that_is_chosen():
     spec = InputSpec(224, fixed_size=True, size_step=14)
     found = searched(FakeHost(backbone("z/a", input=spec), backbone("z/b")), image_size=98)
-    assert [one.input.size for one in found] == [98, 224]  # the other takes images as they come
+    assert [sized(Study("data", image_size=98), one, 28).input.size for one in found] == [
+        98,
+        224,
+    ]  # the other takes images as they come
     notes = Notes()
     (small,) = searched(FakeHost(backbone("z/a", input=spec)), notes, Workload(1000, 28), image_size=0)
-    assert small.input.size == 70
+    assert [sized(Study("data"), small, side).input.size for side in (28, 40, 200)] == [70, 84, 224]
     with pytest.raises(StudyError, match=r"--image-size 96: z/a takes multiples of 14 px only; leave it out"):
         searched(FakeHost(backbone("z/a", input=spec)), notes, image_size=96)
 

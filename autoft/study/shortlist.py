@@ -72,7 +72,7 @@ class Workload:
 def shortlist(
     study: Study, host: Host, machine: Machine, workload: Workload, screen: Screen, check: Check = never_stop
 ) -> tuple[Backbone, ...]:
-    """The backbones to search, most promising first, each for the size that is chosen for it.
+    """The backbones to search, most promising first, as their zoos offer them: `sized` has them built for a view.
 
     Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time, and before them those of
     zoos that the user gave as a file or an object, prior or not. What the user named and does not get is skipped with a
@@ -95,7 +95,8 @@ def shortlist(
     if not available:
         raise StudyError(_nothing_left(study, asked))
     _require_size(study, available)
-    return tuple(available)
+    names = {backbone.name for backbone in available}
+    return tuple(backbone for backbone in chosen if backbone.name in names)
 
 
 def sized(study: Study, backbone: Backbone, side: int) -> Backbone:
