@@ -82,11 +82,8 @@ def test_what_has_to_be_built_for_its_size_is_of_whole_patches(side, own, step, 
 
 def test_a_backbone_is_built_for_the_size_that_is_chosen():
     spec = InputSpec(224, fixed_size=True, size_step=14)
-    found = searched(FakeHost(backbone("z/a", input=spec), backbone("z/b")), image_size=98)
-    assert [sized(Study("data", image_size=98), one, 28).input.size for one in found] == [
-        98,
-        224,
-    ]  # the other takes images as they come
+    asked, found = Study("data", image_size=98), searched(FakeHost(backbone("z/a", input=spec), backbone("z/b")))
+    assert [sized(asked, one, 28).input.size for one in found] == [98, 224]  # the other takes images as they come
     notes = Notes()
     (small,) = searched(FakeHost(backbone("z/a", input=spec)), notes, Workload(1000, 28), image_size=0)
     assert [sized(Study("data"), small, side).input.size for side in (28, 40, 200)] == [70, 84, 224]

@@ -29,7 +29,9 @@ from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.regression import Regression
 from autoft.tasks.single_label import SingleLabel
 from autoft.train.job import TooLate
+from autoft.train.row_table import RowTable
 from autoft.train.views import Judged, built_for, compare_views, judge, out_of_fold
+from autoft.train.workshop import Workshop
 from autoft.values.target import Targets
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
@@ -187,6 +189,16 @@ def test_images_apart_are_those_of_the_whole(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- what it costs
+
+
+def test_the_first_probe_finds_the_features_that_the_view_was_chosen_by(tmp_path: Path) -> None:
+    run, _ = begun(study_of(bars(tmp_path / "data", (42, 32))), tmp_path / "run")
+    shop, candidate = Workshop(run, run.host()), run.record.candidates[0]
+    images, network = shop.images(candidate.trial(0, {}, 0)), shop.network(candidate.backbone)
+    rows = np.concatenate([shop.dataset.rows(split) for split in ("train", "val")])
+    assert run.record.view != "crop"
+    with RowTable.open(shop.features.path(network, images), len(images.pixels), network.dim, False) as table:
+        assert len(list(table.read(rows))) == len(rows)
 
 
 def test_with_too_little_time_the_usual_view_is_taken_and_a_line_says_so(
