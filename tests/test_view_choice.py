@@ -98,7 +98,9 @@ def outputs_right(share: float, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_best_view_is_taken_only_if_it_is_clearly_better_than_the_usual_one() -> None:
-    (usual, targets), (same, _), (better, _), (best, _) = (outputs_right(share) for share in (0.8, 0.8025, 0.9, 0.95))
+    (usual, targets), (better, _), (best, _) = (outputs_right(share) for share in (0.8, 0.9, 0.95))
+    same = outputs_right(0.83)[0]  # right about 12 more images
+    same[:10] = same[:10][:, [1, 2, 3, 0]]  # and wrong about 10 others
     assert judge({"crop": usual, "squash": same}, targets, CLASSES, ACCURACY).best == "crop"
     assert judge({"crop": usual, "squash": usual}, targets, CLASSES, ACCURACY).best == "crop"
     assert judge({"crop": usual, "squash": better, "pad": best}, targets, CLASSES, ACCURACY).best == "pad"
