@@ -321,11 +321,14 @@ def test_a_folder_that_cannot_be_written_costs_the_next_process_a_measurement(tm
 
 
 def test_what_more_time_would_decide_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "measure", lambda subject, most, check: (Timing(FP32, 1.9),))
-    choice = Precision(tmp_path, "auto").choice(subject(), ENOUGH)
+    found = [(Timing(FP32, 1.9),), (Timing(FP32, 1.9), Timing(BF16, 1.0))]
+    monkeypatch.setattr(precision, "measure", lambda subject, most, check: found.pop(0))
+    asked = Precision(tmp_path, "auto")
+    choice = asked.choice(subject(), ENOUGH)
     assert choice.arithmetic == FP32
     assert "no time" in choice.why
     assert not [*tmp_path.glob("*.json")]
+    assert asked.choice(subject(), ENOUGH).arithmetic == BF16, "a later slice of the same process has more time"
 
 
 def test_close_to_the_deadline_nothing_is_measured_but_what_is_known_is_used(tmp_path, measured):

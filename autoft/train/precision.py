@@ -226,7 +226,9 @@ class Precision:
         known = self._known.get(setting) or _read(self._path(setting), setting)
         if known is None and most < FEWEST_SECONDS:
             return Choice(first, "the usual: there was no time to try others")
-        self._known[setting] = known = known or self._measured(subject, setting, most, check)
+        known = known or self._measured(subject, setting, most, check)
+        if len(known.timings) != 1:  # one alone is a matter of the moment: another slice may have time for more
+            self._known[setting] = known
         return known.choice(first)
 
     def _measured(self, subject: Subject, setting: Setting, most: float, check: Check) -> Timings:
