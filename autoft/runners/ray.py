@@ -62,7 +62,6 @@ from ray.tune.search import Searcher  # noqa: E402
 GRACE_SECONDS = 30.0
 SHUTDOWN_SECONDS = 5.0
 WAITING, OTHERS_SECONDS = "waiting", 10.0
-NOT_TAKEN = "requires reset_config() to be implemented and return True"  # Tune's words for a worker that refuses
 MOST_A_GPU = 4  # workers, where what they come to together is measured; each takes seconds to start and a CUDA context
 
 
@@ -263,6 +262,10 @@ class _Errand:
     allowance: Allowance = NOTHING_KNOWN
 
 
+class SeatGivenUpError(Exception):
+    """A worker ends to make way for one on a GPU with fewer workers, and leaves its slice as it was."""
+
+
 class _Adapter(Searcher):
     """A Tune searcher over `search`. It suggests while there is room: otherwise Tune would always ask one ahead."""
 
@@ -316,7 +319,7 @@ class _Adapter(Searcher):
         One that gave up its seat for a better one has left the slice as it was: the next worker takes it. What becomes
         of one for which memory ran out, the search says.
         """
-        if trial_id in self._running and NOT_TAKEN in said:
+        if trial_id in self._running and SeatGivenUpError.__name__ in said:
             self._again.append(self._withdrawn(trial_id))
         elif sent := self._running.get(trial_id):
             death = cause_of_death(said, self._logs, self._oom_kills)
@@ -406,23 +409,23 @@ class _SliceTrainable(tune.Trainable):
             os.environ["CUDA_VISIBLE_DEVICES"] = errand.gpus[self._seat.gpu]  # read when CUDA is first used
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next slice into the same process; not where another would be on a GPU with fewer workers."""
+        """Take the next slice into the same process. Always: one that Tune is refused it forgets without a word."""
         self._errand = new_config["errand"]
-        if self._seat is None:
-            return True
-        errand = decode(_Errand, self._errand)
-        return not is_better_free(self._seat, Path(errand.seats), len(errand.gpus))
+        return True
 
     def step(self) -> dict[str, Any]:
         """Execute the slice. Every failure is a report: Tune's own error states carry no cause.
 
         One that is being stopped has none; it stays open in the journal. So it does where the trial is not at fault:
         nothing can be written, or this process does not get the plugins that the driver has. That ends the search.
+        Raises `SeatGivenUpError`, which ends this process, where another would be on a GPU with fewer workers.
         """
         errand = decode(_Errand, self._errand)
         if time.time() - errand.origin > errand.slice.deadline:
             return {"report": encode(_not_taken(errand.slice)), "done": True}
         is_first = self._worker is None
+        if not is_first and self._gives_up_seat(errand):
+            raise SeatGivenUpError
         try:
             report = self._execute(errand)
         except (RunFolderError, PluginError) as error:
@@ -437,6 +440,9 @@ class _SliceTrainable(tune.Trainable):
         where = Where(self._seat.gpu, is_first, time.time() - errand.origin)
         self._wait_for_others(Path(errand.seats, WAITING), errand.slice.deadline - (time.time() - errand.origin))
         return {"report": encode(report), "where": encode(where), "done": True}
+
+    def _gives_up_seat(self, errand: _Errand) -> bool:
+        return self._seat is not None and is_better_free(self._seat, Path(errand.seats), len(errand.gpus))
 
     def _wait_for_others(self, mark: Path, seconds_left: float) -> None:
         """Wait while a worker for another slice starts, which may take some seconds; see `_Adapter._mark_waiting`.

@@ -19,7 +19,7 @@ from autoft.study.record import Machine
 from autoft.system.screen import Silent
 from autoft.values.trial import Costs
 
-GPUS, MOST, SLICES = 2, 2, 40
+GPUS, MOST, SLICES, LEFT = 2, 2, 40, 3  # when the `LEFT`th has ended, some worker gives up its seat
 STEPS, STEP_SECONDS = 10, 0.08
 
 
@@ -40,6 +40,14 @@ class Worker(subject._SliceTrainable):
         facts = {"reserved_gpu_mib": 500, "others_gpu_mib": 300, "card_gpu_mib": 2700}
         costs = Costs(step, STEPS)
         return Report(number, "finished", 1.0, 0.5, STEPS * step, facts, costs=costs)
+
+
+    def _gives_up_seat(self, errand):
+        try:
+            (RUN / "leave").rename(RUN / "left")
+        except FileNotFoundError:
+            return super()._gives_up_seat(errand)
+        return True
 
 
 class Notes(Silent):
@@ -72,6 +80,8 @@ class Search:
     def tell(self, report):
         assert report.error is None, report.error
         self._out -= 1
+        if report.trial == LEFT:
+            (RUN / "leave").touch()
 
 
 RUN = Path(sys.argv[1])
@@ -86,6 +96,6 @@ machine = Machine("ray", GPUS * MOST, 1, "cpu", 1.0, 1 / MOST, GPUS)
 search = Search(sys.argv[2])
 runner.run(search, Site(RUN, machine, time.time()), lambda: False)
 slices = [json.loads(path.read_text()) for path in RUN.glob("*.json")]
-sys.stdout.write(json.dumps({"slices": sorted(slices), "said": search.screen.lines}))
+sys.stdout.write(json.dumps({"slices": sorted(slices), "said": search.screen.lines, "left": len(list(RUN.glob("left")))}))
 sys.stdout.flush()
 os._exit(0)
