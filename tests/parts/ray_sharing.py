@@ -41,7 +41,6 @@ class Worker(subject._SliceTrainable):
         costs = Costs(step, STEPS)
         return Report(number, "finished", 1.0, 0.5, STEPS * step, facts, costs=costs)
 
-
     def _gives_up_seat(self, errand):
         try:
             (RUN / "leave").rename(RUN / "left")
@@ -96,6 +95,7 @@ machine = Machine("ray", GPUS * MOST, 1, "cpu", 1.0, 1 / MOST, GPUS)
 search = Search(sys.argv[2])
 runner.run(search, Site(RUN, machine, time.time()), lambda: False)
 slices = [json.loads(path.read_text()) for path in RUN.glob("*.json")]
-sys.stdout.write(json.dumps({"slices": sorted(slices), "said": search.screen.lines, "left": len(list(RUN.glob("left")))}))
+found = {"slices": sorted(slices), "said": search.screen.lines, "left": len(list(RUN.glob("left")))}
+sys.stdout.write(json.dumps(found))
 sys.stdout.flush()
 os._exit(0)
