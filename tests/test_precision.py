@@ -179,7 +179,7 @@ def test_a_step_is_cut_short_within_it(seconds, monkeypatch):
     began = time.monotonic()
     with pytest.raises(TooSlow):
         rehearsal.step(FP32, 2, limit=0.15)
-    assert time.monotonic() - began < 2.0  # all of it would have been 5 s
+    assert time.monotonic() - began < 4.0  # all of it would have been 5 s
 
 
 def test_measuring_leaves_the_network_and_the_random_numbers_alone():
