@@ -52,6 +52,7 @@ class Scripted(Searcher):
 
     def ask(self, problem, ledger, clock):
         self.clocks.append(clock)
+        self.offered = problem.candidates
         return self.answers.pop(0)
 
 
@@ -246,7 +247,7 @@ def test_what_was_given_back_before_its_first_step_goes_on_as_the_same_trial(sea
 def test_what_was_given_back_in_time_is_no_late_start(search):
     early = [Queued(number, replace(slice_of(number), deadline=1.0), Clock(0.0, 90.0)) for number in range(LATE_STARTS)]
     given_back = [Report(number, "paused", 0.0, None, 0.0) for number in range(LATE_STARTS)]
-    late = search(slice_of(0), events=[*early, *given_back], elapsed=95.0)
+    late = search(replace(slice_of(0), deadline=1e9), events=[*early, *given_back], elapsed=95.0)
     assert late.ask().trial.id == 0
 
 
@@ -276,6 +277,23 @@ def test_no_slice_may_run_into_the_end(search):
     assert begun.ask().deadline == 90.0
     begun.tell(Report(0, "finished", 1.0, 0.5, 1.0))
     assert begun.ask().deadline == 60.0
+
+
+LARGE = replace(CANDIDATE, backbone="z/large")
+
+
+def test_what_could_not_be_exported_in_time_is_not_offered_nor_handed_out(search, tmp_path):
+    """The end takes 10 s, and 60 s should the large network win: with 50 s left it is out, whoever asks for it."""
+    larger = Slice(LARGE.trial(1, {"lr": 1e-3}, 1), 0.0, 1.0, 90.0)
+    begun = search(slice_of(0), larger, candidates=(CANDIDATE, LARGE))
+    begun.reserve = lambda ledger, trial: 60.0 if trial and trial.backbone == LARGE.backbone else 10.0
+    assert isinstance(begun.ask(), Slice)
+    assert begun.searcher.offered == (CANDIDATE, LARGE)
+    begun.tell(Report(0, "finished", 1.0, 0.5, 1.0))
+    begun.clock = RunClock(time.time() - 50.0, 100.0)
+    assert begun.ask() == DONE
+    assert begun.searcher.offered == (CANDIDATE,)
+    assert [event.trial for event in Journal.read(tmp_path / "trials.jsonl")] == [0, 0]
 
 
 @pytest.mark.parametrize("answer", [None, CANDIDATE.trial(0, {"lr": 1e-3}, 0), "done", Wait])

@@ -251,7 +251,12 @@ class _Race:
         return Slice(record.trial, record.step, until, self.clock.deadline)
 
     def _can_go_on(self, record: TrialRecord) -> bool:
-        return record.state == "paused" and record.trial.id in self.ledger.with_checkpoint()
+        offered = record.state == "paused" and _address(record.trial) in self._addresses
+        return offered and record.trial.id in self.ledger.with_checkpoint()
+
+    @cached_property
+    def _addresses(self) -> frozenset[tuple[str, str, int]]:
+        return frozenset(map(_address, self.problem.candidates))
 
     def _closed_form(self) -> list[Candidate]:
         return [candidate for candidate in self.problem.candidates if candidate.fit == "closed_form"]

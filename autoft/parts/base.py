@@ -100,6 +100,7 @@ class FreezeStrategy(Part):
 class Problem:
     """What a searcher searches: the candidates, the seed, and how much at most.
 
+    In a run `candidates` become fewer towards its end: those whose export would still fit, should they win.
     `workers` slices run at a time; `trials` is the most trials to start, None for no limit.
     """
 

@@ -147,7 +147,7 @@ class Search:
         """What the searcher answers; nothing more when a signal comes first, or it takes too long."""
         try:
             with self.stopped.at_once():
-                return _answer_in_time(self.searcher, self.problem, self.ledger, reading)
+                return _answer_in_time(self.searcher, self._offered(), self.ledger, reading)
         except KeyboardInterrupt:
             if not self.stopped():
                 raise
@@ -156,6 +156,15 @@ class Search:
             self._unanswered = str(problem)
             self.screen.note(f"{self._unanswered}; the run ends with what it has")
             return self._nothing_more()
+
+    def _offered(self) -> Problem:
+        """The problem, of its candidates those whose end still fits: one of a large network may take much longer."""
+        if not self._has_model:
+            return self.problem
+        one_each = {(one.backbone, one.image_size): one.trial(0, {}, 0) for one in self.problem.candidates}
+        fits = {network for network, trial in one_each.items() if self._ends_at(trial) > self.clock.now()}
+        offered = (one for one in self.problem.candidates if (one.backbone, one.image_size) in fits)
+        return replace(self.problem, candidates=tuple(offered))
 
     @property
     def deadline(self) -> float:
@@ -214,12 +223,14 @@ class Search:
             self.tell(Report(slice_.trial.id, "paused", slice_.start, None, 0.0, error="no time was left to go on"))
 
     def _hand_out(self, asked: Slice, reading: Clock) -> Slice | Wait | Done:
-        """The slice as it may run, journalled; nothing more where it would be one trial too many."""
+        """The slice as it may run, journalled; nothing more where it would be one trial too many, or has no time."""
         if _is_one_too_many(asked, self.problem, self.ledger):
             return self._nothing_more()
         if problem := problem_of(asked, self.problem, self.ledger):
             raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}")
         allowed = replace(asked, deadline=min(asked.deadline, self._deadline(asked.trial, reading)))
+        if allowed.deadline <= self.clock.now():  # its worker would give it back at once, and so over and over
+            return self._nothing_more()
         self._queue(Queued(allowed.trial.id, allowed, reading))
         return allowed
 
@@ -231,9 +242,13 @@ class Search:
 
     def _deadline(self, trial: Trial, reading: Clock) -> float:
         """When a slice of this trial has to be over, so that the run is in time even if it is the best in the end."""
-        ends = self.clock.budget - self.reserve(self.ledger, trial)
+        ends = self._ends_at(trial)
         self._ends[trial.id] = ends
         return min(reading.deadline, ends) if self._has_model else reading.deadline
+
+    def _ends_at(self, trial: Trial) -> float:
+        """When the search has to be over, in run time, should this trial win."""
+        return self.clock.budget - self.reserve(self.ledger, trial)
 
     @property
     def _has_model(self) -> bool:
