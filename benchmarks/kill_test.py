@@ -6,7 +6,7 @@
 SIGKILL goes to the whole process group and to whatever left it, at a moment drawn evenly from the search's time budget;
 at the end: in the first seconds after leaderboard.csv says that the search is over, and the winner must stay. Caches
 start empty, so early kills hit decoding. A kill before `study.json` exists leaves nothing to resume: then one line and
-exit code 2 are right, and so they are where there is neither a model nor time for one: then more time has to do. The
+exit code 2 are right, and so they are where there is neither a model nor time for one: then as much as it says has to do. The
 journal is read as plain JSON lines, not by autoft's own reader.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ Outcome = Literal["finished", "nothing to resume", "broken"]
 SEARCH_SECONDS: Mapping[str, float] = {"inline": 20.0, "ray": 60.0}
 ENDING_SECONDS = 6.0  # an end takes about that long
 NOTHING_TO_RESUME = TOO_LITTLE_TIME = 2
+_LEAST = re.compile(r"at least --time (\S+)")
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def kill_and_resume(runner: str, seconds: float, seed: int, at_end: bool = False
         before, had_study = journal(run), (run / "study.json").exists()
         best = common.RunFiles(run).ledger.exportable()[0].trial.id if at_end else None
         resumed = place.run([*AUTOFT, "resume", run])
-        if resumed.code == TOO_LITTLE_TIME and had_study:  # no model yet, and no time left for one: it says how much
-            resumed = place.run([*AUTOFT, "resume", run, "--time", f"+{seconds:g}s"])
+        if resumed.code == TOO_LITTLE_TIME and had_study and (more := _LEAST.search(resumed.stderr)):
+            resumed = place.run([*AUTOFT, "resume", run, "--time", more[1]])  # no model yet, and no time left for one
         after = journal(run)
         outcome = _outcome(run, resumed, had_study)
         winner = (best, common.RunFiles(run).summary.best.trial) if best is not None and outcome == "finished" else None
