@@ -6,8 +6,8 @@
 SIGKILL goes to the whole process group and to whatever left it, at a moment drawn evenly from the search's time budget;
 at the end: in the first seconds after leaderboard.csv says that the search is over, and the winner must stay. Caches
 start empty, so early kills hit decoding. A kill before `study.json` exists leaves nothing to resume: then one line and
-exit code 2 are right, and so they are where there is neither a model nor time for one: then as much as it says has to do. The
-journal is read as plain JSON lines, not by autoft's own reader.
+exit code 2 are right, and so they are where there is neither a model nor time for one: then as much as it says has to
+do. The journal is read as plain JSON lines, not by autoft's own reader.
 """
 
 from __future__ import annotations
