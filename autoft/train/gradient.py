@@ -91,7 +91,8 @@ class GradientRun:
         """How the device takes its steps, where that is not as on a CPU; and in parts of how many images, if halved."""
         facts: dict[str, Scalar] = {"norms_folded": len(self.folded)} if self.folded else {}
         if self._queue is not None:
-            facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {self.captured.obstacle}"
+            why = self.captured.obstacle or "too few steps for a graph"
+            facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {why}"
         if self.at_once < self.stream.images.usually_at_once:
             facts["images_at_once"] = self.at_once
         return facts
