@@ -265,13 +265,14 @@ class Runtimes:
     @classmethod
     def of(cls, run: RunFiles, threads: int) -> Runtimes:
         """Those of a finished run."""
-        worker = Worker.open(run.path, threads, "cpu", run.record.plugins)
-        classifier = worker.scored(run.ledger.trials[run.summary.best.trial])
+        shop = Worker.open(run.path, threads, "cpu", run.record.plugins).shop
+        best = run.ledger.trials[run.summary.best.trial].best_checkpoint
+        classifier = shop.restored(shop.saved(best))
         bundle = run.model.parent
         return cls(
             CoreModel(bundle / CORE, threads),
             PixelModel(bundle / MODEL, threads),
-            lambda images: worker.answers(classifier, torch.from_numpy(images)),
+            lambda images: shop.answers(classifier, torch.from_numpy(images)),
         )
 
 

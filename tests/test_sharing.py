@@ -231,6 +231,12 @@ def test_a_pace_is_that_of_the_last_steps():
     assert pace(slice_, Ended(replace(report, costs=Costs(None, 100)), 50.0)) is None
 
 
+def test_a_short_slice_has_a_pace_of_its_steady_steps():
+    slice_, report = trained(1.1)  # ten steps of which the first four pay for what is to come
+    found = pace(slice_, Ended(report, 50.0, Where(0)))
+    assert found is not None and found.span == Span(pytest.approx(48.5 - 0.06), 48.5, 0)
+
+
 def test_a_worker_that_starts_is_not_there_yet():
     slice_, report = trained()
     new, known = Where(1, is_first=True), Where(1)

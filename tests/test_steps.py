@@ -7,11 +7,12 @@ import itertools
 import random
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,14 +27,17 @@ from autoft.system.faults import cause
 from autoft.tasks.single_label import SingleLabel
 from autoft.testing.training import everything, small_network
 from autoft.train.average import Average
-from autoft.train.by_gradient import _ending_seconds
+from autoft.train.by_gradient import _advance, _ending_seconds
 from autoft.train.captured import EAGER_STEPS, MOST_EAGER_STEPS, Captured
 from autoft.train.classifier import Classifier
 from autoft.train.folding import FOLDED_FROM_PIXELS
 from autoft.train.gradient import GradientRun
 from autoft.train.halves import in_halves
-from autoft.train.readings import Readings
+from autoft.train.job import Job, TooLate
+from autoft.train.readings import Readings, StepTaken
+from autoft.train.worker import Worker
 from autoft.values.target import Targets
+from autoft.values.trial import Slice, Trial
 
 CPU = torch.device("cpu")
 
@@ -77,7 +81,10 @@ def test_the_average_is_timms_over_what_moves(steps: float) -> None:
 def test_every_step_is_read_once_in_order_some_steps_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoft.train.readings.STEPS_BEHIND", {"cpu": 3})
     readings = Readings(CPU)
-    read = [readings.put(step, 0.1 * step, torch.tensor(1.0 * step), torch.tensor(2.0)) for step in range(1, 8)]
+    read = []
+    for step in range(1, 8):
+        readings.begin()
+        read.append(readings.put(step, 0.1 * step, torch.tensor(1.0 * step), torch.tensor(2.0)))
     assert [len(steps) for steps in read] == [0, 0, 0, 1, 1, 1, 1]
     steps = [*(step for steps in read for step in steps), *readings.rest()]
     assert [(step.step, step.loss, step.gradient_norm) for step in steps] == [(n, 1.0 * n, 2.0) for n in range(1, 8)]
@@ -91,9 +98,50 @@ def test_a_loss_that_is_not_finite_names_its_step_however_late_it_is_read(
     monkeypatch.setattr("autoft.train.readings.STEPS_BEHIND", {"cpu": 2})
     readings = Readings(CPU)
     for step, value in enumerate((1.0, loss, 1.0), start=1):
+        readings.begin()
         readings.put(step, 0.1, torch.tensor(value), torch.tensor(1.0))
     with pytest.raises(FloatingPointError, match=f"the loss became {loss} at step 2"):
         readings.rest()
+
+
+class Clock:
+    """Of a device that takes so long for each step, one behind the other, while the host runs ahead."""
+
+    def __init__(self) -> None:
+        self.host = self.device = 0.0
+
+    def moment(self) -> Moment:
+        self.device = max(self.host, self.device)
+        return Moment(self, self.device)
+
+
+@dataclass
+class Moment:
+    clock: Clock
+    at: float
+
+    def wait(self) -> None:
+        self.clock.host = max(self.clock.host, self.at)
+
+    def seconds_since(self, earlier: Moment) -> float:
+        return self.at - earlier.at
+
+
+def test_a_step_has_the_seconds_that_the_device_took_however_early_it_was_queued_and_late_it_was_read() -> None:
+    readings, clock = Readings(CPU), Clock()
+    readings._behind, readings._moment = 8, clock.moment
+    known = []
+    for step in range(1, 13):
+        readings.begin()
+        clock.host += 0.001
+        clock.device = max(clock.host, clock.device) + 0.05
+        known += readings.put(step, 0.1, torch.tensor(1.0), torch.tensor(1.0))
+        if step == 6:
+            known += readings.rest()
+            clock.host += 60.0  # a checkpoint
+    known += readings.rest()
+    assert [step.step for step in known] == [*range(1, 13)]
+    assert [step.seconds for step in known] == pytest.approx([0.05] * 12, abs=0.002)
 
 
 class Scarce:
@@ -317,6 +365,65 @@ def test_queued_steps_are_part_of_what_the_end_of_a_slice_takes(monkeypatch: pyt
     run.settle()
     assert run.queued == 0
     assert _ending_seconds(bench, run, pace, saver) == pytest.approx(0.1 + 0.5)  # type: ignore[arg-type]
+
+
+class Ahead:
+    """A run on a device that is eight steps behind, each of which takes it a hundredth of a second."""
+
+    facts: Mapping[str, object] = MappingProxyType({})
+    stream = SimpleNamespace(batch_size=8, steps_per_pass=20)
+
+    def __init__(self) -> None:
+        self.step = self.done = 0
+
+    @property
+    def queued(self) -> int:
+        return self.step - self.done
+
+    def advance(self) -> list[StepTaken]:
+        self.step += 1
+        return self.read(8)
+
+    def settle(self) -> list[StepTaken]:
+        return self.read(0)
+
+    def read(self, leave: int) -> list[StepTaken]:
+        first, self.done = self.done, max(self.done, self.step - leave)
+        return [StepTaken(step, 1.0, 0.1, 1.0, 0.01) for step in range(first + 1, self.done + 1)]
+
+
+@pytest.mark.parametrize(("seconds_left", "until", "steps"), [(3.0, 0.25, 5), (3.0, 1.0, 20), (0.001, 1.0, 1)])
+def test_a_short_slice_on_a_gpu_goes_by_the_steps_it_has_taken(
+    seconds_left: float, until: float, steps: int, tmp_path: Path
+) -> None:
+    """What a step is guessed to take before one is known would have ended it."""
+    folder = SimpleNamespace(curve=lambda trial: tmp_path / f"{trial}.csv")
+    shop = SimpleNamespace(device=torch.device("cuda"), folder=folder, validation=range(4), check=lambda: None)
+    job = SimpleNamespace(slice=Slice(Trial(0, "b", "full", 32, {}, 0), 0.0, until, 99.0), seconds_left=seconds_left)
+    plan = SimpleNamespace(recipe=SimpleNamespace(passes=2))
+    bench: Any = SimpleNamespace(shop=shop, job=job, plan=plan, trial=job.slice.trial, image_seconds=None)
+    run: Any = Ahead()
+    into: Any = SimpleNamespace(filling=0.0, facts={})
+    saver: Any = SimpleNamespace(seconds=0.0, due=lambda: False)
+    pace, _ = _advance(bench, run, into, saver)
+    assert run.step == steps and run.queued == 0
+    assert pace.steady == (None if steps < 5 else pytest.approx(0.01))
+
+
+def test_behind_a_slice_its_memory_on_a_gpu_is_given_back_and_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("given back"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: called.append("counted anew"))
+
+    def late(job: Job) -> None:
+        called.append("slice")
+        raise TooLate("it was late")
+
+    worker = Worker(SimpleNamespace(bench=late))  # type: ignore[arg-type]
+    report = worker.run(Job(Slice(Trial(0, "b", "full", 32, {}, 0), 0.0, 1.0, 99.0), 0.0))
+    assert report.error == "it was late"
+    assert called == ["slice", "given back", "counted anew"]
 
 
 class Queue:

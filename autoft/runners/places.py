@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoft.runners.sharing import Footprint, Occupancy, Pace, Sharing, Span
 from autoft.study.record import Machine
-from autoft.train.pace import RECENT
+from autoft.train.pace import RECENT, WARM_UP_STEPS
 from autoft.values.trial import Report, Slice
 
 
@@ -121,7 +121,8 @@ def pace(slice_: Slice, ended: Ended) -> Pace | None:
     costs, trial = ended.report.costs, slice_.trial
     if not costs.step:
         return None
-    steps = min((ended.report.step - slice_.start) * costs.steps_a_pass, RECENT)
+    steady = (ended.report.step - slice_.start) * costs.steps_a_pass - WARM_UP_STEPS["cuda"]
+    steps = min(steady, RECENT)
     last = ended.at - costs.scoring - costs.saving
     # Numbers with a fraction, such as rates, change no step's length.
     choices = frozenset((name, value) for name, value in trial.params.items() if not isinstance(value, float))
