@@ -12,6 +12,7 @@ checkpoint, none of them is left without a value, and the network gives features
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 import warnings
@@ -125,6 +126,7 @@ def _width(model: nn.Module, size: int) -> int:
 
 def main() -> None:
     """Write the table."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with TABLE.open("w", newline="") as file:

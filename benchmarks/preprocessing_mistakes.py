@@ -41,9 +41,9 @@ from autoft.bundle.onnx_runtime import CoreModel, Images, PixelModel
 from autoft.bundle.order import evenly
 from autoft.data.dataset import Dataset
 from autoft.media.image.decode import Pixels, centre_square, decode, normalise, preprocess
-from autoft.study.run import Run
 from autoft.tasks.statistics import Logits, Probabilities, softmax
 from autoft.train.worker import Worker
+from autoft.train.workshop import Workshop
 from autoft.values.bundle import ANSWER_TOLERANCE, CLEAR_MARGIN, CORE, MODEL
 from autoft.values.dataset import Sample, SplitName
 
@@ -263,15 +263,15 @@ class Runtimes:
     torch: Callable[[Images], Logits]
 
     @classmethod
-    def of(cls, run: RunFiles, threads: int) -> Runtimes:
+    def of(cls, run: RunFiles, shop: Workshop, threads: int) -> Runtimes:
         """Those of a finished run."""
-        worker = Worker.open(run.path, threads, "cpu", run.record.plugins)
-        classifier = worker.scored(run.ledger.trials[run.summary.best.trial])
+        best = run.ledger.trials[run.summary.best.trial].best_checkpoint
+        classifier = shop.restored(shop.saved(best))
         bundle = run.model.parent
         return cls(
             CoreModel(bundle / CORE, threads),
             PixelModel(bundle / MODEL, threads),
-            lambda images: worker.answers(classifier, torch.from_numpy(images)),
+            lambda images: shop.answers(classifier, torch.from_numpy(images)),
         )
 
 
@@ -314,13 +314,26 @@ def clear(probabilities: Probabilities) -> np.ndarray:
     return np.asarray(first - second > CLEAR_MARGIN)
 
 
-def compare(way: str, found: Probabilities, reference: Probabilities, samples: Sequence[Sample]) -> Row:
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Of each image: whether it is in the test split, and its class, both `(n,)`."""
+
+    test: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], dataset: Dataset) -> Truth:
+        """What the data set says."""
+        test = np.array([sample.split == "test" for sample in samples])
+        return cls(test, dataset.task.encode([sample.label for sample in samples]))
+
+
+def compare(way: str, found: Probabilities, reference: Probabilities, truth: Truth) -> Row:
     """One row."""
     deltas = np.abs(found - reference).max(axis=1)
     answers = found.argmax(axis=1)
     same = answers == reference.argmax(axis=1)
-    test = np.array([sample.split == "test" for sample in samples])
-    right = answers == np.array([sample.label for sample in samples])
+    test, right = truth.test, answers == truth.classes
     return Row(
         way=way,
         agreement=round(float(same.mean()), 4),
@@ -335,15 +348,16 @@ def compare(way: str, found: Probabilities, reference: Probabilities, samples: S
 def measure(run: RunFiles, most: int, threads: int) -> Result:
     """All rows for a finished run."""
     began = time.perf_counter()
-    dataset = Run.open(run.path).dataset()
-    samples = chosen(dataset, most)
-    runtimes = Runtimes.of(run, threads)
+    shop = Worker.open(run.path, threads, "cpu", run.record.plugins).shop
+    samples = chosen(shop.dataset, most)
+    runtimes = Runtimes.of(run, shop, threads)
     if (view := runtimes.core.preprocess.view) != "crop":
         raise SystemExit(f"the mistakes are those of somebody who crops; this run has --view {view}")
-    answers = ask(runtimes, Path(dataset.info.root), samples)
+    answers = ask(runtimes, Path(shop.dataset.info.root), samples)
     reference = answers.ways[RIGHT]
+    truth = Truth.of(samples, shop.dataset)
     through = {MODEL: answers.model, "the same in torch": answers.torch, **answers.ways}
-    against_torch = compare(MODEL, answers.model, answers.torch, samples)
+    against_torch = compare(MODEL, answers.model, answers.torch, truth)
     best = run.summary.best
     splits = [sample.split for sample in samples]
     return Result(
@@ -363,7 +377,7 @@ def measure(run: RunFiles, most: int, threads: int) -> Result:
             agreement=against_torch.agreement,
             images_per_second=round(len(samples) / answers.model_seconds, 1),
         ),
-        rows=tuple(compare(way, found, reference, samples) for way, found in through.items()),
+        rows=tuple(compare(way, found, reference, truth) for way, found in through.items()),
     )
 
 

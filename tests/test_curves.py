@@ -76,14 +76,14 @@ def train(path: Path, until: int, first: int = 1, loss: float = 1.0) -> None:
     run: Any = Run()
     with Curve(path, run) as curve:
         for run.step in range(first, until + 1):
-            curve.step_done(0.5, [StepTaken(run.step, loss, 1e-3, 3.0)])
+            curve.known([StepTaken(run.step, loss, 1e-3, 3.0, 0.5)])
 
 
 def test_what_a_slice_has_noted_is_there_when_it_ends_however_it_does(tmp_path: Path) -> None:
     run: Any = Run()
     with pytest.raises(FloatingPointError), Curve(tmp_path / "0.csv", run) as curve:
         run.step = 1
-        curve.step_done(0.5, [StepTaken(1, 0.7, 1e-3, 3.0)])
+        curve.known([StepTaken(1, 0.7, 1e-3, 3.0, 0.5)])
         raise FloatingPointError("the loss became nan")
     (row,) = csv.DictReader((tmp_path / "0.csv").read_text().splitlines())
     assert row == {
@@ -101,7 +101,7 @@ def test_a_line_is_the_mean_of_the_steps_since_the_last(tmp_path: Path, monkeypa
     run: Any = Run()
     with Curve(tmp_path / "0.csv", run) as curve:
         for run.step in range(1, 10):
-            curve.step_done(run.step / 10, [StepTaken(run.step, float(run.step), 1e-3, run.step * 10.0)])
+            curve.known([StepTaken(run.step, float(run.step), 1e-3, run.step * 10.0, run.step / 10)])
     rows = list(csv.DictReader((tmp_path / "0.csv").read_text().splitlines()))
     assert [(row["step"], row["loss"], row["gradient_norm"]) for row in rows] == [
         ("4", "2.5", "25"),

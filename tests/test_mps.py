@@ -148,6 +148,20 @@ def test_one_that_no_client_reaches_is_ended_again(calls, monkeypatch):
     assert calls.read_text().splitlines()[-1] == "quit"
 
 
+def test_what_hangs_costs_a_few_seconds_and_is_one_line(calls, monkeypatch):
+    monkeypatch.setattr(mps, "CLIENT_SECONDS", 0.2)
+    monkeypatch.setattr(mps, "CLIENT", ("/bin/sh", "-c", "exec sleep 30"))
+    began = time.monotonic()
+    _, (line,) = started()
+    assert time.monotonic() - began < 5
+    assert "take turns: MPS does not start (sh did not end within 0.2 seconds)" in line and "\n" not in line
+    assert mps.PIPES not in os.environ
+
+
+def test_all_of_it_together_is_bounded():
+    assert mps.ASK_SECONDS + mps.START_SECONDS + mps.CLIENT_SECONDS + 2 * mps.END_SECONDS <= 8
+
+
 def test_the_client_says_what_is_wrong_with_cuda(calls, monkeypatch):
     """The real one, where there is no driver: none at all, or one without a device."""
     monkeypatch.undo()

@@ -6,61 +6,42 @@ import math
 
 import pytest
 
-from autoft.train import pace as module
+from autoft.train.captured import EAGER_STEPS
 from autoft.train.pace import WARM_UP_STEPS, Pace
 
 
-@pytest.fixture
-def after(monkeypatch):
+def after(*seconds: float, device: str = "cpu", longest_guess: float = 1.0, filling: tuple[float, ...] = ()) -> Pace:
     """A pace after steps of so many seconds each."""
-
-    def paced(*seconds, longest_guess=1.0, pause=0.0, filling=()):
-        now = 0.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: now)
-        found = Pace(longest_guess)
-        besides = [*filling, *[0.0] * (len(seconds) - len(filling))]
-        for one, more in zip(seconds, besides, strict=True):
-            now += one + more
-            found.step_done(more)
-            now += pause
-            if pause:
-                found.paused()
-        return found
-
-    return paced
+    found = Pace(device, longest_guess)
+    besides = [*filling, *[0.0] * (len(seconds) - len(filling))]
+    for one, more in zip(seconds, besides, strict=True):
+        found.step_done(one, more)
+    return found
 
 
-def test_first_steps_are_no_pace(after):
-    assert after(*[18.0] * WARM_UP_STEPS).steady is None
-    assert after(18.0, 0.5, 0.04, 0.04, 0.05).steady == pytest.approx(0.04)
+@pytest.mark.parametrize("device", WARM_UP_STEPS)
+def test_first_steps_are_no_pace(device):
+    warm_up = [18.0] * WARM_UP_STEPS[device]
+    assert after(*warm_up, device=device).steady is None
+    assert after(*warm_up, 0.04, 0.04, 0.05, device=device).steady == pytest.approx(0.04)
 
 
-def test_on_a_gpu_the_first_step_does_not_end_the_slice(after):
-    assert after(18.0).expected == 1.0
-    assert after(18.0, 0.04).expected == pytest.approx(0.04)
+def test_the_step_that_is_captured_is_no_pace():
+    assert WARM_UP_STEPS["cuda"] > EAGER_STEPS
 
 
-def test_on_cores_a_slow_first_step_is_believed(after):
+def test_on_a_gpu_the_first_step_does_not_end_the_slice():
+    assert after(18.0, device="cuda").expected == 1.0
+    assert after(18.0, 0.04, device="cuda").expected == pytest.approx(0.04)
+
+
+def test_on_cores_a_slow_first_step_is_believed():
     assert after(10.0, longest_guess=math.inf).expected == 10.0
     assert after(longest_guess=math.inf).expected == 1.0
 
 
-def test_saving_is_no_step(after):
-    assert after(1.0, 1.0, 1.0, pause=60.0).steady == pytest.approx(1.0)
-
-
-def test_what_fills_a_cache_is_no_pace_but_the_next_step_may_do_it_too(after):
+def test_what_fills_a_cache_is_no_pace_but_the_next_step_may_do_it_too():
     assert after(1.0, 1.0, 1.0, 1.0, filling=(8.0, 8.0, 8.0, 8.0)).steady == pytest.approx(1.0)
     assert after(1.0, 1.0, 1.0, 1.0, filling=(8.0, 8.0, 8.0, 8.0)).expected == pytest.approx(9.0)
     assert after(1.0, filling=(8.0,), longest_guess=math.inf).expected == pytest.approx(9.0)
     assert after(1.0, 1.0, 1.0, 1.0, filling=(8.0,)).expected == pytest.approx(1.0)
-
-
-def test_steps_that_are_only_queued_say_nothing_of_the_pace(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    pace, behind = Pace(1.0, behind=8), WARM_UP_STEPS + 8
-    for number in range(behind + 3):
-        now += 0.001 if number < behind else 0.02
-        pace.step_done()
-        assert pace.steady == (None if number < behind else pytest.approx(0.02))

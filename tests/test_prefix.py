@@ -11,19 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parts.data import source
+from parts.small_run import ZOO, small_run
 
-from autoft.engine.engine import begin
-from autoft.engine.sitting import Sitting
-from autoft.parts.host import Host
-from autoft.runners.inline import InlineRunner
 from autoft.store import Checkpoint
-from autoft.study.study import Study
-from autoft.system.clock import RunClock
 from autoft.system.disk_cache import cache_root
-from autoft.system.screen import Silent
 from autoft.system.signals import Cancelled
-from autoft.system.stopwatch import Stopwatch
 from autoft.train import prefix as module
 from autoft.train.classifier import Classifier
 from autoft.train.job import Job
@@ -33,25 +25,13 @@ from autoft.train.workshop import Workshop
 from autoft.values.codec import encode
 from autoft.values.trial import Parent, Report, Slice, Trial
 
-ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
 FOREVER = 1e12
 
 
 @pytest.fixture
 def run(tiny_images, tmp_path):
-    study = Study(
-        data=str(tiny_images),
-        plugins=(ZOO,),
-        backbones=("small/*",),
-        image_size=64,
-        runner="inline",
-        precision="fp32",  # in which results are compared to the last places
-    )
-    host = Host.discover(study.plugins)
-    now = time.time()
-    sitting = Sitting(host, InlineRunner(), Silent(), Stopwatch(now), RunClock(now, study.time))
-    return begin(study, source(tiny_images), tmp_path / "run", sitting)
+    return small_run(tiny_images, tmp_path / "run")
 
 
 def worker_of(run, cancelled=lambda: False) -> Worker:

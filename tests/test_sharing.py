@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from autoft import Report, Slice, Trial
 from autoft.runners.places import Ended, Places, SharedGpus, Where, pace, there
 from autoft.runners.seats import is_better_free, take_seat
-from autoft.runners.sharing import LAST_CHECK, WORTH, Footprint, Occupancy, Pace, Shared, Sharing, Span
+from autoft.runners.sharing import LAST_CHECK, SEEN_A_GPU, WORTH, Footprint, Occupancy, Pace, Shared, Sharing, Span
 from autoft.study.record import Machine
 from autoft.values.trial import Costs
 
@@ -98,7 +98,7 @@ def test_workers_never_take_more_memory_than_there_is(curve, seed, seen):
     rng, sharing, card = random.Random(seed), Sharing(MOST), Card(curve, 0.05)
     for number, memory in enumerate(seen, 1):
         sharing.occupied(memory)
-        reserved = max(one.reserved for one in seen[:number])
+        reserved = max(one.reserved for one in seen[max(0, number - SEEN_A_GPU) : number])
         others = min(one.others for one in seen[:number])
         for _ in range(10):
             sharing.measured(Shared(0, sharing.allowed, card.step(0, sharing.allowed, rng)))
@@ -116,13 +116,38 @@ def test_without_a_word_about_memory_there_is_one():
 def test_what_did_not_fit_once_is_not_tried_again():
     sharing, _ = played(Card(saturating(4)), 0)
     assert sharing.standing == 4
-    sharing.ran_out()
-    sharing.ran_out()
+    for _ in range(3):  # of one shortage
+        sharing.ran_out(4)
+    assert sharing.allowed == 3
+    sharing.ran_out(3)
+    sharing.ran_out(4)  # a straggler of the first
     assert sharing.allowed == 2
     sharing.occupied(ROOMY)
     for _ in range(3 * LAST_CHECK):
         sharing.measured(Shared(0, sharing.allowed, 0.01))
         assert sharing.allowed <= 2
+
+
+def test_what_does_not_fit_alone_says_nothing_of_sharing():
+    sharing = Sharing(MOST)
+    sharing.ran_out(1)
+    sharing.occupied(ROOMY)
+    for _ in range(100):
+        sharing.measured(Shared(0, sharing.allowed, 0.01 * sharing.allowed / saturating(4)[sharing.allowed - 1]))
+    assert sharing.standing == 4
+
+
+def test_a_large_slice_of_long_ago_counts_no_more():
+    sharing, large = Sharing(MOST), Footprint(reserved=60_000, others=400, card=80_000)
+    sharing.occupied(large)
+    for number in range(1, SEEN_A_GPU + 10):
+        sharing.occupied(ROOMY)
+        for _ in range(10):
+            sharing.measured(Shared(0, sharing.allowed, 0.01))
+        assert sharing.standing == 1 or number >= SEEN_A_GPU
+    assert sharing.standing == 4
+    sharing.occupied(large)
+    assert sharing.allowed == 1
 
 
 def test_what_they_come_to_together_is_told():
@@ -204,6 +229,12 @@ def test_a_pace_is_that_of_the_last_steps():
     found = pace(slice_, Ended(report, 50.0, Where(3)))
     assert found == Pace(Span(pytest.approx(48.5 - 0.32), 48.5, 3), kind, 0.01)
     assert pace(slice_, Ended(replace(report, costs=Costs(None, 100)), 50.0)) is None
+
+
+def test_a_short_slice_has_a_pace_of_its_steady_steps():
+    slice_, report = trained(1.1)  # ten steps of which the first four pay for what is to come
+    found = pace(slice_, Ended(report, 50.0, Where(0)))
+    assert found is not None and found.span == Span(pytest.approx(48.5 - 0.06), 48.5, 0)
 
 
 def test_a_worker_that_starts_is_not_there_yet():
@@ -375,7 +406,8 @@ def test_a_gpu_that_ran_out_of_memory_gets_fewer():
     cluster = Cluster(Card(saturating(4)), Machine("ray", MOST, 1, "cuda", 1.0, 0.25, 1), 0)
     cluster.search(240.0)
     cluster.begin("the last")
-    name = cluster.flying[0].name
     failed = Report(0, "failed", 0.0, None, 3.0, error="OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
-    cluster.places.leave(name, Ended(failed, cluster.now + 1.0, Where(0)))
-    assert cluster.said[-1].startswith("3 trials share each GPU")
+    assert len(cluster.flying) >= 3
+    for one in cluster.flying:  # all at once, of one shortage
+        cluster.places.leave(one.name, Ended(failed, cluster.now + 1.0, Where(0)))
+        assert cluster.said[-1].startswith("3 trials share each GPU")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
+import threading
 import weakref
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,14 +27,17 @@ from autoft.system.faults import cause
 from autoft.tasks.single_label import SingleLabel
 from autoft.testing.training import everything, small_network
 from autoft.train.average import Average
-from autoft.train.by_gradient import _ending_seconds
-from autoft.train.captured import EAGER_STEPS, Captured
+from autoft.train.by_gradient import _advance, _ending_seconds
+from autoft.train.captured import EAGER_STEPS, MOST_EAGER_STEPS, Captured
 from autoft.train.classifier import Classifier
 from autoft.train.folding import FOLDED_FROM_PIXELS
 from autoft.train.gradient import GradientRun
 from autoft.train.halves import in_halves
-from autoft.train.readings import Readings
+from autoft.train.job import Job, TooLate
+from autoft.train.readings import Readings, StepTaken
+from autoft.train.worker import Worker
 from autoft.values.target import Targets
+from autoft.values.trial import Slice, Trial
 
 CPU = torch.device("cpu")
 
@@ -74,7 +81,10 @@ def test_the_average_is_timms_over_what_moves(steps: float) -> None:
 def test_every_step_is_read_once_in_order_some_steps_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoft.train.readings.STEPS_BEHIND", {"cpu": 3})
     readings = Readings(CPU)
-    read = [readings.put(step, 0.1 * step, torch.tensor(1.0 * step), torch.tensor(2.0)) for step in range(1, 8)]
+    read = []
+    for step in range(1, 8):
+        readings.begin()
+        read.append(readings.put(step, 0.1 * step, torch.tensor(1.0 * step), torch.tensor(2.0)))
     assert [len(steps) for steps in read] == [0, 0, 0, 1, 1, 1, 1]
     steps = [*(step for steps in read for step in steps), *readings.rest()]
     assert [(step.step, step.loss, step.gradient_norm) for step in steps] == [(n, 1.0 * n, 2.0) for n in range(1, 8)]
@@ -88,9 +98,50 @@ def test_a_loss_that_is_not_finite_names_its_step_however_late_it_is_read(
     monkeypatch.setattr("autoft.train.readings.STEPS_BEHIND", {"cpu": 2})
     readings = Readings(CPU)
     for step, value in enumerate((1.0, loss, 1.0), start=1):
+        readings.begin()
         readings.put(step, 0.1, torch.tensor(value), torch.tensor(1.0))
     with pytest.raises(FloatingPointError, match=f"the loss became {loss} at step 2"):
         readings.rest()
+
+
+class Clock:
+    """Of a device that takes so long for each step, one behind the other, while the host runs ahead."""
+
+    def __init__(self) -> None:
+        self.host = self.device = 0.0
+
+    def moment(self) -> Moment:
+        self.device = max(self.host, self.device)
+        return Moment(self, self.device)
+
+
+@dataclass
+class Moment:
+    clock: Clock
+    at: float
+
+    def wait(self) -> None:
+        self.clock.host = max(self.clock.host, self.at)
+
+    def seconds_since(self, earlier: Moment) -> float:
+        return self.at - earlier.at
+
+
+def test_a_step_has_the_seconds_that_the_device_took_however_early_it_was_queued_and_late_it_was_read() -> None:
+    readings, clock = Readings(CPU), Clock()
+    readings._behind, readings._moment = 8, clock.moment
+    known = []
+    for step in range(1, 13):
+        readings.begin()
+        clock.host += 0.001
+        clock.device = max(clock.host, clock.device) + 0.05
+        known += readings.put(step, 0.1, torch.tensor(1.0), torch.tensor(1.0))
+        if step == 6:
+            known += readings.rest()
+            clock.host += 60.0  # a checkpoint
+    known += readings.rest()
+    assert [step.step for step in known] == [*range(1, 13)]
+    assert [step.seconds for step in known] == pytest.approx([0.05] * 12, abs=0.002)
 
 
 class Scarce:
@@ -164,11 +215,126 @@ def test_a_network_that_draws_from_python_is_never_captured(draw: Callable[[], f
         return images.sum(), targets.sum()
 
     captured = Captured(step, torch.device("cuda"))
-    for _ in range(EAGER_STEPS + 2):
+    for _ in range(MOST_EAGER_STEPS + 2):
         captured(torch.ones(2), torch.ones(2))
-    assert len(set(calls)) == EAGER_STEPS + 2
+    assert len(set(calls)) == MOST_EAGER_STEPS + 2
     assert not captured.is_replaying
     assert captured.obstacle == "the network draws random numbers that are not torch's"
+
+
+class Generator:
+    """Of torch 2.9's kind: a capture that does not end well leaves it unable to draw."""
+
+    def __init__(self) -> None:
+        self.is_capturing, self.drawn = False, 0
+
+    def clone_state(self) -> Generator:
+        clone = Generator()
+        clone.drawn = self.drawn
+        return clone
+
+    def graphsafe_set_state(self, state: Generator) -> None:
+        self.is_capturing, self.drawn = state.is_capturing, state.drawn
+
+    def draw(self) -> int:
+        if self.is_capturing:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+        self.drawn += 1
+        return self.drawn
+
+
+@dataclass
+class Cuda:
+    """Stands for CUDA graphs whose captures end well, or do not."""
+
+    ends_well: bool = True
+    generator: Generator = field(default_factory=Generator)
+    open_pools: set[tuple[int, int]] = field(default_factory=set)
+    replayed: int = 0
+
+    @contextmanager
+    def graph(self, graph: object, pool: tuple[int, int], *_: object, **__: object) -> Iterator[None]:
+        self.open_pools.add(pool)
+        before, self.generator.is_capturing = self.generator.drawn, True
+        try:
+            yield
+        finally:
+            if not self.ends_well:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nmore")
+            self.end_allocating(0, pool)
+            self.generator.is_capturing, self.generator.drawn = False, before
+
+    def end_allocating(self, device: int, pool: tuple[int, int]) -> None:
+        if pool not in self.open_pools:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.open_pools.remove(pool)
+
+    def replay(self) -> None:
+        self.replayed += 1
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    found = Cuda()
+    monkeypatch.setattr(torch.cuda, "default_generators", (found.generator,))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: found)
+    monkeypatch.setattr(torch.cuda, "graph", found.graph)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", found.end_allocating, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: None, raising=False)
+    return found
+
+
+def test_after_a_capture_that_fails_the_step_goes_on_drawing_where_it_was(cuda: Cuda) -> None:
+    drawn: list[int] = []
+
+    def step(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if not cuda.generator.is_capturing:
+            drawn.append(cuda.generator.draw())
+        return images.sum(), targets.sum()
+
+    cuda.ends_well = False
+    captured = Captured(step, torch.device("cuda"))
+    for _ in range(EAGER_STEPS + 3):
+        captured(torch.ones(2), torch.ones(2))
+    assert captured.obstacle == (
+        "it cannot be captured: CUDA error: operation failed due to a previous error during capture"
+    )
+    assert drawn == [*range(1, EAGER_STEPS + 4)]
+    assert not cuda.open_pools  # or no memory would be given back any more
+
+
+def test_a_step_that_fails_in_a_capture_that_ends_well_goes_on_too(cuda: Cuda) -> None:
+    def step(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if cuda.generator.is_capturing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images.sum(), targets.sum()
+
+    captured = Captured(step, torch.device("cuda"))
+    for _ in range(EAGER_STEPS + 2):
+        captured(torch.ones(2), torch.ones(2))
+    assert captured.obstacle == "it cannot be captured: CUDA out of memory"
+    assert not cuda.open_pools
+
+
+def test_what_another_thread_draws_now_and_then_keeps_no_step_from_its_graph(cuda: Cuda) -> None:
+    steps = itertools.count()
+
+    def step(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if next(steps) in (1, 3):
+            other = threading.Thread(target=random.random)
+            other.start()
+            other.join()
+        return images.sum(), targets.sum()
+
+    captured = Captured(step, torch.device("cuda"))
+    random.random()  # nor does what was drawn between steps
+    for _ in range(4 + EAGER_STEPS + 2):
+        captured(torch.ones(2), torch.ones(2))
+        random.random()
+    assert captured.is_replaying and cuda.replayed == 2 and not captured.obstacle
 
 
 def test_pixels_that_are_read_ahead_are_those_of_the_step_whatever_step_comes_next() -> None:
@@ -199,6 +365,65 @@ def test_queued_steps_are_part_of_what_the_end_of_a_slice_takes(monkeypatch: pyt
     run.settle()
     assert run.queued == 0
     assert _ending_seconds(bench, run, pace, saver) == pytest.approx(0.1 + 0.5)  # type: ignore[arg-type]
+
+
+class Ahead:
+    """A run on a device that is eight steps behind, each of which takes it a hundredth of a second."""
+
+    facts: Mapping[str, object] = MappingProxyType({})
+    stream = SimpleNamespace(batch_size=8, steps_per_pass=20)
+
+    def __init__(self) -> None:
+        self.step = self.done = 0
+
+    @property
+    def queued(self) -> int:
+        return self.step - self.done
+
+    def advance(self) -> list[StepTaken]:
+        self.step += 1
+        return self.read(8)
+
+    def settle(self) -> list[StepTaken]:
+        return self.read(0)
+
+    def read(self, leave: int) -> list[StepTaken]:
+        first, self.done = self.done, max(self.done, self.step - leave)
+        return [StepTaken(step, 1.0, 0.1, 1.0, 0.01) for step in range(first + 1, self.done + 1)]
+
+
+@pytest.mark.parametrize(("seconds_left", "until", "steps"), [(3.0, 0.25, 5), (3.0, 1.0, 20), (0.001, 1.0, 1)])
+def test_a_short_slice_on_a_gpu_goes_by_the_steps_it_has_taken(
+    seconds_left: float, until: float, steps: int, tmp_path: Path
+) -> None:
+    """What a step is guessed to take before one is known would have ended it."""
+    folder = SimpleNamespace(curve=lambda trial: tmp_path / f"{trial}.csv")
+    shop = SimpleNamespace(device=torch.device("cuda"), folder=folder, validation=range(4), check=lambda: None)
+    job = SimpleNamespace(slice=Slice(Trial(0, "b", "full", 32, {}, 0), 0.0, until, 99.0), seconds_left=seconds_left)
+    plan = SimpleNamespace(recipe=SimpleNamespace(passes=2))
+    bench: Any = SimpleNamespace(shop=shop, job=job, plan=plan, trial=job.slice.trial, image_seconds=None)
+    run: Any = Ahead()
+    into: Any = SimpleNamespace(filling=0.0, facts={})
+    saver: Any = SimpleNamespace(seconds=0.0, due=lambda: False)
+    pace, _ = _advance(bench, run, into, saver)
+    assert run.step == steps and run.queued == 0
+    assert pace.steady == (None if steps < 5 else pytest.approx(0.01))
+
+
+def test_behind_a_slice_its_memory_on_a_gpu_is_given_back_and_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("given back"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: called.append("counted anew"))
+
+    def late(job: Job) -> None:
+        called.append("slice")
+        raise TooLate("it was late")
+
+    worker = Worker(SimpleNamespace(bench=late))  # type: ignore[arg-type]
+    report = worker.run(Job(Slice(Trial(0, "b", "full", 32, {}, 0), 0.0, 1.0, 99.0), 0.0))
+    assert report.error == "it was late"
+    assert called == ["slice", "given back", "counted anew"]
 
 
 class Queue:

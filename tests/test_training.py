@@ -8,30 +8,21 @@ import random
 import shutil
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from parts.data import source
+from parts.small_run import small_run
 
-from autoft.engine.engine import begin
-from autoft.engine.sitting import Sitting
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import FreezeStrategy
-from autoft.parts.host import Host
-from autoft.runners.inline import InlineRunner
 from autoft.runners.search import problem_of
 from autoft.store import Checkpoint
 from autoft.study.run import Run
 from autoft.study.shortlist import candidates
-from autoft.study.study import Study
-from autoft.system.clock import RunClock
 from autoft.system.disk_cache import cache_root
-from autoft.system.screen import Silent
 from autoft.system.signals import Cancelled
-from autoft.system.stopwatch import Stopwatch
 from autoft.train import precision
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.classifier import Classifier
@@ -47,25 +38,13 @@ from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
 from autoft.values.space import Circumstances
 from autoft.values.trial import Allowance, Clock, Lost, Parent, Queued, Slice, Trial
 
-ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
 FOREVER = 1e12
 
 
 @pytest.fixture
 def run(tiny_images, tmp_path):
-    study = Study(
-        data=str(tiny_images),
-        plugins=(ZOO,),
-        backbones=("small/*",),
-        image_size=64,
-        runner="inline",
-        precision="fp32",  # in which results are compared to the last places
-    )
-    host = Host.discover(study.plugins)
-    now = time.time()
-    sitting = Sitting(host, InlineRunner(), Silent(), Stopwatch(now), RunClock(now, study.time))
-    return begin(study, source(tiny_images), tmp_path / "run", sitting)
+    return small_run(tiny_images, tmp_path / "run")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoft.runners.sharing import Footprint, Occupancy, Pace, Sharing, Span
 from autoft.study.record import Machine
-from autoft.train.pace import RECENT
+from autoft.train.pace import RECENT, WARM_UP_STEPS
 from autoft.values.trial import Report, Slice
 
 
@@ -65,7 +65,8 @@ class SharedGpus(Places):
         super().__init__(machine)
         self._gpus = machine.measured
         self._occupancy = Occupancy()
-        self._sharing = Sharing(math.ceil(machine.workers / machine.measured))
+        self._sharing = Sharing(math.ceil(machine.workers / machine.measured), machine.measured)
+        self._allowed: dict[str, int] = {}
         self._note = note
         self._told = self._sharing.standing
 
@@ -77,21 +78,25 @@ class SharedGpus(Places):
     def take(self, name: str, slice_: Slice, now: float) -> None:
         """The slice is in flight, by this name."""
         super().take(name, slice_, now)
+        self._allowed[name] = self._sharing.allowed
         self._occupancy.began(name, now)
 
     def leave(self, name: str, ended: Ended | None) -> None:
         """What the slice has measured may change how many share a GPU, and then is said."""
         slice_, taken = self._taken[name]
+        allowed = self._allowed.pop(name)
         super().leave(name, ended)
         if ended is None:
             self._occupancy.left(name)
             return
         if "out of memory" in (ended.report.error or ""):
-            self._sharing.ran_out()
+            self._sharing.ran_out(allowed)
         if memory := footprint(ended.report):
             self._sharing.occupied(memory)
         for shared in self._occupancy.ended(name, there(slice_, ended, taken), pace(slice_, ended)):
             self._sharing.measured(shared)
+        # Of those in flight: the most that were ever allowed beside each of them.
+        self._allowed = {other: max(most, self._sharing.allowed) for other, most in self._allowed.items()}
         if self._sharing.standing != self._told:
             self._told = self._sharing.standing
             self._note(_news(self._told, self._sharing.together))
@@ -116,7 +121,8 @@ def pace(slice_: Slice, ended: Ended) -> Pace | None:
     costs, trial = ended.report.costs, slice_.trial
     if not costs.step:
         return None
-    steps = min((ended.report.step - slice_.start) * costs.steps_a_pass, RECENT)
+    steady = (ended.report.step - slice_.start) * costs.steps_a_pass - WARM_UP_STEPS["cuda"]
+    steps = min(steady, RECENT)
     last = ended.at - costs.scoring - costs.saving
     # Numbers with a fraction, such as rates, change no step's length.
     choices = frozenset((name, value) for name, value in trial.params.items() if not isinstance(value, float))

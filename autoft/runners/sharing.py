@@ -17,6 +17,7 @@ MEMORY_SHARE = 0.9  # of a card, for all workers on it
 ENOUGH, PATIENCE = 5, 24  # slices that a decision takes; after so many that cannot be compared there is none
 FIRST_CHECK, LAST_CHECK = 24, 384  # slices until a decision is looked at again, each time after twice as many
 REMEMBERED = 5
+SEEN_A_GPU = 24  # slices whose memory counts
 SURE = 0.1  # a pace counts when the number that shared the GPU meanwhile is as near as this to a whole one
 
 
@@ -54,7 +55,9 @@ class Shared:
 
 @dataclass(frozen=True)
 class Footprint:
-    """GPU memory as a worker sees it, in MiB: the most it has reserved, all else that is used, and the whole card."""
+    """GPU memory as a slice sees it, in MiB: the most that was reserved for it, all else that is used, and the whole
+    card.
+    """
 
     reserved: float
     others: float
@@ -109,14 +112,15 @@ class Sharing:
     at again now and then, from above and from below in turn, ever more seldom; memory has the last word at any time.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, gpus: int = 1) -> None:
         self.standing = 1
         """The number that was decided on."""
         self._most, self._fits = most, 1
         self._number = 1
         self._together = {1: 1.0}
         self._steps: defaultdict[Hashable, dict[int, deque[float]]] = defaultdict(dict)
-        self._reserved, self._others, self._card = 0.0, math.inf, math.inf
+        self._reserved: deque[float] = deque(maxlen=SEEN_A_GPU * gpus)
+        self._others, self._card = math.inf, math.inf
         self._seen = 0
         self._wait, self._check = ENOUGH, FIRST_CHECK
         self._looks_up = True
@@ -132,16 +136,23 @@ class Sharing:
         return self._together[self.standing]
 
     def occupied(self, memory: Footprint) -> None:
-        """Take in what a worker has reserved: the contexts of others are counted as what each of them takes."""
-        self._reserved = max(self._reserved, memory.reserved)
+        """Take in what a slice has reserved: the contexts of others are counted as what each of them takes.
+
+        What counts is the most of the last slices: a large one of long ago says nothing of those that run now.
+        """
+        self._reserved.append(memory.reserved)
         self._others, self._card = min(self._others, memory.others), min(self._card, memory.card)
-        needed = max(self._reserved + self._others, 1.0)
+        needed = max(max(self._reserved) + self._others, 1.0)
         self._limit(min(self._most, int(MEMORY_SHARE * self._card / needed)))
 
-    def ran_out(self) -> None:
-        """Take in that memory did not suffice for as many as are allowed: never again so many."""
-        self._most = max(1, self._number - 1)
-        self._limit(min(self._fits, self._most))
+    def ran_out(self, number: int) -> None:
+        """Take in that memory did not suffice for a slice while so many were allowed: never again so many.
+
+        Several that ran out of it together are one shortage; one alone on its GPU says nothing of sharing.
+        """
+        if number > 1:
+            self._most = min(self._most, number - 1)
+            self._limit(min(self._fits, self._most))
 
     def measured(self, shared: Shared) -> None:
         """Take in the pace of a slice, and decide."""

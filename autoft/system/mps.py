@@ -18,7 +18,8 @@ from pathlib import Path
 CONTROL = "nvidia-cuda-mps-control"
 SWITCH = "AUTOFT_MPS"
 PIPES, LOGS, VISIBLE = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CUDA_VISIBLE_DEVICES"
-ASK_SECONDS, START_SECONDS, CLIENT_SECONDS, END_SECONDS = 5.0, 10.0, 20.0, 1.0
+# A search begins behind these; whatever hangs, it goes on without MPS after some seconds.
+ASK_SECONDS, START_SECONDS, CLIENT_SECONDS, END_SECONDS = 1.0, 1.0, 4.0, 1.0
 SAID_CHARACTERS = 200
 
 # Waits until whoever holds the other end of its input has closed it, or is gone however that came about.
@@ -53,7 +54,7 @@ class Mps:
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="autoft-mps-", dir=_short()))
             self._begin(self._folder)
-        except (OSError, subprocess.SubprocessError) as error:
+        except OSError as error:
             self.close()
             said = " ".join(str(error).split())[-SAID_CHARACTERS:]
             self._note(f"trials on one GPU take turns: MPS does not start ({said}); {SWITCH}=0 does not try it")
@@ -72,7 +73,7 @@ class Mps:
         self._named = ()
 
     def _begin(self, folder: Path) -> None:
-        """Raises `OSError` and `subprocess.SubprocessError`."""
+        """Raises `OSError`."""
         self._named = tuple(name for name in (PIPES, LOGS) if not os.environ.get(name))
         os.environ |= dict.fromkeys(self._named, str(folder))
         # With GPUs hidden the daemon would number those that are left anew, for its clients.
@@ -120,18 +121,24 @@ def _is_running() -> bool:
 def _run(command: tuple[str, ...], seconds: float, said: Path, environment: dict[str, str]) -> None:
     """Run to the end of the command, not of what it leaves running. Raises `OSError` with what it said in `said`."""
     with said.open("w") as words:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=words,
             stderr=words,
             env=environment,
-            timeout=seconds,
-            check=False,
             start_new_session=True,
         )
-    if done.returncode:
-        raise OSError(said.read_text(errors="replace").strip() or f"{command[0]} ended with code {done.returncode}")
+    name = Path(command[0]).name
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # what hangs in a driver cannot be killed
+            process.wait(END_SECONDS)
+        raise OSError(f"{name} did not end within {seconds:g} seconds") from None
+    if code:
+        raise OSError(said.read_text(errors="replace").strip() or f"{name} ended with code {code}")
 
 
 def _short() -> str | None:

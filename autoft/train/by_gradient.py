@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from autoft.train.job import TooLate
 from autoft.train.pace import Pace
 from autoft.train.precision import Choice
 from autoft.train.prefix import Entrance, entrance
-from autoft.train.readings import STEPS_BEHIND
+from autoft.train.readings import StepTaken
 from autoft.train.workshop import Bench, memory, require_same_weights
 from autoft.values.plan import GradientHead
 from autoft.values.space import Scalar
@@ -103,23 +103,32 @@ def _beginning(bench: Bench) -> Classifier:
 def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:
     """Train to the end of the slice or to its deadline; at least one step, counting those of a killed attempt."""
     device = bench.shop.device.type
-    pace = Pace(LONGEST_GUESS_SECONDS[device], STEPS_BEHIND[device])
+    pace = Pace(device, LONGEST_GUESS_SECONDS[device])
     last = round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
     first = round(bench.job.slice.start * run.stream.steps_per_pass) + 1
     with Curve(bench.shop.folder.curve(bench.trial.id), run) as curve:
+
+        def note(known: Iterable[StepTaken], besides: float = 0.0) -> None:
+            steps = [replace(step, seconds=step.seconds - besides) for step in known]
+            for step in steps:
+                pace.step_done(step.seconds, besides)
+            curve.known(steps)
+
         while run.step < max(first, last):
             ending = _ending_seconds(bench, run, pace, saver)
             if run.step >= first and bench.job.seconds_left < pace.expected + ending:
-                break
+                if pace.steady is not None or not run.queued:
+                    break
+                note(run.settle())  # a guess ends no slice while there are steps to go by
+                continue
             bench.shop.check()
             filled, known = into.filling, run.advance()
-            curve.step_done(pace.step_done(into.filling - filled), known)
+            note(known, into.filling - filled)
             if saver.due():
-                curve.known(run.settle())
+                note(run.settle())
                 curve.write()  # what the checkpoint has behind it is not trained again
                 saver.save(run, run.training_tensors())
-                pace.paused()
-        curve.known(run.settle())
+        note(run.settle())
     if pace.steady is None:
         return pace, {**into.facts, **run.facts, **memory()}
     facts = {"images_per_second": run.stream.batch_size / pace.steady, "loss": curve.last_loss}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -29,21 +28,15 @@ class Curve:
         self._lost = False
         self.last_loss = math.nan
         """Of the last step that is known."""
-        self._since: list[tuple[StepTaken, float]] = []
+        self._since: list[StepTaken] = []
         self._ready: list[CurvePoint] = []
-        self._seconds: deque[float] = deque()
         self._written = time.monotonic()
 
-    def step_done(self, seconds: float, known: Iterable[StepTaken]) -> None:
-        """The run has just taken a step, in so many seconds; of these steps it is known by now what they came to."""
-        self._seconds.append(seconds)
-        self.known(known)
-
     def known(self, steps: Iterable[StepTaken]) -> None:
-        """Note steps, in the order in which they were taken."""
+        """Note what steps came to, in the order in which they were taken."""
         for step in steps:
             self.last_loss = step.loss
-            self._since.append((step, self._seconds.popleft()))
+            self._since.append(step)
             if has_point(step.step):
                 self._ready.append(self._point())
                 self._since = []
@@ -69,12 +62,12 @@ class Curve:
 
     def _point(self) -> CurvePoint:
         """The line of the steps since the last one."""
-        steps, stream = [step for step, _ in self._since], self._run.stream
+        steps, stream = self._since, self._run.stream
         return CurvePoint(
             step=steps[-1].step,
             passes=steps[-1].step / stream.steps_per_pass,
             loss=sum(step.loss for step in steps) / len(steps),
             learning_rate=steps[-1].learning_rate,
             gradient_norm=sum(step.gradient_norm for step in steps) / len(steps),
-            images_per_second=len(steps) * stream.batch_size / sum(seconds for _, seconds in self._since),
+            images_per_second=len(steps) * stream.batch_size / sum(step.seconds for step in steps),
         )

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import statistics
-import time
 
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = {"cuda": 4, "cpu": 2}  # on a GPU the fourth is captured
 FIRST_GUESS_SECONDS = 1.0
 RECENT = 32
 
 
 class Pace:
-    """The steps of one slice; it begins when it is made.
+    """The steps of one slice on a kind of device ("cuda", "cpu").
 
-    By the first ones alone a step is not taken to cost more than `longest_guess` seconds. Steps are queued on a device
-    that is so many `behind`: until the queue is full they seem to take next to no time.
+    By the first ones alone a step is not taken to cost more than `longest_guess` seconds.
     """
 
-    def __init__(self, longest_guess: float, behind: int = 0) -> None:
-        self._longest_guess, self._warm_up = longest_guess, WARM_UP_STEPS + behind
+    def __init__(self, device: str, longest_guess: float) -> None:
+        self._longest_guess, self._warm_up = longest_guess, WARM_UP_STEPS[device]
         self._seconds: list[float] = []
-        self._last = time.monotonic()
         self._besides = 0.0
 
-    def step_done(self, besides: float = 0.0) -> float:
-        """A step has just ended; its seconds, but for `besides`, spent in it once and for all on filling a cache."""
-        now = time.monotonic()
-        self._seconds.append(now - self._last - besides)
-        self._last, self._besides = now, besides
-        return self._seconds[-1]
-
-    def paused(self) -> None:
-        """What came since the last step (a checkpoint) was none."""
-        self._last = time.monotonic()
+    def step_done(self, seconds: float, besides: float = 0.0) -> None:
+        """A step took so long, and in it once and for all `besides`, spent on filling a cache."""
+        self._seconds.append(seconds)
+        self._besides = besides
 
     @property
     def steady(self) -> float | None:

@@ -22,7 +22,7 @@ from autoft.train.by_gradient import fit_by_gradient
 from autoft.train.closed_form import fit_closed_form
 from autoft.train.job import Job, TooLate
 from autoft.train.refit import held_against_its_twin
-from autoft.train.workshop import Bench, Workshop
+from autoft.train.workshop import Bench, Workshop, release_memory
 from autoft.values.plan import Fit, GradientHead, Plan
 from autoft.values.space import Device, Scalar
 from autoft.values.trial import Report
@@ -85,6 +85,7 @@ class Worker:
                     raise unwritable(run, run, error) from error
                 cause = self.shop.host.describe(error)
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
+        release_memory()
         return _sound(replace(report, seconds=time.monotonic() - began))
 
 

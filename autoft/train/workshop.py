@@ -228,7 +228,7 @@ class Bench:
 
 
 def memory() -> dict[str, Scalar]:
-    """Peak memory of this process in MiB: resident, and where it has used a GPU what tensors took of that.
+    """Peak memory in MiB: resident of this process, and where a GPU is used what tensors took of that in this slice.
 
     With it the most that was reserved for them, what all else takes of the GPU now (the contexts of CUDA, this process'
     among them, and other processes), and how much the GPU has.
@@ -241,3 +241,13 @@ def memory() -> dict[str, Scalar]:
         facts["others_gpu_mib"] = (card - free - torch.cuda.memory_reserved()) // MIB
         facts["card_gpu_mib"] = card // MIB
     return facts
+
+
+def release_memory() -> None:
+    """Behind a slice: give back to a GPU what no tensor holds, and begin the peaks of the next slice.
+
+    Otherwise one large slice would stand for all that its process does later, and hold its memory from others.
+    """
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

@@ -166,10 +166,10 @@ NOTHING_KNOWN = Allowance()
 class Costs:
     """What a slice was measured to cost, in seconds, each kind by itself.
 
-    `step`: one optimiser step at its steady pace, None when there was none beyond the first ones of the slice, which
-    pay for plans, caches and libraries. `steps_a_pass` turns it into passes. `scoring`: all validation images once
-    through the network. `saving`: one checkpoint. `image`: one forward pass of one image, without gradients. `solving`:
-    a head in closed form, once its features are there.
+    `step`: one optimiser step at its steady pace, None when there was none beyond the first ones of the slice (two, on
+    a GPU four), which pay for plans, caches and libraries. `steps_a_pass` turns it into passes. `scoring`: all
+    validation images once through the network. `saving`: one checkpoint. `image`: one forward pass of one image,
+    without gradients. `solving`: a head in closed form, once its features are there.
     """
 
     step: float | None = None

@@ -22,6 +22,7 @@ from autoft.tasks.forms.base import (
     figure,
     first_of,
     listed,
+    reports,
     split_name,
 )
 from autoft.tasks.scores import estimates
@@ -156,12 +157,12 @@ A label is there from its threshold on: `calibration.thresholds` in `{METRICS}`,
 
     def data(self, metrics: MetricsReport) -> str:
         """How many images there are with each label."""
-        rows = [(plain(one.label), f"{one.n:,}") for one in _labels(metrics)]
+        rows = [(plain(one.label), f"{one.n:,}") for one in reports(metrics, LabelReport)]
         return first_of(("Label", f"Images in the {split_name(metrics.split)} split"), rows, self.noun)
 
     def worst(self, metrics: MetricsReport) -> str:
         """The labels of the smallest F1."""
-        judged = [(one.f1, one) for one in _labels(metrics) if one.f1 is not None]
+        judged = [(one.f1, one) for one in reports(metrics, LabelReport) if one.f1 is not None]
         rows = [
             (
                 plain(one.label),
@@ -241,7 +242,3 @@ def _label(
         average_precision=float(average_precision_score(true, chances)) if wholes[1] else None,
         threshold=threshold,
     )
-
-
-def _labels(metrics: MetricsReport) -> list[LabelReport]:
-    return [one for one in metrics.per_class if isinstance(one, LabelReport)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,24 @@ from autoft.parts.base import UNCALIBRATED, Task
 from autoft.parts.contract import targets_problem
 from autoft.system.markdown import plain, table
 from autoft.tasks.scores import scores
-from autoft.values.bundle import CORE, METRICS, MODEL, Calibration, Estimate, MetricsReport
+from autoft.values.bundle import (
+    CORE,
+    METRICS,
+    MODEL,
+    Calibration,
+    ClassReport,
+    ColumnReport,
+    Estimate,
+    LabelReport,
+    MetricsReport,
+)
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Ending
 from autoft.values.prediction import Prediction
 from autoft.values.summary import Scores
 from autoft.values.target import Form, MetricFacts, Targets
+
+Report = TypeVar("Report", ClassReport, LabelReport, ColumnReport)
 
 Rows = NDArray[Any]
 """Outputs of a network or encoded targets, a row an image."""
@@ -322,6 +334,11 @@ def first_of(head: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> s
     """A table of the first rows, and where the others are."""
     hidden = f"\n\n...{cut} {what}; `{METRICS}` has all." if (cut := more(len(rows))) else ""
     return table(head, rows[:MOST_NAMES]) + hidden
+
+
+def reports(metrics: MetricsReport, kind: type[Report]) -> list[Report]:
+    """The lines of that kind: what a form writes of its labels, classes or columns."""
+    return [one for one in metrics.per_class if isinstance(one, kind)]
 
 
 def figure(value: float | None) -> str:

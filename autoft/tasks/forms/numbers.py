@@ -21,6 +21,7 @@ from autoft.tasks.forms.base import (
     figure,
     first_of,
     listed,
+    reports,
     split_name,
 )
 from autoft.tasks.scores import estimates
@@ -142,7 +143,8 @@ print(dict(zip(json.loads(pathlib.Path("{LABELS}").read_text("utf-8")), values.t
     def data(self, metrics: MetricsReport) -> str:
         """Where the numbers lie."""
         rows = [
-            (plain(one.column), f"{one.n:,}", f"{one.mean:.6g}", f"{one.deviation:.6g}") for one in _columns(metrics)
+            (plain(one.column), f"{one.n:,}", f"{one.mean:.6g}", f"{one.deviation:.6g}")
+            for one in reports(metrics, ColumnReport)
         ]
         split = split_name(metrics.split)
         return first_of(("Column", f"Images in the {split} split", "Mean", "Deviation"), rows, self.noun)
@@ -151,7 +153,7 @@ print(dict(zip(json.loads(pathlib.Path("{LABELS}").read_text("utf-8")), values.t
         """Every column, as there are few."""
         rows = [
             (plain(one.column), f"{one.mae:.6g}", f"{one.rmse:.6g}", figure(one.r2), f"{one.deviation:.6g}")
-            for one in _columns(metrics)
+            for one in reports(metrics, ColumnReport)
         ]
         shown = first_of(("Column", "MAE", "RMSE", "R2", "Deviation of the data"), rows, self.noun)
         return f"Column by column, in its own units; `{METRICS}` has more digits:\n\n{shown}"
@@ -196,7 +198,3 @@ def _column(name: str, values: NDArray[np.float64], true: NDArray[np.float64]) -
         mean=float(true.mean()),
         deviation=float(true.std()),
     )
-
-
-def _columns(metrics: MetricsReport) -> list[ColumnReport]:
-    return [one for one in metrics.per_class if isinstance(one, ColumnReport)]

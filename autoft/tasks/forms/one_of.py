@@ -21,6 +21,7 @@ from autoft.tasks.forms.base import (
     figure,
     first_of,
     listed,
+    reports,
     split_name,
 )
 from autoft.tasks.forms.class_report import metrics_report
@@ -132,12 +133,12 @@ The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.tempera
 
     def data(self, metrics: MetricsReport) -> str:
         """How many images there are of each class."""
-        rows = [(plain(one.label), f"{one.n:,}") for one in _classes(metrics)]
+        rows = [(plain(one.label), f"{one.n:,}") for one in reports(metrics, ClassReport)]
         return first_of(("Class", f"Images in the {split_name(metrics.split)} split"), rows, self.noun)
 
     def worst(self, metrics: MetricsReport) -> str:
         """The classes of the smallest recall."""
-        recalls = [(one.recall, one) for one in _classes(metrics) if one.recall is not None]
+        recalls = [(one.recall, one) for one in reports(metrics, ClassReport) if one.recall is not None]
         rows = [
             (plain(one.label), f"{one.n:,}", f"{recall:.4f}", figure(one.precision), figure(one.f1))
             for recall, one in sorted(recalls, key=lambda pair: pair[0])[:WORST]
@@ -190,10 +191,6 @@ Expected calibration error on the {split_name(metrics.split)} split:
 
 def _has_order(targets: Targets) -> bool:
     return targets.task == Ordinal.name
-
-
-def _classes(metrics: MetricsReport) -> list[ClassReport]:
-    return [one for one in metrics.per_class if isinstance(one, ClassReport)]
 
 
 def _losses(found: Calibration) -> str:
