@@ -17,7 +17,7 @@ import click
 
 from autoft.errors import AutoftError, Interrupted
 from autoft.shell.commands import BrokenPipe
-from autoft.system.process import prepare
+from autoft.system.process import prepare, too_little_memory
 from autoft.system.signals import StopFlag
 
 SUGGESTION = "this is a bug in autoft or in a plugin; `autoft plugins` lists them, -p no:NAME switches one off"
@@ -74,7 +74,8 @@ def _called() -> int:
     except Interrupted as stopped:
         return _say(str(stopped), stopped.exit_code)
     except AutoftError as error:
-        return _say(f"error: {error}", error.exit_code)
+        known = too_little_memory(error) or error
+        return _say(f"error: {known}", known.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "autoft"
         return _say(f"error: {error.format_message()} (see {command} --help)", 2)
@@ -86,6 +87,8 @@ def _called() -> int:
     except (BrokenPipe, BrokenPipeError):
         raise
     except Exception as error:
+        if limited := too_little_memory(error):
+            return _say(f"error: {limited}", limited.exit_code)
         return _say_bug(error)
 
 

@@ -235,6 +235,7 @@ def handoff_of(study: StudyRecord, record: TrialRecord, score: float) -> Handoff
         validation_score=study.metric.shown(score),
         data_fingerprint=info.fingerprint,
         share=record.share,
+        precision=record.precision,
     )
 
 
@@ -305,6 +306,7 @@ def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bu
             share=record.share,
             train_on=best.train_on,
             twin=best.twin.trial if best.twin else None,
+            precision=record.precision,
         ),
         validation=bundle.validation,
         test=bundle.scores,
