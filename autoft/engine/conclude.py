@@ -172,6 +172,7 @@ class BundleMaker:
         try:
             checkpoint = self.shop.saved(wanted)
         except LookupError as problem:
+            self.run.folder.require()
             raise NoWeights(str(problem.args[0])) from problem
         if checkpoint.logits is not None and not record.is_refit:
             scored = self.shop.score(checkpoint.logits)
