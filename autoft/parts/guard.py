@@ -9,6 +9,7 @@ import copy
 import difflib
 import functools
 import inspect
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -235,8 +236,6 @@ def _blamed(blame: Blame, name: str, method: Callable[..., Any]) -> Callable[...
 def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
     """Why nothing can be trained by this plan; None when it can. What is wrong with a group names it."""
     closed, recipe = isinstance(plan.head, ClosedFormHead), plan.recipe
-    if problem := next(_problems_of_groups(plan, stages), None):
-        return problem
     rules = {
         "a closed-form head trains no parameter group": not (closed and plan.groups),
         **_rules_of_rates(plan),
@@ -245,7 +244,8 @@ def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
         f"label smoothing lies in [0, 1): {recipe}": 0 <= recipe.label_smoothing < 1,
         f"ema_passes is 0 or more: {recipe}": 0 <= recipe.ema_passes < math.inf,
     }
-    return next((rule for rule, kept in rules.items() if not kept), None)
+    broken = (rule for rule, kept in rules.items() if not kept)
+    return next(itertools.chain(broken, _problems_of_groups(plan, stages)), None)
 
 
 def _group(number: int, group: ParameterGroup) -> str:
