@@ -17,7 +17,7 @@ import click
 
 from autoft.errors import AutoftError, Interrupted
 from autoft.shell.commands import BrokenPipe
-from autoft.system.process import prepare
+from autoft.system.process import prepare, too_little_memory
 from autoft.system.signals import StopFlag
 
 SUGGESTION = "this is a bug in autoft or in a plugin; `autoft plugins` lists them, -p no:NAME switches one off"
@@ -74,7 +74,8 @@ def _called() -> int:
     except Interrupted as stopped:
         return _say(str(stopped), stopped.exit_code)
     except AutoftError as error:
-        return _say(f"error: {error}", error.exit_code)
+        said = too_little_memory(error) or error
+        return _say(f"error: {said}", said.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "autoft"
         return _say(f"error: {error.format_message()} (see {command} --help)", 2)
@@ -86,7 +87,7 @@ def _called() -> int:
     except (BrokenPipe, BrokenPipeError):
         raise
     except Exception as error:
-        return _say_bug(error)
+        return _say_fault(error)
 
 
 def _is_unread(stream: int) -> bool:
@@ -94,6 +95,14 @@ def _is_unread(stream: int) -> bool:
     poll = select.poll()
     poll.register(stream, select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _say_fault(error: Exception) -> int:
+    """What the machine lacks is one line; anything else is a bug."""
+    from autoft.system.faults import unwritable_disk  # brings what only tracebacks need
+
+    known = too_little_memory(error) or unwritable_disk(error)
+    return _say(f"error: {known}", known.exit_code) if known else _say_bug(error)
 
 
 def _say_bug(error: Exception) -> int:

@@ -92,6 +92,20 @@ def test_nothing_is_journalled_as_started_before_it_runs(search, tmp_path):
     assert [record.state for record in begun.ledger.trials.values()] == ["paused", "running"]
 
 
+def test_no_slice_is_longer_than_the_trials_plan(search):
+    """The rungs of a searcher are of no plan: one of 12 passes does not go on to 27."""
+    nine = replace(slice_of(), until=9.0)
+    done = [Queued(0, nine, Clock(1.0, 90.0)), Report(0, "paused", 9.0, 0.5, 1.0, horizon=12.0)]
+    begun = search(replace(nine, start=9.0, until=27.0), events=done)
+    assert begun.ask().until == 12.0
+    assert [slice_.until for slice_ in begun.ledger.in_flight] == [12.0]  # what screens show
+
+
+def test_a_trial_whose_plan_nobody_knows_yet_gets_the_slice_that_was_asked_for(search):
+    back = [Queued(0, slice_of(), Clock(1.0, 90.0)), Report(0, "paused", 0.0, None, 0.0)]
+    assert search(replace(slice_of(), until=27.0), events=back).ask().until == 27.0
+
+
 @pytest.mark.parametrize("before", [[], [Started(0, 6.0)]], ids=["queued", "started"])
 def test_an_open_slice_is_handed_out_again_and_asked_for_once(search, before):
     left_open = Queued(0, slice_of(), Clock(5.0, 90.0))

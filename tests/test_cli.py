@@ -549,6 +549,7 @@ def test_search_json_is_one_document_that_reads_back(autoft_: Callable[..., Outc
         "params": {"learning_rate": 0.001},
         "train_on": "train",
         "twin": None,
+        "precision": "",
     }
     assert document["test"]["n"] == 20
     assert document["test"]["ci95"] == [0.64, 0.95]

@@ -195,11 +195,24 @@ def plan(names: tuple[str, ...] = ("stem.weight",), rate: float = 1e-3, **recipe
     return autoft.Plan((group,), autoft.GradientHead(1e-3), recipe=autoft.Recipe(**recipe))
 
 
+def groups(*names: tuple[str, ...], from_pass: float = 0.0) -> autoft.Plan:
+    made = tuple(autoft.ParameterGroup(one, 1e-3, from_pass=from_pass) for one in names)
+    return autoft.Plan(made, autoft.GradientHead(1e-3))
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (plan(("stem.wieght",)), "no such parameters: ['stem.wieght']"),
-        (plan(("stem.weight", "stem.weight")), "stands in two groups"),
+        (
+            plan(("stem.wieght",)),
+            "group 0 (stem.wieght) names 'stem.wieght', which is no parameter of the backbone; did",
+        ),
+        (plan(("stem",)), "that is a stage: name its parameters, such as 'stem.weight'"),
+        (plan(("head.bias.of.another",)), "take names from the `stages` that plan() is given"),
+        (plan(("stem.weight", "stem.weight")), "names 'stem.weight', which group 0 (stem.weight, stem.weight) has"),
+        (groups(("stem.weight",), ("stem.weight",)), "group 1 (stem.weight) names 'stem.weight', which group 0 (stem"),
+        (groups(("stem.weight",), ()), "group 1 (empty) names no parameter; leave out empty groups"),
+        (plan(rate=-1e-3), "the learning rate of group 0 (stem.weight) is positive and finite, not -0.001"),
         (plan(rate=0.0), "the learning rate of group 0 (stem.weight) is positive and finite, not 0"),
         (autoft.Plan((), autoft.GradientHead(-1.0)), "the learning rate of the head is positive and finite, not -1"),
         (autoft.Plan((), autoft.GradientHead(1.0, -1.0)), "the weight decay of the head is 0 or more and finite"),
@@ -207,8 +220,8 @@ def plan(names: tuple[str, ...] = ("stem.weight",), rate: float = 1e-3, **recipe
         (plan(passes=0.0), "passes"),
         (plan(passes=1.0, warmup_passes=2.0), "warm-up"),
         (plan(label_smoothing=1.0), "label smoothing"),
-        (autoft.Plan((autoft.ParameterGroup((), 1e-3, from_pass=27.0),), autoft.GradientHead(1e-3)), "begins within"),
-        (autoft.Plan((autoft.ParameterGroup((), 1e-3, from_pass=-1.0),), autoft.GradientHead(1e-3)), "begins within"),
+        (groups(("stem.weight",), from_pass=27.0), "group 0 (stem.weight) begins within the 27 passes of the recipe"),
+        (groups(("stem.weight",), from_pass=-1.0), "group 0 (stem.weight) begins within the 27 passes of the recipe"),
         (plan(augment="flip"), "augment"),
         (plan(batch_size=16.5), "batch_size"),
         (autoft.Plan((autoft.ParameterGroup(("stem.weight",), 1e-3),), autoft.ClosedFormHead()), "closed-form"),

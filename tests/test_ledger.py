@@ -34,6 +34,15 @@ def child(number: int, parents: tuple[Parent, ...], start: float = 0.0) -> Queue
     return Queued(number, Slice(trial, start, start + 1, 60.0), Clock(0.0, 60.0))
 
 
+def test_the_precision_of_a_trial_is_that_of_the_steps_to_its_best_score() -> None:
+    events: list[Event] = []
+    for start, score, precision in ((0.0, 0.5, "fp32, channels last"), (1.0, 0.8, "bf16, contiguous"), (2.0, 0.6, "x")):
+        facts = {"precision": precision}
+        events += [queued(0, start), Report(0, "paused", start + 1, score, 1.0, facts)]
+    known = [Ledger(events[:count]).trials[0].precision for count in (1, 2, 6)]
+    assert known == ["", "fp32, channels last", "bf16, contiguous"]
+
+
 @st.composite
 def journals(draw: st.DrawFn) -> list[Event]:
     """Journals as a run writes them: slices wait, start, pause, go on, finish and fail in any order.

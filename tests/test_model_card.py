@@ -40,6 +40,7 @@ from autoft.values.target import MetricFacts
 from autoft.values.trial import Trial
 
 RECIPE = Preprocess(48, (0.11, 0.12, 0.13), (0.21, 0.22, 0.23), "bilinear", "pad", value_range=(-2.5, 310.125))
+PRECISION = "bf16, contiguous"
 TRICKY = (
     "a|b",
     "`tick`",
@@ -64,7 +65,7 @@ def facts(labels: tuple[str, ...] = ("cat", "dog", "owl")) -> CardFacts:
     core = CoreParity(64, 10.0, 4.56e-5, 1e-6, 1e-3, 1e-5, 1e-3, 0, (), 8, True)
     return CardFacts(
         form=OneOf(),
-        handoff=Handoff(one_of(labels), RECIPE, backbone, trial, "accuracy", 0.8765, "f1n6e7"),
+        handoff=Handoff(one_of(labels), RECIPE, backbone, trial, "accuracy", 0.8765, "f1n6e7", precision=PRECISION),
         data=DatasetInfo(
             root="/home/me/pets",
             targets=one_of(labels),
@@ -192,7 +193,18 @@ def test_preprocessing_tells_the_view(view: View, words: tuple[str, ...]) -> Non
 
 def test_provenance_names_trial_parameters_and_versions() -> None:
     text = section(model_card(facts()), "Provenance")
-    for words in ("17", r"lower\_half", "0.00123", "ridge", "99", "2.99", "2026-01-02", "0.8765", "zoo/net"):
+    for words in (
+        "17",
+        r"lower\_half",
+        "0.00123",
+        "ridge",
+        "99",
+        "2.99",
+        "2026-01-02",
+        "0.8765",
+        "zoo/net",
+        PRECISION,
+    ):
         assert words in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -17,7 +18,7 @@ from autoft.__main__ import _run
 from autoft.engine import engine, prepare
 from autoft.engine.engine import begin
 from autoft.engine.sitting import Sitting
-from autoft.errors import PluginError, StudyError
+from autoft.errors import PluginError, RunFolderError, StudyError
 from autoft.parts.host import Host
 from autoft.parts.plugins import plugin_versions
 from autoft.runners.inline import InlineRunner
@@ -120,6 +121,17 @@ def test_a_failed_trial_names_the_plugin_and_keeps_the_traceback(run, tmp_path, 
     (traceback,) = re.findall(r"traceback in ([^;]+)", ended.error)
     assert Path(traceback).parent == begun.folder.errors
     assert "mine.py" in Path(traceback).read_text()
+
+
+def test_a_run_folder_that_goes_during_a_trial_is_not_the_plugins_fault(run, tmp_path):
+    begun = run(write(tmp_path / "plugins"))
+    write(tmp_path / "plugins", forward="if x.any(): raise KeyError('lost')")
+    host = begun.host()
+    worker = Worker(Workshop(begun, host))
+    shutil.rmtree(begun.folder.path)
+    with pytest.raises(RunFolderError, match=r"/run is no run any more: it was moved or removed; bring it back"):
+        report(begun, host, worker)
+    assert not begun.folder.path.exists()
 
 
 def test_a_plugin_that_moved_is_taken_from_its_new_place_in_workers_too(run, tmp_path):

@@ -101,6 +101,14 @@ def test_asked_for_size_is_obeyed_but_for_fixed_ones():
     assert choose_size(Study("data", image_size=96), InputSpec(224, fixed_size=True), 28) == 224
 
 
+def test_a_size_of_no_whole_patches_is_as_if_it_had_not_been_asked_for_and_is_said():
+    spec, notes = InputSpec(224, fixed_size=True, size_step=16), Notes()
+    chosen(FakeHost(backbone("z/a", input=spec), backbone("z/b")), notes, image_size=100)
+    assert notes.lines == ["z/a takes multiples of 16 px only; --image-size 100 is not used for it"]
+    for side in (28, 40, 2000):
+        assert choose_size(Study("data", image_size=100), spec, side) == choose_size(Study("data"), spec, side)
+
+
 def test_only_backbones_with_a_prior_unless_named():
     host = FakeHost(backbone("z/a"), backbone("z/b", prior=None))
     assert chosen(host) == ["z/a"]

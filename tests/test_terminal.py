@@ -52,15 +52,15 @@ def test_lines_tell_every_event_once(clock: RunClock, capsys: pytest.CaptureFixt
     assert captured.out == ""
     lines = [line.strip().partition("  ")[2] for line in captured.err.splitlines()]
     assert lines == [
-        "trial 0 started: zoo/net_0, full, 64 px, to 1 pass",
+        "trial 0 started: zoo/net_0, full, 64 px, up to 1 pass",
         "trial 0 paused, 0.5000 at 1 pass, 2.0 s",
         "best so far: 0.5000 by trial 0",
-        "trial 1 started: zoo/net_1, full, 64 px, to 1 pass",
+        "trial 1 started: zoo/net_1, full, 64 px, up to 1 pass",
         "trial 1 failed, at 0 passes, 1.0 s: out of memory  [31mnow",
-        "trial 0 goes on to 3 passes",
+        "trial 0 goes on, up to 3 passes",
         "trial 0 finished, 0.7500 at 3 passes, 4.0 s",
         "best so far: 0.7500 by trial 0",
-        "trial 2 started: zoo/net_2, full, 64 px, to 1 pass",
+        "trial 2 started: zoo/net_2, full, 64 px, up to 1 pass",
     ]
     assert all(line.startswith("  1:0") for line in captured.err.splitlines())
     assert captured.err.replace("\n", "").isprintable()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -270,6 +271,9 @@ def test_a_part_that_hangs_fails_and_says_where() -> None:
         suite.test_it_starts_something()
 
 
+OWN = random.Random(0)
+
+
 class Net(nn.Module):
     """Convolution, pooling, and a way to go wrong."""
 
@@ -319,6 +323,13 @@ def one_size(features: torch.Tensor) -> torch.Tensor:
         (lambda x: x.view(len(x), -1)[:, :4, None, None], "test_features_of_an_image_do_not_depend", "view size"),
         (lambda x: x - x.mean(0), "test_features_of_an_image_do_not_depend", "others are in its batch"),
         (lambda x: x / 0, "test_it_trains", "loss became nan"),
+        (
+            lambda x: x * random.choice((1, 1)),
+            "test_its_forward_pass_draws",
+            "eval mode.* draws from Python's `random`",
+        ),
+        (lambda x: x + np.random.rand(), "test_its_forward_pass_draws", "numpy's global generator; draw from torch's"),
+        (lambda x: x + OWN.random(), "test_its_forward_pass_draws", "draws from a generator of its own"),
     ],
 )
 def test_a_wrong_network_is_told_what_is_wrong(wrong: Callable[..., torch.Tensor], check: str, word: str) -> None:
@@ -486,7 +497,7 @@ def test_a_zoo_that_builds_nothing_is_told_so_once_and_not_that_it_knows_no_othe
     assert code == 1
     assert unknown.endswith("not checked: own/x, which is there, cannot be built either")
     assert says in line
-    assert verdict == "own: ZooConformance failed 8, 7 of them for a cause that stands above, 1 not checked"
+    assert verdict == "own: ZooConformance failed 9, 8 of them for a cause that stands above, 1 not checked"
 
 
 BYTES = """

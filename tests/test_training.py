@@ -96,6 +96,7 @@ def test_what_trains_is_what_the_plan_says(run, worker, family, freeze):
     assert report.event == "paused"
     network = worker.shop.network(f"small/{family}")
     plan = run.host().part(FreezeStrategy, freeze).plan(network.stages, of.params)
+    assert report.horizon == plan.recipe.passes
     planned = {name for group in plan.groups for name in group.names}
     after = classifier_of(run, worker, of).backbone.state_dict()
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}

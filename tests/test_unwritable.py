@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
-from autoft.engine.conclude import let_stand
+from autoft import __main__ as main
+from autoft.bundle.place import replacing
+from autoft.engine.conclude import BundleMaker, NoWeights, let_stand
 from autoft.engine.execution import ExportWish, _leaderboard_at_the_end, export_trial
-from autoft.errors import RunFolderError
+from autoft.errors import PluginError, RunFolderError
+from autoft.parts.host import Host
+from autoft.parts.plugins import builtin_ref
 from autoft.store import Checkpoint, Journal, RunFolder
 from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
@@ -23,10 +27,11 @@ from autoft.study.study import Study
 from autoft.system import faults
 from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
+from autoft.system.stopwatch import Stopwatch
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.codec import encode
 from autoft.values.dataset import DatasetInfo
-from autoft.values.ledger import TrialRecord
+from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts, Targets
@@ -138,6 +143,72 @@ def test_a_run_folder_that_is_gone_is_named_and_not_made_again(name: str, run: R
         WRITES[name][0](run)
     assert str(run.folder.path / name.removesuffix(".json")) in str(caught.value).replace("/.summary", "/summary")
     assert not run.folder.path.exists()
+
+
+@pytest.mark.parametrize("gone", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("moved"))])
+def test_a_journal_that_is_gone_takes_no_more_lines(run: Run, gone: Callable[[Path], object]) -> None:
+    """The system would go on writing into the file that has no name, or another one."""
+    event = Queued(0, Slice(TRIAL, 0.0, 1.0, 60.0), Clock(1.0, 60.0))
+    with Journal(run.folder.journal) as lines:
+        gone(run.folder.path)
+        with pytest.raises(RunFolderError, match=r"trials\.jsonl cannot be written: No such file .* bring it back"):
+            lines.append(event)
+
+
+def test_a_folder_that_goes_during_the_export_is_nobody_elses_fault(run: Run) -> None:
+    export = run.folder.export
+    with pytest.raises(RunFolderError) as caught, run.writing(export), replacing(export):
+        shutil.rmtree(run.folder.path)
+        raise PluginError("plugin 'mine' failed in export()")
+    line = str(caught.value)
+    assert line.startswith(f"{export} cannot be written: No such file or directory; it was moved or removed: bring it")
+    assert "nothing is lost" not in line and caught.value.exit_code == 2
+    assert not run.folder.path.exists()
+
+
+def test_weights_that_are_gone_with_their_run_are_no_fault_of_the_trial(run: Run) -> None:
+    def lost(wanted: object) -> Checkpoint:
+        raise LookupError("there is no checkpoint")
+
+    maker = BundleMaker(run, Ledger(), SimpleNamespace(saved=lost), Stopwatch(0.0))  # type: ignore[arg-type]
+    record = TrialRecord(TRIAL, (), ())
+    with pytest.raises(NoWeights, match="there is no checkpoint"):
+        maker.make(record, run.folder.export, None)  # type: ignore[arg-type]
+    shutil.rmtree(run.folder.path)
+    with pytest.raises(RunFolderError, match=r"/a run is no run any more: it was moved or removed; bring"):
+        maker.make(record, run.folder.export, None)  # type: ignore[arg-type]
+
+
+def test_a_traceback_brings_no_run_folder_back(run: Run) -> None:
+    shutil.rmtree(run.folder.path)
+    assert "its traceback could not be kept" in faults.record(ValueError("the fault"), run.folder.errors)
+    assert not run.folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "begins"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/hub/model"), "error: /hub/model cannot be written"),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            "error: a file cannot be written in build() of 'zoo/net', plugin",
+        ),
+    ],
+)
+def test_a_full_disk_outside_of_the_run_is_one_line_too(
+    error: OSError, begins: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A zoo's download, say: whoever meets it does not know where it was written to."""
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        with Host.from_refs([])._blaming(builtin_ref("autoft.builtin.timm_zoo"), "build() of 'zoo/net'"):
+            raise error
+
+    monkeypatch.setattr("autoft.shell.cli.cli.main", fail)
+    assert main._run() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(begins)
+    assert f": {error.strerror}; make room there" in line and line.endswith("goes on with autoft resume RUN")
 
 
 @pytest.mark.parametrize("name", ["study.json", "summary.json", "trials.jsonl"])

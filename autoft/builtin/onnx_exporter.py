@@ -415,7 +415,7 @@ def _metadata(handoff: Handoff) -> Iterator[tuple[str, str]]:
 
 def _write(path: Path, content: bytes) -> None:
     """Put `content` at `path`, durably: the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:

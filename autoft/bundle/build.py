@@ -79,7 +79,7 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
     Raises `GateFailed` with the numbers and the worst images when none passes, and when the bundle does not verify
     itself; `DataError` when images of the gate are gone. What is in `folder` then is no bundle.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # a run folder that is gone stays gone
     passed = first_that_passes(order, exports, folder, watch)
     answering = passed.answering
     with watch.phase("test"):

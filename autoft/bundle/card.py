@@ -226,6 +226,7 @@ def _provenance(facts: CardFacts) -> str:
         ("Created", plain(facts.created)),
         ("Backbone", plain(handoff.backbone.name)),
         *_trial(handoff.trial),
+        *([("Training steps in", f"{handoff.precision}; scored in fp32")] if handoff.precision else ()),
         (_chosen_by(handoff), facts.shown(handoff.metric).text(handoff.validation_score)),
         *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
     ]

@@ -27,7 +27,7 @@ def write_licenses(folder: Path, backbone: Backbone) -> None:
     folder of that name, since the notices of the weights' authors are there and nowhere else.
     """
     place = folder / LICENSES
-    place.mkdir(parents=True, exist_ok=True)
+    place.mkdir(exist_ok=True)
     for licence in sorted({TOOL_LICENCE, backbone.license} & set(SHIPPED)):
         text = files("autoft.bundle") / "licenses" / f"{licence}.txt"
         (place / f"{licence}.txt").write_bytes(text.read_bytes())

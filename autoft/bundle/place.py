@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shlex
@@ -52,14 +53,19 @@ def bundle_of(run: Path, summary: Summary) -> Path:
 def replacing(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` to fill; it takes the place of `folder` at the end of the block.
 
-    After an exception `folder` is as it was. Raises `OSError` when it cannot take that place.
+    After an exception `folder` is as it was. Raises `OSError` when it cannot take that place, and in place of whatever
+    the block raises because somebody has removed the new folder.
     """
     mark = secrets.token_hex(4)
     fresh, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("new", "old"))
+    fresh.mkdir(parents=True)
     try:
-        fresh.mkdir(parents=True)
         yield fresh
         _swap(fresh, folder, old)
+    except Exception as error:
+        if not fresh.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from error
+        raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

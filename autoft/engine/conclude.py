@@ -172,6 +172,7 @@ class BundleMaker:
         try:
             checkpoint = self.shop.saved(wanted)
         except LookupError as problem:
+            self.run.folder.require()
             raise NoWeights(str(problem.args[0])) from problem
         if checkpoint.logits is not None and not record.is_refit:
             scored = self.shop.score(checkpoint.logits)
@@ -235,6 +236,7 @@ def handoff_of(study: StudyRecord, record: TrialRecord, score: float) -> Handoff
         validation_score=study.metric.shown(score),
         data_fingerprint=info.fingerprint,
         share=record.share,
+        precision=record.precision,
     )
 
 
@@ -305,6 +307,7 @@ def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bu
             share=record.share,
             train_on=best.train_on,
             twin=best.twin.trial if best.twin else None,
+            precision=record.precision,
         ),
         validation=bundle.validation,
         test=bundle.scores,

@@ -177,7 +177,8 @@ def prepare(run: Run, host: Host, backbone: Backbone, image_size: int) -> None:
     # From a head of zeros nobody could tell whether a network made easier to follow still gives the same.
     torch.nn.init.normal_(classifier.head.weight)
     fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    fresh.mkdir(parents=True)
+    fresh.parent.mkdir(exist_ok=True)
+    fresh.mkdir()
     try:
         host.part(Exporter, CORE_EXPORTER).prepare(classifier, image_size, fresh)
         if any(fresh.iterdir()):

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import inspect
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -232,31 +234,57 @@ def _blamed(blame: Blame, name: str, method: Callable[..., Any]) -> Callable[...
 
 
 def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
-    """Why nothing can be trained by this plan; None when it can."""
-    named = [name for group in plan.groups for name in group.names]
-    lost = sorted(set(named) - {parameter.name for stage in stages for parameter in stage.parameters})
+    """Why nothing can be trained by this plan; None when it can. What is wrong with a group names it."""
     closed, recipe = isinstance(plan.head, ClosedFormHead), plan.recipe
     rules = {
-        f"no such parameters: {lost[:3]}": not lost,
-        "a parameter stands in two groups": len(set(named)) == len(named),
-        "a closed-form head trains no parameter group": not (closed and named),
+        "a closed-form head trains no parameter group": not (closed and plan.groups),
         **_rules_of_rates(plan),
         f"passes and batch size must be positive: {recipe}": 0 < recipe.passes < math.inf and recipe.batch_size >= 1,
         f"the warm-up lies within the passes: {recipe}": 0 <= recipe.warmup_passes <= recipe.passes,
         f"label smoothing lies in [0, 1): {recipe}": 0 <= recipe.label_smoothing < 1,
-        f"each group begins within the passes: {recipe}": all(
-            0 <= group.from_pass < recipe.passes for group in plan.groups
-        ),
         f"ema_passes is 0 or more: {recipe}": 0 <= recipe.ema_passes < math.inf,
     }
-    return next((rule for rule, kept in rules.items() if not kept), None)
+    broken = (rule for rule, kept in rules.items() if not kept)
+    return next(itertools.chain(broken, _problems_of_groups(plan, stages)), None)
+
+
+def _group(number: int, group: ParameterGroup) -> str:
+    """A group by its place in `groups` and by the first of its names."""
+    return f"group {number} ({', '.join(group.names[:2]) or 'empty'}{', ...' if len(group.names) > 2 else ''})"
+
+
+def _problems_of_groups(plan: Plan, stages: tuple[Stage, ...]) -> Iterator[str]:
+    """What is wrong with the names of each group, and with when it begins."""
+    known = {parameter.name for stage in stages for parameter in stage.parameters}
+    holders: dict[str, str] = {}
+    for number, group in enumerate(plan.groups):
+        this = _group(number, group)
+        if not group.names:
+            yield f"{this} names no parameter; leave out empty groups"
+        for name in group.names:
+            if name not in known:
+                yield f"{this} names {name!r}, which is no parameter of the backbone; {_instead(name, stages)}"
+            if name in holders:
+                yield f"{this} names {name!r}, which {holders[name]} has already; a parameter stands in one group, once"
+            holders[name] = this
+        if not 0 <= group.from_pass < plan.recipe.passes:
+            yield f"{this} begins within the {plan.recipe.passes:g} passes of the recipe, not at {group.from_pass:g}"
+
+
+def _instead(lost: str, stages: tuple[Stage, ...]) -> str:
+    """What may have been meant by the name of no parameter."""
+    for stage in stages:
+        if lost == stage.name and stage.parameters:
+            return f"that is a stage: name its parameters, such as {stage.parameters[0].name!r}"
+    names = [parameter.name for stage in stages for parameter in stage.parameters]
+    near = difflib.get_close_matches(lost, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else "take names from the `stages` that plan() is given"
 
 
 def _rules_of_rates(plan: Plan) -> dict[str, bool]:
     """For each group and the head what holds of its rates, and whether it does."""
     rated: list[tuple[str, ParameterGroup | GradientHead]] = [
-        (f"group {number} ({', '.join(group.names[:2])}{', ...' if len(group.names) > 2 else ''})", group)
-        for number, group in enumerate(plan.groups)
+        (_group(number, group), group) for number, group in enumerate(plan.groups)
     ]
     if isinstance(plan.head, GradientHead):
         rated.append(("the head", plan.head))

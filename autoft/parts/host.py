@@ -465,6 +465,7 @@ class Host:
             raise
         except (Exception, SystemExit) as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                error.add_note(f"in {doing}, {ref}")
                 raise
             raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {plugins.switch_off(ref)}") from error
 

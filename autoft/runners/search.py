@@ -231,6 +231,8 @@ class Search:
         allowed = replace(asked, deadline=min(asked.deadline, self._deadline(asked.trial, reading)))
         if allowed.deadline <= self.clock.now():  # its worker would give it back at once, and so over and over
             return self._nothing_more()
+        if known := self.ledger.trials.get(asked.trial.id):  # its plan may end before a searcher's next rung
+            allowed = replace(allowed, until=min(allowed.until, known.horizon))
         self._queue(Queued(allowed.trial.id, allowed, reading))
         return allowed
 

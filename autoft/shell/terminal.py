@@ -173,8 +173,8 @@ def _news(before: TrialRecord | None, now: TrialRecord, metric: MetricFacts) -> 
     for number in sorted(now.started - known.started):
         is_first = number == min(now.started)
         what = f"{trial.backbone}, {trial.freeze}, {trial.image_size} px{refit_of(trial)},"
-        begins = f"started: {what}" if is_first else "goes on"
-        yield f"trial {trial.id} {begins} to {_passes(now.slices[number].until)}"
+        begins = f"started: {what}" if is_first else "goes on,"  # its plan, or the time, may end before
+        yield f"trial {trial.id} {begins} up to {_passes(now.slices[number].until)}"
     for report in now.reports[len(known.reports) :]:
         part = f", on {part_of_images(report.share)}" if report.share < 1 else ""
         rest = part + (f": {report.error}" if report.error else "")

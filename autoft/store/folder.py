@@ -28,9 +28,10 @@ def unwritable(run: Path, path: Path, error: OSError) -> RunFolderError:
     """What is to be said when something of `run` cannot be written at `path`: where, why, and how to go on."""
     gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
     remedy = "it was moved or removed: bring it back" if gone else "make room there or mend its permissions"
+    lost = "" if gone and not run.exists() else " nothing is lost, and"
     return RunFolderError(
-        f"{error.filename or path} cannot be written: {error.strerror or error}; {remedy}, then try again; nothing is "
-        f"lost, and a search goes on with: autoft resume {shlex.quote(str(run))}"
+        f"{error.filename or path} cannot be written: {error.strerror or error}; {remedy}, then try again;{lost} a "
+        f"search goes on with: autoft resume {shlex.quote(str(run))}"
     )
 
 
@@ -125,6 +126,14 @@ class RunFolder:
     def write_leaderboard(self, ledger: Ledger, metric: MetricFacts) -> None:
         """Write leaderboard.csv anew, when the search has ended, however. Raises `OSError`."""
         write_leaderboard(self.leaderboard, ledger, metric)
+
+    def require(self) -> None:
+        """Raise `RunFolderError` when it is there no more, moved or removed while somebody works in it."""
+        if not self.study.exists():
+            again = f"autoft resume {shlex.quote(str(self.path))}"
+            raise RunFolderError(
+                f"{self.path} is no run any more: it was moved or removed; bring it back and go on with: {again}"
+            )
 
     def require_journal(self) -> None:
         """Raise `RunFolderError` when the journal is gone or empty, although there is what comes after its lines.

@@ -56,6 +56,7 @@ class Journal:
         """
         line = _line(event, self._checksum)
         try:
+            self._path.stat()  # a file that was removed, or moved with its folder, takes what is written and is no use
             self._write(line)
             os.fsync(self._descriptor)
         except BaseException as error:

@@ -63,7 +63,15 @@ class Study:
     fail_above: Annotated[float | None, Option("Exit with code 3 when the test loss is above this.", "LOSS")] = None
     backbones: Annotated[tuple[str, ...], Option("Search these; see autoft backbones.", "GLOB,...")] = ()
     freeze: Annotated[tuple[str, ...], Option("Search these freeze strategies.", "NAME,...", default="all")] = ()
-    image_size: Annotated[int, Option("Input size, or auto.", "PIXELS", default="auto", read=parse_pixels)] = 0
+    image_size: Annotated[
+        int,
+        Option(
+            "Side of the square that networks see, or auto; transformers take multiples of their patch or window.",
+            "PIXELS",
+            default="auto",
+            read=parse_pixels,
+        ),
+    ] = 0
     view: Annotated[str, Option("Centre square or whole image: auto, crop, squash, pad.", "NAME")] = "auto"
     searcher: Annotated[str, Option("What decides which trial trains next.", "NAME")] = "halving"
     offline: Annotated[bool, Option("Use only weights on this machine, never the network.")] = False

@@ -6,8 +6,8 @@ import traceback
 import zlib
 from pathlib import Path
 
-from autoft.errors import AutoftError
-from autoft.system.files import write_atomic
+from autoft.errors import AutoftError, UserError
+from autoft.system.files import DISK_ERRORS, write_atomic
 
 MOST_FILES = 100
 LONGEST_SHOWN = 80
@@ -23,6 +23,17 @@ def shown(value: object) -> str:
     """The value as a line shows it: itself where that is short, else its type, as of a module or an array."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN and "\n" not in text else f"a value of type {type(value).__name__}"
+
+
+def unwritable_disk(error: BaseException) -> UserError | None:
+    """What to say of a full or read-only disk, which is no bug and nobody's fault; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+        return None
+    doing = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+    return UserError(
+        f"{error.filename or 'a file'} cannot be written{doing}: {error.strerror}; make room there, in the cache "
+        "(AUTOFT_CACHE_DIR, HF_HOME) or in TMPDIR, and try again; a run that has begun goes on with autoft resume RUN"
+    )
 
 
 def record(error: BaseException, folder: Path | None = None) -> str:
@@ -41,7 +52,7 @@ def record(error: BaseException, folder: Path | None = None) -> str:
 
 def _keep(error: BaseException, folder: Path) -> Path:
     path = folder / f"{type(error).__name__}-{zlib.crc32(_origin(error).encode(errors='replace')):08x}.txt"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # and not its parents: a run folder that is gone stays gone
     text = "".join(traceback.format_exception(error))
     write_atomic(path, text.encode(errors="backslashreplace").decode())
     for old in sorted(folder.glob("*.txt"), key=lambda file: -file.stat().st_mtime)[MOST_FILES:]:
@@ -58,4 +69,6 @@ def _origin(error: BaseException) -> str:
 def _before_a_run() -> Path:
     from autoft.system.disk_cache import cache_root
 
-    return cache_root() / "errors"
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    return root / "errors"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 from unittest import SkipTest
+
+import numpy as np
 
 from autoft.errors import BackboneUnavailable
 from autoft.parts.base import Zoo
@@ -21,6 +26,10 @@ if TYPE_CHECKING:
 
 
 OTHER_SIZES = (64, 96)
+_GENERATORS: Mapping[str, Callable[[], bytes]] = {
+    "Python's `random`": lambda: pickle.dumps(random.getstate()),
+    "numpy's global generator": lambda: pickle.dumps(np.random.get_state()),
+}
 _UNAVAILABLE = "build() of a backbone that is not there must raise BackboneUnavailable"
 
 
@@ -145,6 +154,15 @@ class ZooConformance(Conformance[Zoo]):
             same = all(torch.equal(own[name], tensor) for name, tensor in before.items())
             assert same, f"{backbone.name}: copy.deepcopy() of the module must not share tensors"
 
+    def test_its_forward_pass_draws_from_torch_alone(self) -> None:
+        """What is drawn follows from torch's seed, so that a trial can pause and go on in another process."""
+        for backbone in self._at_hand():
+            network = self.part().build(backbone)
+            for mode in ("eval", "train"):
+                if drawn := _draws(network, mode == "train"):
+                    told = f"{backbone.name}: in {mode} mode its forward pass draws from {drawn}"
+                    raise AssertionError(f"{told}; draw from torch's own generator: torch.rand(()), nn.Dropout")
+
     def test_stages_hold_every_parameter_once(self) -> None:
         """Freezing works by stages, so none may be missing."""
         for backbone in self._at_hand():
@@ -212,6 +230,27 @@ def _features(network: Network, count: int, size: int) -> Tensor:
     network.module.eval()
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         return network.features(_noise(count, size))
+
+
+def _draws(network: Network, training: bool) -> str:
+    """Which generator other than torch's a forward pass draws from; "" for none.
+
+    One of its own shows in the features: with the same seed and the same buffers they are others the second time.
+    """
+    import torch
+
+    module, images, features = network.module.train(training), _noise(2, network.input.size), []
+    buffers = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    for _ in range(2):
+        module.load_state_dict(buffers)
+        states = {name: state() for name, state in _GENERATORS.items()}
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            torch.manual_seed(0)
+            features.append(network.features(images))
+        if moved := [name for name, state in _GENERATORS.items() if state() != states[name]]:
+            return " and ".join(moved)
+    one, two = features
+    return "" if torch.allclose(one, two, rtol=1e-3, atol=1e-4, equal_nan=True) else "a generator of its own"
 
 
 def _noise(count: int, size: int) -> Tensor:

@@ -67,7 +67,8 @@ def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
     saver.save(run, {} if ended else run.training_tensors(), outputs)
     costs = Costs(pace.steady, run.stream.steps_per_pass, scoring, saver.seconds, bench.image_seconds or 0.0)
     facts |= {**choice.facts, "device": shop.device_name}
-    return Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts, costs=costs)
+    report = Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts, costs=costs)
+    return replace(report, horizon=bench.plan.recipe.passes)
 
 
 def _run_of(bench: Bench, checkpoint: Checkpoint | None, arithmetic: Arithmetic) -> GradientRun:

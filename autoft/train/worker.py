@@ -83,6 +83,7 @@ class Worker:
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     run = self.shop.checkpoints.run
                     raise unwritable(run, run, error) from error
+                self.shop.folder.require()
                 cause = self.shop.host.describe(error)
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
         release_memory()

@@ -79,7 +79,7 @@ class Handoff:
 
     `targets` say what the answers are about. `validation_score` is that of a refit's twin. `share` is the part of the
     images to train on that a closed-form head was fitted on. `outputs` is how many numbers the network gives for an
-    image; None: one a name.
+    image; None: one a name. `precision` is what training steps were computed in, "" where there were none.
     """
 
     targets: Targets
@@ -91,6 +91,7 @@ class Handoff:
     data_fingerprint: str
     share: float = 1.0
     outputs: int | None = None
+    precision: str = ""
 
     @property
     def width(self) -> int:

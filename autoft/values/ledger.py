@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -95,6 +96,14 @@ class TrialRecord:
         return self._best.share if self._best else 1.0
 
     @property
+    def precision(self) -> str:
+        """What the steps to the best score were computed in, such as "bf16, channels last"; "" where there were none.
+
+        Weights are fp32 in any case, and so are the passes that score them.
+        """
+        return str(self._best.facts.get("precision", "")) if self._best else ""
+
+    @property
     def is_refit(self) -> bool:
         """Whether it has trained on validation images, as its twin has not."""
         return self.trial.twin is not None
@@ -128,6 +137,11 @@ class TrialRecord:
             if steady
             else measured[-1]
         )
+
+    @property
+    def horizon(self) -> float:
+        """The passes after which its plan ends, as its slices have reported; infinite while that is not known."""
+        return next((report.horizon for report in reversed(self.reports) if report.horizon), math.inf)
 
     @property
     def seconds(self) -> float:

@@ -16,7 +16,8 @@ class Best:
     """The trial that was exported; `share` is the part of the images to train on that its head was fitted on.
 
     `train_on` are the splits that it has trained on; of a refit `twin` is the trial that it repeats, whose validation
-    scores those of the run are.
+    scores those of the run are. `precision` is what its training steps were computed in, such as "bf16, channels last";
+    "" where there were none, or an older version has written it.
     """
 
     trial: int
@@ -27,6 +28,7 @@ class Best:
     share: float = 1.0
     train_on: TrainOn = "train"
     twin: int | None = None
+    precision: str = ""
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,8 @@ class Report:
     refit, which has trained on the validation images), `seconds` what the slice took, `costs` where they went, `facts`
     resolved values such as the ridge strength or memory, `share` the part of the images to train on that a closed-form
     head was fitted on, for lack of time, `error` the cause of a failure, `elapsed` the run time in seconds when the
-    report came in (stamped by the driver).
+    report came in (stamped by the driver). `horizon` is the passes after which the trial's plan ends, 0 where no plan
+    has said.
     """
 
     trial: int
@@ -207,6 +208,7 @@ class Report:
     elapsed: float = 0.0
     costs: Costs = Costs()
     share: float = 1.0
+    horizon: float = 0.0
 
 
 @dataclass(frozen=True)

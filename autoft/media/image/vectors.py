@@ -47,7 +47,7 @@ def write_vectors(folder: Path, of: Sequence[Case], logits: Logits, answering: A
 
     `logits` `(n, outputs)` are torch's. Paths in the result are relative to `folder`.
     """
-    (folder / VECTORS).mkdir(parents=True, exist_ok=True)
+    (folder / VECTORS).mkdir(exist_ok=True)
     vectors = []
     for case, row, answers in zip(of, logits, answering.answers(logits), strict=True):
         png, raw = f"{VECTORS}/{case.name}.png", f"{VECTORS}/{case.name}.rgb"
