@@ -18,8 +18,8 @@ from pathlib import Path
 CONTROL = "nvidia-cuda-mps-control"
 SWITCH = "AUTOFT_MPS"
 PIPES, LOGS, VISIBLE = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CUDA_VISIBLE_DEVICES"
-# A search begins behind these; whatever hangs, it goes on without MPS after some seconds.
-ASK_SECONDS, START_SECONDS, CLIENT_SECONDS, END_SECONDS = 1.0, 1.0, 4.0, 1.0
+# A search begins behind these; whatever hangs, it goes on without MPS, which its imports mostly hide.
+ASK_SECONDS, START_SECONDS, CLIENT_SECONDS, END_SECONDS = 2.0, 5.0, 10.0, 1.0
 SAID_CHARACTERS = 200
 
 # Waits until whoever holds the other end of its input has closed it, or is gone however that came about.
