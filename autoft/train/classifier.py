@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autoft.parts.cut import hold_norms
 from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
-from autoft.values.plan import GradientHead, Plan
+from autoft.values.plan import Plan
 
 
 class Classifier(nn.Module):
@@ -50,23 +50,6 @@ class Classifier(nn.Module):
         self.train()
         if plan.batch_norm == "frozen":
             hold_norms(self.backbone)
-
-    def optimizer(self, plan: Plan) -> torch.optim.Optimizer:
-        """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over the plan's groups and the head."""
-        head = plan.head
-        if not isinstance(head, GradientHead):
-            raise TypeError(f"a head fitted by {plan.fit} takes no step")
-        parameters = dict(self.backbone.named_parameters())
-        groups = [
-            ([parameters[name] for name in group.names], group.learning_rate, group.weight_decay)
-            for group in plan.groups
-        ]
-        groups.append((list(self.head.parameters()), head.learning_rate, head.weight_decay))
-        return torch.optim.AdamW(
-            [{"params": tensors, "lr": rate, "weight_decay": decay} for tensors, rate, decay in groups],
-            fused=True,
-            capturable=self.head.weight.is_cuda,  # by a CUDA graph
-        )
 
     def trained(self, plan: Plan) -> dict[str, Tensor]:
         """The tensors that training under `plan` moves, by state-dict name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -17,9 +16,11 @@ from autoft.train.average import Average
 from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
 from autoft.train.folding import FOLDED_FROM_PIXELS, Pair, fold_norms
+from autoft.train.optimizer import Optimizer
 from autoft.train.prefix import Entrance
 from autoft.train.readings import Readings, StepTaken
 from autoft.values.plan import ParameterGroup, Plan
+from autoft.values.schedule import share
 from autoft.values.space import Scalar
 
 GRADIENT_CLIP = 1.0
@@ -48,21 +49,17 @@ class GradientRun:
         self.folded: tuple[Pair, ...] | None = None
         """Convolutions that do the part of held norms; None before the first step."""
         self._task = task
-        self._optimizer = classifier.optimizer(plan)
-        names = {parameter: name for name, parameter in classifier.named_parameters()}
-        self._names = [[names[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
+        self._optimizer = Optimizer(classifier, plan)
         self.without_moments: tuple[str, ...] = ()
         """Parameters of which `go_on` found no moments, although they had trained."""
-        self._peaks = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._begins = [*(round(group.from_pass * stream.steps_per_pass) for group in plan.groups), 0]  # and the head
         self._average = Average(classifier, [*classifier.trained(plan)], plan.recipe.ema_passes * stream.steps_per_pass)
         self._forward: nn.Module = classifier
         device = classifier.head.weight.device
         # Rates of the groups and the average's weight, which change from step to step, where a graph can read them.
-        self._scalars = torch.zeros(len(self._peaks) + 1, device=device)
-        for group, rate in zip(self._optimizer.param_groups, self._scalars, strict=False):
-            group["lr"] = rate
-        self.captured = Captured(self._take, device)
+        self._scalars = torch.zeros(len(self._begins) + 1, device=device)
+        self._optimizer.take_rates_from(self._scalars[:-1])
+        self.captured = Captured(self._take, device, self._optimizer.obstacle)
         self._readings = Readings(device)
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
@@ -145,10 +142,10 @@ class GradientRun:
     def _begin_groups(self) -> None:
         """Freeze the groups whose time has not come: a function of the step, so that a trial can go on.
 
-        What has no gradient AdamW leaves alone, its weight decay included, and keeps no moments of.
+        What has no gradient an optimiser leaves alone, its weight decay included, and keeps no moments of.
         """
-        for group, begins in zip(self._optimizer.param_groups, self._begins, strict=True):
-            for parameter in group["params"]:
+        for group, begins in zip(self._optimizer.groups, self._begins, strict=True):
+            for parameter in group:
                 if parameter.requires_grad != (self.step >= begins):
                     parameter.requires_grad_(self.step >= begins)
                     self.captured.begin_anew()
@@ -168,14 +165,20 @@ class GradientRun:
 
     def _set_scalars(self) -> float:
         """Bring this step's learning rates and the average's weight to the device; the greatest rate comes back."""
-        rates = [peak * self._rate(self.step - begins) for peak, begins in zip(self._peaks, self._begins, strict=True)]
+        recipe, a_pass = self.plan.recipe, self.stream.steps_per_pass
+        rates = [
+            peak * share(recipe, self.step, begins, a_pass)
+            for peak, begins in zip(self._optimizer.peaks, self._begins, strict=True)
+        ]
+        if self._optimizer.obstacle:
+            self._optimizer.set_rates(rates)
         scalars = torch.tensor([*rates, self._average.weight(self.step + 1)])
         self._scalars.copy_(scalars, non_blocking=True)
         return max(rates)
 
     def _take(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and norm of a step, scalars on the device; nothing in it waits for the device."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss = self._accumulate(images, targets)
         norm = nn.utils.clip_grad_norm_(self.classifier.parameters(), GRADIENT_CLIP)
         self._optimizer.step()
@@ -197,7 +200,7 @@ class GradientRun:
                 if size == 1 or self.plan.batch_norm == "train" or _is_capturing():
                     raise
                 self.at_once = size // 2
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             torch.cuda.empty_cache()
 
     def _in_parts(self, images: Tensor, targets: Tensor, size: int) -> Tensor:
@@ -219,15 +222,9 @@ class GradientRun:
         return self.scored().changed(self.plan)
 
     def training_tensors(self) -> dict[str, Tensor]:
-        """What going on needs besides: the raw weights, AdamW's moments, and what steps are computed in."""
+        """What going on needs besides: the raw weights, the optimiser's memory, and what steps are computed in."""
         raw = {f"raw.{name}": tensor for name, tensor in self.classifier.trained(self.plan).items()}
-        state = self._optimizer.state
-        moments = {
-            f"moment.{name}.{kind}": tensor
-            for name, parameter in self.classifier.named_parameters()
-            for kind, tensor in state.get(parameter, {}).items()
-        }
-        return {**raw, **moments, **self.arithmetic.note(self._scalars.device)}
+        return {**raw, **self._optimizer.memory(), **self.arithmetic.note(self._scalars.device)}
 
     def go_on(self, passes: float, model: Mapping[str, Tensor], training: Mapping[str, Tensor]) -> None:
         """Continue from a checkpoint taken after `passes`; its `model` tensors are the averaged ones.
@@ -241,30 +238,11 @@ class GradientRun:
         self.classifier.restore(model)  # what a parent trained and this trial does not
         raw = _with_prefix(training, "raw.")
         self.classifier.restore(raw)
-        found: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in _with_prefix(training, "moment.").items():
-            name, _, kind = key.rpartition(".")
-            found.setdefault(name, {})[kind] = tensor
-        for name, parameter in self.classifier.named_parameters():
-            if name in found:
-                self._optimizer.state[parameter] = {
-                    kind: _laid_out(one, parameter) for kind, one in found[name].items()
-                }
-        begun = (names for names, begins in zip(self._names, self._begins, strict=True) if self.step > begins)
+        found = self._optimizer.remember(training)
+        groups = zip(self._optimizer.groups, self._begins, strict=True)
+        begun = (self._optimizer.names(group) for group, begins in groups if self.step > begins)
         went_on = set() if any(map(str.isdigit, found)) else raw.keys()
         self.without_moments = tuple(name for name in chain.from_iterable(begun) if name not in went_on)
-
-    def _rate(self, steps: int) -> float:
-        """The factor of the learning rate of a group that began so many steps ago: 0 before that.
-
-        Linear warm-up, then constant or cosine to the horizon.
-        """
-        recipe = self.plan.recipe
-        begun = max(0, steps + 1) / self.stream.steps_per_pass
-        warm = begun / recipe.warmup_passes if begun < recipe.warmup_passes else float(steps >= 0)
-        if recipe.schedule == "constant":
-            return warm
-        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.passes / recipe.passes)))
 
 
 def needed_whole(batch: int) -> str:
@@ -277,13 +255,6 @@ def needed_whole(batch: int) -> str:
 
 def _is_capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A moment where and as its parameter lies in memory: a fused optimiser goes through both side by side."""
-    if tensor.shape != parameter.shape:  # the number of steps
-        return tensor.to(parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
