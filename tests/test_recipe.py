@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.data.mixup import Mixup
+from timm.layers.drop import DropPath
+from timm.loss.cross_entropy import SoftTargetCrossEntropy
 
 from autoft.media.image.batches import Images, TrainingStream
+from autoft.media.image.mix import Mix
 from autoft.parts import optimizers
 from autoft.parts.base import FreezeStrategy
 from autoft.parts.guard import plan_problem
+from autoft.parts.network import Network
 from autoft.tasks.single_label import SingleLabel
 from autoft.testing import FreezeStrategyConformance
 from autoft.testing.training import everything, small_network
@@ -21,6 +28,9 @@ from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
 from autoft.train.gradient import GradientRun
 from autoft.train.optimizer import Optimizer
+from autoft.train.readings import StepTaken
+from autoft.train.stochastic_depth import drop_blocks
+from autoft.train.vanishing import MANY, Vanishing
 from autoft.values.backbone import Stage
 from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
 from autoft.values.schedule import SCHEDULES, share
@@ -214,8 +224,200 @@ def test_under_every_schedule_a_trial_that_pauses_has_the_rates_of_one_that_does
 # ---------------------------------------------------------------- a strategy that uses it all
 
 
+# ---------------------------------------------------------------- regularisers
+
+
+def test_they_are_off_until_they_are_asked_for() -> None:
+    classifier = Classifier.of(small_network(), CLASSES)
+    wanted = {name for name, _ in classifier.named_modules()}
+    classifier.prepare(everything(small_network()))
+    assert {name for name, _ in classifier.named_modules()} == wanted
+    assert isinstance(classifier.dropout, torch.nn.Identity)
+    run = training(augment="none")
+    images, _ = run.stream.batch(0)
+    assert run._start is None
+    assert torch.equal(images, run.stream.images.normalised(run.stream.images.raw(run.stream._rows_of(0))))
+
+
+@pytest.mark.parametrize("recipe", [{"dropout": 0.5}, {"l2_sp": 0.1}, {"mixup": 0.4}, {"cutmix": 1.0, "mixup": 0.2}])
+def test_with_a_regulariser_too_a_pause_changes_nothing(recipe: dict[str, object]) -> None:
+    straight, halting = (training(**recipe) for _ in range(2))
+    advanced(straight, 7)
+    again = advanced(paused(advanced(halting, 4), training(**recipe)), 3)
+    assert_same(straight, again)
+    plain = advanced(training(), 7)
+    assert not torch.equal(plain.classifier.head.weight, straight.classifier.head.weight)
+
+
+def test_dropout_is_of_features_in_training_alone() -> None:
+    run = training(dropout=0.5)
+    seen: list[torch.Tensor] = []
+    run.classifier.head.register_forward_pre_hook(lambda _, taken: seen.append(taken[0].detach()))
+    run.advance()
+    assert 0.2 < (seen[0] == 0).float().mean().item() < 0.8
+    features = run.scored().backbone(run.stream.batch(0)[0])
+    assert torch.equal(run.scored().dropout(features), features)
+
+
+def test_l2_sp_adds_the_gradient_of_half_the_squared_distance_to_the_pretrained_weights() -> None:
+    strength, free, held = 0.3, training(), training(l2_sp=0.3)
+    for run in (free, held):
+        with torch.no_grad():
+            for parameter in run.classifier.backbone.parameters():
+                parameter.add_(0.5)
+        run._begin_groups()
+        run._accumulate(*run.stream.batch(0))
+    assert held._start is not None
+    held._start.pull()
+    start, others = (dict(run.named_parameters()) for run in (small_network().module, free.classifier.backbone))
+    pulled = {name: one for name, one in held.classifier.backbone.named_parameters() if one.grad is not None}
+    for name, one in pulled.items():
+        wanted = others[name].grad + strength * (one.detach() - start[name].detach())  # type: ignore[operator]
+        torch.testing.assert_close(one.grad, wanted)
+    assert pulled.keys() == {*held.plan.groups[0].names}  # the second group has not begun
+    torch.testing.assert_close(held.classifier.head.weight.grad, free.classifier.head.weight.grad)
+
+
+def test_l2_sp_pulls_a_child_to_the_pretrained_weights_and_not_to_its_parents() -> None:
+    network, of = small_network(), training()
+    plan = replace(everything(network), recipe=Recipe(batch_size=4, l2_sp=0.1))
+    child = Classifier.of(network, CLASSES)
+    with torch.no_grad():
+        for parameter in child.backbone.parameters():
+            parameter.add_(1.0)
+    run = GradientRun(child, plan, of.stream, of._task, network=network)
+    assert run._start is not None
+    for parameter, start in run._start._pairs:
+        torch.testing.assert_close(parameter.detach() - start, torch.ones_like(start))
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.8, 1.0)])
+def test_images_are_mixed_as_timm_mixes_them(mixup: float, cutmix: float) -> None:
+    theirs = Mixup(mixup, cutmix, label_smoothing=0.1, num_classes=3)
+    recipe, images = Recipe(mixup=mixup, cutmix=cutmix), torch.randn(6, 3, 20, 20)
+    targets, outputs = torch.tensor([0, 1, 2, 2, 1, 1]), torch.randn(6, 3)
+    task = SingleLabel().on(Targets("single_label", "one_of", ("a", "b", "c")))
+    kinds, state = set(), np.random.get_state()
+    try:
+        for seed in range(12):
+            np.random.seed(seed)
+            wanted, soft = theirs(images.clone(), targets)
+            draw = np.random.RandomState(seed)
+            draw.rand()  # by which timm decides whether to mix at all, which here is always
+            mix = Mix.drawn(recipe, 20, draw)
+            kinds.add(mix.box is None)
+            torch.testing.assert_close(mix.of(images), wanted)
+            losses = [task.loss(outputs, each, recipe) for each in (targets, targets.flip(0))]
+            ours = mix.share * losses[0] + (1 - mix.share) * losses[1]
+            torch.testing.assert_close(ours, SoftTargetCrossEntropy()(outputs, soft))
+    finally:
+        np.random.set_state(state)
+    assert kinds == ({True} if not cutmix else {False} if not mixup else {True, False})
+
+
+@pytest.mark.parametrize("at_once", [4, 1])
+def test_the_loss_of_mixed_images_is_that_of_both_targets_by_their_shares(at_once: int) -> None:
+    """In parts too, whose images are mixed with those of other parts."""
+    run, again = advanced(training(mixup=1.0), 5), advanced(training(mixup=1.0), 5)
+    run.at_once = at_once
+    (step,) = run.advance()
+    images, targets = again.stream.batch(5)
+    share = again.stream.mix(5).share
+    with torch.no_grad():
+        outputs = again.classifier(images)
+    losses = [again._task.loss(outputs, each, again.plan.recipe).item() for each in (targets, targets.flip(0))]
+    assert 0 < share < 1
+    assert step.loss == pytest.approx(share * losses[0] + (1 - share) * losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "vit_tiny_patch16_224", "resnet26"])
+def test_blocks_are_left_out_where_timm_leaves_them_out(name: str) -> None:
+    """As of a network that timm built with that rate."""
+
+    def rates(module: torch.nn.Module) -> dict[str, float]:
+        found = {at: one.drop_prob for at, one in module.named_modules() if isinstance(one, DropPath)}
+        return {at: rate for at, rate in found.items() if rate}
+
+    ours, theirs = (timm.create_model(name, num_classes=0, drop_path_rate=rate) for rate in (0.0, 0.3))
+    keys = [*ours.state_dict()]
+    assert drop_blocks(ours, 0.3) > 1
+    found, wanted = rates(ours), rates(theirs)
+    assert max(found.values()) == pytest.approx(0.3)
+    assert [*ours.state_dict()] == keys
+    if "convnext" in name:  # timm's rates go by stage there
+        assert found.keys() >= wanted.keys()
+    else:
+        assert found == pytest.approx(wanted)
+
+
+def test_a_network_without_places_to_leave_out_says_so() -> None:
+    assert training(drop_path=0.2).facts["drop_path"] == "no block of this network can be left out"
+    assert "drop_path" not in training().facts
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def watched(change: Callable[[torch.nn.Module], torch.nn.Module]) -> GradientRun:
+    """Training of all of a small network with its stages watched; `change` is what the middle one becomes."""
+    stem, body, neck = small_network().module.children()
+    network, of = Network.of(torch.nn.Sequential(stem, change(body), neck), small_network().input), training()
+    plan = replace(everything(network), recipe=Recipe(batch_size=4, augment="none"))
+    stream = replace(of.stream, recipe=plan.recipe)
+    return GradientRun(Classifier.of(network, CLASSES), plan, stream, of._task, network=network)
+
+
+class Blocked(torch.nn.Module):
+    """Lets next to nothing through on the way back."""
+
+    def __init__(self, inner: torch.nn.Module, through: float) -> None:
+        super().__init__()
+        self.inner, self.through = inner, through
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self.inner(images)
+        return values * self.through + (values * (1.0 - self.through)).detach()
+
+
+@pytest.mark.parametrize("through", [0.0, 1e-9])
+def test_stages_that_no_gradient_reaches_are_named_after_many_steps(through: float) -> None:
+    run = advanced(watched(lambda body: Blocked(body, through)), MANY - 1)
+    assert "vanishing_gradients" not in run.facts
+    assert advanced(run, 1).facts["vanishing_gradients"] == "0, 1"
+
+
+def test_of_a_sound_network_no_stage_is_named_though_its_head_begins_with_zeros() -> None:
+    assert "vanishing_gradients" not in advanced(watched(lambda body: body), MANY + 5).facts
+
+
+def test_a_stage_that_has_not_begun_is_not_named_nor_one_that_comes_to_life() -> None:
+    vanishing = Vanishing(["early", "late"])
+    for _ in range(MANY):
+        vanishing.note([StepTaken(1, 1.0, 0.1, 1.0, 0.1, (1e-9, float("nan")))])
+    assert vanishing.stages == ("early",)
+    vanishing.note([StepTaken(1, 1.0, 0.1, 1.0, 0.1, (0.5, 0.0))])
+    assert vanishing.stages == ()
+
+
+def test_gradients_are_clipped_as_torch_clips_them() -> None:
+    run, wanted = (watched(lambda body: body) for _ in range(2))
+    for one in (run, wanted):
+        with torch.no_grad():
+            one.classifier.head.weight.copy_(torch.linspace(-50, 50, 16).view(2, 8).sin() * 50)
+        one._begin_groups()
+        one._accumulate(*one.stream.batch(0))
+    total, *stages = run._clip()
+    assert torch.equal(total, torch.nn.utils.clip_grad_norm_(wanted.classifier.parameters(), 1.0)) and total > 1.0
+    for parameter, other in zip(run.classifier.parameters(), wanted.classifier.parameters(), strict=True):
+        assert torch.equal(parameter.grad, other.grad)  # type: ignore[arg-type]
+    children = [*run.classifier.backbone.children()]
+    clipped = [torch.nn.utils.get_total_norm([one.grad for one in each.parameters()]) for each in children]  # type: ignore[misc]
+    for stage, norm in zip(stages, clipped, strict=True):
+        torch.testing.assert_close(stage / total, norm, rtol=1e-4, atol=1e-6)
+
+
 class Named(FreezeStrategy):
-    """Searches what moves the weights, and how fast."""
+    """Searches what moves the weights, and how fast, with all regularisers there are."""
 
     name = "named"
     summary = "optimisers and schedules by name"
@@ -228,7 +430,9 @@ class Named(FreezeStrategy):
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         rate = float(params["rate"])
         names = tuple(parameter.name for stage in stages for parameter in stage.parameters)
-        recipe = Recipe(passes=9.0, optimizer=str(params["optimizer"]), schedule=str(params["schedule"]))
+        regularisers = {"dropout": 0.2, "l2_sp": 0.01, "mixup": 0.2, "cutmix": 1.0, "drop_path": 0.1}
+        moved = {"optimizer": str(params["optimizer"]), "schedule": str(params["schedule"])}
+        recipe = Recipe(passes=9.0, **moved, **regularisers)  # type: ignore[arg-type]
         return Plan((ParameterGroup(names, rate),), GradientHead(rate), recipe=recipe)
 
 

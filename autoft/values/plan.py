@@ -50,6 +50,9 @@ class Recipe:
     "one_cycle" it rises for 30 % of the passes and falls. `optimizer` is a name of `timm.optim`, as "sgd" (Nesterov's),
     "momentum", "lion"; `momentum` is for those that have one.
     `ema_passes` is the averaging time of the weights that are scored and exported; 0 switches it off.
+    Regularisers, each off at 0: `dropout` of features before the head; `drop_path`, how often a network that has such
+    places leaves out its last block (those before it less often); `l2_sp`, the pull back to the pretrained weights;
+    `mixup` and `cutmix`, the alphas of both ways to mix images, where answers are no numbers.
     """
 
     passes: float = 27.0
@@ -61,6 +64,16 @@ class Recipe:
     ema_passes: float = 1.0
     optimizer: str = "adamw"
     momentum: float = 0.9
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    l2_sp: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def is_mixing(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)
