@@ -12,9 +12,10 @@ _DRAWS_BY_ITSELF: Final = "kron"
 
 def names() -> frozenset[str]:
     """Names for `timm.optim.create_optimizer_v2`; not those that want second derivatives."""
-    from timm.optim import get_optimizer_info, list_optimizers
+    from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
 
-    infos = {name: get_optimizer_info(name) for name in list_optimizers()}
+    listed: list[str] = list_optimizers()  # type: ignore[assignment]  # without descriptions
+    infos = {name: get_optimizer_info(name) for name in listed}
     return frozenset(
         name
         for name, info in infos.items()

@@ -222,7 +222,8 @@ class GradientRun:
         """The norm of a stage's gradients, zero when none came; NaN before it begins."""
         found = [norms[parameter] for parameter in stage if parameter in norms]
         if found:
-            return torch.linalg.vector_norm(torch.stack(found))
+            norm: Tensor = torch.linalg.vector_norm(torch.stack(found))
+            return norm
         begun = any(parameter.requires_grad for parameter in stage)
         return torch.full((), 0.0 if begun else torch.nan, device=self._scalars.device)
 

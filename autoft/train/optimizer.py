@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from timm.optim import create_optimizer_v2
-from torch import Tensor
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from torch import Tensor, nn
 
 from autoft.parts.optimizers import USUAL
 from autoft.train.classifier import Classifier
-from autoft.values.plan import GradientHead, Plan
+from autoft.values.plan import GradientHead, ParameterGroup, Plan
 
 _FUSED: Final = frozenset({USUAL, "adam", "sgd", "momentum", "nesterov"})
 """One kernel for all weights, that reads rates from the device; any other reads them, and counts steps, in Python."""
@@ -124,9 +124,9 @@ def _groups(classifier: Classifier, plan: Plan) -> list[dict[str, Any]]:
     head = plan.head
     if not isinstance(head, GradientHead):
         raise TypeError(f"a head fitted by {plan.fit} takes no step")
-    parameters = dict(classifier.backbone.named_parameters())
-    groups = [([parameters[name] for name in group.names], group) for group in plan.groups]
-    return [
-        {"params": params, "lr": one.learning_rate, "weight_decay": one.weight_decay}
-        for params, one in (*groups, ([*classifier.head.parameters()], head))
+    parameter = classifier.backbone.get_parameter
+    groups: list[tuple[ParameterGroup | GradientHead, list[nn.Parameter]]] = [
+        *((group, [parameter(name) for name in group.names]) for group in plan.groups),
+        (head, [*classifier.head.parameters()]),
     ]
+    return [{"params": params, "lr": one.learning_rate, "weight_decay": one.weight_decay} for one, params in groups]
