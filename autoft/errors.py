@@ -90,12 +90,12 @@ class Interrupted(AutoftError):
         self.exit_code = 128 + signal_number
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> StudyError:
-    """An error for a name nobody offers: the near one if there is one, else all of them."""
+def unknown_name(kind: str, name: str, known: Iterable[str], most: int = 1) -> StudyError:
+    """An error for a name nobody offers: the near ones if there are any, at `most` so many, else all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
     listed = ", ".join(names[:NAMES_SHOWN]) + (
         f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     )
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {listed or 'none'}"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {listed or 'none'}"
     return StudyError(f"no {kind} is called {name!r}; {hint}")

@@ -23,6 +23,7 @@ from autoft.train.prefix import Beginning, Prefix, entrance
 from autoft.train.worker import Worker
 from autoft.train.workshop import Workshop
 from autoft.values.codec import encode
+from autoft.values.plan import Recipe
 from autoft.values.trial import Parent, Report, Slice, Trial
 
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
@@ -178,6 +179,34 @@ def entered(worker: Worker, of: Trial, **plan) -> Beginning | Prefix:
 
 def test_with_batch_norm_in_training_nothing_is_constant(run, worker):
     assert entered(worker, trial(run, 0), batch_norm="train").facts == {"prefix": "not kept: BatchNorm trains"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ({"mixup": 0.2}, "images are mixed"),
+        ({"cutmix": 1.0}, "images are mixed"),
+        ({"drop_path": 0.1}, "blocks are left"),
+    ],
+)
+def test_what_is_drawn_anew_before_the_cut_is_not_kept(run, worker, recipe, why):
+    found = entered(worker, trial(run, 0), recipe=Recipe(augment="none", **recipe))
+    assert found.facts["prefix"].startswith(f"not kept: {why}")
+
+
+def test_dropout_lies_behind_a_prefix_and_is_of_training_alone(run, worker):
+    bench = worker.shop.bench(Job(Slice(trial(run, 0), 0.0, 1.0, FOREVER), time.time()))
+    bench = replace(bench, plan=replace(bench.plan, recipe=Recipe(augment="none", dropout=0.5)))
+    classifier = Classifier.of(bench.network, 3)
+    torch.nn.init.normal_(classifier.head.weight)
+    classifier.prepare(bench.plan)
+    with entrance(bench, classifier) as found:
+        assert isinstance(found, Prefix)
+        (batch,) = found.batches(np.arange(4))
+        rest = found.rest(classifier)
+        assert not torch.equal(rest(batch), rest(batch))
+        scored = found.rest(classifier.eval())
+        torch.testing.assert_close(scored(batch), scored(batch))
 
 
 def test_a_network_that_cannot_be_cut_trains_as_a_whole(run, worker, monkeypatch):

@@ -157,6 +157,50 @@ def test_pausing_changes_nothing(run, worker, augment):
         torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-6)
 
 
+REGULARISED = {"dropout": 0.3, "drop_path": 0.2, "l2_sp": 0.01, "mixup": 0.4, "cutmix": 1.0}
+
+
+@pytest.fixture
+def regularised(run, monkeypatch):
+    """All plans of `full` have all regularisers, and another optimiser and schedule."""
+    strategy = type(run.host().part(FreezeStrategy, "full"))
+    plain = strategy.plan
+
+    def plan(*given):
+        made = plain(*given)
+        return replace(made, recipe=replace(made.recipe, optimizer="sgd", schedule="cosine", **REGULARISED))
+
+    monkeypatch.setattr(strategy, "plan", plan)
+
+
+@pytest.mark.parametrize("family", ["test_vit", "test_resnet"])
+def test_a_pause_changes_nothing_under_a_recipe_of_everything(run, worker, regularised, family):
+    straight, halting = (trial(run, number, family, "full", batch_size=8) for number in (0, 1))
+    at_once = execute(worker, straight, 0.0, 3.0)
+    execute(worker, halting, 0.0, 1.0)
+    in_parts = execute(Worker(shop_of(run)), halting, 1.0, 3.0)
+    assert at_once.error is None
+    assert in_parts.score == pytest.approx(at_once.score, abs=1e-6)
+    one, other = saved(run, 0).model, saved(run, 1).model
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-6)
+    assert at_once.facts["optimizer"] == "sgd"
+    assert at_once.facts["schedule"] == "cosine over 27 passes"
+    assert at_once.facts["prefix"] == "not kept: images are mixed"
+    assert not {"drop_path", "mixing", "vanishing_gradients"} & at_once.facts.keys()
+
+
+def test_images_are_not_mixed_where_answers_are_numbers(run, worker, regularised, monkeypatch):
+    job = Job(Slice(trial(run, 0, "test_resnet", "full"), 0.0, 1.0, FOREVER), time.time())
+    assert worker.shop.bench(job).plan.recipe.is_mixing
+    monkeypatch.setattr(worker.shop.task, "form", "numbers")
+    bench = worker.shop.bench(job)
+    assert not bench.plan.recipe.is_mixing
+    assert bench.plan.recipe.dropout == REGULARISED["dropout"]
+    report = execute(worker, job.slice.trial, 0.0, 1.0)
+    assert (report.error, report.facts["mixing"]) == (None, "left out: answers are numbers")
+
+
 def test_a_curve_has_each_step_once_over_pauses_and_kills(run, worker):
     of = trial(run, 7, "test_resnet", "full")
     execute(worker, of, 0.0, 1.0)

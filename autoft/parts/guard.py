@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from autoft.parts import contract
+from autoft.errors import unknown_name
+from autoft.parts import contract, optimizers
 from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
 from autoft.parts.metric import Counts, Floats, Metric, Statistic
 from autoft.parts.network import Network
@@ -28,7 +29,8 @@ from autoft.values.backbone import Backbone, Stage
 from autoft.values.codec import encode
 from autoft.values.handoff import Artifact, Handoff
 from autoft.values.ledger import Ledger
-from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan
+from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan, Recipe
+from autoft.values.schedule import SCHEDULES
 from autoft.values.space import Circumstances, Params, Space
 from autoft.values.target import Form, MetricFacts
 from autoft.values.trial import Clock, Done, Slice, Wait
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 T = TypeVar("T")
+
+NEAR_NAMES = 3
+"""Names that are shown to one who has misspelt one."""
 
 Blame = Callable[[str], AbstractContextManager[None]]
 """Given what is being done, such as "plan()": a context that turns what is raised in it into a `PluginError`."""
@@ -236,12 +241,17 @@ def _blamed(blame: Blame, name: str, method: Callable[..., Any]) -> Callable[...
 def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
     """Why nothing can be trained by this plan; None when it can. What is wrong with a group names it."""
     closed, recipe = isinstance(plan.head, ClosedFormHead), plan.recipe
+    if not optimizers.is_known(recipe.optimizer):
+        return str(unknown_name("optimiser", recipe.optimizer, optimizers.names(), NEAR_NAMES))
+    if recipe.schedule not in SCHEDULES:
+        return str(unknown_name("schedule", recipe.schedule, SCHEDULES, NEAR_NAMES))
     rules = {
         "a closed-form head trains no parameter group": not (closed and plan.groups),
         **_rules_of_rates(plan),
         f"passes and batch size must be positive: {recipe}": 0 < recipe.passes < math.inf and recipe.batch_size >= 1,
         f"the warm-up lies within the passes: {recipe}": 0 <= recipe.warmup_passes <= recipe.passes,
-        f"label smoothing lies in [0, 1): {recipe}": 0 <= recipe.label_smoothing < 1,
+        **_rules_of_regularisers(recipe),
+        f"momentum lies between 0 and 1: {recipe}": 0 < recipe.momentum < 1,
         f"ema_passes is 0 or more: {recipe}": 0 <= recipe.ema_passes < math.inf,
     }
     broken = (rule for rule, kept in rules.items() if not kept)
@@ -279,6 +289,18 @@ def _instead(lost: str, stages: tuple[Stage, ...]) -> str:
     names = [parameter.name for stage in stages for parameter in stage.parameters]
     near = difflib.get_close_matches(lost, names, n=1)
     return f"did you mean {near[0]!r}?" if near else "take names from the `stages` that plan() is given"
+
+
+def _rules_of_regularisers(recipe: Recipe) -> dict[str, bool]:
+    """For each what holds of it, and whether it does."""
+    parts = {name: getattr(recipe, name) for name in ("label_smoothing", "dropout", "drop_path")}
+    strengths = {name: getattr(recipe, name) for name in ("l2_sp", "mixup", "cutmix")}
+    return {
+        **{f"{name} lies in [0, 1), not {value:g}": 0 <= value < 1 for name, value in parts.items()},
+        **{
+            f"{name} is 0 or more and finite, not {value:g}": 0 <= value < math.inf for name, value in strengths.items()
+        },
+    }
 
 
 def _rules_of_rates(plan: Plan) -> dict[str, bool]:

@@ -53,7 +53,7 @@ def train(network: Network, plan: Plan, size: int, passes: float = 0.0) -> Train
     with torch.random.fork_rng(devices=[]):
         images = Images(pixels, network.input, torch.device("cpu"))  # type: ignore[arg-type]  # an array will do
         stream = TrainingStream(images, np.arange(IMAGES), labels, plan.recipe, 0)
-        run = GradientRun(Classifier.of(network, task.outputs), plan, stream, task)
+        run = GradientRun(Classifier.of(network, task.outputs), plan, stream, task, network=network)
         for _ in range(round(passes * stream.steps_per_pass) + STEPS):
             run.advance()
         with torch.inference_mode():

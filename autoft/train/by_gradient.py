@@ -66,7 +66,7 @@ def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
     ended = run.step >= round(bench.plan.recipe.passes * run.stream.steps_per_pass)
     saver.save(run, {} if ended else run.training_tensors(), outputs)
     costs = Costs(pace.steady, run.stream.steps_per_pass, scoring, saver.seconds, bench.image_seconds or 0.0)
-    facts |= {**choice.facts, "device": shop.device_name}
+    facts |= {**choice.facts, **bench.left_out, "device": shop.device_name}
     report = Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts, costs=costs)
     return replace(report, horizon=bench.plan.recipe.passes)
 
@@ -84,7 +84,7 @@ def _run_of(bench: Bench, checkpoint: Checkpoint | None, arithmetic: Arithmetic)
         require_same_weights(bench.network, checkpoint)
     classifier = _beginning(bench) if checkpoint is None else Classifier.of(bench.network, shop.task.outputs)
     classifier.to(shop.device).to(memory_format=arithmetic.memory_format)
-    run = GradientRun(classifier, plan, stream, shop.task, arithmetic)
+    run = GradientRun(classifier, plan, stream, shop.task, arithmetic, bench.network)
     if checkpoint is not None:
         run.go_on(checkpoint.step, checkpoint.model, checkpoint.training)
     return run

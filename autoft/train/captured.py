@@ -31,10 +31,10 @@ class Captured:
     nobody draws, and `MOST_EAGER_STEPS` without them are the network's doing.
     """
 
-    def __init__(self, step: Step, device: torch.device) -> None:
+    def __init__(self, step: Step, device: torch.device, obstacle: str = "") -> None:
         self._step = step
         self._graph: torch.cuda.CUDAGraph | None = None
-        self.obstacle = "" if device.type == "cuda" else "no GPU"
+        self.obstacle = obstacle if device.type == "cuda" else "no GPU"
         self.begin_anew()
 
     @property

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from autoft.parts.cut import hold_norms
 from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
-from autoft.values.plan import GradientHead, Plan
+from autoft.train.stochastic_depth import drop_blocks
+from autoft.values.plan import Plan
 
 
 class Classifier(nn.Module):
@@ -20,10 +21,13 @@ class Classifier(nn.Module):
     def __init__(self, backbone: nn.Module, dim: int, outputs: int) -> None:
         super().__init__()
         self.backbone = backbone
+        self.dropout: nn.Module = nn.Identity()
         self.head = nn.Linear(dim, outputs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self._restored: frozenset[str] = frozenset()
+        self.droppable = 0
+        """Blocks that training may leave out, under a plan that asks for it."""
 
     @classmethod
     def of(cls, network: Network, outputs: int) -> Classifier:
@@ -32,7 +36,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Outputs `(batch, outputs)`."""
-        logits: Tensor = self.head(self.backbone(images))
+        logits: Tensor = self.head(self.dropout(self.backbone(images)))
         return logits
 
     def with_head(self, head: LinearHead) -> Classifier:
@@ -43,30 +47,17 @@ class Classifier(nn.Module):
         return self
 
     def prepare(self, plan: Plan) -> None:
-        """Freeze and thaw as the plan says, and set train mode."""
+        """Freeze and thaw as the plan says, put in what drops out, and set train mode."""
         trained = {name for group in plan.groups for name in group.names}
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(name in trained)
+        if plan.recipe.dropout:
+            self.dropout = nn.Dropout(plan.recipe.dropout)
+        if plan.recipe.drop_path:
+            self.droppable = drop_blocks(self.backbone, plan.recipe.drop_path)
         self.train()
         if plan.batch_norm == "frozen":
             hold_norms(self.backbone)
-
-    def optimizer(self, plan: Plan) -> torch.optim.Optimizer:
-        """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over the plan's groups and the head."""
-        head = plan.head
-        if not isinstance(head, GradientHead):
-            raise TypeError(f"a head fitted by {plan.fit} takes no step")
-        parameters = dict(self.backbone.named_parameters())
-        groups = [
-            ([parameters[name] for name in group.names], group.learning_rate, group.weight_decay)
-            for group in plan.groups
-        ]
-        groups.append((list(self.head.parameters()), head.learning_rate, head.weight_decay))
-        return torch.optim.AdamW(
-            [{"params": tensors, "lr": rate, "weight_decay": decay} for tensors, rate, decay in groups],
-            fused=True,
-            capturable=self.head.weight.is_cuda,  # by a CUDA graph
-        )
 
     def trained(self, plan: Plan) -> dict[str, Tensor]:
         """The tensors that training under `plan` moves, by state-dict name."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
@@ -12,14 +11,20 @@ from torch import Tensor, nn
 
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import Task
+from autoft.parts.network import Network
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.average import Average
 from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
 from autoft.train.folding import FOLDED_FROM_PIXELS, Pair, fold_norms
+from autoft.train.optimizer import Optimizer
 from autoft.train.prefix import Entrance
 from autoft.train.readings import Readings, StepTaken
+from autoft.train.starting_point import StartingPoint
+from autoft.train.vanishing import Vanishing
+from autoft.values.backbone import Stage
 from autoft.values.plan import ParameterGroup, Plan
+from autoft.values.schedule import share
 from autoft.values.space import Scalar
 
 GRADIENT_CLIP = 1.0
@@ -39,7 +44,12 @@ class GradientRun:
         stream: TrainingStream,
         task: Task,
         arithmetic: Arithmetic = Arithmetic(),  # noqa: B008  frozen
+        network: Network | None = None,
     ) -> None:
+        """`network` is what the classifier's backbone is a copy of: its stages are watched, and L2-SP pulls to it.
+
+        Without it nothing is watched, and the weights that the classifier comes with are taken for the pretrained ones.
+        """
         self.classifier, self.plan, self.stream, self.arithmetic = classifier, plan, stream, arithmetic
         self.step = 0
         self.at_once = stream.images.at_once
@@ -48,21 +58,21 @@ class GradientRun:
         self.folded: tuple[Pair, ...] | None = None
         """Convolutions that do the part of held norms; None before the first step."""
         self._task = task
-        self._optimizer = classifier.optimizer(plan)
-        names = {parameter: name for name, parameter in classifier.named_parameters()}
-        self._names = [[names[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
+        self._optimizer = Optimizer(classifier, plan)
         self.without_moments: tuple[str, ...] = ()
         """Parameters of which `go_on` found no moments, although they had trained."""
-        self._peaks = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._begins = [*(round(group.from_pass * stream.steps_per_pass) for group in plan.groups), 0]  # and the head
         self._average = Average(classifier, [*classifier.trained(plan)], plan.recipe.ema_passes * stream.steps_per_pass)
         self._forward: nn.Module = classifier
         device = classifier.head.weight.device
-        # Rates of the groups and the average's weight, which change from step to step, where a graph can read them.
-        self._scalars = torch.zeros(len(self._peaks) + 1, device=device)
-        for group, rate in zip(self._optimizer.param_groups, self._scalars, strict=False):
-            group["lr"] = rate
-        self.captured = Captured(self._take, device)
+        # What changes from step to step, where a graph can read it: the rates of the groups, the share of an image in
+        # its mixture, and the average's weight.
+        self._scalars = torch.zeros(len(self._begins) + 2, device=device)
+        self._optimizer.take_rates_from(self._scalars[:-2])
+        self._start = _starting_point(classifier, plan, network.module if network else classifier.backbone)
+        self._stages = _stages(classifier, plan, network.stages if network else ())
+        self._vanishing = Vanishing([*self._stages])
+        self.captured = Captured(self._take, device, self._optimizer.obstacle)
         self._readings = Readings(device)
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
@@ -93,6 +103,10 @@ class GradientRun:
         if self._queue is not None:
             why = self.captured.obstacle or "too few steps for a graph"
             facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {why}"
+        if self._vanishing.stages:
+            facts["vanishing_gradients"] = ", ".join(self._vanishing.stages)
+        if self.plan.recipe.drop_path and not self.classifier.droppable:
+            facts["drop_path"] = "no block of this network can be left out"
         if self.at_once < self.stream.images.usually_at_once:
             facts["images_at_once"] = self.at_once
         return facts
@@ -108,17 +122,21 @@ class GradientRun:
             self._begin_groups()
             self._fold(images)
             rate = self._set_scalars()
-            loss, norm = self.captured(images, targets)
+            loss, norms = self.captured(images, targets)
             self.step += 1
-            return self._readings.put(self.step, rate, loss, norm)
+            return self._noted(self._readings.put(self.step, rate, loss, norms))
 
     def settle(self) -> tuple[StepTaken, ...]:
         """The steps that `advance` has not given yet; afterwards the device has done them all."""
         with self._queued():
-            rest = self._readings.rest()
+            rest = self._noted(self._readings.rest())
         if self._queue is not None:
             torch.cuda.current_stream().wait_stream(self._queue)
         return rest
+
+    def _noted(self, steps: tuple[StepTaken, ...]) -> tuple[StepTaken, ...]:
+        self._vanishing.note(steps)
+        return steps
 
     def close(self) -> None:
         """Free what the device holds, now and not when cycles are collected: no step comes after this.
@@ -145,10 +163,10 @@ class GradientRun:
     def _begin_groups(self) -> None:
         """Freeze the groups whose time has not come: a function of the step, so that a trial can go on.
 
-        What has no gradient AdamW leaves alone, its weight decay included, and keeps no moments of.
+        What has no gradient an optimiser leaves alone, its weight decay included, and keeps no moments of.
         """
-        for group, begins in zip(self._optimizer.param_groups, self._begins, strict=True):
-            for parameter in group["params"]:
+        for group, begins in zip(self._optimizer.groups, self._begins, strict=True):
+            for parameter in group:
                 if parameter.requires_grad != (self.step >= begins):
                     parameter.requires_grad_(self.step >= begins)
                     self.captured.begin_anew()
@@ -167,20 +185,47 @@ class GradientRun:
         self.folded = fold_norms(self._forward, images) if held and pays else ()
 
     def _set_scalars(self) -> float:
-        """Bring this step's learning rates and the average's weight to the device; the greatest rate comes back."""
-        rates = [peak * self._rate(self.step - begins) for peak, begins in zip(self._peaks, self._begins, strict=True)]
-        scalars = torch.tensor([*rates, self._average.weight(self.step + 1)])
+        """Bring what this step has of its own to the device; the greatest of its learning rates comes back."""
+        recipe, a_pass = self.plan.recipe, self.stream.steps_per_pass
+        rates = [
+            peak * share(recipe, self.step, begins, a_pass)
+            for peak, begins in zip(self._optimizer.peaks, self._begins, strict=True)
+        ]
+        if self._optimizer.obstacle:
+            self._optimizer.set_rates(rates)
+        scalars = torch.tensor([*rates, self.stream.mix(self.step).share, self._average.weight(self.step + 1)])
         self._scalars.copy_(scalars, non_blocking=True)
         return max(rates)
 
     def _take(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and norm of a step, scalars on the device; nothing in it waits for the device."""
-        self._optimizer.zero_grad(set_to_none=True)
+        """Loss of a step and norms of its gradients, on the device; nothing in it waits for the device."""
+        self._optimizer.zero_grad()
         loss = self._accumulate(images, targets)
-        norm = nn.utils.clip_grad_norm_(self.classifier.parameters(), GRADIENT_CLIP)
+        if self._start is not None:
+            self._start.pull()
+        norms = self._clip()
         self._optimizer.step()
         self._average.update(self._scalars[-1])
-        return loss, norm
+        return loss, norms
+
+    def _clip(self) -> Tensor:
+        """Clip gradients as `nn.utils.clip_grad_norm_` does; the norms of all and of each stage `(1 + stages,)`."""
+        moving = [parameter for parameter in self.classifier.parameters() if parameter.grad is not None]
+        each = torch._foreach_norm([parameter.grad for parameter in moving])  # type: ignore[misc]
+        total = torch.linalg.vector_norm(torch.stack(each))
+        nn.utils.clip_grads_with_norm_(moving, GRADIENT_CLIP, total)
+        by_parameter = dict(zip(moving, each, strict=True))
+        stages = [self._norm_of(stage, by_parameter) for stage in self._stages.values()]
+        return torch.stack([total, *stages])
+
+    def _norm_of(self, stage: Sequence[nn.Parameter], norms: Mapping[nn.Parameter, Tensor]) -> Tensor:
+        """The norm of a stage's gradients, zero when none came; NaN before it begins."""
+        found = [norms[parameter] for parameter in stage if parameter in norms]
+        if found:
+            norm: Tensor = torch.linalg.vector_norm(torch.stack(found))
+            return norm
+        begun = any(parameter.requires_grad for parameter in stage)
+        return torch.full((), 0.0 if begun else torch.nan, device=self._scalars.device)
 
     def _accumulate(self, images: Tensor, targets: Tensor) -> Tensor:
         """Gradients of the batch's mean loss, which comes back, in parts that fit into the device's memory.
@@ -197,18 +242,28 @@ class GradientRun:
                 if size == 1 or self.plan.batch_norm == "train" or _is_capturing():
                     raise
                 self.at_once = size // 2
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             torch.cuda.empty_cache()
 
     def _in_parts(self, images: Tensor, targets: Tensor, size: int) -> Tensor:
         total = torch.zeros((), device=images.device)
-        for part, wanted in zip(torch.split(images, size), torch.split(targets, size), strict=True):
+        others = targets.flip(0) if self.plan.recipe.is_mixing else targets  # as `Mix` takes them
+        for part, *wanted in zip(*(torch.split(one, size) for one in (images, targets, others)), strict=True):
             with self.arithmetic.autocast(images.device):
-                loss = self._task.loss(self._forward(part), wanted, self.plan.recipe)
+                loss = self._loss(self._forward(part), *wanted)
             loss = loss * (len(part) / len(images))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    def _loss(self, outputs: Tensor, targets: Tensor, others: Tensor) -> Tensor:
+        """Of mixed images, by their shares the losses for the targets of both, as whatever task has them."""
+        recipe = self.plan.recipe
+        loss = self._task.loss(outputs, targets, recipe)
+        if not recipe.is_mixing:
+            return loss
+        share = self._scalars[-2]
+        return share * loss + (1.0 - share) * self._task.loss(outputs, others, recipe)
 
     def scored(self) -> Classifier:
         """The classifier that is scored and exported: averaged weights, eval mode."""
@@ -219,15 +274,9 @@ class GradientRun:
         return self.scored().changed(self.plan)
 
     def training_tensors(self) -> dict[str, Tensor]:
-        """What going on needs besides: the raw weights, AdamW's moments, and what steps are computed in."""
+        """What going on needs besides: the raw weights, the optimiser's memory, and what steps are computed in."""
         raw = {f"raw.{name}": tensor for name, tensor in self.classifier.trained(self.plan).items()}
-        state = self._optimizer.state
-        moments = {
-            f"moment.{name}.{kind}": tensor
-            for name, parameter in self.classifier.named_parameters()
-            for kind, tensor in state.get(parameter, {}).items()
-        }
-        return {**raw, **moments, **self.arithmetic.note(self._scalars.device)}
+        return {**raw, **self._optimizer.memory(), **self.arithmetic.note(self._scalars.device)}
 
     def go_on(self, passes: float, model: Mapping[str, Tensor], training: Mapping[str, Tensor]) -> None:
         """Continue from a checkpoint taken after `passes`; its `model` tensors are the averaged ones.
@@ -241,30 +290,11 @@ class GradientRun:
         self.classifier.restore(model)  # what a parent trained and this trial does not
         raw = _with_prefix(training, "raw.")
         self.classifier.restore(raw)
-        found: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in _with_prefix(training, "moment.").items():
-            name, _, kind = key.rpartition(".")
-            found.setdefault(name, {})[kind] = tensor
-        for name, parameter in self.classifier.named_parameters():
-            if name in found:
-                self._optimizer.state[parameter] = {
-                    kind: _laid_out(one, parameter) for kind, one in found[name].items()
-                }
-        begun = (names for names, begins in zip(self._names, self._begins, strict=True) if self.step > begins)
+        found = self._optimizer.remember(training)
+        groups = zip(self._optimizer.groups, self._begins, strict=True)
+        begun = (self._optimizer.names(group) for group, begins in groups if self.step > begins)
         went_on = set() if any(map(str.isdigit, found)) else raw.keys()
         self.without_moments = tuple(name for name in chain.from_iterable(begun) if name not in went_on)
-
-    def _rate(self, steps: int) -> float:
-        """The factor of the learning rate of a group that began so many steps ago: 0 before that.
-
-        Linear warm-up, then constant or cosine to the horizon.
-        """
-        recipe = self.plan.recipe
-        begun = max(0, steps + 1) / self.stream.steps_per_pass
-        warm = begun / recipe.warmup_passes if begun < recipe.warmup_passes else float(steps >= 0)
-        if recipe.schedule == "constant":
-            return warm
-        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.passes / recipe.passes)))
 
 
 def needed_whole(batch: int) -> str:
@@ -275,15 +305,24 @@ def needed_whole(batch: int) -> str:
     )
 
 
+def _starting_point(classifier: Classifier, plan: Plan, pretrained: nn.Module) -> StartingPoint | None:
+    """Of all that came pretrained and trains, where the plan asks for it."""
+    if not plan.recipe.l2_sp:
+        return None
+    names = [name for group in plan.groups for name in group.names]
+    ours, theirs = (dict(module.named_parameters()) for module in (classifier.backbone, pretrained))
+    return StartingPoint([ours[name] for name in names], [theirs[name] for name in names], plan.recipe.l2_sp)
+
+
+def _stages(classifier: Classifier, plan: Plan, stages: Sequence[Stage]) -> dict[str, list[nn.Parameter]]:
+    """What trains of each stage, by the stage's name; those of which nothing does are left out."""
+    trained, parameters = {name for group in plan.groups for name in group.names}, classifier.backbone.get_parameter
+    named = {stage.name: [one.name for one in stage.parameters if one.name in trained] for stage in stages}
+    return {stage: [parameters(name) for name in names] for stage, names in named.items() if names}
+
+
 def _is_capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A moment where and as its parameter lies in memory: a fused optimiser goes through both side by side."""
-    if tensor.shape != parameter.shape:  # the number of steps
-        return tensor.to(parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -128,7 +128,7 @@ class Prefix:
 
     def rest(self, classifier: Classifier) -> nn.Module:
         """What comes after the cut, and the head."""
-        return nn.Sequential(self.cut.after(classifier.backbone), classifier.head)
+        return nn.Sequential(self.cut.after(classifier.backbone), classifier.dropout, classifier.head)
 
     def activations(self, rows: np.ndarray) -> Tensor:
         """Activations `(len(rows), *cut.shape)` float32, on the device."""
@@ -195,6 +195,10 @@ def _cut(bench: Bench) -> Cut:
         raise _NotKept("not on a GPU")
     if plan.recipe.augment != "none":
         raise _NotKept("images are augmented")  # a few fixed views of each could be kept, and are not yet
+    if plan.recipe.is_mixing:
+        raise _NotKept("images are mixed")
+    if plan.recipe.drop_path:
+        raise _NotKept("blocks are left out at random")
     if plan.batch_norm != "frozen":
         raise _NotKept("BatchNorm trains")
     if not (depth := _frozen_stages(bench)):

@@ -19,7 +19,7 @@ STEPS_BEHIND: Final = {"cuda": 8, "cpu": 0}
 class StepTaken:
     """Optimiser step number `step`, from 1: its loss, the greatest learning rate of all groups, the norm of all
     gradients before they are clipped, and the seconds from the end of the step before it (or its own beginning, where
-    none was under way) to its end on the device.
+    none was under way) to its end on the device; with the norm of each stage's gradients, NaN before it begins.
     """
 
     step: int
@@ -27,6 +27,7 @@ class StepTaken:
     learning_rate: float
     gradient_norm: float
     seconds: float
+    stage_norms: tuple[float, ...] = ()
 
 
 class _Moment(Protocol):
@@ -68,7 +69,7 @@ class _GpuMoment:
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
-    """A step whose loss and norm are on their way to `values` `(2,)` between two moments."""
+    """A step whose loss and norms are on their way to `values` `(2 + stages,)` between two moments."""
 
     step: int
     learning_rate: float
@@ -79,10 +80,11 @@ class _Pending:
     def read(self) -> StepTaken:
         """Wait for them. Raises `FloatingPointError` when the loss is not finite."""
         self.arrived.wait()
-        loss, norm = self.values.tolist()
+        loss, norm, *stages = self.values.tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss} at step {self.step}")
-        return StepTaken(self.step, loss, self.learning_rate, norm, self.arrived.seconds_since(self.began))
+        seconds = self.arrived.seconds_since(self.began)
+        return StepTaken(self.step, loss, self.learning_rate, norm, seconds, tuple(stages))
 
 
 class Readings:
@@ -105,11 +107,14 @@ class Readings:
         """A step is about to be taken: where none is under way, its time begins now."""
         self._last = self._last or self._moment()
 
-    def put(self, step: int, learning_rate: float, loss: Tensor, norm: Tensor) -> tuple[StepTaken, ...]:
-        """Note a step that has begun; the steps that are far enough back to be read come back, oldest first."""
-        values = torch.stack([loss.float(), norm.float()])
+    def put(self, step: int, learning_rate: float, loss: Tensor, norms: Tensor) -> tuple[StepTaken, ...]:
+        """Note a step that has begun, its norms those of all gradients and of each stage's.
+
+        The steps that are far enough back to be read come back, oldest first.
+        """
+        values = torch.cat([loss.float().view(1), norms.float().view(-1)])
         if values.is_cuda:
-            values = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
+            values = torch.empty(len(values), pin_memory=True).copy_(values, non_blocking=True)
         began, self._last = self._last, self._moment()
         assert began is not None
         self._pending.append(_Pending(step, learning_rate, values, began, self._last))

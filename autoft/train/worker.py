@@ -91,11 +91,16 @@ class Worker:
 
 
 def _rates(plan: Plan) -> dict[str, Scalar]:
-    """What a strategy made of the parameters: the greatest rate of the groups, the head's, and the batch size."""
+    """What a strategy made of the parameters: the greatest rate of the groups, the head's, the batch size, and what
+    moves the weights; a schedule that comes to an end with the passes at which it does.
+    """
     if not isinstance(plan.head, GradientHead):
         return {}
-    rates = [group.learning_rate for group in plan.groups]
-    facts: dict[str, Scalar] = {"head_learning_rate": plan.head.learning_rate, "batch_size": plan.recipe.batch_size}
+    rates, recipe = [group.learning_rate for group in plan.groups], plan.recipe
+    facts: dict[str, Scalar] = {"head_learning_rate": plan.head.learning_rate, "batch_size": recipe.batch_size}
+    facts |= {"optimizer": recipe.optimizer, "schedule": recipe.schedule}
+    if recipe.schedule != "constant":
+        facts["schedule"] = f"{recipe.schedule} over {recipe.passes:g} passes"
     return {"learning_rate": max(rates), **facts} if rates else facts
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -117,6 +117,9 @@ class Workshop:
         network = self.network(trial.backbone)
         plan = self.host.part(FreezeStrategy, trial.freeze).plan(network.stages, trial.params)
         bench = Bench(self, job, network, plan, self.images(trial))
+        if self.task.form == "numbers" and plan.recipe.is_mixing:  # half of two images is not half of what they show
+            unmixed = replace(plan, recipe=replace(plan.recipe, mixup=0.0, cutmix=0.0))
+            bench = replace(bench, plan=unmixed, left_out={"mixing": "left out: answers are numbers"})
         if plan.batch_norm == "train":  # which takes no parts
             return bench
         most = job.allowance.images(bench.images.at_once, bench.together, self.device_name)
@@ -188,6 +191,8 @@ class Bench:
     network: Network
     plan: Plan
     images: Images
+    left_out: Mapping[str, Scalar] = field(default_factory=dict)
+    """Of the strategy's plan, what the task does not take."""
 
     @property
     def trial(self) -> Trial:

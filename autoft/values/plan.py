@@ -11,7 +11,7 @@ Fit = Literal["closed_form", "gradient"]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Backbone parameters that train together, by name; `learning_rate` and `weight_decay` as AdamW takes them.
+    """Backbone parameters that train together, by name; `learning_rate` and `weight_decay` as the optimiser takes them.
 
     They are frozen until so many passes over the training images are done, `from_pass`; gradual unfreezing is groups
     that begin one after the other.
@@ -45,18 +45,35 @@ class Recipe:
     """How gradient training runs: the part of a plan that is the same for every parameter group.
 
     `passes` is the horizon: the trial is finished when it has seen the training images that often.
-    `warmup_passes` raises the learning rate of a group linearly from zero when it begins. With `schedule` "cosine" the
-    rate then falls to zero at the horizon; with "constant" it stays, so that a trial can stop or go on anywhere.
+    `warmup_passes` raises the learning rate of a group linearly from zero when it begins. With `schedule` "constant" it
+    then stays, so that a trial can stop or go on anywhere; with "cosine" it falls to zero at the horizon, with
+    "one_cycle" it rises for 30 % of the passes and falls. `optimizer` is a name of `timm.optim`, as "sgd" (Nesterov's),
+    "momentum", "lion"; `momentum` is for those that have one.
     `ema_passes` is the averaging time of the weights that are scored and exported; 0 switches it off.
+    Regularisers, each off at 0: `dropout` of features before the head; `drop_path`, how often a network that has such
+    places leaves out its last block (those before it less often); `l2_sp`, the pull back to the pretrained weights;
+    `mixup` and `cutmix`, the alphas of both ways to mix images, where answers are no numbers.
     """
 
     passes: float = 27.0
     batch_size: int = 32
     warmup_passes: float = 0.5
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: str = "constant"
     label_smoothing: float = 0.1
     augment: Literal["none", "crop", "crop_flip"] = "crop"
     ema_passes: float = 1.0
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    l2_sp: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def is_mixing(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)

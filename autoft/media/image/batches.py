@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autoft.media.image.augment import MAPS, warped
+from autoft.media.image.mix import Mix
 from autoft.media.image.pixel_cache import take
 from autoft.values.backbone import InputSpec
 from autoft.values.plan import Recipe
@@ -109,7 +110,7 @@ class TrainingStream:
         return len(self.rows) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Augmented images `(batch, 3, size, size)` and their targets `(batch, ...)`, on the device.
+        """Augmented and mixed images `(batch, 3, size, size)` and their own targets `(batch, ...)`, on the device.
 
         Whatever a network then draws itself, as dropout does, depends on (seed, step) too.
         """
@@ -117,10 +118,18 @@ class TrainingStream:
         chosen = _sent(torch.from_numpy(self._chosen(step)), self.images.device)
         return self._inputs(step), self._targets[chosen]
 
+    def mix(self, step: int) -> Mix:
+        """How the images of a step are mixed."""
+        if not self.recipe.is_mixing:
+            return Mix()
+        seed = self._seed(step)
+        return Mix.drawn(self.recipe, self.images.pixels.shape[1], np.random.RandomState([seed >> 32, seed % 2**32]))
+
     def _inputs(self, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(self._seed(step))
         maps = MAPS[self.recipe.augment](self.batch_size, generator)
-        return self.images.normalised(self._raw(step), maps)
+        images = self.images.normalised(self._raw(step), maps)
+        return self.mix(step).of(images).contiguous(memory_format=self.images.layout)
 
     def _raw(self, step: int) -> Tensor:
         """Pixels of a step; where they come from a file, a thread reads those of the next meanwhile."""
