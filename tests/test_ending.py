@@ -139,6 +139,12 @@ def test_the_least_that_gives_a_model_takes_longer_with_ray_and_on_a_crowded_mac
     assert least_seconds(record(), "ray") > alone
 
 
+def test_a_budget_is_added_to_only_where_more_is_needed_than_the_run_had():
+    short = record(seconds=10.0, test=10)
+    with pytest.raises(StudyError, match=r"at least --time 15s$"):
+        require_enough_time(short, 5.0, least_seconds(short, "inline"), had=60.0)
+
+
 def test_more_time_that_holds_nothing_but_another_end_is_refused():
     with pytest.raises(StudyError, match=r"finished after 60 s, and --time 62s .* --time \+40s"):
         require_more_time(record(seconds=62.0), 60.0, had=50.0)

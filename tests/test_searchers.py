@@ -122,6 +122,14 @@ def test_trials_limit_counts_probes_too():
     assert ids == {0, 1, 2, 3}
 
 
+def test_the_trials_that_there_may_be_are_trained_to_their_end():
+    play = Play(problem(("z/a",), trials=4), deadline=1e9)
+    while isinstance(play.ask(), Slice):
+        play.report(started := play.start(), 0.5 + started.trial.id / 10)
+    assert play.ask() == DONE
+    assert [record.step for record in play.ledger.trials.values()] == [1.0, *[RUNGS[-1]] * 3]
+
+
 def test_one_trial_is_one_trial():
     play = Play(problem(trials=1))
     play.report(play.start(), 0.5)

@@ -174,9 +174,7 @@ class _Race:
         return self._start(candidate, starts[lap] if lap < len(starts) else candidate.space.sample(rng))
 
     def more_of_the_best(self) -> Slice | None:
-        """The best paused trial, if a good part of a pass still fits; not when `trials` was the budget and is spent."""
-        if _exhausted(self.problem, self.ledger):
-            return None
+        """The best paused trial of which a good part of a pass still fits."""
         for record in self.ledger.ranking():
             least = max(MIN_SLICE_SECONDS, WORTH_PASSES * _pass_seconds(record)) + record.costs.scoring
             worth_it = self.clock.remaining > least

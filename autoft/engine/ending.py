@@ -136,8 +136,9 @@ def require_more_time(record: StudyRecord, elapsed: float, had: float) -> None:
 
 
 def _advice(seconds: float, had: float | None) -> str:
-    """A budget for `--time` that holds so many seconds; what to add to the one it had."""
-    return f"{_enough(seconds)}s" if had is None else f"+{math.ceil(_enough(seconds) - had)}s"
+    """A budget for `--time` that holds so many seconds; what to add to the one it had, where that is less."""
+    enough = _enough(seconds)
+    return f"{enough}s" if had is None or enough <= had else f"+{math.ceil(enough - had)}s"
 
 
 def _enough(seconds: float) -> int:
