@@ -66,6 +66,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
             with _time_is_used(search):
                 with watch.phase("search"):
                     run.save()  # workers read it
+                    preparation.follow(search.ledger)
                     host.tell(hookspecs.autoft_search_started, run.record, run.folder.path)
                     with _leaderboard_at_the_end(run, search.ledger, sitting.screen):
                         site = Site(run.folder.path, run.record.machine, sitting.clock.origin)
