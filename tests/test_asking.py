@@ -426,7 +426,12 @@ def test_a_searcher_that_never_answers_is_found_early(deaf, monkeypatch):
 
 def test_whether_a_search_is_over_is_answered_in_time(deaf):
     with pytest.raises(PluginError, match=r"did not answer for 0 s"):
-        asking.is_over(Deaf(), deaf(FINISHED).problem, Ledger(FINISHED), Clock(89.8, 90.0))
+        asking.is_over(Deaf(), deaf(FINISHED).problem, Ledger(FINISHED), Clock(89.8, 90.0), 0.2)
+
+
+def test_a_searcher_that_does_not_answer_goes_on_with_no_more_time(deaf, monkeypatch):
+    monkeypatch.setattr(asking, "ANSWER_SECONDS", 0.1)
+    assert not deaf(FINISHED).goes_on()
 
 
 def test_what_runs_while_a_searcher_does_not_answer_is_waited_for(deaf):

@@ -30,8 +30,8 @@ DEAR = Candidate("z/dear", "probe", 224, Space({}), "closed_form", cost=10.0)
 class Prepared:
     """A preparation that has these backbones ready; another would take `missing` seconds."""
 
-    def __init__(self, *ready, missing=9.0):
-        self.ready, self.missing = ready, missing
+    def __init__(self, *ready, missing=9.0, begun=None):
+        self.ready, self.missing, self.begun = ready, missing, begun
 
     def seconds_missing(self, backbone, image_size, crowding):
         return 0.0 if backbone in self.ready else self.missing
@@ -64,12 +64,12 @@ def scored(candidate: Candidate, an_image: float) -> Ledger:
     return Ledger([started, Report(0, "finished", 1.0, 0.5, 1.0, costs=costs)])
 
 
-def test_in_little_time_no_graph_will_be_prepared():
-    given = [record(seconds, test=10) for seconds in (20.0, 200.0)]
-    for one in given:
-        one.candidates = (CHEAP,)
-    short, long = (ending(one, Prepared())(Ledger([]), None) for one in given)
-    assert short == pytest.approx(long + 4.0)
+def test_before_there_is_a_score_the_graph_that_was_begun_is_reckoned_with():
+    given, nothing = record(test=10), Ledger([])
+    not_begun = ending(given, Prepared())(nothing, None)
+    late = ending(given, Prepared(begun=("z/dear", 224), missing=3.0))(nothing, None)
+    in_time = ending(given, Prepared("z/dear", begun=("z/dear", 224)))(nothing, None)
+    assert (late, in_time) == (pytest.approx(not_begun + 3.0), not_begun)
 
 
 def test_what_is_measured_counts_for_more_than_what_is_guessed():
@@ -137,6 +137,12 @@ def test_the_least_that_gives_a_model_takes_longer_with_ray_and_on_a_crowded_mac
     alone, crowded = (least_seconds(record(), "inline", crowding) for crowding in (1.0, 3.0))
     assert crowded == pytest.approx(3 * alone)
     assert least_seconds(record(), "ray") > alone
+
+
+def test_a_budget_is_added_to_only_where_more_is_needed_than_the_run_had():
+    short = record(seconds=10.0, test=10)
+    with pytest.raises(StudyError, match=r"at least --time 15s$"):
+        require_enough_time(short, 5.0, least_seconds(short, "inline"), had=60.0)
 
 
 def test_more_time_that_holds_nothing_but_another_end_is_refused():

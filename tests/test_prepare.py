@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,15 @@ from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
 from autoft.study.study import Study
 from autoft.values.codec import encode
+from autoft.values.ledger import Ledger
+from autoft.values.space import Space
 from autoft.values.target import MetricFacts
+from autoft.values.trial import Candidate, Clock, Queued, Report, Slice
 
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 BACKBONE = SmallZoo().backbones()[0]
 VIEW = (BACKBONE.name, 64)
+PRIORS = {"a": 0.6, "b": 0.7}
 
 
 @pytest.fixture
@@ -84,6 +90,40 @@ def test_the_one_under_way_is_waited_for(run: Run) -> None:
     preparation.finish(*VIEW)
     assert prepared_folder(run, run.record.plugins, *VIEW).exists()
     preparation.close()
+
+
+@pytest.fixture
+def begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, int]]]:
+    """What is begun with in so much time when these of two backbones have these scores; b has the better prior."""
+    of = {name: Candidate(name, "probe", 64, Space({}), "closed_form", prior=prior) for name, prior in PRIORS.items()}
+    backbones = tuple(replace(BACKBONE, name=name) for name in of)
+
+    def asked(seconds: float, **scores: float) -> list[tuple[str, int]]:
+        study = replace(run.record.study, time=seconds)
+        record = replace(run.record, study=study, candidates=tuple(of.values()), backbones=backbones)
+        begun: list[tuple[str, int]] = []
+        preparation = Preparation(replace(run, record=record), run.record.plugins)
+        monkeypatch.setattr(preparation, "begin", lambda *address: begun.append(address))
+        ledger = Ledger()
+        for number, (name, score) in enumerate(scores.items()):
+            ledger.record(Queued(number, Slice(of[name].trial(number, {}, 0), 0.0, 1.0, 90.0), Clock(1.0, 90.0)))
+            ledger.record(Report(number, "finished", 1.0, score, 2.0, elapsed=8.0))
+        preparation.follow(ledger)
+        return begun
+
+    return asked
+
+
+def test_in_a_short_time_a_graph_is_begun_before_it_is_known_who_leads(begun: Callable[..., object]) -> None:
+    """Begun later, it would not be there at the end, and the search would have to end for it."""
+    assert begun(40.0) == [("b", 64)]
+    assert begun(40.0, a=0.5) == [("a", 64)]
+    assert begun(40.0, a=0.5, b=0.4) == [("a", 64)]
+
+
+def test_where_there_is_time_the_leader_of_all_backbones_is_begun_with(begun: Callable[..., object]) -> None:
+    assert begun(600.0) == begun(600.0, a=0.5) == []
+    assert begun(600.0, a=0.4, b=0.5) == [("b", 64)]
 
 
 def test_closing_ends_it_and_leaves_nothing_half_done(run: Run) -> None:

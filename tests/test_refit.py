@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,10 @@ from autoft.bundle.known import KnownImages
 from autoft.bundle.order import Order
 from autoft.bundle.parity import QUICK
 from autoft.engine.conclude import BundleMaker, NoWeights, finalists, handoff_of
+from autoft.engine.ending import FIXED_SECONDS, GATE_IMAGES, GATE_SECONDS, Ending
 from autoft.engine.engine import begin
 from autoft.engine.execution import ExportWish, execute, export_trial
+from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
 from autoft.errors import PluginError
 from autoft.parts.base import Problem, Searcher
@@ -38,6 +41,7 @@ from autoft.runners.inline import InlineRunner
 from autoft.runners.refit import MARGIN, REFIT_SHARE, STARTING_SECONDS, WORTH_PASSES, Refits
 from autoft.runners.search import Search
 from autoft.store import CheckpointStore, Journal, leaderboard_rows
+from autoft.study.record import Machine
 from autoft.study.run import Run
 from autoft.study.study import Study
 from autoft.system.clock import RunClock
@@ -214,6 +218,14 @@ def test_time_is_kept_back_for_the_refit_of_the_best() -> None:
     assert refits().reserve(Ledger(done), None) == 10.0
     other = Ledger([*trained(0, 0.5, passes=9.0), *trained(1, 0.4, passes=9.0)])
     assert refits().reserve(other, other.trials[1].trial) == 10.0
+
+
+def test_nothing_is_kept_back_for_a_refit_for_which_it_is_too_late() -> None:
+    """Its seconds would be nobody's: too few for the refit, and denied to the search."""
+    ledger = Ledger(trained(0, 0.5, passes=9.0))
+    left = refits().seconds(ledger.trials[0]) - 1.0
+    late = refits(now=100.0 - 10.0 - left)
+    assert late.reserve(ledger, None) == late.reserve(ledger, ledger.trials[0].trial) == 10.0
 
 
 @pytest.mark.parametrize("passes", [WORTH_PASSES - 1, 100.0])
@@ -506,6 +518,89 @@ def test_time_is_kept_and_the_winner_has_its_refit_where_it_was_planned(budget: 
         if best.best_step >= WORTH_PASSES and MARGIN * run.plan.seconds(best) < 0.8 * REFIT_SHARE * budget:
             planned, made = planned + 1, made + ledger.exportable()[0].is_refit
     assert made >= 0.6 * planned  # the others won in the last moment
+
+
+class Graphs(Preparation):
+    """Graphs that are prepared on the clock of the simulation, in so many seconds each."""
+
+    def __init__(self, record: Any, seconds: float) -> None:
+        super().__init__(SimpleNamespace(record=record), ())  # type: ignore[arg-type]
+        self.seconds, self._took = seconds, None
+
+    def begin(self, backbone: str, image_size: int) -> None:
+        if not self._busy():
+            self._began.setdefault((backbone, image_size), At.at)
+
+    def left(self, trial: Trial) -> float:
+        """Seconds to wait for the trial's graph at the end; nearly half of them where the export has to do without."""
+        began = self._began.get((trial.backbone, trial.image_size))
+        return 0.5 * self.seconds if began is None else max(0.0, began + self.seconds - At.at)
+
+    def _busy(self) -> bool:
+        return any(began + self.seconds > At.at for began in self._began.values())
+
+    def _is_ready(self, backbone: str, image_size: int) -> bool:
+        return self._began.get((backbone, image_size), math.inf) + self.seconds <= At.at
+
+
+class Whole(Simulated):
+    """Three backbones, with the end that a run has: its graph, its images to score. `late` is what comes of it."""
+
+    def __init__(self, seed: int, budget: float, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(seed, budget, workers)
+        monkeypatch.setattr("autoft.engine.prepare.time", SimpleNamespace(time=lambda: At.at))
+        monkeypatch.setattr("autoft.engine.ending.cores", lambda: 1)
+        self.sizes = {"z/a": 1.0, "z/b": 1.6, "z/c": 2.4}
+        lasts = replace(FULL, freeze="last_stages", cost=0.3)
+        of = [
+            replace(one, backbone=name, cost=one.cost * size, prior=size)
+            for name, size in self.sizes.items()
+            for one in (PROBE, FULL, lasts)
+        ]
+        record: Any = self.plan.record
+        record.candidates, record.backbones = tuple(of), tuple(self.sizes)
+        record.machine, record.data.counts = Machine("inline", 1, 2, "cpu"), {"train": 210, "val": 70, "test": 70}
+        self.unit, self.image = self.rng.uniform(1, 6), self.rng.uniform(0.002, 0.02)
+        self.graphs = Graphs(record, self.rng.uniform(7, 12))
+        self.plan = replace(self.plan, ending=Ending(record, self.graphs, lambda: 1.0))
+        self.search.problem, self.search.refits = Problem(record.candidates, seed, workers), self.plan
+        self.search.reserve, self.search.told = self.plan.reserve, self.graphs.follow
+        self.graphs.follow(self.search.ledger)
+
+    def run(self) -> float:
+        super().run()
+        winner = self.search.ledger.ranking()[0].trial
+        an_image = self.image * self.sizes[winner.backbone]
+        end = self.graphs.left(winner) + FIXED_SECONDS + 70 * an_image + min(GATE_SECONDS, GATE_IMAGES * an_image)
+        return At.at + end - self.plan.clock.budget
+
+    def executed(self, asked: Slice) -> Report:
+        trial, an_image = asked.trial, self.image * self.sizes[asked.trial.backbone]
+        scoring, left = 70 * an_image, asked.deadline - At.at
+        self.pace = {"full": self.unit * self.sizes[trial.backbone]}
+        self.pace["last_stages"] = 0.3 * self.pace["full"]
+        if trial.freeze != "probe":
+            report = super().executed(replace(asked, deadline=asked.deadline - scoring))
+            costs = replace(report.costs, scoring=scoring, image=an_image)
+            return replace(report, seconds=report.seconds + scoring * (report.score is not None), costs=costs)
+        if trial.twin is not None:
+            return Report(trial.id, "finished", 1.0, None, 1.7)
+        if self.search.ledger.ranking() and scoring + 64 * an_image > left + 2.0:
+            return Report(trial.id, "paused", 0.0, None, max(0.1, left + 0.5))
+        fitted = max(64, min(210, round((0.8 * left - scoring) / an_image)))
+        costs = Costs(image=an_image, solving=0.5, scoring=scoring)
+        seconds = 1.5 + scoring + fitted * an_image
+        score = self.rng.uniform(0.5, 0.8)
+        return Report(trial.id, "finished", 1.0, score, seconds, costs=costs, share=fitted / 210)
+
+
+@pytest.mark.parametrize("budget", [40.0, 60.0, 120.0])
+def test_a_short_run_is_over_in_time_and_leaves_little_unused(budget: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One trial at a time; the few that leave more had less than half a pass left."""
+    late = [Whole(seed, budget, 1, monkeypatch).run() for seed in range(30)]
+    assert max(late) < 5.0
+    assert sum(-one > max(5.0, 0.08 * budget) for one in late) <= len(late) // 6
+    assert -sum(late) / len(late) < max(2.0, 0.04 * budget)
 
 
 # ---------------------------------------------------------------- executed

@@ -21,9 +21,13 @@ from parts.data import TASKS, dataset
 
 import autoft
 from autoft import api, hookimpl
+from autoft.__main__ import _run
 from autoft.data.dataset import write_split_csv
 from autoft.engine import engine
-from autoft.engine.execution import ExportWish, _export_path, _layout, execute, export_trial
+from autoft.engine.conclude import let_stand
+from autoft.engine.ending import Ending
+from autoft.engine.execution import ExportWish, _export_path, _layout, _search, execute, export_trial
+from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
 from autoft.errors import AutoftError, DataError, Interrupted, PluginError, RunFolderError, StudyError
 from autoft.parts.base import Problem, Searcher
@@ -32,12 +36,14 @@ from autoft.parts.plugins import PluginRef
 from autoft.runners.base import Site
 from autoft.runners.inline import InlineRunner
 from autoft.runners.search import Search
+from autoft.shell.commands.run import _next
 from autoft.store import Journal, RunFolder
 from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
 from autoft.study.study import Study
 from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
+from autoft.system.signals import stop_on_signals
 from autoft.system.stopwatch import Stopwatch
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.codec import encode
@@ -209,6 +215,32 @@ def test_more_time_with_which_nothing_can_be_searched_is_refused(
     assert (state(run), executed) == (before, [])
 
 
+@pytest.mark.parametrize(("trials", "goes_on"), [(None, True), (1, False), (2, True)])
+def test_what_the_result_says_to_do_next_can_be_done(
+    trials: int | None, goes_on: bool, run: Run, executed: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is one candidate more than was tried, which nobody may begin where one trial was allowed."""
+    (tried,) = run.record.candidates
+    candidates = (tried, replace(tried, freeze="full", fit="gradient"))
+    asked = replace(run.record.study, trials=trials, searcher="halving")
+    rewrite(run, replace(run.record, study=asked, candidates=candidates))
+    run = Run.open(run.folder.path)
+    with Journal(run.folder.journal) as journal, stop_on_signals() as stopped:
+        clock = RunClock(time.time() - 59.0, 60.0)
+        sitting = Sitting(run.host(), InlineRunner(), Silent(), Stopwatch(0.0), clock)
+        ending = Ending(run.record, Preparation(run, ()), lambda: 1.0)
+        before = run.summary()
+        assert before is not None
+        summary = let_stand(run, _search(run, sitting, journal, stopped, ending), before)
+    hints = [line.split() for line in _next(summary) if " resume " in line]
+    assert [words[:2] for words in hints] == [["autoft", "resume"]] * goes_on
+    assert summary == run.summary()
+    for hint in hints or [["autoft", "resume", str(run.folder.path), "--time", "+10m"]]:
+        monkeypatch.setattr(sys, "argv", hint)
+        assert _run() == (0 if goes_on else 2)
+    assert len(executed) == len(hints)
+
+
 def test_trials_that_ended_after_the_last_summary_are_exported_with_no_trial_left(
     run: Run, executed: list[Run]
 ) -> None:
@@ -299,6 +331,20 @@ def test_a_run_without_a_model_and_without_time_for_one_is_refused_with_the_leas
     assert (state(run), executed, started) == (before, [], [])
     least = str(refused.value).rpartition("--time ")[2]
     api.resume(run.folder.path, least)
+    assert len(executed) == 1
+
+
+@pytest.mark.parametrize("budget", ["62s", "+4s"])
+def test_a_budget_that_leaves_no_time_to_search_is_refused_with_the_least_though_there_is_a_model(
+    budget: str, run: Run, executed: list[Run], crowded: None, started: list[str]
+) -> None:
+    """Without one, what there is would be exported; whoever names one wants more than that."""
+    unfinished(run, seconds=60.0, elapsed=55.0, score=0.5)
+    before = state(run)
+    with pytest.raises(StudyError, match=r"is too short: 55 s are over, .* take \d\d s more") as refused:
+        api.resume(run.folder.path, budget)
+    assert (state(run), executed, started) == (before, [], [])
+    api.resume(run.folder.path, str(refused.value).rpartition("--time ")[2])
     assert len(executed) == 1
 
 

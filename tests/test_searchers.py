@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autoft.builtin.searchers import RUNGS, Halving, Random
@@ -122,6 +124,14 @@ def test_trials_limit_counts_probes_too():
     assert ids == {0, 1, 2, 3}
 
 
+def test_the_trials_that_there_may_be_are_trained_to_their_end():
+    play = Play(problem(("z/a",), trials=4), deadline=1e9)
+    while isinstance(play.ask(), Slice):
+        play.report(started := play.start(), 0.5 + started.trial.id / 10)
+    assert play.ask() == DONE
+    assert [record.step for record in play.ledger.trials.values()] == [1.0, *[RUNGS[-1]] * 3]
+
+
 def test_one_trial_is_one_trial():
     play = Play(problem(trials=1))
     play.report(play.start(), 0.5)
@@ -203,6 +213,46 @@ def test_what_a_worker_gave_back_is_not_asked_for_again_at_once():
     assert play.ask() == DONE
     play.now += 6.0
     assert isinstance(play.ask(), Slice)
+
+
+def test_another_backbone_may_still_fit_where_one_has_no_time_left():
+    play = Play(problem(("z/a", "z/b"), strategies=("full",)), deadline=30.0)
+    play.probes({"z/a": 0.5, "z/b": 0.6})
+    play.report(play.start(), 0.9)
+    play.now = 20.0
+    late = play.start()
+    play.ledger.record(Report(late.trial.id, "paused", late.start, None, 0.1, elapsed=play.now))
+    other = play.start()
+    assert (late.trial.backbone, other.trial.backbone) == ("z/b", "z/a")
+    play.ledger.record(Report(other.trial.id, "paused", other.start, None, 0.1, elapsed=play.now))
+    assert play.ask() == DONE
+
+
+def test_late_a_candidate_is_taken_that_fits():
+    """Twice as dear a strategy has had fewer turns, and does not."""
+    asked = problem(("z/a",))
+    dear = tuple(replace(one, cost=2.0) if one.freeze == "full" else one for one in asked.candidates)
+    play = Play(replace(asked, candidates=dear), deadline=30.0)
+    play.probes({"z/a": 0.5})
+    for _ in range(2):
+        started = play.start()
+        play.report(
+            started,
+            0.5,
+            event="finished",
+            costs=Costs(step=0.8 * (1 + (started.trial.freeze == "full")), steps_a_pass=10),
+        )
+    play.now = 30.0 - 6.0
+    assert play.start().trial.freeze == "last"
+
+
+def test_no_probe_is_begun_that_could_not_even_be_scored():
+    play = Play(problem(("z/a", "z/b"), strategies=()), deadline=30.0)
+    play.report(play.start(), 0.5, costs=Costs(scoring=5.0))
+    play.now = 26.0
+    assert play.ask() == DONE
+    play.deadline = 60.0
+    assert play.start().trial.freeze == "probe"
 
 
 def given_back(play: Play, asked: Slice, seconds: float = 0.0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -82,9 +82,7 @@ class Halving(Searcher):
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
         """The first of: an open probe, a promotion, a new trial while the race lasts, more of the best, a new trial."""
         race = _Race(problem, ledger, clock)
-        steps: tuple[Callable[[], Slice | None], ...] = (race.probe,)
-        if not race.was_too_late():
-            steps = (race.probe, race.promotion, race.entry, race.more_of_the_best, race.late_entry)
+        steps = (race.probe, race.promotion, race.entry, race.more_of_the_best, race.late_entry)
         for step in steps if clock.remaining > 0 else ():
             if (found := step()) is not None:
                 return found
@@ -106,6 +104,7 @@ class _Race:
         begun = {_address(record.trial): record for record in self._probes() if record.given_back}
         exhausted = _exhausted(self.problem, self.ledger)
         waiting = [candidate for candidate in open_ if not exhausted or _address(candidate) in begun]
+        waiting = [candidate for candidate in waiting if self._can_be_probed(candidate)]
         if not waiting:
             return None
         chosen = max(waiting, key=lambda candidate: candidate.prior or 0.0)
@@ -118,20 +117,31 @@ class _Race:
         share = PROBE_SHARE * self.clock.remaining * min(1.0, self.problem.workers / waiting)
         return max(MIN_PROBE_SECONDS, share)
 
+    def _can_be_probed(self, candidate: Candidate) -> bool:
+        """Whether its validation images can be scored in time, by what that took others; without a model, always."""
+        costs = {one.backbone: one.cost for one in self.problem.candidates}
+        scored = [record for record in self._own() if record.score is not None]
+        rates = [r.costs.scoring / costs[r.trial.backbone] for r in scored if r.trial.backbone in costs]
+        least = max(MIN_SLICE_SECONDS, min(rates, default=0.0) * candidate.cost)
+        return not scored or self.clock.remaining >= least
+
     def _worth_again(self, record: TrialRecord) -> bool:
         """Whether a probe got no time, or had enough for a part only, and could now have a multiple of it."""
         if record.share == 1.0 and not record.given_back:
             return False
         return min(self._probe_seconds(1), self.clock.remaining) > AGAIN * record.seconds
 
-    def was_too_late(self) -> bool:
-        """Whether a worker has just given a slice back: there was no time for a step and its score.
+    @cached_property
+    def _too_late(self) -> frozenset[str]:
+        """Backbones of which a worker has just given a slice back: there was no time for a step and its score.
 
-        A probe has a part of the time only, so one that is given back says nothing of the rest.
+        Others may be quicker, or their graphs prepared. A probe has a part of the time only, so one that is given back
+        says nothing of the rest.
         """
-        last = (r.reports[-1] for r in self.ledger.trials.values() if r.reports and self._is_raced(r))
-        given_back = (report for report in last if report.event == "paused" and report.score is None)
-        return any(self.clock.elapsed < report.elapsed + TOO_LATE_SECONDS for report in given_back)
+        raced = (record for record in self._own() if record.reports and self._is_raced(record))
+        given_back = (r for r in raced if r.reports[-1].event == "paused" and r.reports[-1].score is None)
+        just_now = self.clock.elapsed - TOO_LATE_SECONDS
+        return frozenset(record.trial.backbone for record in given_back if record.reports[-1].elapsed > just_now)
 
     def promotion(self) -> Slice | None:
         """The best trial among the top of its rung that has not gone on, from the highest rung down."""
@@ -156,27 +166,23 @@ class _Race:
 
         One that was given back before its first step and has more time now is the same trial.
         """
-        lanes = self._lanes()
+        lanes = [lane for lane in self._lanes() if self._fits(lane)]
         for record in self.ledger.trials.values():
             waiting = self._is_raced(record) and _has_more_time(record, self.clock)
-            if waiting and any(_address(lane) == _address(record.trial) and self._fits(lane) for lane in lanes):
+            if waiting and any(_address(lane) == _address(record.trial) for lane in lanes):
                 return self._go_on(record)
         if not lanes or _exhausted(self.problem, self.ledger):
             return None
         entered = Counter(_address(record.trial) for record in self.ledger.trials.values())
         candidate = min(lanes, key=lambda lane: entered[_address(lane)])  # the first of those that had the fewest turns
         lap = entered[_address(candidate)]
-        if not self._fits(candidate):
-            return None
         number = len(self.ledger.trials)
         rng = random.Random(f"{self.problem.seed}/{number}")
         starts = candidate.space.starts
         return self._start(candidate, starts[lap] if lap < len(starts) else candidate.space.sample(rng))
 
     def more_of_the_best(self) -> Slice | None:
-        """The best paused trial, if a good part of a pass still fits; not when `trials` was the budget and is spent."""
-        if _exhausted(self.problem, self.ledger):
-            return None
+        """The best paused trial of which a good part of a pass still fits."""
         for record in self.ledger.ranking():
             least = max(MIN_SLICE_SECONDS, WORTH_PASSES * _pass_seconds(record)) + record.costs.scoring
             worth_it = self.clock.remaining > least
@@ -191,6 +197,7 @@ class _Race:
         raced = [candidate for candidate in promising if candidate.fit == "gradient"]
         strategies = list(dict.fromkeys(candidate.freeze for candidate in raced))
         lanes = [candidate for candidate in raced if candidate.backbone in order]
+        lanes = [candidate for candidate in lanes if candidate.backbone not in self._too_late]
         return sorted(lanes, key=lambda c: (strategies.index(c.freeze) + order.index(c.backbone), c.backbone, c.freeze))
 
     def _backbones_by_promise(self) -> list[str]:
@@ -251,8 +258,8 @@ class _Race:
         return Slice(record.trial, record.step, until, self.clock.deadline)
 
     def _can_go_on(self, record: TrialRecord) -> bool:
-        offered = record.state == "paused" and _address(record.trial) in self._addresses
-        return offered and record.trial.id in self.ledger.with_checkpoint()
+        open_to_all = _address(record.trial) in self._addresses and record.trial.backbone not in self._too_late
+        return record.state == "paused" and open_to_all and record.trial.id in self.ledger.with_checkpoint()
 
     @cached_property
     def _addresses(self) -> frozenset[tuple[str, str, int]]:
@@ -262,7 +269,8 @@ class _Race:
         return [candidate for candidate in self.problem.candidates if candidate.fit == "closed_form"]
 
     def _is_probe(self, record: TrialRecord) -> bool:
-        return _address(record.trial) in {_address(candidate) for candidate in self._closed_form()}
+        """By its strategy, as its backbone may not be offered any more."""
+        return record.trial.freeze in {candidate.freeze for candidate in self._closed_form()}
 
     def _is_raced(self, record: TrialRecord) -> bool:
         return not self._is_probe(record)

@@ -24,12 +24,12 @@ from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFaile
 from autoft.parts.base import Exporter
 from autoft.parts.metric import Metric
 from autoft.parts.plugins import plugin_versions
+from autoft.runners.search import Search
 from autoft.store.checkpoints import Checkpoint
 from autoft.study.machine import versions
 from autoft.study.record import StudyRecord
 from autoft.study.run import Run
 from autoft.study.study import CORE_EXPORTER
-from autoft.system.clock import RunClock
 from autoft.system.files import as_text, write_atomic
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
@@ -240,33 +240,33 @@ def handoff_of(study: StudyRecord, record: TrialRecord, score: float) -> Handoff
     )
 
 
-def conclude(maker: BundleMaker, ledger: Ledger, ending: Ending, clock: RunClock, screen: Screen) -> Summary:
+def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
     """Export the best trial that can be, open the test split, write summary.json.
 
     As many test images are scored as there is time for. Raises `GateFailed` with the causes when none passes. A model
     of an earlier end of this run is replaced only by one that passed the gate.
     """
-    run, study = maker.run, maker.run.record.study
+    run, study, ledger, clock = maker.run, maker.run.record.study, search.ledger, search.clock
     wanted = Wanted(FULL if study.full_parity else QUICK, layout(study.batched), "test")
 
     def exported(record: TrialRecord) -> Bundle:
         in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))
         return maker.make(record, run.folder.export, in_time)
 
-    record, bundle = export_best(finalists(ledger), exported, screen)
-    _report(run, bundle, screen)
-    return _written(run, replace(_summary(maker, ledger, record, bundle), seconds=maker.watch.seconds()), ledger, clock)
+    record, bundle = export_best(finalists(ledger), exported, search.screen)
+    _report(run, bundle, search.screen)
+    return _written(run, search, replace(_summary(maker, ledger, record, bundle), seconds=maker.watch.seconds()))
 
 
-def let_stand(run: Run, ledger: Ledger, before: Summary, clock: RunClock, screen: Screen) -> Summary:
+def let_stand(run: Run, search: Search, before: Summary) -> Summary:
     """Write what the run came to `before` as what it comes to with the time it has now: nothing better was found."""
-    screen.note("nothing better was found; the model and its score stand, and the test images stay shut")
-    return _written(run, before, ledger, clock)
+    search.screen.note("nothing better was found; the model and its score stand, and the test images stay shut")
+    return _written(run, search, before)
 
 
-def _written(run: Run, summary: Summary, ledger: Ledger, clock: RunClock) -> Summary:
+def _written(run: Run, search: Search, summary: Summary) -> Summary:
     """Write the summary, with what was searched and the time it took as of now."""
-    records = ledger.trials.values()
+    records = search.ledger.trials.values()
     states = [record.state for record in records]
     now = replace(
         summary,
@@ -274,7 +274,8 @@ def _written(run: Run, summary: Summary, ledger: Ledger, clock: RunClock) -> Sum
         tried=len({(r.trial.backbone, r.trial.freeze) for r in records if r.score is not None}),
         run=as_text(run.folder.path),
         budget=run.record.study.time,
-        elapsed=clock.now(),
+        elapsed=search.clock.now(),
+        goes_on=search.goes_on(),
     )
     with run.writing(run.folder.summary):
         write_atomic(run.folder.summary, encode(now))

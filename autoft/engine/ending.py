@@ -20,8 +20,6 @@ from autoft.values.trial import Trial
 FIXED_SECONDS = 4.0
 # How often the gate runs an image through torch or onnxruntime, in images, and how long it may take.
 GATE_IMAGES, GATE_SECONDS = 4 * 64, 4.0
-# An export that nobody has prepared, by a process that has imported what it takes.
-WITHOUT_PREPARATION_SECONDS, LITTLE_TIME_SECONDS = 4.0, 30.0
 MOST_OF_A_BUDGET = 0.5
 # From here to the first step of a worker, in this process or in one of its own.
 STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}
@@ -64,14 +62,13 @@ class Ending:
     def _missing(self, winner: Trial | None, crowding: float) -> float:
         """Seconds until the winner's graph is prepared.
 
-        Before there is one it will be prepared beside the search; but on a crowded machine, or in little time, it will
-        not be ready then.
+        Before there is one it is taken to be the one that is being prepared. Nobody having begun, it will be prepared
+        beside the search; but on a crowded machine it will not be ready then.
         """
-        if winner is None and self.record.study.time < LITTLE_TIME_SECONDS:
-            return crowding * WITHOUT_PREPARATION_SECONDS
-        if winner is None:
+        address = (winner.backbone, winner.image_size) if winner else self.preparation.begun
+        if address is None:
             return FIRST_GUESS_SECONDS * (crowding - 1.0)
-        return self.preparation.seconds_missing(winner.backbone, winner.image_size, crowding)
+        return self.preparation.seconds_missing(*address, crowding)
 
     def _is_slow(self, an_image: float) -> bool:
         """Whether scoring all test images would take too much of the time; then as many as there is time for are."""
@@ -136,8 +133,9 @@ def require_more_time(record: StudyRecord, elapsed: float, had: float) -> None:
 
 
 def _advice(seconds: float, had: float | None) -> str:
-    """A budget for `--time` that holds so many seconds; what to add to the one it had."""
-    return f"{_enough(seconds)}s" if had is None else f"+{math.ceil(_enough(seconds) - had)}s"
+    """A budget for `--time` that holds so many seconds; what to add to the one it had, where that is less."""
+    enough = _enough(seconds)
+    return f"{enough}s" if had is None or enough <= had else f"+{math.ceil(enough - had)}s"
 
 
 def _enough(seconds: float) -> int:

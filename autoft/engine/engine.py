@@ -33,7 +33,7 @@ from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
 from autoft.parts.base import UNCALIBRATED, Exporter, FreezeStrategy, Searcher, Task
 from autoft.parts.host import Host
 from autoft.runners.base import Runner
-from autoft.runners.search import is_over
+from autoft.runners.search import answer_seconds, is_over
 from autoft.store import RunFolder
 from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, versions, worker_memory
 from autoft.study.record import Machine, RunnerName, StudyRecord, ViewsCompared
@@ -229,7 +229,7 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock
     lets the model stand.
     """
     study, problem = run.record.study, run.problem(ledger)
-    if not is_over(host.part(Searcher, study.searcher), problem, ledger, reading):
+    if not is_over(host.part(Searcher, study.searcher), problem, ledger, reading, answer_seconds(reading.remaining)):
         return
     if problem.trials is not None and len(ledger.trials) >= problem.trials:
         raise StudyError(
@@ -247,12 +247,13 @@ def _had(run: Run) -> float:
 def _for_the_time_left(run: Run, ledger: Ledger, clock: RunClock, screen: Screen) -> Study:
     """How an unfinished run goes on: without Ray where there is no time to start it. A model there is, is exported.
 
-    Raises `StudyError` when there is none, and no time to come to one.
+    Raises `StudyError` when there is none, and no time to come to one; and when a budget was named that holds no more
+    than the export, for which nobody need name one.
     """
     record = run.record
     crowding = Crowding(own=record.machine.busy + 1.0)()
     left = clock.budget - clock.now()
-    if not ledger.exportable():
+    if not ledger.exportable() or record.study.time != _had(run):
         require_enough_time(record, clock.now(), least_seconds(record, "inline", crowding), _had(run))
     return _with_ray_if(left, least_seconds(record, "ray", crowding), record.study, screen)
 

@@ -66,6 +66,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
             with _time_is_used(search):
                 with watch.phase("search"):
                     run.save()  # workers read it
+                    preparation.follow(search.ledger)
                     host.tell(hookspecs.autoft_search_started, run.record, run.folder.path)
                     with _leaderboard_at_the_end(run, search.ledger, sitting.screen):
                         site = Site(run.folder.path, run.record.machine, sitting.clock.origin)
@@ -82,13 +83,13 @@ def _end(run: Run, search: Search, ending: Ending, watch: Stopwatch) -> Summary:
     try:
         with stopped.at_once():
             if before := run.concluded(ledger):
-                return let_stand(run, ledger, before, search.clock, search.screen)
+                return let_stand(run, search, before)
             best = finalists(ledger)[0].trial
             with watch.phase("export"):
                 ending.preparation.finish(best.backbone, best.image_size)
             shop = _shop(run, search.host, stopped)
             maker = BundleMaker(run, ledger, shop, watch)
-            return conclude(maker, ledger, ending, search.clock, search.screen)
+            return conclude(maker, search, ending)
     except (Cancelled, KeyboardInterrupt):
         _raise_if_stopped(run, ledger, stopped)
         raise

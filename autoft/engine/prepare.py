@@ -31,10 +31,12 @@ from autoft.study.study import CORE_EXPORTER
 from autoft.values.backbone import Backbone
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Ledger
+from autoft.values.trial import Candidate, Trial
 
 FIRST_GUESS_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 45.0
-
+# With less time left nobody waits to see who leads: begun then, no graph would be there when the search has to end.
+SHORT_SECONDS = 75.0
 
 _IMPORTED_AT_THE_END = (
     "onnxruntime",
@@ -82,10 +84,17 @@ class Preparation:
         self._imports = threading.Thread(target=_import_ahead, name="imports", daemon=True)
 
     def follow(self, ledger: Ledger) -> None:
-        """Begin with the backbone that leads, once as many trials have a score as there are backbones."""
-        ranking = ledger.ranking()
-        if len(ranking) >= len(self._run.record.backbones):
-            self.begin(ranking[0].trial.backbone, ranking[0].trial.image_size)
+        """Begin with the backbone that leads, once as many trials have a score as there are backbones.
+
+        In a short time with the one that leads so far, or seems best before anything is tried.
+        """
+        ranking, record = [one.trial for one in ledger.ranking()], self._run.record
+        if len(ranking) >= len(record.backbones):
+            self.begin(ranking[0].backbone, ranking[0].image_size)
+        elif record.study.time - ledger.elapsed < SHORT_SECONDS:
+            likely = sorted(record.candidates, key=lambda candidate: -(candidate.prior or 0.0))
+            leading: list[Trial | Candidate] = [*ranking, *likely]
+            self.begin(leading[0].backbone, leading[0].image_size)
 
     def begin(self, backbone: str, image_size: int) -> None:
         """Begin with this backbone, once; while another one is being prepared, nothing: so call it again and again."""
@@ -104,6 +113,11 @@ class Preparation:
                 command, stdin=silent, stdout=silent, stderr=silent, env=environment, start_new_session=True
             )
 
+    @property
+    def begun(self) -> tuple[str, int] | None:
+        """The backbone and size that was begun last."""
+        return next(reversed(self._began), None)
+
     def seconds_missing(self, backbone: str, image_size: int, crowding: float) -> float:
         """What preparing this backbone adds to the end: nothing when it is done, all of it when it has not begun.
 
@@ -121,8 +135,7 @@ class Preparation:
 
     def finish(self, backbone: str, image_size: int) -> None:
         """Wait for this backbone if it is being prepared, unless it seems to hang: to begin anew would take longer."""
-        is_last = list(self._began)[-1:] == [(backbone, image_size)]
-        if self._process is not None and is_last:
+        if self._process is not None and self.begun == (backbone, image_size):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(LONGEST_WAIT_SECONDS)
 

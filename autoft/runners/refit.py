@@ -37,10 +37,13 @@ class Refits:
     def reserve(self, ledger: Ledger, trial: Trial | None) -> float:
         """Seconds from the end of the search to the end of the process, with the refit of the best so far.
 
-        Of another trial without: should it win in the last moment, it goes without a refit.
+        Without one for which it is too late already: its time is worth more to the search. Of another trial without:
+        should it win in the last moment, it goes without a refit.
         """
         ending, best = self.ending(ledger, trial), next(iter(ledger.ranking()), None)
         if self.record.study.no_refit or best is None or ledger.refits(best):
+            return ending
+        if self.seconds(best) > self.clock.budget - self.clock.now() - ending:
             return ending
         if trial is None:
             return ending + self._planned(best, MARGIN * self.seconds(best))
@@ -84,7 +87,8 @@ class Refits:
 
     def _seconds(self, record: TrialRecord, passes: float) -> float:
         costs = record.costs
-        besides = STARTING_SECONDS + costs.scoring + costs.saving + self._checking(record)
+        scoring = 0.0 if self._is_closed_form(record.trial) else costs.scoring  # of features that there are
+        besides = STARTING_SECONDS + scoring + costs.saving + self._checking(record)
         return self._fitting(record, passes) + besides
 
     def _fitting(self, record: TrialRecord, passes: float) -> float:

@@ -40,6 +40,7 @@ LATE_STARTS = 3
 # With Ray no report is taken in meanwhile, and the end of the run is not prepared.
 ANSWER_SHARE, LEAST_ANSWER_SECONDS, MOST_ANSWER_SECONDS = 0.25, 5.0, 60.0
 ANSWER_SECONDS = 2.0
+MUCH_SECONDS = 600.0  # what "more time" means where it is asked whether there is anything to do with it
 LOSSES_BORNE: Final[Mapping[Literal["memory", "unknown"], int]] = {"memory": 1, "unknown": 3}
 """How many processes a slice may cost and be handed out again. Runs are killed for other reasons too: more of those."""
 CUT_SHORT: Final = f"the run was killed while a worker had the slice; if for lack of memory, {FEWER}"
@@ -147,7 +148,8 @@ class Search:
         """What the searcher answers; nothing more when a signal comes first, or it takes too long."""
         try:
             with self.stopped.at_once():
-                return _answer_in_time(self.searcher, self._offered(), self.ledger, reading)
+                seconds = answer_seconds(reading.remaining)
+                return _answer_in_time(self.searcher, self._offered(), self.ledger, reading, seconds)
         except KeyboardInterrupt:
             if not self.stopped():
                 raise
@@ -165,6 +167,14 @@ class Search:
         fits = {network for network, trial in one_each.items() if self._ends_at(trial) > self.clock.now()}
         offered = (one for one in self.problem.candidates if (one.backbone, one.image_size) in fits)
         return replace(self.problem, candidates=tuple(offered))
+
+    def goes_on(self) -> bool:
+        """Whether the searcher would try more with more time; one that does not answer at once would not."""
+        later = Clock(self.clock.now(), self.clock.budget + MUCH_SECONDS)
+        try:
+            return not is_over(self.searcher, self.problem, self.ledger, later, ANSWER_SECONDS)
+        except PluginError:
+            return False
 
     @property
     def deadline(self) -> float:
@@ -288,9 +298,10 @@ class _NoAnswer(PluginError):
     """A searcher did not answer in its time."""
 
 
-def _answer_in_time(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock) -> Slice | Wait | Done:
-    """What the searcher answers. Raises `_NoAnswer` when that takes too long."""
-    seconds = answer_seconds(reading.remaining)
+def _answer_in_time(
+    searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock, seconds: float
+) -> Slice | Wait | Done:
+    """What the searcher answers. Raises `_NoAnswer` when that takes more than so many seconds."""
     try:
         with time_limit(seconds):
             return searcher.ask(problem, ledger, reading)
@@ -304,12 +315,12 @@ def answer_seconds(remaining: float) -> float:
     return min(max(share, LEAST_ANSWER_SECONDS), remaining + ANSWER_SECONDS)
 
 
-def is_over(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock) -> bool:
+def is_over(searcher: Searcher, problem: Problem, ledger: Ledger, reading: Clock, seconds: float) -> bool:
     """Whether a search that stands there with nothing in flight would end at once: done, or out of trials.
 
-    Raises `PluginError` when the searcher does not answer in its time.
+    Raises `PluginError` when the searcher does not answer within so many seconds.
     """
-    answer = _answer_in_time(searcher, problem, ledger, reading)
+    answer = _answer_in_time(searcher, problem, ledger, reading, seconds)
     return isinstance(answer, Done) or (isinstance(answer, Slice) and _is_one_too_many(answer, problem, ledger))
 
 

@@ -52,7 +52,9 @@ class Study:
         float,
         Option("Budget from start to exit, such as 90s, 10m or 1h30m.", "TIME", default="30m", read=parse_duration),
     ] = 1800.0
-    trials: Annotated[int | None, Option("Start at most this many trials.", "N")] = None
+    trials: Annotated[
+        int | None, Option("Start at most this many trials; the time left then goes into training them.", "N")
+    ] = None
     out: Annotated[str, Option("The run folder.", "DIR", default="runs/NAME-DATE")] = ""
     seed: Annotated[int, Option("Of the split and of every trial.", "N")] = 0
     task: Annotated[str, Option("What is predicted; see autoft plugins.", "NAME", default="auto, by the labels")] = (

@@ -71,7 +71,7 @@ class Summary:
     a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
     `finalists`: the checkpoints that were to be exported, best first; the last is `best`, those before it could not
     be. A summary of an older version names none. `weighs_classes`: the metric does, each class alike;
-    where it does not, `weighing` is one of the task that does, if any.
+    where it does not, `weighing` is one of the task that does, if any. `goes_on`: with more time more would be tried.
     """
 
     run: str
@@ -92,3 +92,4 @@ class Summary:
     finalists: tuple[Parent, ...] = ()
     weighs_classes: bool = False
     weighing: str = ""
+    goes_on: bool = True

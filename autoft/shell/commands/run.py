@@ -203,10 +203,11 @@ def _megabytes(model: Path) -> str:
 
 def _next(summary: Summary) -> list[str]:
     run = shlex.quote(shown(Path(summary.run)))
+    more = [f"  autoft resume {run} --time +10m"] if summary.goes_on else []
     return [
         "Next:",
         f"  autoft predict {run} IMAGE...",
         f"  autoft verify {shlex.quote(shown(Path(summary.run, summary.model).parent))}",
         f"  autoft leaderboard {run}",
-        f"  autoft resume {run} --time +10m",
+        *more,
     ]
