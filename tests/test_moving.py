@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from autoft.study import machine
 from autoft.study.machine import GIB, Resources
 from autoft.study.record import Machine
 from autoft.study.run import Run
-from autoft.study.study import Change, Study
+from autoft.study.study import Change, Study, budget_change
 from autoft.system.clock import RunClock
 from autoft.system.screen import Silent
 from autoft.system.stopwatch import Stopwatch
@@ -99,3 +100,12 @@ def test_auto_falls_back_to_inline_with_the_reason(tiny_images, monkeypatch):
     assert line.startswith("one trial at a time in this process: Ray cannot start: RAY_TMPDIR")
     with pytest.raises(StudyError, match="Ray cannot start"):
         engine._runner(Study("data", runner="ray"), host, Stopwatch(time.time()), notes)
+
+
+@pytest.mark.parametrize("over", [-10.0, 26.2])
+def test_time_added_comes_on_top_of_what_was_used(run, over):
+    had = run.record.study.time
+    longer = engine._changed(run, Change(time=budget_change("+60s")), None, had + over)
+    assert longer.record.study.time == math.ceil(had + max(0.0, over)) + 60.0
+    anew = engine._changed(run, Change(time=budget_change("5m")), None, had + over)
+    assert anew.record.study.time == 300.0

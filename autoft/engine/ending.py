@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -82,7 +83,8 @@ class Ending:
     def _measured(self, ledger: Ledger, of: Trial) -> float | None:
         seen = (record for record in ledger.trials.values() if record.score is not None)
         alike = [r for r in seen if (r.trial.backbone, r.trial.image_size) == (of.backbone, of.image_size)]
-        return max((record.costs.image for record in alike), default=None)
+        # Of several one may have been measured in a bad moment.
+        return statistics.median_high(record.costs.image for record in alike) if alike else None
 
 
 def least_seconds(record: StudyRecord, runner: RunnerName, crowding: float = 1.0) -> float:

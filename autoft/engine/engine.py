@@ -99,7 +99,8 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     watch = Stopwatch(began)
     recorded = Run.open(path)
     ledger, finished = recorded.ledger(), recorded.summary()
-    run = _changed(recorded, change, finished)
+    elapsed = max(ledger.elapsed, finished.elapsed if finished else 0.0)
+    run = _changed(recorded, change, finished, elapsed)
     screen.metric = run.record.metric
     if finished and run.concluded(ledger):
         bundle_of(run.folder.path, finished)
@@ -113,7 +114,6 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
             run = run.with_plugins(_recorded_host(run, change, screen))
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
-    elapsed = max(ledger.elapsed, finished.elapsed if finished else 0.0)
     clock, study = RunClock(began - elapsed, budget), run.record.study
     host = _recorded_host(run, change, screen)
     if run.concluded(ledger):
@@ -208,13 +208,16 @@ def _require_time(clock: RunClock, doing: str) -> None:
         raise StudyError(f"--time {clock.budget:g}s was over while {doing}; give it more time")
 
 
-def _changed(run: Run, change: Change, finished: Summary | None) -> Run:
-    """The run as the change wants it. Raises `StudyError` for less time than a finished run had: it is used."""
+def _changed(run: Run, change: Change, finished: Summary | None, elapsed: float) -> Run:
+    """The run as the change wants it. What is added to its time comes on top of what it had, or has used if that is more.
+
+    Raises `StudyError` for less time than a finished run had: it is used.
+    """
     if change.data is not None:
         run = run.with_images(change.data)
     if change.time is None:
         return run
-    study = replace(run.record.study, time=change.time(run.record.study.time))
+    study = replace(run.record.study, time=change.time(max(run.record.study.time, math.ceil(elapsed))))
     if finished and study.time < finished.budget:
         had = f"the run is finished and had {finished.budget:g} s, so --time {study.time:g}s leaves nothing to do"
         raise StudyError(f"{had}; give it more, such as --time +10m")

@@ -98,7 +98,9 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
     ),
 )
 @click.argument("run")
-@click.option("--time", metavar="TIME", help="The budget of the whole run, such as 40m; +10m adds to what it had.")
+@click.option(
+    "--time", metavar="TIME", help="The budget of the whole run, such as 40m; +10m adds to what it had or has used."
+)
 @moved_option
 @plugin_option
 @json_option
