@@ -53,8 +53,7 @@ class Rehearsal:
             self._folded = fold_norms(self._module, self._noise(1))
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._warm: tuple[Arithmetic, Tensor, Captured] | None = None
-        alone = device.type == "cpu" and torch.get_num_threads() == 1
-        self.clock: Callable[[], float] = time.thread_time if alone else time.perf_counter
+        self.clock = clock_of(device)
 
     def step(self, arithmetic: Arithmetic, count: int, limit: float) -> float:
         """Seconds that `count` images take forward and backward, with kernels found and memory taken.
@@ -88,7 +87,7 @@ class Rehearsal:
         images = self._noise(count).contiguous(memory_format=arithmetic.memory_format)
         captured = Captured(lambda images, _: self._take(arithmetic, images), self._device)
         end = self.clock() + limit
-        with _cut_short(self._module, lambda: self.clock() > end or time.monotonic() > self._until):
+        with cut_short(self._module, lambda: self.clock() > end or time.monotonic() > self._until):
             loss, _ = captured(images, images)
         if not bool(loss.isfinite()):
             raise FloatingPointError(f"features in {arithmetic} are not finite")
@@ -122,8 +121,14 @@ class Rehearsal:
         return self.clock()
 
 
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Seconds of the processor where one thread computes, so that what else runs there has no part in them."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if alone else time.perf_counter
+
+
 @contextmanager
-def _cut_short(module: nn.Module, enough: Callable[[], bool]) -> Iterator[None]:
+def cut_short(module: nn.Module, enough: Callable[[], bool]) -> Iterator[None]:
     """Raise `TooSlow` behind whatever layer is done when it is `enough`, on the way back too."""
 
     def check(*_: object) -> None:

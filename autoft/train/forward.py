@@ -1,0 +1,162 @@
+"""`Forward`: in which numbers features of training images are computed, found out on some of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoft.media.image.batches import Images
+from autoft.parts.network import Network
+from autoft.system.parallel import Check, never_stop
+from autoft.system.signals import Cancelled
+from autoft.train.arithmetic import Numbers
+from autoft.train.features import FeatureCache, FeaturePass
+from autoft.train.measurements import Measurements
+from autoft.train.precision import FEWEST_SECONDS, SECONDS_OF_WARM_UP, SHARE, device_name, numbers_of
+from autoft.train.step_timing import clock_of, cut_short
+
+CLEARLY: Final = 1.2
+"""How many times as fast as fp32 bf16 must be to be used."""
+FARTHEST: Final = 0.2
+"""How far features in bf16 may be from those in fp32: the root of the mean square, as a share of the same of what these
+differ by from image to image."""
+
+WORTH_SECONDS: Final = 3.0
+"""What fp32 must have left to do, for finding out to pay."""
+PART_SECONDS: Final = 0.25
+FEWEST_IMAGES: Final = 4
+"""Of each of the two parts that are computed in both."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that a comparison depends on; `features` names weights, pixels and what is made of them."""
+
+    device: str
+    threads: int
+    torch: str
+    features: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds an image, None where it failed or was cut short; how far bf16 is off (`distance`)."""
+
+    setting: Setting
+    fp32: float
+    bf16: float | None = None
+    error: float | None = None
+    format: Literal[1] = 1
+
+    @property
+    def says_all(self) -> bool:
+        """It does."""
+        return True
+
+    @property
+    def choice(self) -> ForwardChoice:
+        """bf16 where it is clearly faster and near enough."""
+        if self.bf16 is None or self.fp32 < CLEARLY * self.bf16:
+            return ForwardChoice("fp32", f"bf16 is not {CLEARLY:g} times as fast")
+        off = f"off by {self.error if self.error is None else round(self.error, 3)} of what images differ by"
+        if self.error is None or self.error > FARTHEST:
+            return ForwardChoice("fp32", f"bf16 is {off}")
+        return ForwardChoice("bf16", f"{self.fp32 / self.bf16:.2f} times as fast, {off}")
+
+
+@dataclass(frozen=True)
+class ForwardChoice:
+    """The numbers of features of training images, and the reason."""
+
+    numbers: Numbers
+    why: str
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a report says of it."""
+        return {"features_precision": self.numbers, "features_precision_why": self.why}
+
+
+class Forward:
+    """In which numbers features of training images are: those `asked` for, unless that is "auto"; else what `folder`
+    keeps; else what is measured.
+
+    A head is fitted on them. What it is scored on, and so what ranks and what the exported float32 file is held
+    against, is never asked for here and always fp32.
+    """
+
+    def __init__(self, folder: Path, asked: str, cache: FeatureCache) -> None:
+        self._asked, self._cache = numbers_of(asked), cache
+        self._measurements = Measurements(folder, Comparison)
+
+    def choice(
+        self, network: Network, images: Images, rows: NDArray[np.int64], seconds_left: float, check: Check = never_stop
+    ) -> ForwardChoice:
+        """For features of these rows, in a slice with so much time left.
+
+        The same for all who ask, in this process and others, once it was found out. What is computed in fp32 to do so
+        is kept in the cache.
+        """
+        if self._asked is not None:
+            return ForwardChoice(self._asked, "asked for")
+        one = self._cache.passing(network, images, rows)
+        setting = Setting(device_name(images.device), torch.get_num_threads(), torch.__version__, one.path.stem)
+        found = self._measurements.known(setting)
+        if found is None and seconds_left * SHARE < FEWEST_SECONDS:
+            return ForwardChoice("fp32", "there was no time to try bf16")
+        found = found or self._measurements.measured(setting, lambda: compare(setting, one, check), check)
+        return found.choice if found else ForwardChoice("fp32", "there is too little to compute for bf16 to pay")
+
+
+def compare(setting: Setting, one: FeaturePass, check: Check = never_stop) -> Comparison | None:
+    """fp32 and bf16 on the same images, of those whose features are not kept yet; None where these are too few.
+
+    On two parts, of which the first is warm-up. What is computed in fp32 is kept.
+    """
+    device, clock = one.images.device, clock_of(one.images.device)
+
+    def took(places: NDArray[np.int64], numbers: Numbers) -> tuple[float, NDArray[np.float32]]:
+        check()
+        began = clock()
+        found = one.forward(places, numbers)
+        seconds = clock() - began
+        if numbers == "fp32":
+            one.keep(places, found)
+        return seconds / len(places), found
+
+    with one.alone(lambda: False, check):
+        one.recall(check)
+        missing = np.flatnonzero(~one.known)
+        if len(missing) < 3 * FEWEST_IMAGES:
+            return None
+        seconds, _ = took(missing[:FEWEST_IMAGES], "fp32")
+        if seconds * len(missing) < WORTH_SECONDS:
+            return None
+        size = min(one.images.forward_size, max(FEWEST_IMAGES, int(PART_SECONDS / seconds)))
+        parts = np.split(missing[FEWEST_IMAGES:][: 2 * size], 2)
+        exact = [took(part, "fp32") for part in parts]
+        end = clock() + 2 * max(seconds * size, SECONDS_OF_WARM_UP[device.type])
+        try:
+            with cut_short(one.network.module, lambda: clock() > end):
+                rough = [took(part, "bf16") for part in parts]
+        except Cancelled:
+            raise
+        except Exception:  # of whatever kind: what cannot be computed so, or not in time, is no candidate
+            return Comparison(setting, exact[-1][0])
+    error = distance(*(np.concatenate([features for _, features in found]) for found in (exact, rough)))
+    return Comparison(setting, exact[-1][0], rough[-1][0], error)
+
+
+def distance(exact: NDArray[np.float32], rough: NDArray[np.float32]) -> float | None:
+    """How far features `(n, dim)` are from the exact ones, as `FARTHEST` has it; None where that is no number."""
+    apart = np.linalg.norm((rough - exact).astype(np.float64))
+    spread = np.linalg.norm((exact - exact.mean(0)).astype(np.float64))
+    with np.errstate(all="ignore"):
+        found = float(apart / spread)
+    return found if math.isfinite(found) else None
