@@ -24,8 +24,8 @@ from autoft.train.step_timing import clock_of, cut_short
 CLEARLY: Final = 1.2
 """How many times as fast as fp32 bf16 must be to be used."""
 FARTHEST: Final = 0.15
-"""How far features in bf16 may be from those in fp32 (`distance`). Those of EfficientNet-Lite are off by .06 to .12, which
-heads hardly notice, nor twice as much; four times as much costs more than half a point."""
+"""How far features in bf16 may be from those in fp32 (`distance`). Those of EfficientNet-Lite are off by .06 to .16,
+which heads do not notice; of twice as much they do (`benchmarks/forward.py`)."""
 
 WORTH_SECONDS: Final = 3.0
 """What fp32 must have left to do, for finding out to pay."""
