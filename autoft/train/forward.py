@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -119,38 +120,62 @@ def compare(setting: Setting, one: FeaturePass, check: Check = never_stop) -> Co
 
     On two parts, of which the first is warm-up. What is computed in fp32 is kept.
     """
-    device, clock = one.images.device, clock_of(one.images.device)
-
-    def took(places: NDArray[np.int64], numbers: Numbers) -> tuple[float, NDArray[np.float32]]:
-        check()
-        began = clock()
-        found = one.forward(places, numbers)
-        seconds = clock() - began
-        if numbers == "fp32":
-            one.keep(places, found)
-        return seconds / len(places), found
-
+    timed = _Timed(one, clock_of(one.images.device), check)
     with one.alone(lambda: False, check):
         one.recall(check)
         missing = np.flatnonzero(~one.known)
         if len(missing) < 3 * FEWEST_IMAGES:
             return None
-        seconds, _ = took(missing[:FEWEST_IMAGES], "fp32")
-        if seconds * len(missing) < WORTH_SECONDS:
+        an_image = timed.exact(missing[:FEWEST_IMAGES]).seconds
+        if an_image * len(missing) < WORTH_SECONDS:
             return None
-        size = min(one.images.forward_size, max(FEWEST_IMAGES, int(PART_SECONDS / seconds)))
+        size = min(one.images.forward_size, max(FEWEST_IMAGES, int(PART_SECONDS / an_image)))
         parts = np.split(missing[FEWEST_IMAGES:][: 2 * size], 2)
-        exact = [took(part, "fp32") for part in parts]
-        end = clock() + 2 * max(seconds * size, SECONDS_OF_WARM_UP[device.type])
+        exact = [timed.exact(part) for part in parts]
+        rough = timed.rough(parts, 2 * max(an_image * size, SECONDS_OF_WARM_UP[one.images.device.type]))
+    if not rough:
+        return Comparison(setting, exact[-1].seconds)
+    error = distance(*(np.concatenate([part.features for part in found]) for found in (exact, rough)))
+    return Comparison(setting, exact[-1].seconds, rough[-1].seconds, error)
+
+
+class _Computed(NamedTuple):
+    """Features `(n, dim)`, and the seconds that one image took."""
+
+    features: NDArray[np.float32]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Timed:
+    """Features of a pass, with the seconds of `clock` that they take."""
+
+    one: FeaturePass
+    clock: Callable[[], float]
+    check: Check
+
+    def exact(self, places: NDArray[np.int64]) -> _Computed:
+        """In fp32; the pass keeps them."""
+        found = self._computed(places, "fp32")
+        self.one.keep(places, found.features)
+        return found
+
+    def rough(self, parts: Sequence[NDArray[np.int64]], limit: float) -> list[_Computed]:
+        """In bf16, of all the parts; none where it fails, or has taken so many seconds."""
+        end = self.clock() + limit
         try:
-            with cut_short(one.network.module, lambda: clock() > end):
-                rough = [took(part, "bf16") for part in parts]
+            with cut_short(self.one.network.module, lambda: self.clock() > end):
+                return [self._computed(part, "bf16") for part in parts]
         except Cancelled:
             raise
-        except Exception:  # of whatever kind: what cannot be computed so, or not in time, is no candidate
-            return Comparison(setting, exact[-1][0])
-    error = distance(*(np.concatenate([features for _, features in found]) for found in (exact, rough)))
-    return Comparison(setting, exact[-1][0], rough[-1][0], error)
+        except Exception:  # of whatever kind: what cannot be computed so is no candidate
+            return []
+
+    def _computed(self, places: NDArray[np.int64], numbers: Numbers) -> _Computed:
+        self.check()
+        began = self.clock()
+        features = self.one.forward(places, numbers)
+        return _Computed(features, (self.clock() - began) / len(places))
 
 
 def distance(exact: NDArray[np.float32], rough: NDArray[np.float32]) -> float | None:
