@@ -19,7 +19,7 @@ from autoft.system.signals import Cancelled
 from autoft.train.arithmetic import Numbers
 from autoft.train.features import FeatureCache, FeaturePass
 from autoft.train.measurements import Measurements
-from autoft.train.precision import FEWEST_SECONDS, SECONDS_OF_WARM_UP, SHARE, device_name, numbers_of
+from autoft.train.precision import SECONDS_OF_WARM_UP, device_name, numbers_of
 from autoft.train.step_timing import clock_of, cut_short
 
 CLEARLY: Final = 1.2
@@ -29,7 +29,7 @@ FARTHEST: Final = 0.15
 which heads do not notice; of twice as much they do (`benchmarks/forward.py`)."""
 
 WORTH_SECONDS: Final = 3.0
-"""What fp32 must have left to do, for finding out to pay."""
+"""What fp32 must have left to do, and the time that there must be, for finding out to pay."""
 PART_SECONDS: Final = 0.25
 FEWEST_IMAGES: Final = 4
 """Of each of the two parts that are computed in both."""
@@ -109,7 +109,7 @@ class Forward:
         one = self._cache.passing(network, images, rows)
         setting = Setting(device_name(images.device), torch.get_num_threads(), torch.__version__, one.path.stem)
         found = self._measurements.known(setting)
-        if found is None and seconds_left * SHARE < FEWEST_SECONDS:
+        if found is None and seconds_left < WORTH_SECONDS:
             return ForwardChoice("fp32", "there was no time to try bf16")
         found = found or self._measurements.measured(setting, lambda: compare(setting, one, check), check)
         return found.choice if found else ForwardChoice("fp32", "there is too little to compute for bf16 to pay")
