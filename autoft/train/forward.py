@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from autoft.train.arithmetic import Numbers
 from autoft.train.features import FeatureCache, FeaturePass
 from autoft.train.measurements import Measurements
 from autoft.train.precision import SECONDS_OF_WARM_UP, device_name, numbers_of
-from autoft.train.step_timing import clock_of, cut_short
+from autoft.train.step_timing import cut_short
 
 CLEARLY: Final = 1.2
 """How many times as fast as fp32 bf16 must be to be used."""
@@ -137,6 +138,11 @@ def compare(setting: Setting, one: FeaturePass, check: Check = never_stop) -> Co
         return Comparison(setting, exact[-1].seconds)
     error = distance(*(np.concatenate([part.features for part in found]) for found in (exact, rough)))
     return Comparison(setting, exact[-1].seconds, rough[-1].seconds, error)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """On cores the processor's seconds of all threads, which wait asleep: what else runs now must not decide for good."""
+    return time.perf_counter if device.type == "cuda" else time.process_time
 
 
 class _Computed(NamedTuple):

@@ -53,7 +53,8 @@ class Rehearsal:
             self._folded = fold_norms(self._module, self._noise(1))
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._warm: tuple[Arithmetic, Tensor, Captured] | None = None
-        self.clock = clock_of(device)
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        self.clock: Callable[[], float] = time.thread_time if alone else time.perf_counter
 
     def step(self, arithmetic: Arithmetic, count: int, limit: float) -> float:
         """Seconds that `count` images take forward and backward, with kernels found and memory taken.
@@ -119,12 +120,6 @@ class Rehearsal:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return self.clock()
-
-
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """Seconds of the processor where one thread computes, so that what else runs there has no part in them."""
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    return time.thread_time if alone else time.perf_counter
 
 
 @contextmanager
