@@ -141,7 +141,7 @@ def compare(setting: Setting, one: FeaturePass, check: Check = never_stop) -> Co
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """On cores the processor's seconds of all threads, which wait asleep: what else runs now must not decide for good."""
+    """On cores the processor's seconds of all threads, which wait asleep: what else runs must not decide for good."""
     return time.perf_counter if device.type == "cuda" else time.process_time
 
 
