@@ -175,7 +175,7 @@ def test_it_is_found_out_once_for_all_processes_to_come(cache, network, images):
 
 
 @pytest.mark.parametrize(
-    ("rows", "left", "why"), [(20, ENOUGH, "there is too little"), (ROWS, 1.0, "there was no time")]
+    ("rows", "left", "why"), [(14, ENOUGH, "there is too little"), (ROWS, 1.0, "there was no time")]
 )
 def test_where_it_would_not_pay_features_stay_fp32_and_it_is_open(cache, network, images, rows, left, why):
     one = chooser(cache)

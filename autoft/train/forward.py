@@ -29,9 +29,9 @@ FARTHEST: Final = 0.15
 """How far features in bf16 may be from those in fp32 (`distance`). Those of EfficientNet-Lite are off by .06 to .16,
 which heads do not notice; of twice as much they do (`benchmarks/forward.py`)."""
 
-WORTH_SECONDS: Final = 3.0
+WORTH_SECONDS: Final = 1.5
 """What fp32 must have left to do, and the time that there must be, for finding out to pay."""
-PART_SECONDS: Final = 0.25
+PART_SECONDS: Final = 0.15
 FEWEST_IMAGES: Final = 4
 """Of each of the two parts that are computed in both."""
 
