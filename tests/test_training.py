@@ -241,6 +241,19 @@ def test_probe_scores_what_its_classifier_says(run, worker):
     assert (logits.argmax(axis=1) == dataset.targets("val")).mean() == pytest.approx(report.score)
 
 
+def test_a_probe_that_is_fitted_in_bf16_is_scored_in_fp32(run, worker):
+    rough = Worker(shop_of(with_precision(run, "bf16")))
+    of, other = (trial(run, number, "test_resnet", "probe") for number in (0, 1))
+    assert execute(rough, of, 0.0, 1.0).facts["features_precision"] == "bf16"
+    assert execute(worker, other, 0.0, 1.0).facts["features_precision"] == "fp32"
+    heads = [saved(run, number).model["head.weight"] for number in (0, 1)]
+    assert not torch.equal(*heads)
+    torch.testing.assert_close(*heads, rtol=0.2, atol=0.2 * float(heads[1].abs().max()))
+    for one in (of, other):
+        logits = logits_of(worker, classifier_of(run, worker, one), one)
+        np.testing.assert_allclose(saved(run, one.id).logits, logits, atol=1e-5)
+
+
 def test_a_report_says_which_rates_the_plan_came_to(run, worker):
     of = trial(run, 0, "test_resnet", "full", batch_size=8, learning_rate=1e-3)
     facts = execute(worker, of, 0.0, 1.0).facts

@@ -13,7 +13,9 @@ from autoft.errors import RunFailed
 from autoft.parts.contract import NO_CLOSED_FORM
 from autoft.parts.linear_head import LinearHead
 from autoft.store import Checkpoint
+from autoft.train.arithmetic import Numbers
 from autoft.train.classifier import Classifier
+from autoft.train.forward import ForwardChoice
 from autoft.train.job import TooLate
 from autoft.train.workshop import Bench, memory
 from autoft.values.trial import Costs, Report
@@ -30,23 +32,27 @@ def fit_closed_form(bench: Bench) -> Report:
     """
     shop = bench.shop
     costs = _forward_costs(bench)
-    validation = _needed_features(bench, shop.validation, "validation", 0.0)
-    head, share, solving = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
+    validation = _needed_features(bench, shop.validation, "validation", 0.0, "fp32")
+    head, share, solving, forward = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
     outputs = (validation @ head.weight.T + head.bias).numpy()
     score = shop.score(outputs)
     model = Classifier(bench.network.module, bench.network.dim, shop.task.outputs).with_head(head)
     changed = model.changed(bench.plan)
     shop.checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=outputs))
-    costs, facts = replace(costs, solving=solving), {**head.facts, **memory()}
+    costs, facts = replace(costs, solving=solving), {**head.facts, **forward.facts, **memory()}
     return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
 
 
 class Solved(NamedTuple):
-    """A head in closed form, the share of the images to train on that it is fitted on, and the seconds of solving."""
+    """A head in closed form, the share of the images to train on that it is fitted on, and the seconds of solving.
+
+    The features that it is fitted on are in the numbers of `forward`.
+    """
 
     head: LinearHead
     share: float
     seconds: float
+    forward: ForwardChoice
 
 
 def closed_form_head(bench: Bench, reserve: float) -> Solved:
@@ -57,16 +63,22 @@ def closed_form_head(bench: Bench, reserve: float) -> Solved:
     shop, dataset, splits = bench.shop, bench.shop.trained_on(bench.trial), bench.trial.train_on
     rows, order = dataset.rows(splits), dataset.stratified(splits, shop.record.study.seed)
     bench.network.module.to(shop.device)
+    forward = bench.forward(rows[order])
     fewest = rows[order[: max(FEWEST_FITTED, FITTED_AN_OUTPUT * shop.task.outputs)]]
-    _needed_features(bench, fewest, "training", FEWEST_GRACE_SECONDS)
+    _needed_features(bench, fewest, "training", FEWEST_GRACE_SECONDS, forward.numbers)
     features = shop.features.leading(
-        bench.network, bench.images, rows[order], lambda: bench.job.seconds_left < reserve, shop.check
+        bench.network,
+        bench.images,
+        rows[order],
+        lambda: bench.job.seconds_left < reserve,
+        shop.check,
+        forward.numbers,
     )
     seen, began = dataset.targets(splits)[order[: len(features)]], time.monotonic()
     head = shop.task.closed_form(features, torch.from_numpy(seen), shop.check)
     if head is None:
         raise RunFailed(f"task {shop.task.name!r} gave no head in closed form; {NO_CLOSED_FORM}")
-    return Solved(head, len(seen) / len(rows), time.monotonic() - began)
+    return Solved(head, len(seen) / len(rows), time.monotonic() - began, forward)
 
 
 def _forward_costs(bench: Bench) -> Costs:
@@ -79,7 +91,7 @@ def _forward_costs(bench: Bench) -> Costs:
     return Costs(scoring=an_image * len(rows), image=an_image)
 
 
-def _needed_features(bench: Bench, rows: np.ndarray, kind: str, grace: float) -> torch.Tensor:
+def _needed_features(bench: Bench, rows: np.ndarray, kind: str, grace: float, numbers: Numbers) -> torch.Tensor:
     """Features of all these rows.
 
     Raises `TooLate` when they are not there `grace` seconds after the deadline, and keeps what was computed. The first
@@ -89,7 +101,7 @@ def _needed_features(bench: Bench, rows: np.ndarray, kind: str, grace: float) ->
     def too_late() -> bool:
         return bench.job.seconds_left < -grace and not bench.shop.checkpoints.is_empty()
 
-    features = bench.shop.features.leading(bench.network, bench.images, rows, too_late, bench.shop.check)
+    features = bench.shop.features.leading(bench.network, bench.images, rows, too_late, bench.shop.check, numbers)
     if len(features) < len(rows):
         had = f"{len(features):,} of {len(rows):,} {kind} images"
         raise TooLate(f"there was time for {had}, and it needs them all")

@@ -18,6 +18,7 @@ from autoft.media.image.batches import Images
 from autoft.parts.network import Network
 from autoft.system.disk_cache import alone
 from autoft.system.parallel import Check, never_stop
+from autoft.train.arithmetic import Arithmetic, Numbers
 from autoft.train.halves import in_halves
 from autoft.train.row_table import RowTable
 from autoft.values.handoff import View
@@ -47,14 +48,21 @@ class FeatureCache:
         return self.leading(network, images, rows, lambda: False, check)
 
     def leading(
-        self, network: Network, images: Images, rows: np.ndarray, enough: Callable[[], bool], check: Check = never_stop
+        self,
+        network: Network,
+        images: Images,
+        rows: np.ndarray,
+        enough: Callable[[], bool],
+        check: Check = never_stop,
+        numbers: Numbers = "fp32",
     ) -> Tensor:
         """Features `(n, dim)` of the first n of `rows`: all, or as many as there are when `enough` says so.
 
         `enough` is asked after each batch, about twice a second; at least one row comes back. The rows of
-        `stratified_order` make every such beginning a fair sample.
+        `stratified_order` make every such beginning a fair sample. In "bf16" what nobody has computed in fp32 is
+        computed by autocast, and kept apart: who asks for fp32 never gets it.
         """
-        one = self._pass(network, images, rows)
+        one = self.passing(network, images, rows, numbers)
         one.recall(check)
         if not one.known.all():
             with one.alone(enough, check):
@@ -68,7 +76,7 @@ class FeatureCache:
         Measured on the first of those rows that are not, for a second or two and not on the first batch, which is
         warm-up; they are kept.
         """
-        one = self._pass(network, images, rows)
+        one = self.passing(network, images, rows)
         one.recall(check)
         pace = _Pace(one.known)
         with one.alone(lambda: True, check):
@@ -95,42 +103,62 @@ class FeatureCache:
         digest.update(_signature(sample).encode())
         return digest.hexdigest()
 
-    def _pass(self, network: Network, images: Images, rows: np.ndarray) -> _Pass:
-        values = np.empty((len(rows), network.dim), np.float32)
-        return _Pass(network, images, rows, self.path(network, images), values, np.zeros(len(rows), np.bool_))
+    def passing(self, network: Network, images: Images, rows: np.ndarray, numbers: Numbers = "fp32") -> FeaturePass:
+        """A pass over `rows` that has not begun."""
+        values, known = np.empty((len(rows), network.dim), np.float32), np.zeros(len(rows), np.bool_)
+        return FeaturePass(network, images, rows, self.path(network, images), numbers, values, known)
 
 
 @dataclass(frozen=True, eq=False)
-class _Pass:
-    """A pass over `rows`: `values` `(n, dim)` of those that are `known` `(n,)`; the file in `path` keeps them."""
+class FeaturePass:
+    """A pass over `rows`: `values` `(n, dim)` of those that are `known` `(n,)`.
+
+    The file in `path` keeps those in fp32, one beside it those in other `numbers`.
+    """
 
     network: Network
     images: Images
     rows: np.ndarray
     path: Path
+    numbers: Numbers
     values: np.ndarray
     known: np.ndarray
 
     def recall(self, check: Check) -> None:
-        """Take what is kept."""
-        wanted = np.flatnonzero(~self.known)
-        with self._table() as table:
-            for place, row in table.read(self.rows[wanted]):
-                self.values[wanted[place]], self.known[wanted[place]] = row, True
-                if place % _ROWS_BETWEEN_CHECKS == 0:
-                    check()
+        """Take what is kept, in fp32 if it is there."""
+        for path in {self.path: None, self._own_path: None}:
+            wanted = np.flatnonzero(~self.known)
+            with self._table(path) as table:
+                for place, row in table.read(self.rows[wanted]):
+                    self.values[wanted[place]], self.known[wanted[place]] = row, True
+                    if place % _ROWS_BETWEEN_CHECKS == 0:
+                        check()
 
     def compute(self, enough: Callable[[], bool], check: Check) -> None:
         """Compute what is not known, and keep it, until `enough` says yes after a batch."""
-        with self._table() as table, torch.inference_mode():
+        with self._table(self._own_path) as table:
             for some in _paced(np.flatnonzero(~self.known), self.images.forward_size):
                 check()
-                batch = self.images.normalised(self.images.raw(self.rows[some]))
-                self.values[some] = in_halves(self.network.features, batch).float().cpu().numpy()
-                self.known[some] = True
-                table.write(self.rows[some], self.values[some])
+                self._keep(table, some, self.forward(some, self.numbers))
                 if enough():
                     return
+
+    def forward(self, places: np.ndarray, numbers: Numbers) -> np.ndarray:
+        """Features `(len(places), dim)` float32 of the rows at these places, computed in these numbers."""
+        device = self.images.device
+        with torch.inference_mode(), Arithmetic(numbers).autocast(device):
+            batch = self.images.normalised(self.images.raw(self.rows[places]))
+            features: np.ndarray = in_halves(self.network.features, batch).float().cpu().numpy()
+        return features
+
+    def keep(self, places: np.ndarray, features: np.ndarray) -> None:
+        """Know the features of the rows at these places."""
+        with self._table(self._own_path) as table:
+            self._keep(table, places, features)
+
+    def _keep(self, table: RowTable, places: np.ndarray, features: np.ndarray) -> None:
+        self.values[places], self.known[places] = features, True
+        table.write(self.rows[places], features)
 
     def beginning(self) -> Tensor:
         """Features `(n, dim)` of the first rows, up to the first that is not known."""
@@ -148,12 +176,16 @@ class _Pass:
 
         with ExitStack() as stack:
             with suppress(_Enough, OSError):
-                stack.enter_context(alone(self.path.with_suffix(".lock"), wait))
-                stack.enter_context(self._table(create=True))
+                stack.enter_context(alone(self._own_path.with_suffix(".lock"), wait))
+                stack.enter_context(self._table(self._own_path, create=True))
             yield
 
-    def _table(self, create: bool = False) -> AbstractContextManager[RowTable]:
-        return RowTable.open(self.path, len(self.images.pixels), self.network.dim, create)
+    @property
+    def _own_path(self) -> Path:
+        return self.path if self.numbers == "fp32" else self.path.with_suffix(f".{self.numbers}.npy")
+
+    def _table(self, path: Path, create: bool = False) -> AbstractContextManager[RowTable]:
+        return RowTable.open(path, len(self.images.pixels), self.network.dim, create)
 
 
 class _Enough(Exception):

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,12 @@ from typing import Final, Literal, get_args
 
 import torch
 
-from autoft.system.disk_cache import alone
-from autoft.system.files import write_atomic
 from autoft.system.parallel import Check, never_stop
 from autoft.system.processor import processor
 from autoft.system.signals import Cancelled
 from autoft.train.arithmetic import Arithmetic, Numbers, candidates, usual
+from autoft.train.measurements import Measurements
 from autoft.train.step_timing import Rehearsal, Subject, TooSlow
-from autoft.values.codec import decode, encode
 from autoft.values.space import Scalar
 
 CLEARLY: Final = 1.15
@@ -42,6 +40,8 @@ SLOWEST: Final = 4.0
 SECONDS_OF_WARM_UP: Final = {"cpu": 0.3, "cuda": 1.0}  # a GPU loads kernels then
 STEPS: Final = 12
 """What there is to be time for: a warm-up and two steps of four candidates."""
+
+NO_TIME: Final = "the usual: there was no time to try others"
 
 Step = Callable[[Arithmetic, float], float]
 """Takes a step in an arithmetic and gives its seconds; raises `TooSlow` past so many seconds, or what went wrong."""
@@ -89,11 +89,16 @@ class Timings:
     timings: tuple[Timing, ...]
     format: Literal[1] = 1
 
+    @property
+    def says_all(self) -> bool:
+        """Whether there was something to time."""
+        return bool(self.timings)
+
     def choice(self, usual: Arithmetic) -> Choice:
         """The usual one, unless another is clearly faster; a third one must be clearly faster than that in turn."""
         seconds = {one.arithmetic: one.seconds for one in self.timings if one.seconds is not None}
         if usual not in seconds or len(self.timings) == 1:
-            return Choice(usual, "the usual: there was no time to try others")
+            return Choice(usual, NO_TIME)
         chosen = usual
         for one, its in seconds.items():
             if seconds[chosen] >= CLEARLY * its:
@@ -209,9 +214,8 @@ class Precision:
     """
 
     def __init__(self, folder: Path, asked: str) -> None:
-        self._folder = folder
-        self._asked: Numbers | None = next((numbers for numbers in get_args(Numbers) if numbers == asked), None)
-        self._known: dict[Setting, Timings] = {}
+        self._asked = numbers_of(asked)
+        self._measurements = Measurements(folder, Timings)
 
     def choice(self, subject: Subject, seconds_left: float, check: Check = never_stop) -> Choice:
         """The arithmetic for steps of the subject, in a slice with so much time left.
@@ -223,37 +227,18 @@ class Precision:
         if self._asked is not None:
             return Choice(replace(first, numbers=self._asked), "asked for")
         setting, most = setting_of(subject), SHARE * seconds_left
-        known = self._known.get(setting) or _read(self._path(setting), setting)
-        if known is None and most < FEWEST_SECONDS:
-            return Choice(first, "the usual: there was no time to try others")
-        known = known or self._measured(subject, setting, most, check)
-        if len(known.timings) != 1:  # one alone is a matter of the moment: another slice may have time for more
-            self._known[setting] = known
-        return known.choice(first)
-
-    def _measured(self, subject: Subject, setting: Setting, most: float, check: Check) -> Timings:
-        """By this process, or by another that does so now; kept if more time would change nothing."""
-        path = self._path(setting)
-        with ExitStack() as stack:
-            with suppress(OSError):
-                stack.enter_context(alone(path.with_suffix(".lock"), check))
-            if (found := _read(path, setting)) is not None:
-                return found
-            found = Timings(setting, measure(subject, most, check))
-            if len(found.timings) > 1:
-                with suppress(OSError):
-                    write_atomic(path, encode(found))
-            return found
-
-    def _path(self, setting: Setting) -> Path:
-        digest = hashlib.blake2b(encode(setting).encode(), digest_size=16)
-        return self._folder / f"{digest.hexdigest()}.json"
+        found = self._measurements.known(setting)
+        if found is None and most >= FEWEST_SECONDS:
+            found = self._measurements.measured(setting, lambda: _timings(subject, setting, most, check), check)
+        return found.choice(first) if found else Choice(first, NO_TIME)
 
 
-def _read(path: Path, setting: Setting) -> Timings | None:
-    """What is kept of this setting; None where there is nothing, or it is damaged."""
-    with suppress(OSError, ValueError):
-        found = decode(Timings, path.read_text(encoding="utf-8"))
-        if found.setting == setting:
-            return found
-    return None
+def numbers_of(asked: str) -> Numbers | None:
+    """What a study asks for; None for "auto"."""
+    return next((numbers for numbers in get_args(Numbers) if numbers == asked), None)
+
+
+def _timings(subject: Subject, setting: Setting, most: float, check: Check) -> Timings | None:
+    """None where there was time for one alone: another slice may have more."""
+    found = measure(subject, most, check)
+    return None if len(found) == 1 else Timings(setting, found)

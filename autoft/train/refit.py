@@ -95,6 +95,7 @@ def _outputs(bench: Bench, checkpoint: Checkpoint, rows: NDArray[np.int64]) -> N
     """Outputs `(n, outputs)` of a checkpoint's classifier."""
     shop, classifier = bench.shop, bench.shop.restored(checkpoint).to(bench.shop.device)
     if bench.plan.fit == "closed_form":  # the backbone is as it came
-        features = shop.features.features(bench.network, bench.images, rows, shop.check)
+        numbers = bench.forward(rows).numbers  # as both heads were fitted, so that most are kept
+        features = shop.features.leading(bench.network, bench.images, rows, lambda: False, shop.check, numbers)
         return shop.outputs(classifier.head, [features.to(shop.device)])
     return shop.outputs(classifier, bench.images.batches(rows))

@@ -88,7 +88,7 @@ class Rehearsal:
         images = self._noise(count).contiguous(memory_format=arithmetic.memory_format)
         captured = Captured(lambda images, _: self._take(arithmetic, images), self._device)
         end = self.clock() + limit
-        with _cut_short(self._module, lambda: self.clock() > end or time.monotonic() > self._until):
+        with cut_short(self._module, lambda: self.clock() > end or time.monotonic() > self._until):
             loss, _ = captured(images, images)
         if not bool(loss.isfinite()):
             raise FloatingPointError(f"features in {arithmetic} are not finite")
@@ -123,7 +123,7 @@ class Rehearsal:
 
 
 @contextmanager
-def _cut_short(module: nn.Module, enough: Callable[[], bool]) -> Iterator[None]:
+def cut_short(module: nn.Module, enough: Callable[[], bool]) -> Iterator[None]:
     """Raise `TooSlow` behind whatever layer is done when it is `enough`, on the way back too."""
 
     def check(*_: object) -> None:

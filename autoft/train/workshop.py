@@ -28,6 +28,7 @@ from autoft.system.signals import Cancelled
 from autoft.train.arithmetic import begun
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
+from autoft.train.forward import Forward, ForwardChoice
 from autoft.train.halves import in_halves
 from autoft.train.job import Job
 from autoft.train.precision import Choice, Precision, device_name
@@ -61,6 +62,7 @@ class Workshop:
         self.features = FeatureCache(cache_root() / "features", record.data.fingerprint, record.view)
         self.prefixes = cache_root() / "prefixes"
         self.precision = Precision(cache_root() / "precision", record.study.precision)
+        self.forward = Forward(cache_root() / "precision", record.study.precision, self.features)
         self.image_seconds: dict[tuple[str, int], float] = {}
         """What one image's forward pass was measured to take, by backbone and input size."""
         self._cancelled = cancelled
@@ -215,6 +217,10 @@ class Bench:
         at_once = batch if self.plan.batch_norm == "train" else min(batch, images.at_once)
         subject = Subject(self.trial.backbone, self.network, self.trial.image_size, at_once, device)
         return self.shop.precision.choice(subject, self.job.seconds_left, self.shop.check)
+
+    def forward(self, rows: NDArray[np.int64]) -> ForwardChoice:
+        """In which numbers the untouched backbone's features of these training images are computed."""
+        return self.shop.forward.choice(self.network, self.images, rows, self.job.seconds_left, self.shop.check)
 
     def measured(self, image_seconds: float) -> None:
         """One image's forward pass has just taken so long."""

@@ -1,0 +1,196 @@
+"""`Forward`: in which numbers features of training images are computed, found out on some of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoft.media.image.batches import Images
+from autoft.parts.network import Network
+from autoft.system.parallel import Check, never_stop
+from autoft.system.signals import Cancelled
+from autoft.train.arithmetic import Numbers
+from autoft.train.features import FeatureCache, FeaturePass
+from autoft.train.measurements import Measurements
+from autoft.train.precision import SECONDS_OF_WARM_UP, device_name, numbers_of
+from autoft.train.step_timing import cut_short
+
+CLEARLY: Final = 1.2
+"""How many times as fast as fp32 bf16 must be to be used."""
+FARTHEST: Final = 0.15
+"""How far features in bf16 may be from those in fp32 (`distance`). Those of EfficientNet-Lite are off by .06 to .16,
+which heads do not notice; of twice as much they do (`benchmarks/forward.py`)."""
+
+WORTH_SECONDS: Final = 1.5
+"""What fp32 must have left to do, and the time that there must be, for finding out to pay."""
+PART_SECONDS: Final = 0.15
+FEWEST_IMAGES: Final = 4
+"""Of each of the two parts that are computed in both."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that a comparison depends on; `features` names weights, pixels and what is made of them."""
+
+    device: str
+    threads: int
+    torch: str
+    features: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds an image, None where it failed or was cut short; how far bf16 is off (`distance`)."""
+
+    setting: Setting
+    fp32: float
+    bf16: float | None = None
+    error: float | None = None
+    format: Literal[1] = 1
+
+    @property
+    def says_all(self) -> bool:
+        """It does."""
+        return True
+
+    @property
+    def choice(self) -> ForwardChoice:
+        """bf16 where it is clearly faster and near enough."""
+        if self.bf16 is None or self.fp32 < CLEARLY * self.bf16:
+            return ForwardChoice("fp32", f"bf16 is not {CLEARLY:g} times as fast")
+        off = "off beyond measure" if self.error is None else f"off by {self.error:.3f} of what images differ by"
+        if self.error is None or self.error > FARTHEST:
+            return ForwardChoice("fp32", f"bf16 is {off}")
+        return ForwardChoice("bf16", f"{self.fp32 / self.bf16:.2f} times as fast, {off}")
+
+
+@dataclass(frozen=True)
+class ForwardChoice:
+    """The numbers of features of training images, and the reason."""
+
+    numbers: Numbers
+    why: str
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a report says of it."""
+        return {"features_precision": self.numbers, "features_precision_why": self.why}
+
+
+class Forward:
+    """In which numbers features of training images are: those `asked` for, unless that is "auto"; else what `folder`
+    keeps; else what is measured.
+
+    A head is fitted on them. What it is scored on, and so what ranks and what the exported float32 file is held
+    against, is never asked for here and always fp32.
+    """
+
+    def __init__(self, folder: Path, asked: str, cache: FeatureCache) -> None:
+        self._asked, self._cache = numbers_of(asked), cache
+        self._measurements = Measurements(folder, Comparison)
+
+    def choice(
+        self, network: Network, images: Images, rows: NDArray[np.int64], seconds_left: float, check: Check = never_stop
+    ) -> ForwardChoice:
+        """For features of these rows, in a slice with so much time left.
+
+        The same for all who ask, in this process and others, once it was found out. What is computed in fp32 to do so
+        is kept in the cache.
+        """
+        if self._asked is not None:
+            return ForwardChoice(self._asked, "asked for")
+        one = self._cache.passing(network, images, rows)
+        setting = Setting(device_name(images.device), torch.get_num_threads(), torch.__version__, one.path.stem)
+        found = self._measurements.known(setting)
+        if found is None and seconds_left < WORTH_SECONDS:
+            return ForwardChoice("fp32", "there was no time to try bf16")
+        found = found or self._measurements.measured(setting, lambda: compare(setting, one, check), check)
+        return found.choice if found else ForwardChoice("fp32", "there is too little to compute for bf16 to pay")
+
+
+def compare(setting: Setting, one: FeaturePass, check: Check = never_stop) -> Comparison | None:
+    """fp32 and bf16 on the same images, of those whose features are not kept yet; None where these are too few.
+
+    On two parts, of which the first is warm-up. What is computed in fp32 is kept.
+    """
+    timed = _Timed(one, clock_of(one.images.device), check)
+    with one.alone(lambda: False, check):
+        one.recall(check)
+        missing = np.flatnonzero(~one.known)
+        if len(missing) < 3 * FEWEST_IMAGES:
+            return None
+        an_image = timed.exact(missing[:FEWEST_IMAGES]).seconds
+        if an_image * len(missing) < WORTH_SECONDS:
+            return None
+        size = min(one.images.forward_size, max(FEWEST_IMAGES, int(PART_SECONDS / an_image)))
+        parts = np.split(missing[FEWEST_IMAGES:][: 2 * size], 2)
+        exact = [timed.exact(part) for part in parts]
+        rough = timed.rough(parts, 2 * max(an_image * size, SECONDS_OF_WARM_UP[one.images.device.type]))
+    if not rough:
+        return Comparison(setting, exact[-1].seconds)
+    error = distance(*(np.concatenate([part.features for part in found]) for found in (exact, rough)))
+    return Comparison(setting, exact[-1].seconds, rough[-1].seconds, error)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """On cores the processor's seconds of all threads, which wait asleep: what else runs must not decide for good."""
+    return time.perf_counter if device.type == "cuda" else time.process_time
+
+
+class _Computed(NamedTuple):
+    """Features `(n, dim)`, and the seconds that one image took."""
+
+    features: NDArray[np.float32]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Timed:
+    """Features of a pass, with the seconds of `clock` that they take."""
+
+    one: FeaturePass
+    clock: Callable[[], float]
+    check: Check
+
+    def exact(self, places: NDArray[np.int64]) -> _Computed:
+        """In fp32; the pass keeps them."""
+        found = self._computed(places, "fp32")
+        self.one.keep(places, found.features)
+        return found
+
+    def rough(self, parts: Sequence[NDArray[np.int64]], limit: float) -> list[_Computed]:
+        """In bf16, of all the parts; none where it fails, or has taken so many seconds."""
+        end = self.clock() + limit
+        try:
+            with cut_short(self.one.network.module, lambda: self.clock() > end):
+                return [self._computed(part, "bf16") for part in parts]
+        except Cancelled:
+            raise
+        except Exception:  # of whatever kind: what cannot be computed so is no candidate
+            return []
+
+    def _computed(self, places: NDArray[np.int64], numbers: Numbers) -> _Computed:
+        self.check()
+        began = self.clock()
+        features = self.one.forward(places, numbers)
+        return _Computed(features, (self.clock() - began) / len(places))
+
+
+def distance(exact: NDArray[np.float32], rough: NDArray[np.float32]) -> float | None:
+    """How far features `(n, dim)` are from the exact ones, as a share of what these differ by from image to image.
+
+    The root of the mean square of each; None where that is no number.
+    """
+    apart = np.linalg.norm((rough - exact).astype(np.float64))
+    spread = np.linalg.norm((exact - exact.mean(0)).astype(np.float64))
+    with np.errstate(all="ignore"):
+        found = float(apart / spread)
+    return found if math.isfinite(found) else None
