@@ -209,7 +209,7 @@ def _require_time(clock: RunClock, doing: str) -> None:
 
 
 def _changed(run: Run, change: Change, finished: Summary | None, elapsed: float) -> Run:
-    """The run as the change wants it. What is added to its time comes on top of what it had, or has used if that is more.
+    """The run as the change wants it. Time that is added comes on top of what it had, or has used where that is more.
 
     Raises `StudyError` for less time than a finished run had: it is used.
     """
