@@ -21,6 +21,7 @@ import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -64,12 +65,8 @@ class ImageFolderReader(Reader):
 
     def read(self, root: Path) -> Listing:
         """The classes and image files under `root`. Raises `DataError` with one line on what is wrong."""
-        walk = _Walk(_checked_root(root), self._check)
-        try:
+        with _reading(walk := _Walk(_checked_root(root), self._check)):
             return _in_text(self._read(walk))
-        except OSError as error:
-            path = Path(error.filename or walk.root)
-            raise DataError(f"{path} cannot be read: {_cause(error)}; mend that, and start again") from error
 
     @staticmethod
     def _read(walk: _Walk) -> Listing:
@@ -87,6 +84,26 @@ class ImageFolderReader(Reader):
         entries = _entries(found, classes)
         _refuse_one(classes, entries, walk)
         return Listing(str(walk.root), classes, entries, walk.all_problems())
+
+
+def split_folders(root: Path) -> Mapping[SplitName, str]:
+    """The names of the split folders in `root` by split, where the reader takes them so; else there are none.
+
+    Raises `DataError` when `root` cannot be read, and for split folders that the reader refuses.
+    """
+    with _reading(walk := _Walk(_checked_root(root), never_stop)):
+        found = _split_folders(walk.subfolders(_Folder("", 0)), walk)
+    return {split: as_text(folder.name) for split, folder in found.items() if split}
+
+
+@contextmanager
+def _reading(walk: _Walk) -> Iterator[None]:
+    """Make what the file system raises in the block a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        path = Path(error.filename or walk.root)
+        raise DataError(f"{path} cannot be read: {_cause(error)}; mend that, and start again") from error
 
 
 # ---------------------------------------------------------------- walking
@@ -299,7 +316,7 @@ def _split_folders(top: Sequence[_Folder], walk: _Walk) -> Mapping[SplitName | N
     for name, folder in named:
         if name in splits:
             raise DataError(f"{splits[name].name!r} and {folder.name!r} in {root} are both {name} folders; keep one")
-        if not any(_subfolder_names(root / folder.path)):
+        if not any(subfolder_names(root / folder.path)):
             raise DataError(f"the {name} folder {folder.name!r} in {root} holds no class folders")
         splits[name] = folder
     return splits
@@ -310,7 +327,7 @@ def _refuse_unclear_splits(top: Sequence[_Folder], root: Path) -> None:
 
     Only where they hold folders; a class may be called train.
     """
-    kinds = {folder.name: _split_words(folder.name) for folder in top if any(_subfolder_names(root / folder.path))}
+    kinds = {folder.name: _split_words(folder.name) for folder in top if any(subfolder_names(root / folder.path))}
     alike = [name for name, found in kinds.items() if found]
     if {"train", "val"} <= set().union(*kinds.values()) or {"train", "test"} <= set().union(*kinds.values()):
         beside = [folder.name for folder in top if not _split_words(folder.name)]
@@ -325,7 +342,8 @@ def _split_words(name: str) -> set[SplitName]:
     return {SPLIT_NAMES[word] for word in _WORDS.findall(name.casefold()) if word in SPLIT_NAMES}
 
 
-def _subfolder_names(folder: Path) -> Iterator[str]:
+def subfolder_names(folder: Path) -> Iterator[str]:
+    """The folders in `folder` that a reader sees, in no order. Raises `OSError`."""
     with os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
 
@@ -402,7 +420,7 @@ def _in_text(listing: Listing) -> Listing:
 def _refuse_one(classes: tuple[str, ...], entries: tuple[Entry, ...], walk: _Walk) -> None:
     if len(classes) == 1:
         only = walk.root / classes[0]
-        nested = entries[0].split is None and len(list(_subfolder_names(only))) > 1
+        nested = entries[0].split is None and len(list(subfolder_names(only))) > 1
         hint = f"; if the folders in it are the classes, give {only}" if nested else ""
         raise DataError(
             f"only one class, {classes[0]!r} with {len(entries)} images, in {walk.root}; a classifier needs two or "
