@@ -114,8 +114,9 @@ class Source:
 def read_source(model: PixelModel, path: Path) -> Source:
     """The images of a manifest, or of a folder that holds one folder of images a label, named as it.
 
-    These may lie in split folders, as a search takes them. Labels may be missing; numbers are found by the names of their columns. Raises `DataError` for a label that the
-    model does not know, a column that is not there, or when there are no images.
+    These may lie in split folders, as a search takes them. Labels may be missing; numbers are found by the names of
+    their columns. Raises `DataError` for a label that the model does not know, a column that is not there, or when
+    there are no images.
     """
     return _of_folder(model, path) if path.is_dir() else _of_manifest(model, path)
 

@@ -122,10 +122,10 @@ class Verified:
 def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> None:
     """Check a bundle: every file by its hash, both models on the test vectors.
 
-    BUNDLE is an exported folder, or a run folder with one. IMAGES, a CSV manifest or one folder of images a class, is
-    scored as well, also in split folders; images that the model was trained or chosen on are recognised by their content and left out. Exit
-    code 3 when something is not as promised, 2 when an image cannot be read. Needs no torch; nothing in the bundle is
-    executed.
+    BUNDLE is an exported folder, or a run folder with one. IMAGES, a CSV manifest or one folder of images a class,
+    also inside split folders, is scored as well; images that the model was trained or chosen on are recognised by
+    their content and left out. Exit code 3 when something is not as promised, 2 when an image cannot be read. Needs no
+    torch; nothing in the bundle is executed.
     """
     from autoft.bundle.standalone.verify import unlisted_line
 
