@@ -30,7 +30,8 @@ def fit_closed_form(bench: Bench) -> Report:
     """
     shop = bench.shop
     costs = _forward_costs(bench)
-    validation = _needed_features(bench, shop.validation, "validation", 0.0)
+    needs = f"{len(shop.validation):,} validation images, and it needs them all"
+    validation = _needed_features(bench, shop.validation, needs, 0.0)
     head, share, solving = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
     outputs = (validation @ head.weight.T + head.bias).numpy()
     score = shop.score(outputs)
@@ -58,7 +59,9 @@ def closed_form_head(bench: Bench, reserve: float) -> Solved:
     rows, order = dataset.rows(splits), dataset.stratified(splits, shop.record.study.seed)
     bench.network.module.to(shop.device)
     fewest = rows[order[: max(FEWEST_FITTED, FITTED_AN_OUTPUT * shop.task.outputs)]]
-    _needed_features(bench, fewest, "training", FEWEST_GRACE_SECONDS)
+    least = f"at least {len(fewest):,}" if len(fewest) < len(rows) else "them all"
+    needs = f"{len(rows):,} training images, and it needs {least}"
+    _needed_features(bench, fewest, needs, FEWEST_GRACE_SECONDS)
     features = shop.features.leading(
         bench.network, bench.images, rows[order], lambda: bench.job.seconds_left < reserve, shop.check
     )
@@ -79,11 +82,12 @@ def _forward_costs(bench: Bench) -> Costs:
     return Costs(scoring=an_image * len(rows), image=an_image)
 
 
-def _needed_features(bench: Bench, rows: np.ndarray, kind: str, grace: float) -> torch.Tensor:
+def _needed_features(bench: Bench, rows: np.ndarray, needs: str, grace: float) -> torch.Tensor:
     """Features of all these rows.
 
-    Raises `TooLate` when they are not there `grace` seconds after the deadline, and keeps what was computed. The first
-    model of a run comes late rather than never.
+    Raises `TooLate` when they are not there `grace` seconds after the deadline, and keeps what was computed; it says
+    how many there are, of the images and for the reason in `needs`. The first model of a run comes late rather than
+    never.
     """
 
     def too_late() -> bool:
@@ -91,6 +95,5 @@ def _needed_features(bench: Bench, rows: np.ndarray, kind: str, grace: float) ->
 
     features = bench.shop.features.leading(bench.network, bench.images, rows, too_late, bench.shop.check)
     if len(features) < len(rows):
-        had = f"{len(features):,} of {len(rows):,} {kind} images"
-        raise TooLate(f"there was time for {had}, and it needs them all")
+        raise TooLate(f"there was time for {len(features):,} of {needs}")
     return features
