@@ -19,7 +19,7 @@ The command line prints an `AutoftError` as one line. Anything else is a bug and
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -94,8 +94,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str], most: int = 1) -> S
     """An error for a name nobody offers: the near ones if there are any, at `most` so many, else all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
-    listed = ", ".join(names[:NAMES_SHOWN]) + (
-        f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    )
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {listed or 'none'}"
+    listed = first_names(names) or "none"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {listed}"
     return StudyError(f"no {kind} is called {name!r}; {hint}")
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The names as a list, the first of them if there are many."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import unicodedata
 from pathlib import Path, PurePosixPath
 
@@ -331,3 +332,54 @@ def test_the_listing_can_be_stopped(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         ImageFolderReader(stop).read(tmp_path)
+
+
+@pytest.mark.parametrize("gone", ["cat/1.png", "cat/more", "bird", "train", "notes"])
+def test_what_vanishes_while_it_is_listed_is_left_out_and_counted(tmp_path, gone):
+    """At whichever moment: `check` is called before each entry, and takes the file or folder away at the n-th."""
+    for moment in range(1000):
+        root = tmp_path / str(moment)
+        for name in ("cat", "dog", "bird", "cat/more", "train", "notes/deep"):
+            fill(root / name, 2)
+        calls = iter(range(moment, -1, -1))
+
+        def take(root=root, calls=calls):
+            if next(calls, None) == 0:
+                path = root / gone
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+        listing = ImageFolderReader(take).read(root)
+        kept = [entry.path for entry in listing.entries if not f"{entry.path}/".startswith(f"{gone}/")]
+        assert len(kept) == 12 - {"cat/1.png": 1}.get(gone, 2)
+        assert all("vanished while being listed, e.g. " + gone in reason for reason in reasons(listing).values())
+        if next(calls, None) is not None:  # it was not taken in the whole of the listing
+            return
+    pytest.fail("the listing did not end")
+
+
+def test_where_nothing_is_left_what_vanished_is_named(tmp_path):
+    fill(tmp_path / "cat", 1), fill(tmp_path / "dog", 1)
+
+    def take():
+        for name in ("cat", "dog"):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+
+    with pytest.raises(
+        DataError, match=r"no images in class folders in .*; 2 vanished while being listed, such as 'cat'"
+    ):
+        ImageFolderReader(take).read(tmp_path)
+
+
+@pytest.mark.parametrize(("path", "why"), [("/", "it is the root"), ("/proc/self", "it lies in the system's /proc")])
+def test_the_systems_own_folders_are_no_data(path, why):
+    if not Path(path).is_dir():
+        pytest.skip(f"there is no {path}")
+    assert refusal(Path(path)).startswith(f"{path} is no data folder: {why}")
+
+
+def test_a_folder_with_a_system_mount_below_is_no_data(tmp_path, monkeypatch):
+    fill(tmp_path / "cat"), fill(tmp_path / "dog")
+    monkeypatch.setattr("autoft.data.folder._system_mounts", lambda: [tmp_path.resolve() / "image" / "proc"])
+    assert f"the system's {tmp_path.resolve()}/image/proc lies in it" in refusal(tmp_path)
+    monkeypatch.setattr("autoft.data.folder._system_mounts", lambda: [tmp_path.resolve().with_name("proc")])
+    assert len(read(tmp_path).entries) == 6

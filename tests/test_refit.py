@@ -246,10 +246,21 @@ def test_a_slice_of_the_best_ends_when_just_its_refit_fits_behind_it(now: float)
     assert ends + MARGIN * plan.seconds(longer.trials[0]) == pytest.approx(90.0, abs=0.1)
 
 
+@pytest.mark.parametrize("missing", [0.001, 0.04, 0.5])
+def test_what_a_refit_takes_is_never_said_to_be_what_is_left(missing: float) -> None:
+    ledger = Ledger(trained(0, 0.5))
+    needed = refits().seconds(ledger.trials[0])
+    found = refits(budget=needed + 10.0 - missing).next(ledger)
+    assert isinstance(found, str)
+    takes, left, _ = (float(figure) for figure in re.findall(r"(\d+\.\d) s", found))
+    assert takes > left
+
+
 def test_a_refit_that_does_not_fit_is_left_out_and_said() -> None:
     ledger = Ledger(trained(0, 0.5))
     found = refits(now=88.0).next(ledger)
-    assert found == "no refit of trial 0 on train + validation: it takes about 6 s, and 2 s are left for it"
+    assert isinstance(found, str) and found.startswith("no refit of trial 0 on train + validation: it takes about ")
+    assert re.search(r"6\.\d s, and 1\.\d s are left for it, as 10\.0 s are kept free for the export$", found)
     errand = refits(now=20.0).next(ledger)
     assert isinstance(errand, Slice)
     assert errand.trial == replace(ledger.trials[0].trial, id=1, train_on="train+val", twin=Parent(0, 3.0))

@@ -19,6 +19,7 @@ from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.known import DIGITS, KnownImages, known_images
 from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.rescore import Rescored, labelled_images, read_known, read_source, rescore
+from autoft.data.folder import split_folders
 from autoft.errors import DataError, UserError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.shell.commands.handoff import Verified, _provenance
@@ -174,6 +175,47 @@ def test_folders_are_named_as_labels(model: PixelModel, photos: dict[str, Path])
     (folder / LABELS[0]).mkdir(parents=True)
     with pytest.raises(DataError, match="no images in"):
         scored(model, folder, known_images([]))
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "TESTING")])
+def test_split_folders_are_taken_as_a_search_takes_them(
+    train: str, test: str, model: PixelModel, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    trained = colour(data / train / LABELS[0] / "a.png", (0, 255, 0))
+    tested = colour(data / test / LABELS[0] / "b.png", (254, 0, 0))
+    (data / "notes").mkdir()
+    (data / test / "__MACOSX").mkdir()
+    found = scored(model, data, known_images([sample(trained, "train"), sample(tested, "test")]))
+    assert (found.scores.n, found.scores.correct, found.left_out) == (1, 1, 1)
+    assert scored(model, data, known_images([sample(trained, "train")])).fresh == 1
+    assert scored(model, data, known_images([]), everything=True).scores.n == 2
+    untold = scored(model, data, read_known(tmp_path))  # no images.json: what the folder says is all there is
+    assert (untold.scores.n, untold.scores.correct, untold.left_out) == (1, 1, 1)
+    (line,) = _provenance(untold)
+    assert line.startswith("left out    1 of the train and val splits there") and "--all" in line
+
+
+def test_splits_of_a_manifest_are_all_there_is_without_a_list_of_images(model: PixelModel, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        colour(tmp_path / f"{name}.png", (255, 0, 0))
+    rows = [f"{name}.png,{LABELS[0]},{split}" for name, split in (("a", "train"), ("b", "val"), ("c", "test"))]
+    (tmp_path / "data.csv").write_text("\n".join(["image,label,split", *rows]))
+    found = scored(model, tmp_path / "data.csv", read_known(tmp_path))
+    assert (found.scores.n, found.left_out) == (1, 2)
+
+
+def test_a_split_folder_that_no_search_takes_is_to_be_given_itself(model: PixelModel, tmp_path: Path) -> None:
+    image = colour(tmp_path / "data" / "test" / LABELS[0] / "a.png", (255, 0, 0))
+    with pytest.raises(DataError, match=r"'test' is no label of the model.*; give .*/data/test itself"):
+        read_source(model, tmp_path / "data")
+    assert [one.path for one in read_source(model, tmp_path / "data" / "test").images] == [image]
+
+
+def test_classes_called_like_splits_are_classes(tmp_path: Path) -> None:
+    for name in ("train", "car"):
+        colour(tmp_path / name / "a.png", (255, 0, 0))
+    assert split_folders(tmp_path) == {}
 
 
 def test_a_damaged_list_of_images_is_an_error(tmp_path: Path) -> None:

@@ -169,8 +169,27 @@ def test_offline_waits_for_no_network_and_names_what_it_skips():
     assert chosen(host, notes, offline=True, backbones=("z/*",)) == ["z/a"]
     assert not host.built
     assert "z/b" in notes.lines[0]
-    with pytest.raises(StudyError, match="leaves nothing"):
+    gone = "--backbones z/b leaves nothing that can be used here: --offline, and the weights of z/b are not on"
+    with pytest.raises(StudyError, match=gone):
         chosen(host, offline=True, backbones=("z/b",))
+    with pytest.raises(StudyError, match=r"what the zoos recommend leaves nothing .*: --offline.* autoft-lite"):
+        chosen(FakeHost(backbone("z/b", weights="download")), offline=True)
+    with pytest.raises(StudyError, match="no weights could be had, see the lines above"):
+        chosen(FakeHost(backbone("z/b", weights="download"), unreachable=["z/b"]))
+
+
+@pytest.mark.parametrize("asked", [(), ("z/*",)])
+def test_licences_that_leave_nothing_are_named_as_the_cause(asked):
+    host = FakeHost(backbone("z/a"), backbone("z/b", license="apache-2.0"))
+    with pytest.raises(StudyError, match=r"--licenses isc allows none of z/a, z/b; allow apache-2.0, mit, or any"):
+        chosen(host, backbones=asked, offline=True, licenses=("isc",))
+
+
+def test_an_unknown_licence_gets_the_one_like_it():
+    with pytest.raises(StudyError, match=r"no licence is called 'apache'; did you mean 'apache-2.0'"):
+        chosen(FakeHost(backbone("z/a")), licenses=("apache",))
+    with pytest.raises(StudyError, match=r"no licence is called 'foo'; there are: any, apache-2.0"):
+        chosen(FakeHost(backbone("z/a")), licenses=("mit", "foo"))
 
 
 def test_one_failed_download_is_enough_for_a_zoo():

@@ -23,7 +23,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoft.errors import RunFolderError
+from autoft.bundle.predict import find_bundle
+from autoft.errors import RunFolderError, UserError
 from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder, leaderboard_rows, write_leaderboard
 from autoft.system.files import sha256, write_atomic
 from autoft.values.codec import encode
@@ -736,12 +737,53 @@ def test_no_permission_is_one_line(tmp_path: Path) -> None:
             pytest.fail("locked without permission to")
 
 
-@pytest.mark.parametrize("name", ["missing", "empty", "file"])
-def test_what_is_no_run_cannot_be_opened(tmp_path: Path, name: str) -> None:
-    (tmp_path / "empty").mkdir()
+@pytest.mark.parametrize("name", ["missing", "empty", "left/by a kill"])
+def test_where_a_run_can_begin_the_command_is_told(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name != "missing":
+        path.mkdir(parents=True)
+    if "kill" in name:
+        (path / ".lock").touch()
+    with pytest.raises(RunFolderError, match=r"`autoft search DATA --out \S.*` begins one"):
+        RunFolder.open(path)
+    RunFolder.create(path, "{}")
+
+
+@pytest.mark.parametrize("name", ["file", "photos", "file/below"])
+def test_where_none_can_begin_no_command_is_told_that_would_be_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunFolderError, match=r"autoft search DATA --out .* begins one"):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    with pytest.raises(RunFolderError, match="; give the folder of a run, as"):
         RunFolder.open(tmp_path / name)
+    with pytest.raises(RunFolderError):
+        RunFolder.check_writable(tmp_path / name)
+
+
+def test_the_runs_that_a_path_may_mean_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits" / "one").mkdir(parents=True)  # the data
+    names = [f"digits-{number}" for number in range(5)]
+    for age, name in enumerate(names):
+        run = RunFolder.create(Path("runs") / name, "{}")
+        os.utime(run.study, (1e9 + age, 1e9 + age))
+    (Path("runs") / "digits-4" / "export").mkdir()
+    latest = r"it contains runs/digits-4, runs/digits-3, runs/digits-2 and 2 more: give one of them"
+    for path, hint in (
+        ("runs", latest),
+        (".", latest),
+        ("runs/digits-4/export", "it lies in a run: give runs/digits-4$"),
+        ("runs/digits-4/export/model.onx", "it lies in a run: give runs/digits-4$"),
+        ("runs/digit-3", r"did you mean runs/digits-3\?"),
+        ("digits-3", r"did you mean runs/digits-3\?"),
+        ("digits", r"did you mean runs/digits-4\?"),
+    ):
+        with pytest.raises(RunFolderError, match=hint):
+            RunFolder.open(Path(path))
+        if "export" not in path:
+            with pytest.raises(UserError, match=hint):
+                find_bundle(Path(path))
+    with pytest.raises(RunFolderError, match=r"digits-1/export.*it lies in a run"):
+        RunFolder.open(Path("runs/digits-1/export").absolute())
 
 
 def test_the_lock_names_its_owner_and_dies_with_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autoft.data.split import Unsplit, split
 from autoft.errors import StudyError
 from autoft.media.image.batches import Images, TrainingStream
-from autoft.study.study import Study, licence_allowed, parse_duration
+from autoft.study.study import Study, budget_change, licence_allowed, parse_duration
 from autoft.tasks.single_label import SingleLabel
 from autoft.values.backbone import InputSpec
 from autoft.values.codec import decode, encode
@@ -34,6 +34,17 @@ def test_durations_people_write(text, seconds):
 def test_no_durations(text):
     with pytest.raises(StudyError, match=r"duration|positive"):
         Study.parse({"data": "x", "time": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "readings"),
+    [("10m0", "10m0s or 10m"), ("1h30", "1h30s or 1h30m"), ("1h2m3", "1h2m3s or 1h2m"), (" 1H0.5", "1h0.5s or 1h0.5m")],
+)
+def test_a_number_without_its_unit_behind_another_is_refused_with_its_readings(text, readings):
+    with pytest.raises(StudyError, match=f"may mean {readings}; write the unit"):
+        parse_duration(text)
+    with pytest.raises(StudyError, match="write the unit"):
+        budget_change(f"+{text.strip()}")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import random
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -369,12 +370,17 @@ def test_a_probe_whose_validation_features_come_too_late_is_given_back(run, work
     assert (again.event, again.score is not None) == ("finished", True)
 
 
-def test_the_fewest_images_that_make_a_head_come_two_seconds_late_and_no_more(run, worker, slowly):
+@pytest.mark.parametrize(("fewest", "least"), [(6, "at least 6"), (10_000, "them all")])
+def test_the_fewest_images_that_make_a_head_come_two_seconds_late_and_no_more(
+    fewest, least, run, worker, slowly, monkeypatch
+):
+    monkeypatch.setattr("autoft.train.closed_form.FEWEST_FITTED", fewest)
     execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
     for number in (1, 2):
         late = execute(worker, trial(run, number, "test_resnet", "probe"), 0.0, 1.0, deadline=-60.0)
     assert (late.event, late.score) == ("paused", None)
-    assert "training images, and it needs them all" in late.error
+    images = len(worker.shop.dataset.rows("train"))
+    assert re.fullmatch(rf"there was time for \d+ of {images} training images, and it needs {least}", late.error)
 
 
 def test_the_first_model_of_a_run_comes_late_rather_than_never(run, worker, slowly):

@@ -16,6 +16,7 @@ from autoft.data.manifest import ManifestReader
 from autoft.data.readers import MANIFESTS
 from autoft.errors import DataError, RunFolderError, UnreadableImage, UserError
 from autoft.media.image.decode import Pixels, decode, readable_extensions
+from autoft.store.whereabouts import meant
 from autoft.system.files import as_text, sha256
 from autoft.system.natural import natural_key
 from autoft.system.parallel import ordered_map
@@ -48,6 +49,7 @@ def find_bundle(path: Path) -> Path:
 
     Raises `UserError` when it leads to none, or to one that is gone.
     """
+    wanted = f"give a run folder, a bundle or its {MODEL}"
     if path.name == MODEL and holds_bundle(path.parent):
         return path.parent
     if holds_bundle(path):
@@ -59,8 +61,8 @@ def find_bundle(path: Path) -> Path:
     if not path.exists():
         if (path.parent / "summary.json").is_file():
             bundle_of(path.parent, _summary(path.parent / "summary.json"))
-        raise UserError(f"there is no {path}; give a run folder, a bundle or its {MODEL}")
-    raise UserError(f"{path} is no bundle: there is no {MANIFEST} in it; give a run folder, a bundle or its {MODEL}")
+        raise UserError(f"there is no {path}; {meant(path) or wanted}")
+    raise UserError(f"{path} is no bundle: there is no {MANIFEST} in it; {meant(path) or wanted}")
 
 
 def find_model(path: Path) -> Path:

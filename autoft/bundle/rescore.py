@@ -12,6 +12,7 @@ import numpy as np
 from autoft.bundle.known import KnownImages
 from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.predict import answered, image_files
+from autoft.data.folder import SPLIT_NAMES, split_folders, subfolder_names
 from autoft.data.manifest import with_columns
 from autoft.data.meaning import contradictions
 from autoft.data.readers import read_labelled
@@ -30,10 +31,11 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image file and its label, as the name of its folder or a cell of a manifest says."""
+    """An image file, its label and its split if there is one, as the names of folders or a manifest's cells say."""
 
     path: Path
     label: str
+    split: SplitName | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,12 @@ class Labelled:
 
     @property
     def fair(self) -> tuple[LabelledImage, ...]:
-        """Those that took no part in training the model or in choosing it, as far as can be told; all if none did."""
-        unsure = () if any(self.known.values()) else self.unsure
+        """Those that took no part in training the model or in choosing it, as far as can be told; all if none did.
+
+        Where the bundle tells nothing of any image, those are left out that lie beside a test split.
+        """
+        test = tuple(image for image in self.unsure if image.split == "test")
+        unsure = () if any(self.known.values()) else test or self.unsure
         return self.known["test"] + self.fresh + unsure or self.everything
 
 
@@ -108,8 +114,9 @@ class Source:
 def read_source(model: PixelModel, path: Path) -> Source:
     """The images of a manifest, or of a folder that holds one folder of images a label, named as it.
 
-    Labels may be missing; numbers are found by the names of their columns. Raises `DataError` for a label that the
-    model does not know, a column that is not there, or when there are no images.
+    These may lie in split folders, as a search takes them. Labels may be missing; numbers are found by the names of
+    their columns. Raises `DataError` for a label that the model does not know, a column that is not there, or when
+    there are no images.
     """
     return _of_folder(model, path) if path.is_dir() else _of_manifest(model, path)
 
@@ -125,7 +132,7 @@ def _of_manifest(model: PixelModel, path: Path) -> Source:
     further = [name for name in everything.columns if name.casefold() not in asked]
     notes = [f"{path}: the column {name!r} is not used, as the model says nothing of it" for name in further]
     return Source(
-        images=tuple(LabelledImage(root / as_path(entry.path), entry.label) for entry in listing.entries),
+        images=tuple(LabelledImage(root / as_path(entry.path), entry.label, entry.split) for entry in listing.entries),
         unreadable=tuple(f"{problem.path}: {problem.reason}" for problem in listing.problems),
         notes=(*notes, *(f"{problem.path}: {problem.reason}" for problem in contradictions(task, listing))),
     )
@@ -139,8 +146,12 @@ def _by_column(model: PixelModel, everything: Listing) -> Listing:
 
 
 def _of_folder(model: PixelModel, source: Path) -> Source:
-    names = _labels(model, source)
-    found = [LabelledImage(path, name) for name in names for path in image_files([str(source / as_path(name))])]
+    found = [
+        LabelledImage(path, name, split)
+        for split, folder in _class_parents(model, source)
+        for name in _labels(model, folder)
+        for path in image_files([str(folder / as_path(name))])
+    ]
     if not found:
         raise DataError(f"no images in {source}; there must be some in its class folders")
     return Source(tuple(found))
@@ -191,17 +202,37 @@ def _hash(path: Path) -> str:
         return ""
 
 
+def _class_parents(model: PixelModel, source: Path) -> list[tuple[SplitName | None, Path]]:
+    """The folders that hold the class folders: those of the splits, or `source` itself where all in it are labels."""
+    if not any(model.form.problem(name, model.targets) for name in _subfolders(source)):
+        return [(None, source)]
+    splits = split_folders(source)
+    return [(split, source / as_path(name)) for split, name in splits.items()] or [(None, source)]
+
+
 def _labels(model: PixelModel, folder: Path) -> list[str]:
     """Names of the class folders. Raises `DataError` when there are none, or others."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; give one that holds one folder of images for each class")
-    names = sorted(as_text(path.name) for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    problems = ((name, model.form.problem(name, model.targets)) for name in names)
-    unknown = [f"{folder / as_path(name)}: {problem}" for name, problem in problems if problem]
-    if unknown or not names:
-        what = unknown[0] if unknown else f"{folder} holds no class folders"
-        raise DataError(f"{what}; there must be folders named as labels, of which it knows {_some(model.labels)}")
+    names = _subfolders(folder)
+    problems = {name: problem for name in names if (problem := model.form.problem(name, model.targets))}
+    for name, problem in problems.items():
+        place = folder / as_path(name)
+        if name.casefold() in SPLIT_NAMES:
+            raise DataError(f"{folder}: {problem}, and there are no split folders without train; give {place} itself")
+        raise DataError(f"{place}: {problem}; {_expected(model)}")
+    if not names:
+        raise DataError(f"{folder} holds no class folders; {_expected(model)}")
     return names
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        return sorted(map(as_text, subfolder_names(folder)))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}; look at its permissions") from error
+
+
+def _expected(model: PixelModel) -> str:
+    return f"there must be folders named as labels, of which it knows {_some(model.labels)}"
 
 
 def _some(labels: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ The rules, in the order they apply:
 - Folders that look like splits but are not named so (seg_train, seg_test) are refused.
 - Classes stand in natural order: `1, 2, 10`, capitals like small letters.
 - A file is an image if Pillow decodes its extension; whether the content agrees shows when it is decoded.
+- What vanishes while it is listed does not exist; a line says how much. The system's own folders are refused.
 - A folder counts once however many links lead to it; real folders come before links.
 - Names are given as `files.as_text` writes them.
 """
@@ -21,6 +22,7 @@ import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -50,6 +52,7 @@ _IGNORED: Final = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
 _PASSING: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV}
 )
+_SYSTEM_KINDS: Final = frozenset({"proc", "sysfs"})
 _WORDS: Final = re.compile(r"[^\W_]+")
 
 
@@ -64,29 +67,45 @@ class ImageFolderReader(Reader):
 
     def read(self, root: Path) -> Listing:
         """The classes and image files under `root`. Raises `DataError` with one line on what is wrong."""
-        walk = _Walk(_checked_root(root), self._check)
-        try:
+        with _reading(walk := _Walk(_checked_root(root), self._check)):
             return _in_text(self._read(walk))
-        except OSError as error:
-            path = Path(error.filename or walk.root)
-            raise DataError(f"{path} cannot be read: {_cause(error)}; mend that, and start again") from error
 
     @staticmethod
     def _read(walk: _Walk) -> Listing:
         top = walk.subfolders(_Folder("", 0))
         splits = _split_folders(top, walk)
         if not splits:
-            _refuse_unclear_splits(top, walk.root)
+            _refuse_unclear_splits(top, walk)
         class_folders = {name: walk.subfolders(folder) for name, folder in splits.items()} if splits else {None: top}
         _refuse_lookalikes(folder for folders in class_folders.values() for folder in folders)
         claimed = [(name, folder) for name, folders in class_folders.items() for folder in walk.claim(folders)]
         images = walk.images([folder for _, folder in claimed])
-        found = [(name, folder, images[folder.path]) for name, folder in claimed]
+        found = [(name, folder, images[folder.path]) for name, folder in claimed if folder.path in images]
         _refuse_empty(found, walk)
         classes = _classes(found)
         entries = _entries(found, classes)
         _refuse_one(classes, entries, walk)
         return Listing(str(walk.root), classes, entries, walk.all_problems())
+
+
+def split_folders(root: Path) -> Mapping[SplitName, str]:
+    """The names of the split folders in `root` by split, where the reader takes them so; else there are none.
+
+    Raises `DataError` when `root` cannot be read, and for split folders that the reader refuses.
+    """
+    with _reading(walk := _Walk(_checked_root(root), never_stop)):
+        found = _split_folders(walk.subfolders(_Folder("", 0)), walk)
+    return {split: as_text(folder.name) for split, folder in found.items() if split}
+
+
+@contextmanager
+def _reading(walk: _Walk) -> Iterator[None]:
+    """Make what the file system raises in the block a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        path = Path(error.filename or walk.root)
+        raise DataError(f"{path} cannot be read: {_cause(error)}; mend that, and start again") from error
 
 
 # ---------------------------------------------------------------- walking
@@ -124,6 +143,7 @@ class _Walk:
     check: Check
     problems: list[DataProblem] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
+    vanished: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
 
     def __post_init__(self) -> None:
         self._other_types: defaultdict[str, list[str]] = defaultdict(list)
@@ -142,12 +162,15 @@ class _Walk:
         for folder in folders:
             if self._first_visit(folder):
                 claimed.append(folder)
-            elif not self._is_above(folder):
+            elif folder.path not in self.vanished and not self._is_above(folder):
                 raise DataError(f"the class folder {folder.path!r} in {self.root} is a link to another; remove one")
         return claimed
 
     def images(self, folders: Sequence[_Folder]) -> Mapping[str, list[str]]:
-        """Folder path to the image files in and below it. Links wait until all real folders are done."""
+        """Folder path to the image files in and below it, without folders that have vanished.
+
+        Links wait until all real folders are done.
+        """
         found: dict[str, list[str]] = {folder.path: [] for folder in folders}
         waiting = [(folder, folder.path) for folder in reversed(folders)]
         links: list[tuple[_Folder, str]] = []
@@ -160,7 +183,18 @@ class _Walk:
             found[owner].extend(contents.images)
             waiting.extend((child, owner) for child in reversed(contents.folders) if not child.linked)
             links[:0] = [(child, owner) for child in reversed(contents.folders) if child.linked]
-        return found
+        self.vanished |= {
+            path: None for path, images in found.items() if not images and not (self.root / path).exists()
+        }
+        return {path: images for path, images in found.items() if path not in self.vanished}
+
+    def has_folders(self, folder: _Folder) -> bool:
+        """Whether there are visible folders in it."""
+        try:
+            return any(subfolder_names(self.root / folder.path))
+        except FileNotFoundError:
+            self.vanished[folder.path] = None
+            return False
 
     def all_problems(self) -> tuple[DataProblem, ...]:
         """Every file that is not used: single ones by path, other file types and strays once with their count."""
@@ -168,6 +202,10 @@ class _Walk:
         if self.stray:
             files = f"{len(self.stray)} image{'s' * (len(self.stray) > 1)}"
             several.append(DataProblem(self.stray[0], f"{files} outside any class folder, e.g. {self.stray[0]}"))
+        if self.vanished:
+            first, count = next(iter(self.vanished)), len(self.vanished)
+            what = "files and folders" if count > 1 else "file or folder"
+            several.append(DataProblem(first, f"{count} {what} vanished while being listed, e.g. {first}"))
         return (*sorted(self.problems, key=lambda problem: problem.path), *several)
 
     def other_types(self) -> list[DataProblem]:
@@ -183,7 +221,11 @@ class _Walk:
         )
 
     def _first_visit(self, folder: _Folder) -> bool:
-        identity = _identity(self.root / folder.path)
+        try:
+            identity = _identity(self.root / folder.path)
+        except FileNotFoundError:
+            self.vanished[folder.path] = None
+            return False
         fresh = identity not in self._seen
         self._seen.add(identity)
         return fresh
@@ -213,6 +255,9 @@ class _Walk:
                     self.check()
                     if not _is_hidden(entry.name):
                         shown.append(entry)
+        except FileNotFoundError:
+            self.vanished[folder.path] = None
+            return []
         except OSError as error:
             self.problems.append(DataProblem(folder.path, lasting_cause(error, self.root / folder.path)))
             return []
@@ -226,7 +271,10 @@ class _Walk:
         try:
             status = entry.stat()
         except FileNotFoundError:
-            self.problems.append(DataProblem(path, "broken link"))
+            if entry.is_symlink():
+                self.problems.append(DataProblem(path, "broken link"))
+            else:
+                self.vanished[path] = None
             return False
         except OSError as error:
             self.problems.append(DataProblem(path, lasting_cause(error, self.root / path)))
@@ -279,6 +327,7 @@ def _checked_root(root: Path) -> Path:
     try:
         resolved = root.expanduser().resolve(strict=True)
         with os.scandir(resolved):
+            _refuse_system(root, resolved)
             return resolved
     except FileNotFoundError as error:
         raise DataError(f"{root} does not exist; give the folder that holds the class folders") from error
@@ -286,6 +335,26 @@ def _checked_root(root: Path) -> Path:
         raise DataError(f"{root} is a file; give the folder that holds the class folders") from error
     except (OSError, RuntimeError) as error:
         raise DataError(f"{root} cannot be read: {error}") from error
+
+
+def _refuse_system(root: Path, resolved: Path) -> None:
+    """Raise `DataError` for the root of the file system, and where the system shows itself as files."""
+    mounts = _system_mounts()
+    wrong = [f"the system's {mount} lies in it" for mount in mounts if mount.is_relative_to(resolved)]
+    wrong += [f"it lies in the system's {mount}" for mount in mounts if resolved.is_relative_to(mount)]
+    if resolved == resolved.parent:
+        wrong.insert(0, "it is the root of the file system")
+    if wrong:
+        raise DataError(f"{root} is no data folder: {wrong[0]}; give the folder that holds the class folders")
+
+
+def _system_mounts() -> list[Path]:
+    """Where processes and devices are shown as files; none on systems that do not say."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [Path(place) for _, place, kind, *_ in map(str.split, lines) if kind in _SYSTEM_KINDS]
 
 
 def _split_folders(top: Sequence[_Folder], walk: _Walk) -> Mapping[SplitName | None, _Folder]:
@@ -299,25 +368,25 @@ def _split_folders(top: Sequence[_Folder], walk: _Walk) -> Mapping[SplitName | N
     for name, folder in named:
         if name in splits:
             raise DataError(f"{splits[name].name!r} and {folder.name!r} in {root} are both {name} folders; keep one")
-        if not any(_subfolder_names(root / folder.path)):
+        if not walk.has_folders(folder):
             raise DataError(f"the {name} folder {folder.name!r} in {root} holds no class folders")
         splits[name] = folder
     return splits
 
 
-def _refuse_unclear_splits(top: Sequence[_Folder], root: Path) -> None:
+def _refuse_unclear_splits(top: Sequence[_Folder], walk: _Walk) -> None:
     """Raise `DataError` for folders that are splits by their names, but cannot be taken for them: seg_train, seg_test.
 
     Only where they hold folders; a class may be called train.
     """
-    kinds = {folder.name: _split_words(folder.name) for folder in top if any(_subfolder_names(root / folder.path))}
+    kinds = {folder.name: _split_words(folder.name) for folder in top if walk.has_folders(folder)}
     alike = [name for name, found in kinds.items() if found]
     if {"train", "val"} <= set().union(*kinds.values()) or {"train", "test"} <= set().union(*kinds.values()):
         beside = [folder.name for folder in top if not _split_words(folder.name)]
         also = f", and {beside[0]!r} lies beside them" if beside else ""
         hint = "give a folder that holds only train, val and test, each with the class folders"
         raise DataError(
-            f"the folders {', '.join(map(repr, alike))} in {root} look like splits, not classes{also}; {hint}"
+            f"the folders {', '.join(map(repr, alike))} in {walk.root} look like splits, not classes{also}; {hint}"
         )
 
 
@@ -325,7 +394,8 @@ def _split_words(name: str) -> set[SplitName]:
     return {SPLIT_NAMES[word] for word in _WORDS.findall(name.casefold()) if word in SPLIT_NAMES}
 
 
-def _subfolder_names(folder: Path) -> Iterator[str]:
+def subfolder_names(folder: Path) -> Iterator[str]:
+    """The folders in `folder` that a reader sees, in no order. Raises `OSError`."""
     with os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
 
@@ -361,6 +431,8 @@ def _refuse_empty(found: Sequence[_Found], walk: _Walk) -> None:
         if hidden := _hidden_folders(walk.root):
             beside += f"; hidden folders such as {hidden[0]!r} are left out"
         hint = "put the images of each class into a folder of its own"
+        if walk.vanished:
+            beside += f"; {len(walk.vanished)} vanished while being listed, such as {next(iter(walk.vanished))!r}"
         if others := walk.other_types():
             beside = f": {others[0].reason}"
             hint = "convert them to JPEG or PNG, or give them the extension of what they are"
@@ -402,7 +474,7 @@ def _in_text(listing: Listing) -> Listing:
 def _refuse_one(classes: tuple[str, ...], entries: tuple[Entry, ...], walk: _Walk) -> None:
     if len(classes) == 1:
         only = walk.root / classes[0]
-        nested = entries[0].split is None and len(list(_subfolder_names(only))) > 1
+        nested = entries[0].split is None and len(list(subfolder_names(only))) > 1
         hint = f"; if the folders in it are the classes, give {only}" if nested else ""
         raise DataError(
             f"only one class, {classes[0]!r} with {len(entries)} images, in {walk.root}; a classifier needs two or "

@@ -7,6 +7,7 @@ part of all there is, and more passes would not be worth more: of a fine-tune on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -70,9 +71,12 @@ class Refits:
         for parent in trial.parents:
             if not ledger.has_checkpoint(parent):
                 return f"{left_out}: the weights of trial {parent.trial}, with which it began, are not kept"
-        left = self.clock.budget - self.clock.now() - self.ending(ledger, trial)
+        ending = self.ending(ledger, trial)
+        left = max(0.0, self.clock.budget - self.clock.now() - ending)
         if (needed := self.seconds(twin)) > left:
-            return f"{left_out}: it takes about {needed:.0f} s, and {max(0.0, left):.0f} s are left for it"
+            takes, has = math.ceil(10 * needed) / 10, math.floor(10 * left) / 10  # never alike by rounding
+            kept = f"{ending:.1f} s are kept free for the export"
+            return f"{left_out}: it takes about {takes:.1f} s, and {has:.1f} s are left for it, as {kept}"
         return None
 
     def seconds(self, record: TrialRecord) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from autoft.errors import RunFolderError
 from autoft.store.leaderboard import write_leaderboard
+from autoft.store.whereabouts import STUDY, meant
 from autoft.system.files import write_atomic
 from autoft.values.ledger import Ledger
 from autoft.values.target import MetricFacts
@@ -84,7 +85,7 @@ class RunFolder:
             folder.study.stat()
         except (FileNotFoundError, NotADirectoryError):
             missing = "holds no run: there is no study.json in it" if path.is_dir() else "is no folder"
-            raise RunFolderError(f"{path} {missing}; `autoft search DATA --out {path}` begins one") from None
+            raise RunFolderError(f"{path} {missing}; {meant(path) or folder._beginning()}") from None
         except OSError as error:
             raise RunFolderError(f"{path} cannot be read: {error.strerror}; look at its permissions") from error
         return folder
@@ -153,7 +154,7 @@ class RunFolder:
     @property
     def study(self) -> Path:
         """The resolved study."""
-        return self.path / "study.json"
+        return self.path / STUDY
 
     @property
     def split_csv(self) -> Path:
@@ -197,6 +198,14 @@ class RunFolder:
     @property
     def _lock_file(self) -> Path:
         return self.path / ".lock"
+
+    def _beginning(self) -> str:
+        """How a run begins here, if one can."""
+        try:
+            self.check_writable(self.path)
+        except RunFolderError:
+            return "give the folder of a run, as `autoft search` prints it at the end"
+        return f"`autoft search DATA --out {shlex.quote(str(self.path))}` begins one"
 
     def _refuse_taken(self) -> None:
         """Leave alone a folder with a run or other files; what a killed `create` left behind does not count."""

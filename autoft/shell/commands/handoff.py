@@ -122,10 +122,10 @@ class Verified:
 def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> None:
     """Check a bundle: every file by its hash, both models on the test vectors.
 
-    BUNDLE is an exported folder, or a run folder with one. IMAGES, a CSV manifest or one folder of images a class, is
-    scored as well; images that the model was trained or chosen on are recognised by their content and left out. Exit
-    code 3 when something is not as promised, 2 when an image cannot be read. Needs no torch; nothing in the bundle is
-    executed.
+    BUNDLE is an exported folder, or a run folder with one. IMAGES, a CSV manifest or one folder of images a class,
+    also inside split folders, is scored as well; images that the model was trained or chosen on are recognised by
+    their content and left out. Exit code 3 when something is not as promised, 2 when an image cannot be read. Needs no
+    torch; nothing in the bundle is executed.
     """
     from autoft.bundle.standalone.verify import unlisted_line
 
@@ -157,6 +157,9 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
 def _provenance(rescored: Rescored) -> Iterator[str]:
     """What the given images are to the model; nothing when it has never met one of them."""
     if not any(rescored.known.values()):
+        if rescored.left_out:
+            why = "of the train and val splits there, as the bundle cannot tell which it was trained on"
+            yield f"left out    {rescored.left_out} {why}; --all scores them too"
         return
     untold = "of which the bundle cannot tell, as it lists a sample of the run's images"
     trained, chose, tested = (rescored.scored[split] for split in SPLITS)
