@@ -74,7 +74,7 @@ def test_readme_commands_run(place):
             line = line.replace(named, str(sorted((place / "runs").glob("photos-*"))[0]))
         autoft(line, place)
         ran += 1
-    assert ran == 8
+    assert ran == 9
 
 
 @pytest.mark.slow
