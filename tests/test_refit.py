@@ -713,7 +713,7 @@ def test_a_refit_that_is_worse_than_its_twin_has_failed_with_the_figures(
     trial = first(run, "full", batch_size=4) if broken == "loss" else first(run, "probe")
     again = searched(worker, trial, 1.0).trials[0].refit(1)
     if broken == "loss":
-        monkeypatch.setattr("autoft.train.gradient.GradientRun._rate", lambda self, steps: -1e3)
+        monkeypatch.setattr("autoft.train.gradient.share", lambda *of: -1e3)
     elif broken == "labels":
         task, fit = worker.shop.task, worker.shop.task.closed_form
         monkeypatch.setattr(task, "closed_form", lambda x, y, check: fit(x, (y + 1) % 3, check), raising=False)
