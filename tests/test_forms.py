@@ -311,6 +311,12 @@ def test_the_card_tells_the_form(made: Made) -> None:
         assert "change." not in card  # nothing is decided
         report = decode(MetricsReport, (made.folder / "metrics.json").read_text())
         assert f"| mae | {report.metrics['mae'].value:.5g} |" in card
+        grams = made.order.dataset.targets("train")[:, 0].astype(float)
+        ends = f"| grams | {grams.min():.6g} | {grams.max():.6g} | {grams.mean():.6g} | {grams.std():.6g} |"
+        training = "Least in the training split | Greatest there | Mean there | Deviation there |"
+        of_test = "Images in the test split | Mean there | Deviation there |"
+        for words in (training, ends, of_test, "Deviation in the test split |"):
+            assert words in card
 
 
 def test_the_snippet_of_the_card_runs(

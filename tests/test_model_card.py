@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from PIL import Image
 from autoft.bundle.card import CardFacts, model_card
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.system.markdown import plain, table
+from autoft.tasks.forms.any_of import AnyOf
 from autoft.tasks.forms.base import MOST_NAMES, WORST
+from autoft.tasks.forms.numbers import Numbers
 from autoft.tasks.forms.one_of import OneOf
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.bundle import (
@@ -30,14 +33,15 @@ from autoft.values.bundle import (
     Estimate,
     Latency,
     MetricsReport,
+    Origin,
     ParityReport,
     PixelParity,
     Timing,
 )
-from autoft.values.dataset import DataProblem, DatasetInfo
+from autoft.values.dataset import DataProblem, DatasetInfo, SplitName
 from autoft.values.handoff import Handoff, Preprocess, View
 from autoft.values.target import MetricFacts
-from autoft.values.trial import Trial
+from autoft.values.trial import Parent, Trial
 
 RECIPE = Preprocess(48, (0.11, 0.12, 0.13), (0.21, 0.22, 0.23), "bilinear", "pad", value_range=(-2.5, 310.125))
 PRECISION = "bf16, contiguous"
@@ -84,6 +88,7 @@ def facts(labels: tuple[str, ...] = ("cat", "dog", "owl")) -> CardFacts:
             calibration=Calibration(1.374, 202, 0.6543, 0.5432, "It helps."),
             per_class=per_class,
             confusion=(),
+            test_openings=1,
         ),
         parity=ParityReport("torch.onnx dynamo", ("no",), (core,), PixelParity(61, 0.00345, 1e-5, 0.02, 0.04, 0, ())),
         latency=Latency(
@@ -137,6 +142,60 @@ def test_validation_figures_are_called_optimistic_at_the_top() -> None:
     of_validation = replace(of_validation, metrics=replace(of_validation.metrics, split="val"))
     assert "optimistic" in "".join(model_card(of_validation).splitlines()[:4])
     assert "optimistic" not in model_card(facts())
+
+
+def test_a_second_opening_of_the_test_split_is_said_at_the_top() -> None:
+    of = facts()
+    assert "times in this run's life" not in model_card(of)
+    head = model_card(replace(of, metrics=replace(of.metrics, test_openings=3))).split("## ")[0]
+    assert "The test images were scored 3 times in this run's life" in head
+
+
+REFIT = {"id": 1, "train_on": "train+val", "twin": Parent(0, 3.0)}
+
+
+@pytest.mark.parametrize(
+    ("trial", "share", "words"),
+    [
+        ({}, 1.0, "Trained on all 601 training images. The 202 validation images chose and calibrated it,"),
+        ({}, 0.25, "Trained on 150 of the 601 training images, for lack of time. The 202 validation"),
+        (REFIT, 1.0, "trained on all 803 training and validation images (trial 1, a refit)."),
+        (REFIT, 0.25, "trained on 201 of the 803 training and validation images, for lack of time (trial 1,"),
+        (REFIT, 1.0, "below and the calibration come from trial 0, the same training on the 601 training images alone"),
+    ],
+)
+def test_the_card_says_which_images_trained_it(trial: dict[str, Any], share: float, words: str) -> None:
+    of = facts()
+    made = replace(of.handoff, share=share, trial=replace(of.handoff.trial, **trial))
+    assert words in " ".join(section(model_card(replace(of, handoff=made)), "Data").split())
+
+
+@pytest.mark.parametrize("trial", [{}, REFIT])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_where_nothing_was_fitted_nothing_is_called_calibrated(split: SplitName, trial: dict[str, Any]) -> None:
+    of = facts()
+    made = replace(of.handoff, trial=replace(of.handoff.trial, **trial))
+    for form, reason in ((OneOf(), "Too few images."), (AnyOf(), "So it is."), (Numbers(), "Nothing was calibrated.")):
+        plainly = Calibration(1.0, 60, None, None, reason, (0.5, 0.5, 0.5))
+        of_twin = 0 if split == "val" and trial else None
+        metrics = replace(of.metrics, split=split, calibration=plainly, of_trial=of_twin, per_class=())
+        targets = replace(made.targets, mean=(0.0,) * 3, deviation=(1.0,) * 3, task=form.task().name)
+        card = model_card(replace(of, handoff=replace(made, targets=targets), metrics=metrics, form=form))
+        assert not re.search(r"calibrated|the calibration|fit(ted)? (it )?on", card.replace(reason, ""))
+        assert " to 0.5" not in section(card, "Calibration")
+
+
+def test_what_was_fitted_names_the_trial_whose_outputs_it_was_fitted_on() -> None:
+    of = facts()
+    assert "fitted on 202 validation images" in section(model_card(of), "Calibration")
+    of_twin = replace(of.metrics, origin=Origin(1, "train+val", 0))
+    card = model_card(replace(of, metrics=of_twin))
+    assert "fitted on what trial 0 made of 202 validation images" in section(card, "Calibration")
+
+
+def test_the_card_says_which_sizes_are_halved_and_refused() -> None:
+    use = " ".join(section(model_card(facts()), "How to use").split())
+    assert "halves images of more than 100 megapixels" in use and "refuses those of more than 256." in use
 
 
 def test_limits_are_stated() -> None:

@@ -219,6 +219,17 @@ def test_thresholds_do_not_cost_f1_on_new_images(n: int, sharpness: float, gain:
     assert np.mean(gains) > gain
 
 
+def test_the_reason_says_of_which_labels_a_threshold_was_moved_and_why_not() -> None:
+    few = bound("a", "b").calibrate(*drawn(20, np.array([0.2, 0.2]), 1.0, 0))
+    assert not few.is_fitted
+    assert "The threshold of each label is 0.5, the default: fewer than 10 validation images" in few.reason
+    logits, marks = drawn(400, np.array([0.1, 0.1]), 1.0, 0)
+    marks[:, 1] = 0
+    some = bound("a", "b").calibrate(logits, marks)
+    assert some.is_fitted
+    assert "of 1 of 2 labels have a greater F1" in some.reason and "of the others it is 0.5" in some.reason
+
+
 def test_a_threshold_goes_where_f1_is_best() -> None:
     """Of calibrated probabilities that is at half the best F1 (Lipton et al. 2014)."""
     logits, marks = drawn(20_000, np.array([0.1]), 1.0, 0)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from autoft.bundle.onnx_runtime import CoreModel
 from autoft.tasks.statistics import softmax
 from autoft.values.codec import encode
 from autoft.values.target import Targets
+from autoft.values.trial import Parent
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,8 @@ def test_metadata_is_json(tiny: tuple[Path, Artifact]) -> None:
             "names": list(LABELS),
             "mean": [],
             "deviation": [],
+            "least": [],
+            "greatest": [],
         },
         "autoft.preprocess": {
             "size": SIZE,
@@ -127,9 +131,19 @@ def test_metadata_is_json(tiny: tuple[Path, Artifact]) -> None:
             "seed": 7,
             "train_on": "train",
         },
-        "autoft.validation": {"accuracy": 0.75},
+        "autoft.validation": {"accuracy": 0.75, "of_trial": 3},
         "autoft.data_fingerprint": "abc123",
     }
+
+
+def test_the_score_in_the_metadata_of_a_refit_is_called_its_twins(tmp_path: Path) -> None:
+    made = handoff()
+    refit = replace(made, trial=replace(made.trial, id=4, train_on="train+val", twin=Parent(3, 1.0)))
+    next(OnnxExporter().export(Tiny().eval(), refit, tmp_path))
+    metadata = {prop.key: json.loads(prop.value) for prop in onnx.load(tmp_path / "model.core.onnx").metadata_props}
+    assert (metadata["autoft.trial"]["id"], metadata["autoft.trial"]["train_on"]) == (4, "train+val")
+    assert metadata["autoft.validation"] == {"accuracy": 0.75, "of_trial": 3}
+    assert CoreModel(tmp_path / "model.core.onnx").train_on == "train+val"
 
 
 def test_nothing_of_this_machine_is_in_the_file(real: tuple[Path, nn.Module, int], tiny: tuple[Path, Artifact]) -> None:

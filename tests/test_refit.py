@@ -27,7 +27,7 @@ from autoft.bundle.build import write_bundle
 from autoft.bundle.known import KnownImages
 from autoft.bundle.order import Order
 from autoft.bundle.parity import QUICK
-from autoft.engine.conclude import BundleMaker, NoWeights, finalists, handoff_of
+from autoft.engine.conclude import BundleMaker, NoWeights, Wanted, finalists, handoff_of
 from autoft.engine.ending import FIXED_SECONDS, GATE_IMAGES, GATE_SECONDS, Ending
 from autoft.engine.engine import begin
 from autoft.engine.execution import ExportWish, execute, export_trial
@@ -52,7 +52,7 @@ from autoft.train.job import CHECKED_IMAGES, Job
 from autoft.train.refit import ALMOST_ALL
 from autoft.train.worker import Worker
 from autoft.train.workshop import Workshop
-from autoft.values.bundle import MetricsReport
+from autoft.values.bundle import Manifest, MetricsReport, Origin
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Kept, Ledger
 from autoft.values.space import Float, Space
@@ -769,7 +769,9 @@ def sitting_of(run: Run, runner: Runner) -> Sitting:
     return Sitting(run.host(), runner, Notes(), Stopwatch(now), RunClock(now - 5.0, run.record.study.time))
 
 
-def test_from_a_kill_in_the_refit_to_the_bundle_of_the_refit_and_back_to_its_twin(run: Run, tmp_path: Path) -> None:
+def test_from_a_kill_in_the_refit_to_the_bundle_of_the_refit_and_back_to_its_twin(
+    run: Run, worker: Worker, tmp_path: Path
+) -> None:
     probe = tuple(one for one in run.record.candidates if one.freeze == "probe")
     short = replace(run, record=replace(run.record, candidates=probe))
     run.folder.study.write_text(encode(short.record))
@@ -785,13 +787,24 @@ def test_from_a_kill_in_the_refit_to_the_bundle_of_the_refit_and_back_to_its_twi
     counts = run.record.data.counts
     assert known.train_on == "train+val"
     card = (run.folder.export / "MODEL_CARD.md").read_text()
-    assert f"Trained on {counts['train'] + counts['val']} images" in card
-    assert "trial 0 was on the" in card
+    both = counts["train"] + counts["val"]
+    assert f"trained on all {both} training and validation images (trial 1, a refit)" in card
+    assert f"come from trial 0, the same training on the {counts['train']}\ntraining images alone" in card
+    assert "calibrated" not in card  # on so few validation images
+    report = decode(MetricsReport, (run.folder.export / "metrics.json").read_text())
+    written = decode(Manifest, (run.folder.export / "manifest.json").read_text())
+    assert report.origin == written.origin == Origin(1, "train+val", 0)
+    assert (report.split, report.of_trial, report.test_openings) == ("test", None, 1)
+    again = BundleMaker(short, short.ledger(), worker.shop, Stopwatch(0.0)).make(
+        short.ledger().trials[1], tmp_path / "extended", Wanted(QUICK, "image", "test")
+    )
+    assert again.report.test_openings == 2
+    assert "scored 2 times in this run's life" in (tmp_path / "extended" / "MODEL_CARD.md").read_text()
     notes = Notes()
-    again = export_trial(short, (), ExportWish(1, tmp_path / "again", "image"), notes)
-    assert again.validation.metrics["accuracy"] == shown
+    exported = export_trial(short, (), ExportWish(1, tmp_path / "again", "image"), notes)
+    assert exported.validation.metrics["accuracy"] == shown
     report = decode(MetricsReport, (tmp_path / "again" / "metrics.json").read_text())
-    assert (report.split, report.of_trial) == ("val", 0)
+    assert (report.split, report.of_trial, report.test_openings) == ("val", 0, 0)
     card = (tmp_path / "again" / "MODEL_CARD.md").read_text()
     assert "figures are not its own" in card and "Trial 0, whose refit this model is, was scored on" in card
     for path in run.folder.checkpoints.glob("00001-*.safetensors"):

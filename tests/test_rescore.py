@@ -22,9 +22,9 @@ from autoft.bundle.rescore import Rescored, labelled_images, read_known, read_so
 from autoft.data.folder import split_folders
 from autoft.errors import DataError, UserError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
-from autoft.shell.commands.handoff import Verified, _provenance
+from autoft.shell.commands.handoff import Verified, _doubt, _provenance
 from autoft.values.codec import decode, encode
-from autoft.values.dataset import Sample, SplitName
+from autoft.values.dataset import Sample, SplitName, TrainOn
 from autoft.values.summary import Scores
 
 HEX = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -126,6 +126,22 @@ def test_with_all_images_those_that_cannot_be_told_are_not_called_new(
     found = scored(model, photos["a"].parents[1], known_images([first, *others], most=2), everything=True)
     (line,) = _provenance(found)
     assert line.startswith("scored      2 of the run's test split, 2 of which the bundle cannot tell")
+
+
+@pytest.mark.parametrize(
+    ("train_on", "doubt"),
+    [
+        ("train", "; may include images that the model was trained on, or chosen by"),
+        ("train+val", "; may include images that the model was trained on, validation images among them"),
+    ],
+)
+def test_without_a_list_of_images_the_score_line_says_what_it_may_include(
+    train_on: TrainOn, doubt: str, model: PixelModel, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    found = scored(model, photos["a"].parents[1], read_known(tmp_path, train_on))
+    assert (found.scores.n, found.unsure, _doubt(found)) == (4, 4, doubt)
+    told = scored(model, photos["a"].parents[1], known_images([], train_on=train_on))
+    assert (told.unsure, _doubt(told)) == (0, "")
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])

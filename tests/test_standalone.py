@@ -6,7 +6,9 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import zlib
@@ -35,6 +37,7 @@ SCRIPTS = Path(standalone.__file__).parent
 LABELS = ["red", "gr\u00fcn", "blue"]
 RECIPE = Preprocess(size=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), interpolation="bilinear")
 TEMPERATURE = 2.0
+OTHER_LABELS = "labels.json differs from the labels in model.onnx's metadata"
 WEIGHTS = np.array([[2, -1, 0], [-1, 2, 0], [0, -1, 2]], np.float32)
 
 HEADER = '<ir_version: 8, opset_import: ["" : 18]>'
@@ -159,7 +162,8 @@ def flip(path: Path, at: int = -1, bit: int = 1) -> None:
 def test_an_untouched_bundle_passes(any_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert standalone.main([str(any_bundle)]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("PASS: 16 files, 4 vectors, worst difference of an answer 0.0")
+    assert out.startswith("PASS: 16 files, 4 test vectors, worst difference of an answer ")
+    assert re.search(r" \d\.\de-0\d, ", out)
     assert out.endswith(" s\n")
     assert not err
 
@@ -208,7 +212,7 @@ def test_the_script_checks_the_folder_it_lies_in(bundle: Path, tmp_path: Path) -
 
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("PASS: 16 files, 4 vectors")
+    assert done.stdout.startswith("PASS: 16 files, 4 test vectors")
     assert not list(bundle.rglob("__pycache__"))
     flip(bundle / "test_vectors/dot.png")
     done = run()
@@ -229,7 +233,7 @@ def test_what_shows_the_data_may_be_left_out(bundle: Path, capsys: pytest.Captur
     assert standalone.main([str(bundle)]) == 0
     out, err = capsys.readouterr()
     assert err == "test_vectors/ was left out: files are checked, models are run on nothing\n"
-    assert out.startswith("PASS: 9 files, 0 vectors")
+    assert out.startswith("PASS: 9 files, no test vectors, so neither model was run, ")
     leave_out(bundle, "parity.json", "images.json")
     outcome = standalone.verify(bundle)
     assert (outcome.problems, outcome.files, len(outcome.notes)) == ([], 7, 3)
@@ -244,6 +248,8 @@ def test_autoft_verify_notes_what_was_left_out(bundle: Path) -> None:
         "test_vectors/ was left out: files are checked, models are run on nothing\n",
     )
     assert json.loads(done.stdout)["notes"] == [done.stderr.strip()]
+    assert json.loads(done.stdout)["worst_difference"] is None
+    assert CliRunner().invoke(cli, ["verify", str(bundle)]).stdout.startswith("PASS: 7 files, no test vectors, ")
 
 
 @pytest.mark.parametrize("name", ["labels.json", "model.onnx", "examples/infer.py", "verify.py"])
@@ -625,6 +631,51 @@ def test_infer_says_in_a_line_that_a_bundle_is_not_whole(bundle: Path, name: str
     assert done.stderr.endswith("verify.py tells more\n")
 
 
+@pytest.mark.parametrize("change", [lambda labels: labels.reverse(), lambda labels: labels.pop()])
+def test_labels_that_are_not_the_models_are_a_line(change: Callable[[Any], object], bundle: Path) -> None:
+    edit(bundle / "labels.json", change)
+    done = infer(bundle, bundle / "test_vectors/dot.png")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"the bundle is not whole: {OTHER_LABELS}; verify.py tells more\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_the_terminal_cannot_write_is_escaped(encoding: str, bundle: Path, tmp_path: Path) -> None:
+    names = ("\u56fe.png", "two.png")
+    for name in names:
+        Image.new("RGB", (6, 9), (20, 180, 30)).save(tmp_path / name)
+    command = [sys.executable, bundle / "examples/infer.py", *(tmp_path / name for name in names)]
+    env = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=env, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    first, second = done.stdout.decode(encoding).splitlines()
+    assert r"\u56fe.png: gr" in first and "two.png: gr" in second
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="there is no such signal")
+def test_output_that_nobody_reads_ends_it_quietly(bundle: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-u", bundle / "examples/infer.py", bundle / "test_vectors/dot.png"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
+def test_a_folder_is_a_line_that_says_what_to_name(bundle: Path) -> None:
+    done = infer(bundle, bundle / "test_vectors", bundle / "test_vectors/tall.png")
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1
+    assert done.stderr == f"{bundle / 'test_vectors'} cannot be read: it is a folder; name the photos in it\n"
+
+
+@pytest.mark.parametrize("name", ["vectors.json", "dot.png"])
+def test_damaged_vectors_are_a_line(name: str, bundle: Path) -> None:
+    (bundle / "test_vectors" / name).write_bytes(b"")
+    done = infer(bundle)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("the bundle is not whole: ") and done.stderr.count("\n") == 1
+
+
 def huge_png(path: Path) -> None:
     """A PNG that says it has 400 megapixels."""
     Image.new("1", (1, 1)).save(path)
@@ -710,3 +761,23 @@ def test_the_node_example_runs_the_vectors_and_classifies(layout: str, node_plac
     done = node(folder)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("there are no test vectors here") and len(done.stderr.splitlines()) == 1
+
+
+def test_the_node_example_says_in_a_line_that_a_bundle_is_not_whole(node_place: Path) -> None:
+    whole = make_bundle(node_place / "whole", "image")
+
+    def said(change: Callable[[Path], object]) -> str:
+        folder = shutil.copytree(whole, node_place / "changed")
+        change(folder)
+        done = node(folder, whole / "test_vectors/tall.rgb", 5, 31)
+        shutil.rmtree(folder)
+        (line,) = done.stderr.splitlines()
+        assert (done.returncode, done.stdout) == (1, "")
+        assert line.startswith("the bundle is not whole: ") and line.endswith("; verify.py tells more")
+        return line
+
+    assert OTHER_LABELS in said(lambda folder: edit(folder / "labels.json", lambda labels: labels.reverse()))
+    assert OTHER_LABELS in said(lambda folder: edit(folder / "labels.json", lambda labels: labels.pop()))
+    said(lambda folder: (folder / "labels.json").write_text("["))
+    said(lambda folder: (folder / "model.onnx").write_bytes(b"garbage"))
+    said(lambda folder: (folder / "model.onnx").unlink())

@@ -406,7 +406,7 @@ def _metadata(handoff: Handoff) -> Iterator[tuple[str, str]]:
             "seed": trial.seed,
             "train_on": trial.train_on,
         },
-        "validation": {handoff.metric: handoff.validation_score},
+        "validation": {handoff.metric: handoff.validation_score, "of_trial": trial.scored_as},
         "data_fingerprint": handoff.data_fingerprint,
     }
     for key, value in facts.items():

@@ -103,6 +103,9 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
 def _report(order: Order, logits: Logits, answering: Answering) -> MetricsReport:
     truth, images = order.dataset.targets(order.reported), order.dataset.info.counts[order.reported]
     report = answering.form.report(order.reported, logits, truth, answering)
+    report = replace(report, origin=order.handoff.origin)
+    if order.reported == "test":
+        report = replace(report, test_openings=order.test_openings)
     if order.reported == "val" and (twin := order.handoff.trial.twin):
         report = replace(report, of_trial=twin.trial)
     if len(truth) == images:
@@ -190,7 +193,7 @@ def _write_card(
         known={metric.name: metric.facts for metric in order.task.metrics},
     )
     (folder / CARD).write_text(model_card(facts), encoding="utf-8")
-    write_manifest(folder, order.versions, order.handoff.data_fingerprint, created)
+    write_manifest(folder, order.versions, order.handoff.data_fingerprint, created, order.handoff.origin)
 
 
 def _verified(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from autoft.bundle import figures
 from autoft.bundle.licenses import NOTICE, TOOL_LICENCE
+from autoft.media.image.decode import EXACT_PIXELS, MAX_PIXELS
 from autoft.system.markdown import plain, table
 from autoft.tasks.forms.base import AnswerForm, Model, split_name
 from autoft.values.backbone import Backbone
@@ -32,12 +33,15 @@ from autoft.values.trial import Trial
 _TRUST: Final[Mapping[SplitName, str]] = {
     "test": "Its figures come from {n:,} images of the test split, which took no part in training or in choosing it.",
     "val": "**Its figures are optimistic.** They come from {n:,} images of the validation split, by which this model\n"
-    "was chosen and calibrated. No figures from a test split are here.",
+    "was {chosen}. No figures from a test split are here.",
     "train": "**Its figures say little.** They come from {n:,} images that it was trained on.",
 }
-_OF_THE_TWIN: Final = """**Its figures are not its own.** They are those of trial {twin}, the same trained without the
-validation images, on {n:,} of these, by which it was chosen and calibrated, so they are optimistic. This model has
-trained on them too. No figures from a test split are here."""
+_OF_THE_TWIN: Final = """**Its figures are not its own.** They are those of trial {twin}, the same training without the
+validation images, on {n:,} of these, by which it was {chosen}, so they are optimistic. This model was trained on them
+too. No figures from a test split are here."""
+_REOPENED: Final = """
+The test images were scored {times} times in this run's life, as it went on after it had ended; whoever went on because
+of such a score has chosen by it."""
 _FED: Final[Mapping[Layout, tuple[str, str]]] = {
     "image": ("pixels", "one image a call, of shape (height, width, 3)"),
     "batch": ("pixels[None]", "images of one size a call, of shape (batch, height, width, 3)"),
@@ -104,9 +108,11 @@ def model_card(facts: CardFacts) -> str:
 def _head(facts: CardFacts) -> str:
     targets, backbone, metrics = facts.handoff.targets, facts.handoff.backbone, facts.metrics
     trust = _TRUST[metrics.split] if metrics.of_trial is None else _OF_THE_TWIN
+    chosen = "chosen and calibrated" if metrics.calibration.is_fitted else "chosen"
+    again = _REOPENED.format(times=metrics.test_openings) if metrics.test_openings > 1 else ""
     return f"""# {facts.form.title(targets)}
 
-{trust.format(n=metrics.n, twin=metrics.of_trial)}
+{trust.format(n=metrics.n, twin=metrics.of_trial, chosen=chosen)}{again}
 
 {facts.form.about(targets)}
 autoft made it on {plain(facts.created)} from the pretrained backbone {plain(backbone.name)}
@@ -131,7 +137,9 @@ pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "whit
 {facts.form.usage(fed)}
 ```
 
-`image` is uint8 RGB of any size: {shape}. How other images become that is below, under Preprocessing.
+`image` is uint8 RGB of any size: {shape}. To bound memory, `examples/infer.py`
+halves images of more than {EXACT_PIXELS // 1_000_000} megapixels, as was done in training, and refuses those of
+more than {MAX_PIXELS // 1_000_000}. How other images become RGB is below, under Preprocessing.
 
 Wherever you deploy the model, run `python verify.py` first: it checks that this folder is complete, and that both
 models answer there as they did where they were made."""
@@ -148,33 +156,44 @@ def _limits(facts: CardFacts) -> str:
 
 
 def _data(facts: CardFacts) -> str:
-    data, share, vectors = facts.data, facts.handoff.share, facts.vectors
+    data, vectors = facts.data, facts.vectors
     counts = ", ".join(f"{split_name(split)} {count:,}" for split, count in data.counts.items())
-    part = f"\nFor lack of time the head was fitted on {share:.1%} of these." if share != 1 else ""
     return f"""## Data
 
 Images: {counts}; median short side {data.short_side} pixels, median ratio of the long side to it {data.aspect:.2f}.
 Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.
 
-{_trained_on(facts)}{part}
+{_trained_on(facts)}
 
 **Privacy.** `{VECTORS}/` holds {vectors} images that are, or were made of, images from the validation split,
 `{PARITY}` names some files of the data, and by `{IMAGES}` whoever holds an image can tell that it was in the
 data. If that must not be, remove any of the three, `{VECTORS}/` as a whole, before you pass this folder on:
 `verify.py` then notes what was left out, and passes.
 
-{facts.form.data(facts.metrics)}"""
+{facts.form.data(facts.handoff.targets, facts.metrics)}"""
 
 
 def _trained_on(facts: CardFacts) -> str:
     """The images that it was trained on, and what the validation images did."""
-    twin, train, val = facts.handoff.trial.twin, facts.data.counts["train"], facts.data.counts["val"]
-    if twin is None:
-        return f"Trained on the {train:,} training images; those for validation chose and calibrated it only."
-    return (
-        f"Trained on {train + val:,} images, those for training and for validation (given or carved) together, as\n"
-        f"trial {twin.trial} was on the {train:,} for training alone, which those for validation chose and calibrated."
-    )
+    trial, counts, fitted = facts.handoff.trial, facts.data.counts, facts.metrics.calibration.is_fitted
+    train, val = counts["train"], counts["val"]
+    if trial.twin is None:
+        part = _part(facts.handoff.share, train, "training images")
+        calibrated = " and calibrated" if fitted else ""
+        return f"Trained on {part}. The {val:,} validation images chose{calibrated} it, and did not train it."
+    part = _part(facts.handoff.share, train + val, "training and validation images")
+    come = "the validation score below and the calibration come" if fitted else "and the validation score below come"
+    settings = "The settings, " if fitted else "The settings "
+    return f"""This model was trained on {part} (trial {trial.id}, a refit).
+{settings}{come} from trial {trial.twin.trial}, the same training on the {train:,}
+training images alone, scored on the {val:,} validation images."""
+
+
+def _part(share: float, images: int, what: str) -> str:
+    """How many of the images a model was trained on; a head in closed form may have had no time for all."""
+    if share == 1:
+        return f"all {images:,} {what}"
+    return f"{round(share * images):,} of the {images:,} {what}, for lack of time"
 
 
 def _preprocessing(recipe: Preprocess, from_core: str) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from autoft.system.files import sha256, write_atomic
-from autoft.values.bundle import MANIFEST, MIN_ONNXRUNTIME, SCHEMA, FileRecord, Manifest
+from autoft.values.bundle import MANIFEST, MIN_ONNXRUNTIME, SCHEMA, FileRecord, Manifest, Origin
 from autoft.values.codec import encode_readable
 
 
-def write_manifest(folder: Path, versions: Mapping[str, str], data_fingerprint: str, created: str) -> Manifest:
+def write_manifest(
+    folder: Path, versions: Mapping[str, str], data_fingerprint: str, created: str, origin: Origin | None = None
+) -> Manifest:
     """Write `folder`/manifest.json, which lists every other file below `folder`; gives what it holds.
 
     Raises `ValueError` for a symbolic link and for anything else that is neither file nor folder: what it leads to
@@ -23,6 +25,7 @@ def write_manifest(folder: Path, versions: Mapping[str, str], data_fingerprint: 
         data_fingerprint=data_fingerprint,
         min_onnxruntime=MIN_ONNXRUNTIME,
         created=created,
+        origin=origin,
     )
     write_atomic(folder / MANIFEST, encode_readable(manifest))
     return manifest

@@ -16,6 +16,7 @@ from autoft.tasks.forms.table import FORMS
 from autoft.tasks.statistics import Logits
 from autoft.values.bundle import Calibration
 from autoft.values.codec import decode
+from autoft.values.dataset import TrainOn
 from autoft.values.handoff import Preprocess
 from autoft.values.target import Targets
 
@@ -47,6 +48,12 @@ class ExportedModel:
             raise UserError(f"{path} is of schema {schema}, this autoft reads {SCHEMA}; use the autoft that wrote it")
         self.targets = self._targets()
         self.preprocess = self._fact("autoft.preprocess", Preprocess)
+
+    @property
+    def train_on(self) -> TrainOn:
+        """The splits that it was trained on; an older file says nothing of it, and had the training split alone."""
+        trial = self._fact("autoft.trial", dict[str, Any]) if "autoft.trial" in self._metadata else {}
+        return "train+val" if trial.get("train_on") == "train+val" else "train"
 
     @property
     def labels(self) -> tuple[str, ...]:

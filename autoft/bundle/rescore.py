@@ -74,7 +74,7 @@ class Rescored:
     `unreadable`: those that could not be read, each with the reason. `known` counts, by split, the given images that
     are of the run the model came from, `scored` those of them that were scored, and `fresh` those scored that are new
     to the model. `left_out` counts the images that nobody tried to score. `train_on` are the splits that the model has
-    trained on; the validation split chose it in any case.
+    trained on; the validation split chose it in any case. `unsure` counts those scored that may be of any split.
     """
 
     scores: Scores
@@ -84,17 +84,18 @@ class Rescored:
     fresh: int
     left_out: int
     train_on: TrainOn = "train"
+    unsure: int = 0
 
 
-def read_known(bundle: Path) -> KnownImages:
+def read_known(bundle: Path, train_on: TrainOn = "train") -> KnownImages:
     """The images a bundle knows: of none can it tell when its images.json was left out.
 
-    Raises `UserError` when it is damaged.
+    `train_on` is what its model says for that case. Raises `UserError` when it is damaged.
     """
     try:
         return decode(KnownImages, (bundle / IMAGES).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return KnownImages({}, below="0")
+        return KnownImages({}, below="0", train_on=train_on)
     except (OSError, ValueError) as error:
         raise UserError(f"{bundle / IMAGES} cannot be read: {error}; export the model again") from error
 
@@ -190,6 +191,7 @@ def rescore(
         len(where.intersection(labelled.fresh)),
         len(labelled.everything) - len(chosen),
         labelled.train_on,
+        len(where.intersection(labelled.unsure)),
     )
 
 

@@ -139,6 +139,7 @@ class BundleMaker:
             scored=checkpoint.logits,
             twin=self._twins_logits(record),
             known=run.samples(),
+            test_openings=_openings(run) + 1,
             beside={
                 name: partial(host.part(Exporter, name).export, classifier, handoff)
                 for name in run.record.study.exporter
@@ -316,7 +317,7 @@ def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bu
         seconds={},
         model=f"{run.folder.export.name}/{MODEL}",
         budget=study.time,
-        test_openings=_openings(run) + 1,
+        test_openings=bundle.report.test_openings,
         problems=len(run.record.data.problems),
         candidates=len(run.record.candidates),
         missed=bundle.report.missed,

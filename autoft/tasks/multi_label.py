@@ -17,8 +17,8 @@ from autoft.tasks.calibration import cross_fitted
 from autoft.tasks.label_statistics import Marks, macro_f1, mean_average_precision, micro_f1, subset_accuracy
 from autoft.tasks.lookalikes import loosely, refuse_lookalikes
 from autoft.tasks.statistics import Labels, Logits
-from autoft.tasks.thresholds import fit_thresholds
-from autoft.values.bundle import Calibration
+from autoft.tasks.thresholds import MIN_IMAGES, fit_thresholds
+from autoft.values.bundle import DEFAULT_THRESHOLD, Calibration
 from autoft.values.plan import Recipe
 from autoft.values.target import MetricFacts
 
@@ -154,9 +154,7 @@ class MultiLabel(Task):
 
         found = cross_fitted(losses, _rarest(targets))
         thresholds = fit_thresholds(outputs / np.float32(found.temperature), targets)
-        moved = sum(threshold != 0.5 for threshold in thresholds)
-        remark = f"The thresholds of {moved} of {len(thresholds)} labels find more of images they were not fitted on."
-        return replace(found, thresholds=thresholds, reason=f"{found.reason} {remark}")
+        return replace(found, thresholds=thresholds, reason=f"{found.reason} {_moved(thresholds)}")
 
     def answers(self, outputs: Logits, calibration: Calibration) -> NDArray[np.float32]:
         """A probability for each label, `(n, labels)`."""
@@ -171,6 +169,19 @@ class MultiLabel(Task):
             temperature = Constant <value = float {{{calibration.temperature!r}}}> ()
             cooled = Div (outputs, temperature)
             answers = Sigmoid (cooled)"""
+
+
+def _moved(thresholds: Sequence[float]) -> str:
+    """Of which labels the threshold was moved, and why not of the others."""
+    moved, labels = sum(threshold != DEFAULT_THRESHOLD for threshold in thresholds), len(thresholds)
+    why = (
+        f"fewer than {MIN_IMAGES} validation images have the label, or have it not, "
+        "or no other threshold has a greater F1 on images it was not fitted on"
+    )
+    if not moved:
+        return f"The threshold of each label is {DEFAULT_THRESHOLD}, the default: {why}."
+    found = f"The thresholds of {moved} of {labels} labels have a greater F1 on images they were not fitted on"
+    return f"{found}." if moved == labels else f"{found}; of the others it is {DEFAULT_THRESHOLD}, the default: {why}."
 
 
 def _log_losses(logits: NDArray[Any], marks: Marks) -> Floats:

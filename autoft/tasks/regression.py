@@ -175,7 +175,7 @@ class Regression(Task):
         return ranges
 
     def with_moments(self, targets: Targets, training: NDArray[Any]) -> Targets:
-        """Mean and deviation of each column; a constant one gets the deviation 1, or more where float32 needs it.
+        """The moments and ends of each column; a constant one gets the deviation 1, or more where float32 needs it.
 
         Raises `DataError` when one varies more finely over these images than float32 can tell.
         """
@@ -183,7 +183,9 @@ class Regression(Task):
         deviation = np.where(np.ptp(exact, axis=0) > 0, exact.std(axis=0), 0.0)
         _require_grain(targets.names, exact, deviation)
         deviation = np.where(deviation > 0, deviation, np.maximum(1.0, _least_deviation(exact)))
-        return replace(targets, mean=tuple(exact.mean(axis=0).tolist()), deviation=tuple(deviation.tolist()))
+        found = (exact.mean(axis=0), exact.min(axis=0), exact.max(axis=0))
+        mean, least, greatest = (tuple(one.tolist()) for one in found)
+        return replace(targets, mean=mean, deviation=tuple(deviation.tolist()), least=least, greatest=greatest)
 
     def standardised(self, targets: Tensor) -> Tensor:
         """What the network should give for targets `(batch, columns)`: deviations from the mean, float32."""

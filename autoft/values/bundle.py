@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from autoft.values.dataset import SplitName
+from autoft.values.dataset import SplitName, TrainOn
 
 SCHEMA: Final = 1
 MODEL: Final = "model.onnx"
@@ -36,6 +36,23 @@ Of a probability, or of a number in deviations of its column.
 CLEAR_MARGIN: Final = 2 * ANSWER_TOLERANCE
 """Where the first of two probabilities is further above the second, the best answer must be the same."""
 
+DEFAULT_THRESHOLD: Final = 0.5
+"""The probability from which a label is said to be there, where none was fitted."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which trial of its run a model is, and the splits that it has trained on.
+
+    `of_trial` is the trial whose validation score, temperature and thresholds it has: its own number, or of a refit,
+    which has trained on the validation images too, that of the trial that it repeats.
+    """
+
+    trial: int
+    train_on: TrainOn
+    of_trial: int
+
+
 # ---------------------------------------------------------------- metrics.json
 
 
@@ -55,6 +72,11 @@ class Calibration:
     log_loss_after: float | None
     reason: str
     thresholds: tuple[float, ...] = ()
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether answers are other than without it."""
+        return self.temperature != 1 or any(threshold != DEFAULT_THRESHOLD for threshold in self.thresholds)
 
 
 @dataclass(frozen=True)
@@ -117,7 +139,9 @@ class MetricsReport:
     were taken for class j, in the order of labels.json.
 
     `of_trial` is None where the figures are the file's own. Those on validation images that the model has trained on
-    are those of its twin, the trial of that number, which has not.
+    are those of its twin, the trial of that number, which has not. `test_openings` counts how often the run has scored
+    its test images by then, more than once where it was extended; 0 where the figures are of another split. `origin` is
+    None in a file of an older version.
     """
 
     split: SplitName
@@ -130,6 +154,8 @@ class MetricsReport:
     confusion: tuple[tuple[int, ...], ...]
     note: str = ""
     of_trial: int | None = None
+    test_openings: int = 0
+    origin: Origin | None = None
 
     @property
     def missed(self) -> dict[str, int]:
@@ -297,7 +323,10 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json: every other file of the bundle by its path (posix, relative), and what made them."""
+    """manifest.json: every other file of the bundle by its path (posix, relative), and what made them.
+
+    `origin` is None in a file of an older version.
+    """
 
     schema: int
     files: Mapping[str, FileRecord]
@@ -305,3 +334,4 @@ class Manifest:
     data_fingerprint: str
     min_onnxruntime: str
     created: str
+    origin: Origin | None = None

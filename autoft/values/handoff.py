@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autoft.values.backbone import Backbone, Interpolation
+from autoft.values.bundle import Origin
 from autoft.values.dataset import ValueRange
 from autoft.values.target import Targets
 from autoft.values.trial import Trial
@@ -102,6 +103,11 @@ class Handoff:
     def labels(self) -> tuple[str, ...]:
         """The classes, labels or columns of numbers, in the order of the outputs."""
         return self.targets.names
+
+    @property
+    def origin(self) -> Origin:
+        """What the bundle's JSON files say of the trial."""
+        return Origin(self.trial.id, self.trial.train_on, self.trial.scored_as)
 
 
 @dataclass(frozen=True)

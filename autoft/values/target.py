@@ -13,8 +13,9 @@ Form = Literal["one_of", "any_of", "numbers"]
 class Targets:
     """What is predicted: the `task` by name, the `form` of the answers, and in `names` what these are about.
 
-    That is the classes, the labels that an image may have, or the columns of numbers. `mean` and `deviation` are those
-    of each column of numbers over the training images, in the data's own units; empty where there are no numbers.
+    That is the classes, the labels that an image may have, or the columns of numbers. `mean`, `deviation`, `least` and
+    `greatest` are those of each column of numbers over the training images, in the data's own units; empty where there
+    are no numbers, the last two also in a file of an older version.
     """
 
     task: str
@@ -22,6 +23,8 @@ class Targets:
     names: tuple[str, ...]
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    least: tuple[float, ...] = ()
+    greatest: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

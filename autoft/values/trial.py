@@ -60,6 +60,11 @@ class Trial:
     train_on: TrainOn = "train"
     twin: Parent | None = None
 
+    @property
+    def scored_as(self) -> int:
+        """The trial whose validation score and calibration it has: its own, of a refit its twin's."""
+        return self.twin.trial if self.twin else self.id
+
 
 @dataclass(frozen=True)
 class Clock:

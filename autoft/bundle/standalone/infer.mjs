@@ -16,8 +16,35 @@ const usage = "usage: node examples/infer.mjs PHOTO.rgb WIDTH HEIGHT, raw RGB by
 
 const bundle = join(dirname(fileURLToPath(import.meta.url)), "..");
 const json = (name) => JSON.parse(readFileSync(join(bundle, name), "utf8"));
-const session = await ort.InferenceSession.create(join(bundle, "model.onnx"));
+const { session, labels } = await opened().catch((error) => {
+  const why = error.message.replace(/\s+/g, " ");
+  console.error(`the bundle is not whole: ${why}; verify.py tells more`);
+  process.exit(1);
+});
 const batched = session.inputMetadata[0].shape.length === 4;
+
+async function opened() {
+  const file = join(bundle, "model.onnx");
+  const session = await ort.InferenceSession.create(file, { logSeverityLevel: 4 });
+  const labels = json("labels.json");
+  if (JSON.stringify(labels) !== JSON.stringify(labelsIn(readFileSync(file)))) {
+    throw new Error("labels.json differs from the labels in model.onnx's metadata");
+  }
+  return { session, labels };
+}
+
+// The labels in the model's metadata, which onnxruntime-node does not give: after the key come a tag (0x12), the length
+// of the text in groups of seven bits, the lowest first, and the text, which is JSON.
+function labelsIn(model) {
+  const key = "\n\rautoft.labels\x12";
+  let at = model.lastIndexOf(key) + key.length;
+  let [length, unit] = [0, 1];
+  for (let more = true; more; unit *= 128, at += 1) {
+    length += (model[at] & 127) * unit;
+    more = model[at] > 127;
+  }
+  return JSON.parse(model.toString("utf8", at, at + length));
+}
 
 // Every output by name. One number a name of labels.json: `probabilities`, or `values` where numbers are predicted;
 // where an image may have any of the labels, `present` is 1 for those that it has.
@@ -27,7 +54,7 @@ async function answers(rgb, width, height) {
   return Object.fromEntries(Object.entries(outputs).map(([name, { data }]) => [name, Array.from(data, Number)]));
 }
 
-function inWords({ probabilities, present, values }, labels) {
+function inWords({ probabilities, present, values }) {
   if (values) return labels.map((label, index) => `${label} ${Number(values[index].toPrecision(6))}`).join(", ");
   if (present) {
     const found = labels.map((label, index) => present[index] && `${label} ${probabilities[index].toFixed(4)}`);
@@ -46,7 +73,7 @@ if (photo) {
     process.exit(2);
   }
   const answer = await answers(readFileSync(photo), Number(width), Number(height));
-  console.log(`${photo}: ${inWords(answer, json("labels.json"))}`);
+  console.log(`${photo}: ${inWords(answer)}`);
 } else if (!existsSync(join(bundle, "test_vectors/vectors.json"))) {
   console.error(`there are no test vectors here, they were left out; ${usage}`);
   process.exit(1);

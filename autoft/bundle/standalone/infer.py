@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -105,6 +106,14 @@ def scaled(values: Any, low: float, high: float) -> Any:
     return np.rint(np.clip((values - low) / (high - low or 1) * 255, 0, 255)).astype(np.uint8)
 
 
+def labels_of(session: Any) -> list[str]:
+    """What labels.json holds. Raises `ValueError` unless the model says the same: wrong names look like right ones."""
+    labels: list[str] = json.loads((BUNDLE / "labels.json").read_text(encoding="utf-8"))
+    if labels != json.loads(session.get_modelmeta().custom_metadata_map["autoft.labels"]):
+        raise ValueError("labels.json differs from the labels in model.onnx's metadata")
+    return labels
+
+
 def training_range(session: Any) -> Any:
     """`value_range` of preprocess.json, (low, high) or None, as the model knows it."""
     return json.loads(session.get_modelmeta().custom_metadata_map.get("autoft.preprocess", "{}")).get("value_range")
@@ -138,6 +147,8 @@ def tell(session: Any, labels: list[str], photos: list[str]) -> int:
     value_range, code = training_range(session), 0
     for photo in photos:
         try:
+            if Path(photo).is_dir():
+                raise IsADirectoryError("it is a folder; name the photos in it")
             pixels = read(Path(photo), value_range)
         except Exception as error:
             print(f"{photo} cannot be read: {' '.join(str(error).split())}", file=sys.stderr)
@@ -167,16 +178,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(usage="python examples/infer.py PHOTO ...", description=__doc__)
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="without any, the test vectors are run")
     photos = parser.parse_args().photos
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal has no letters for
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of more than half the limit
     try:
         session = onnxruntime.InferenceSession(str(BUNDLE / "model.onnx"), providers=["CPUExecutionProvider"])
-        labels = json.loads((BUNDLE / "labels.json").read_text(encoding="utf-8"))
+        labels = labels_of(session)
+        problem = "" if photos else run_vectors(session)
     except Exception as error:  # onnxruntime's share no class
         print(f"the bundle is not whole: {' '.join(str(error).split())}; verify.py tells more", file=sys.stderr)
         return 1
     if photos:
         return tell(session, labels, photos)
-    if problem := run_vectors(session):
+    if problem:
         print(problem, file=sys.stderr)
         return 1
     parser.print_usage(sys.stderr)

@@ -57,7 +57,8 @@ class Outcome:
     """What `verify` found: no `problems`, one line each, if the bundle is as promised.
 
     `files` were compared with the manifest, `vectors` were run. `worst_difference` is that of any answer of model.onnx
-    (a probability, or a number in deviations of its column), or of any of the core's outputs as a part of their scale.
+    (a probability, or a number in deviations of its column), or of any of the core's outputs as a part of their scale;
+    None where no vector was run.
     `unlisted` names files and folders that lie there and are no part of the bundle: nothing is said of them.
     `notes` names, one line each, what may be left out and was.
     """
@@ -67,7 +68,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     files: int = 0
     vectors: int = 0
-    worst_difference: float = 0.0
+    worst_difference: float | None = None
     seconds: float = 0.0
 
 
@@ -284,7 +285,7 @@ def _difference(found: Any, expected: Numbers, units: Any, outcome: Outcome) -> 
     if found.shape != expected.shape:
         raise Broken(f"it gives {len(found)} numbers, expected {len(expected)}")
     difference = float(np.nan_to_num(abs(found.astype(float) - expected) / units, nan=1, posinf=1).max())
-    outcome.worst_difference = max(outcome.worst_difference, difference)
+    outcome.worst_difference = max(outcome.worst_difference or 0.0, difference)
     return difference
 
 
@@ -487,8 +488,8 @@ def main(argv: list[str]) -> int:
     if asked.json:
         print(json.dumps({"passed": not found.problems, **dataclasses.asdict(found)}))
     elif not found.problems:
-        worst = f"worst difference of an answer {found.worst_difference:.4f}"
-        print(f"PASS: {found.files} files, {found.vectors} vectors, {worst}, {found.seconds:.1f} s")
+        ran = measured_line(found.vectors, found.worst_difference)
+        print(f"PASS: {found.files} files, {ran}, {found.seconds:.1f} s")
     return 1 if found.problems else 0
 
 
@@ -500,6 +501,13 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return seconds
+
+
+def measured_line(vectors: int, worst_difference: float | None) -> str:
+    """What the test vectors showed; without any nothing was measured."""
+    if worst_difference is None:
+        return "no test vectors, so neither model was run"
+    return f"{vectors} test vectors, worst difference of an answer {worst_difference:.1e}"
 
 
 def unlisted_line(names: list[str]) -> str:

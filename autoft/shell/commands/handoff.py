@@ -101,7 +101,7 @@ class Verified:
     notes: tuple[str, ...]
     files: int
     vectors: int
-    worst_difference: float
+    worst_difference: float | None
     seconds: float
     rescored: Rescored | None
 
@@ -127,16 +127,14 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
     their content and left out. Exit code 3 when something is not as promised, 2 when an image cannot be read. Needs no
     torch; nothing in the bundle is executed.
     """
-    from autoft.bundle.standalone.verify import unlisted_line
+    from autoft.bundle.standalone.verify import measured_line, unlisted_line
 
     result = _verified(Path(bundle), Path(images) if images else None, everything)
     if as_json:
         say(to_json(result))
     elif result.passed:
-        say(
-            f"PASS: {result.files} files, {result.vectors} test vectors, worst difference of an answer "
-            f"{result.worst_difference:.2g}, {result.seconds:.1f} s"
-        )
+        measured = measured_line(result.vectors, result.worst_difference)
+        say(f"PASS: {result.files} files, {measured}, {result.seconds:.1f} s")
     for note in result.notes:
         click.echo(note, err=True)
     if result.unlisted:
@@ -146,12 +144,20 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
     if result.rescored is None:
         return
     if not as_json:
-        say(_figures(result.rescored.scores))
+        say(f"{_figures(result.rescored.scores)}{_doubt(result.rescored)}")
         for line in _provenance(result.rescored):
             say(line)
         for line in result.rescored.unreadable:
             click.echo(line, err=True)
     _require_all_read(len(result.rescored.unreadable), "the score is of the others")
+
+
+def _doubt(rescored: Rescored) -> str:
+    """What to say behind a score of which the bundle cannot tell that it is a fair one."""
+    if not rescored.unsure:
+        return ""
+    said = "trained on, or chosen by" if rescored.train_on == "train" else "trained on, validation images among them"
+    return f"; may include images that the model was {said}"
 
 
 def _provenance(rescored: Rescored) -> Iterator[str]:
@@ -167,8 +173,7 @@ def _provenance(rescored: Rescored) -> Iterator[str]:
         share = (trained + chose) / rescored.scores.n
         yield f"optimistic  {share:.0%} of these images trained the model ({trained}) or {_chose(rescored)} ({chose})"
         return
-    unsure = rescored.scores.n - tested - rescored.fresh
-    counts = {"of the run's test split": tested, "new to the model": rescored.fresh, untold: unsure}
+    counts = {"of the run's test split": tested, "new to the model": rescored.fresh, untold: rescored.unsure}
     yield f"scored      {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
     if not rescored.left_out:
         return
@@ -200,7 +205,7 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
     if images and not outcome.problems:
         model = PixelModel(folder / MODEL)
         source = read_source(model, images)
-        labelled = labelled_images(source.images, read_known(folder))
+        labelled = labelled_images(source.images, read_known(folder, model.train_on))
         chosen = labelled.everything if everything else labelled.fair
         rescored = rescore(model, labelled, chosen, source.unreadable)
         notes += source.notes

@@ -21,19 +21,19 @@ from autoft.tasks.forms.base import (
     facts,
     figure,
     first_of,
+    fitted_on,
     listed,
     reports,
     split_name,
 )
 from autoft.tasks.scores import estimates
 from autoft.tasks.single_label import SEPARATOR
-from autoft.values.bundle import LABELS, METRICS, MODEL, Calibration, LabelReport, MetricsReport
+from autoft.values.bundle import DEFAULT_THRESHOLD, LABELS, METRICS, MODEL, Calibration, LabelReport, MetricsReport
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Ending, Output
 from autoft.values.prediction import Prediction
 from autoft.values.target import Targets
 
-DEFAULT_THRESHOLD: Final = 0.5
 _LEAST: Final = 1e-7
 """The least distance of a probability from 0 and 1 that a logit is taken at."""
 
@@ -143,7 +143,7 @@ print({{name: float(chance) for name, chance, there in zip(names, *map(numpy.rav
         return (
             f"It is for images like its training images, each with any of its {len(targets.names)} labels or none.",
             "What else is on an image is not told, and a label that was often forgotten in the data is often missed.",
-            "Each label is judged by a threshold of its own; the probability of another label says nothing of it.",
+            "Each label is judged for itself, by its threshold; the probability of another label says nothing of it.",
             "Images unlike the training images get wrong answers, often with a high probability.",
         )
 
@@ -155,7 +155,7 @@ print({{name: float(chance) for name, chance, there in zip(names, *map(numpy.rav
 A label is there from its threshold on: `calibration.thresholds` in `{METRICS}`, in the order of `{LABELS}`, and in
 `autoft.calibration` in the metadata of `{MODEL}`."""
 
-    def data(self, metrics: MetricsReport) -> str:
+    def data(self, targets: Targets, metrics: MetricsReport) -> str:
         """How many images there are with each label."""
         rows = [(plain(one.label), f"{one.n:,}") for one in reports(metrics, LabelReport)]
         return first_of(("Label", f"Images in the {split_name(metrics.split)} split"), rows, self.noun)
@@ -184,9 +184,12 @@ A label is there from its threshold on: `calibration.thresholds` in `{METRICS}`,
         found = metrics.calibration
         limits = thresholds(found, len(metrics.per_class))
         lowest, highest = limits.min(), limits.max()
+        same = f"the same of all labels: {lowest:.3g}"
+        own = f"the label's own: {lowest:.3g} to {highest:.3g}"
+        whence = f"What is no default was {fitted_on(metrics)}." if found.is_fitted else "Nothing was fitted."
         return f"""`{MODEL}` divides logits by a temperature of {found.temperature:.4g}, and says that a label is there
-from a probability on that is the label's own: {lowest:.3g} to {highest:.3g}. There were {found.n:,} validation images
-to fit them on. {plain(found.reason)}"""
+from a probability on that is {own if lowest < highest else same}. {whence}
+{plain(found.reason)}"""
 
     # ---------------------------------------------------------------- one image
 

@@ -169,7 +169,7 @@ class AnswerForm(ABC):
         return f"of which task {plain(model.targets.task)} makes the answers; its arithmetic is in `{MODEL}`."
 
     @abstractmethod
-    def data(self, metrics: MetricsReport) -> str:
+    def data(self, targets: Targets, metrics: MetricsReport) -> str:
         """What there is of each name in the split that is reported: a table."""
 
     @abstractmethod
@@ -339,6 +339,14 @@ def first_of(head: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> s
 def reports(metrics: MetricsReport, kind: type[Report]) -> list[Report]:
     """The lines of that kind: what a form writes of its labels, classes or columns."""
     return [one for one in metrics.per_class if isinstance(one, kind)]
+
+
+def fitted_on(metrics: MetricsReport) -> str:
+    """On which images temperature and thresholds were fitted, and of a refit on whose outputs."""
+    origin = metrics.origin
+    of_twin = origin is not None and origin.of_trial != origin.trial
+    whose = f"what trial {origin.of_trial} made of " if origin and of_twin else ""
+    return f"fitted on {whose}{metrics.calibration.n:,} validation images"
 
 
 def figure(value: float | None) -> str:

@@ -140,14 +140,20 @@ print(dict(zip(json.loads(pathlib.Path("{LABELS}").read_text("utf-8")), values.t
 
 {lines}"""
 
-    def data(self, metrics: MetricsReport) -> str:
-        """Where the numbers lie."""
+    def data(self, targets: Targets, metrics: MetricsReport) -> str:
+        """Where the numbers lie: those of the training images, and those of the split that is reported."""
+        ends = zip(targets.names, targets.least, targets.greatest, targets.mean, targets.deviation)  # noqa: B905
+        training = [(plain(name), *(f"{number:.6g}" for number in numbers)) for name, *numbers in ends]
         rows = [
             (plain(one.column), f"{one.n:,}", f"{one.mean:.6g}", f"{one.deviation:.6g}")
             for one in reports(metrics, ColumnReport)
         ]
-        split = split_name(metrics.split)
-        return first_of(("Column", f"Images in the {split} split", "Mean", "Deviation"), rows, self.noun)
+        head = ("Column", f"Images in the {split_name(metrics.split)} split", "Mean there", "Deviation there")
+        reported = first_of(head, rows, self.noun)
+        if not training:  # a task of a plugin may not say
+            return reported
+        ends_head = ("Column", "Least in the training split", "Greatest there", "Mean there", "Deviation there")
+        return f"{first_of(ends_head, training, self.noun)}\n\n{reported}"
 
     def worst(self, metrics: MetricsReport) -> str:
         """Every column, as there are few."""
@@ -155,7 +161,8 @@ print(dict(zip(json.loads(pathlib.Path("{LABELS}").read_text("utf-8")), values.t
             (plain(one.column), f"{one.mae:.6g}", f"{one.rmse:.6g}", figure(one.r2), f"{one.deviation:.6g}")
             for one in reports(metrics, ColumnReport)
         ]
-        shown = first_of(("Column", "MAE", "RMSE", "R2", "Deviation of the data"), rows, self.noun)
+        deviation = f"Deviation in the {split_name(metrics.split)} split"
+        shown = first_of(("Column", "MAE", "RMSE", "R2", deviation), rows, self.noun)
         return f"Column by column, in its own units; `{METRICS}` has more digits:\n\n{shown}"
 
     def calibration(self, metrics: MetricsReport) -> str:

@@ -20,6 +20,7 @@ from autoft.tasks.forms.base import (
     facts,
     figure,
     first_of,
+    fitted_on,
     listed,
     reports,
     split_name,
@@ -131,7 +132,7 @@ print(json.loads(pathlib.Path("{LABELS}").read_text("utf-8"))[probabilities.argm
         return f"""before the temperature: probabilities = softmax(logits / {temperature!r}).
 The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.temperature` in the metadata of `{MODEL}`."""
 
-    def data(self, metrics: MetricsReport) -> str:
+    def data(self, targets: Targets, metrics: MetricsReport) -> str:
         """How many images there are of each class."""
         rows = [(plain(one.label), f"{one.n:,}") for one in reports(metrics, ClassReport)]
         return first_of(("Class", f"Images in the {split_name(metrics.split)} split"), rows, self.noun)
@@ -150,13 +151,16 @@ The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.tempera
     def calibration(self, metrics: MetricsReport) -> str:
         """The temperature, why it is what it is, and what it does to the calibration error."""
         found, before, after = metrics.calibration, metrics.ece_before_temperature, metrics.metrics.get("ece")
-        without = f"{before.value:.4f} without the temperature" if before else ""
-        with_it = f", {after.value:.4f} with it" if after else ""
-        return f"""`{MODEL}` has a temperature of {found.temperature:.4g} before its softmax; there were {found.n:,}
-validation images to fit it on. {plain(found.reason)}{_losses(found)}
+        fitted = f"`{MODEL}` has a temperature of {found.temperature:.4g} before its softmax, {fitted_on(metrics)}."
+        if not found.is_fitted:
+            fitted = "Nothing was fitted: the probabilities are the network's own, at a temperature of 1."
+        figures = {"without the temperature": before, "with it": after} if found.is_fitted else {"": after}
+        errors = ", ".join(f"{one.value:.4f} {what}".rstrip() for what, one in figures.items() if one)
+        return f"""{fitted}
+{plain(found.reason)}{_losses(found)}
 
 Expected calibration error on the {split_name(metrics.split)} split:
-{without}{with_it}."""
+{errors or "undefined"}."""
 
     # ---------------------------------------------------------------- one image
 
