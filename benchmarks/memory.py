@@ -4,7 +4,8 @@
 
 Private memory is what `/proc/PID/smaps_rollup` calls `Private_*` (USS): what a process alone would give back. Mapped
 caches, which all workers share, do not count. Sampled four times a second; a page that a cache maps counts as private
-while only one process has it, so the figures are on the safe side. The images are Fashion-MNIST's, enlarged to 256 px.
+while only one process has it, so the figures are on the safe side: `anonymous` is what has no file behind it, the most
+that a process cannot do without. The images are Fashion-MNIST's, enlarged to 256 px.
 Target: under 2 GB each, over decoding, the probe and at least 50 training steps.
 """
 
@@ -14,7 +15,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import common
@@ -29,12 +30,15 @@ WORKER = "ray::"
 
 @dataclass(frozen=True)
 class Peak:
-    """The most private memory of one process in MB (10^6 bytes), and the second it was seen at."""
+    """The most private memory of one process in MB (10^6 bytes), the second it was seen at, and the most of it that is
+    anonymous at any time.
+    """
 
     role: str
     pid: int
     private_mb: float
     at_second: float
+    anonymous_mb: float
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,17 @@ def enlarge(source: Path, target: Path, size: int) -> int:
     return len(paths)
 
 
-def private_bytes(pid: int) -> int | None:
-    """USS of a process; None when it has ended or its memory may not be read."""
+def private_bytes(pid: int) -> tuple[int, int] | None:
+    """USS of a process, and what of its memory is anonymous; None when it has ended or its memory may not be read."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+    def total(name: str) -> int:
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+    return total("Private_"), total("Anonymous:")
 
 
 def role(pid: int, driver: int) -> str | None:
@@ -88,19 +96,21 @@ def watch(process: Process) -> tuple[int, tuple[Peak, ...]]:
     samples, began = 0, time.monotonic()
     while process.running():
         now = time.monotonic() - began
-        for pid, kind, used in _sample(process):
-            if pid not in peaks or used > peaks[pid].private_mb:
-                peaks[pid] = Peak(kind, pid, round(used, 1), round(now, 1))
+        for pid, kind, used, anonymous in _sample(process):
+            before = peaks.get(pid, Peak(kind, pid, 0.0, 0.0, 0.0))
+            if used > before.private_mb:
+                before = replace(before, private_mb=round(used, 1), at_second=round(now, 1))
+            peaks[pid] = replace(before, anonymous_mb=max(before.anonymous_mb, round(anonymous, 1)))
         samples += 1
         time.sleep(max(0.0, 1 / SAMPLES_A_SECOND - (time.monotonic() - began - now)))
     return samples, tuple(sorted(peaks.values(), key=lambda peak: (peak.role, -peak.private_mb)))
 
 
-def _sample(process: Process) -> Iterator[tuple[int, str, float]]:
+def _sample(process: Process) -> Iterator[tuple[int, str, float, float]]:
     for pid in process.family():
         kind, used = role(pid, process.pid), private_bytes(pid)
         if kind is not None and used is not None:
-            yield pid, kind, used / 1e6
+            yield pid, kind, used[0] / 1e6, used[1] / 1e6
 
 
 def trained_steps(run: RunFiles) -> int:
@@ -159,8 +169,12 @@ def main() -> int:
     parser.add_argument("--runner", default="ray", choices=["ray", "inline"])
     options = parser.parse_args()
     result = measure(options.images // 10, options.size, options.time, options.runner)
-    rows = [(peak.role, peak.pid, f"{peak.private_mb:.0f}", f"{peak.at_second:.0f}") for peak in result.peaks]
-    common.show(f"private memory, {result.images} images", ("process", "pid", "peak MB", "at second"), rows)
+    rows = [
+        (peak.role, peak.pid, f"{peak.private_mb:.0f}", f"{peak.at_second:.0f}", f"{peak.anonymous_mb:.0f}")
+        for peak in result.peaks
+    ]
+    columns = ("process", "pid", "peak MB", "at second", "anonymous")
+    common.show(f"private memory, {result.images} images", columns, rows)
     return common.publish("memory", result, checks(result))
 
 
