@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -291,6 +292,12 @@ def test_no_slice_may_run_into_the_end(search):
     assert begun.ask().deadline == 90.0
     begun.tell(Report(0, "finished", 1.0, 0.5, 1.0))
     assert begun.ask().deadline == 60.0
+
+
+@pytest.mark.parametrize("deadline", [-5.0, 30.0, math.nan])
+def test_a_slice_that_is_over_before_it_begins_is_the_searchers_fault(search, deadline):
+    with pytest.raises(PluginError, match=r"'scripted' asks for what cannot be: a slice that has to be over at"):
+        search(replace(slice_of(0), deadline=deadline), elapsed=30.0).ask()
 
 
 LARGE = replace(CANDIDATE, backbone="z/large")

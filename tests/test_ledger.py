@@ -266,6 +266,24 @@ def test_the_pace_is_that_of_the_last_slice_that_told_one() -> None:
     assert Ledger(events).trials[0].costs.a_pass == 5.0
 
 
+def test_of_a_trials_equal_scores_the_smaller_loss_is_the_better() -> None:
+    """With twenty easy images all is right after a pass, at odds of one to one: training on must count."""
+    losses = [0.69, 0.4, 0.5, None]
+    events: list[Event] = []
+    for start, loss in enumerate(losses):
+        events += [queued(0, float(start)), Report(0, "paused", start + 1.0, 1.0, 1.0, loss=loss)]
+    best = [Ledger(events[: 2 * count]).trials[0].best_step for count in (1, 2, 3, 4)]
+    assert best == [1.0, 2.0, 2.0, 2.0]
+
+
+def test_training_on_with_nothing_gained_does_not_cost_a_trial_its_rank() -> None:
+    events: list[Event] = []
+    for number, seconds in ((0, 2.0), (1, 3.0)):
+        events += [queued(number), Report(number, "paused", 1.0, 1.0, seconds, loss=0.5)]
+    events += [queued(0, 1.0), Report(0, "paused", 2.0, 1.0, 60.0, loss=0.5)]
+    assert [record.trial.id for record in Ledger(events).ranking()] == [0, 1]
+
+
 def test_of_equal_scores_the_cheaper_trial_ranks_first() -> None:
     dear, cheap = Report(0, "finished", 1.0, 0.5, 9.0), Report(1, "finished", 1.0, 0.5, 2.0)
     assert [record.trial.id for record in Ledger([queued(0), queued(1), dear, cheap]).ranking()] == [1, 0]

@@ -92,6 +92,22 @@ def test_whatever_moves_the_weights_a_pause_changes_nothing(name: str) -> None:
     assert any(not torch.equal(moved[key], tensor) for key, tensor in start.items())
 
 
+@pytest.mark.parametrize(("before", "now"), [("lion", "adamw"), ("adamw", "lion"), ("adamw", "sgd")])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_another_optimiser_begins_its_memory_anew(before: str, now: str) -> None:
+    again = paused(advanced(training(optimizer=before), 3), training(optimizer=now))
+    assert again.without_moments
+    advanced(again, 1)
+
+
+def test_a_checkpoint_that_names_no_optimiser_was_made_by_the_usual_one() -> None:
+    run = advanced(training(), 3)
+    rest = {name: tensor for name, tensor in run.training_tensors().items() if name != "optimizer"}
+    for again, begins_anew in ((training(), False), (training(optimizer="lion"), True)):
+        again.go_on(run.passes, run.model_tensors(), rest)
+        assert bool(again.without_moments) == begins_anew
+
+
 def test_the_usual_optimiser_is_torchs_fused_adamw() -> None:
     run = training(augment="none")
     assert isinstance(run._optimizer._torch, torch.optim.AdamW)
@@ -146,7 +162,7 @@ def test_what_cannot_be_captured_is_never_tried_and_says_why() -> None:
         ({"optimizer": "kron"}, "no optimiser is called 'kron'; "),
         ({"schedule": "cosin"}, "no schedule is called 'cosin'; did you mean 'cosine'?"),
         ({"schedule": "zigzag"}, "no schedule is called 'zigzag'; there are: constant, cosine, one_cycle"),
-        ({"momentum": 1.0}, "momentum lies between 0 and 1"),
+        ({"momentum": 1.0}, "momentum lies above 0 and below 1"),
     ],
 )
 def test_a_recipe_that_names_what_is_not_there_is_told_what_is(recipe: dict[str, object], says: str) -> None:

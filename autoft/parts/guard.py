@@ -251,8 +251,8 @@ def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
         f"passes and batch size must be positive: {recipe}": 0 < recipe.passes < math.inf and recipe.batch_size >= 1,
         f"the warm-up lies within the passes: {recipe}": 0 <= recipe.warmup_passes <= recipe.passes,
         **_rules_of_regularisers(recipe),
-        f"momentum lies between 0 and 1: {recipe}": 0 < recipe.momentum < 1,
-        f"ema_passes is 0 or more: {recipe}": 0 <= recipe.ema_passes < math.inf,
+        f"momentum lies above 0 and below 1, not {recipe.momentum:g}": 0 < recipe.momentum < 1,
+        f"ema_passes is 0 or more and finite, not {recipe.ema_passes:g}": 0 <= recipe.ema_passes < math.inf,
     }
     broken = (rule for rule, kept in rules.items() if not kept)
     return next(itertools.chain(broken, _problems_of_groups(plan, stages)), None)

@@ -238,6 +238,9 @@ class Search:
             return self._nothing_more()
         if problem := problem_of(asked, self.problem, self.ledger):
             raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}")
+        if not asked.deadline > reading.elapsed:
+            over = f"a slice that has to be over at {asked.deadline:g} s, asked for at {reading.elapsed:g} s"
+            raise PluginError(f"searcher {self.searcher} asks for what cannot be: {over}")
         allowed = replace(asked, deadline=min(asked.deadline, self._deadline(asked.trial, reading)))
         if allowed.deadline <= self.clock.now():  # its worker would give it back at once, and so over and over
             return self._nothing_more()

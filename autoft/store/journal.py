@@ -95,7 +95,8 @@ class Journal:
                 event = _event(line, before)
                 ledger.record(event)
             except ValueError as problem:
-                last = "delete it, as it is the last, or " if number == len(lines) else ""
+                is_alone = number == len(lines) and not isinstance(problem, _Broken)
+                last = "delete it, as it is the last, or " if is_alone else ""
                 remedy = f"{last}restore the file from a backup"
                 raise RunFolderError(f"{path}, line {number}: {problem}; {remedy}") from None
             events.append(event)
@@ -112,6 +113,10 @@ class Journal:
         if os.fstat(self._descriptor).st_size > self._end:
             os.ftruncate(self._descriptor, self._end)
             os.fsync(self._descriptor)
+
+
+class _Broken(ValueError):
+    """A line that is whole in itself may not follow from the one before it."""
 
 
 def _line(event: Event, before: int) -> bytes:
@@ -154,7 +159,7 @@ def _verify(line: bytes, found: re.Match[bytes], before: bytes) -> None:
         if _is_chained(before) or int(found["value"], 16) != zlib.crc32(line):
             raise ValueError("its checksum is not that of its text: something in it has changed since it was written")
     elif int(found["value"], 16) != zlib.crc32(line, _checksum(before) if before else 0):
-        raise ValueError(
+        raise _Broken(
             "its checksum does not follow from the line before it: one of the two has changed since it was written, or "
             "a line between them is gone"
         )

@@ -17,6 +17,9 @@ _FUSED: Final = frozenset({USUAL, "adam", "sgd", "momentum", "nesterov"})
 """One kernel for all weights, that reads rates from the device; any other reads them, and counts steps, in Python."""
 
 _MOMENT: Final = "moment."
+_NAME: Final = "optimizer"
+"""Of the optimiser, as bytes."""
+
 _NUMBER: Final = ":number"
 """Ends the name of what is a number of Python's, in a tensor only to be kept."""
 
@@ -31,17 +34,17 @@ class Optimizer:
     """
 
     def __init__(self, classifier: Classifier, plan: Plan) -> None:
-        name, device = plan.recipe.optimizer, classifier.head.weight.device
+        self._name, device = plan.recipe.optimizer, classifier.head.weight.device
         self._names = {parameter: name for name, parameter in classifier.named_parameters()}
         groups = _groups(classifier, plan)
         self.peaks = [float(group["lr"]) for group in groups]
-        self.obstacle = "" if name in _FUSED else f"the optimiser {name!r} counts and computes in Python"
+        self.obstacle = "" if self._name in _FUSED else f"the optimiser {self._name!r} counts and computes in Python"
         """Why its steps cannot be part of a CUDA graph; "" when they can."""
         how = {} if self.obstacle else {"fused": True}
-        if name in (USUAL, "adam"):
+        if self._name in (USUAL, "adam"):
             how["capturable"] = device.type == "cuda"
         momentum = plan.recipe.momentum
-        self._torch = create_optimizer_v2(groups, name, lr=max(self.peaks), momentum=momentum, **how)  # type: ignore[arg-type]
+        self._torch = create_optimizer_v2(groups, self._name, lr=max(self.peaks), momentum=momentum, **how)  # type: ignore[arg-type]
         self._given = frozenset(self._torch.param_groups[0])
 
     @property
@@ -72,7 +75,13 @@ class Optimizer:
         self._torch.step()
 
     def memory(self) -> dict[str, Tensor]:
-        """What it has to know to go on just as it would have: `moment.PARAMETER.KIND`."""
+        """What it has to know to go on just as it would have: `moment.PARAMETER.KIND`, and its name."""
+        return {
+            _NAME: torch.tensor(list(self._name.encode()), dtype=torch.uint8),
+            **self._moments(),
+        }
+
+    def _moments(self) -> dict[str, Tensor]:
         return {
             f"{_MOMENT}{name}.{kind}{'' if isinstance(value, Tensor) else _NUMBER}": _kept(value)
             for name, kept in self._memories()
@@ -80,8 +89,14 @@ class Optimizer:
             if value is not None
         }
 
-    def remember(self, tensors: Mapping[str, Tensor]) -> set[str]:
-        """Take up what `memory` gave, whatever groups there are now; of which parameters there was something."""
+    def remember(self, tensors: Mapping[str, Tensor]) -> set[str] | None:
+        """Take up what `memory` gave, whatever groups there are now; of which parameters there was something.
+
+        None when it is another optimiser's, of which nothing is taken up.
+        """
+        # Checkpoints of older versions have no name: there was one optimiser.
+        if bytes(tensors[_NAME].tolist()).decode() != self._name if _NAME in tensors else self._name != USUAL:
+            return None
         found: dict[str, dict[str, Any]] = {}
         for key, tensor in tensors.items():
             if key.startswith(_MOMENT):

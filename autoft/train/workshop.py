@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from autoft.train.halves import in_halves
 from autoft.train.job import Job
 from autoft.train.precision import Choice, Precision, device_name
 from autoft.train.step_timing import Subject
-from autoft.values.plan import Plan
+from autoft.values.plan import Plan, Recipe
 from autoft.values.space import Scalar
 from autoft.values.trial import Parent, Trial
 
@@ -151,6 +152,12 @@ class Workshop:
         if broken := int((~np.isfinite(outputs)).any(axis=1).sum()):
             raise FloatingPointError(f"the logits of {broken} of {len(outputs)} validation images are not finite")
         return self.task.score(self.record.metric.name, outputs, self.dataset.targets("val"))
+
+    def loss(self, outputs: np.ndarray, recipe: Recipe) -> float | None:
+        """The task's loss of the validation images, for labels that are not smoothed; None if it is not finite."""
+        targets = torch.from_numpy(self.dataset.targets("val"))
+        loss = self.task.loss(torch.from_numpy(outputs), targets, replace(recipe, label_smoothing=0.0)).item()
+        return loss if math.isfinite(loss) else None
 
     # ---------------------------------------------------------------- checkpoints
 

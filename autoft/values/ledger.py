@@ -119,11 +119,15 @@ class TrialRecord:
 
     @property
     def _best(self) -> Report | None:
-        """The report of the best score; of equal ones the first. Of a refit the one it has finished with."""
+        """The report of the best score; of equal ones that of the smallest loss, and then the first.
+
+        With few validation images scores are soon equal, and training on still makes the model surer of what is right.
+        Of a refit it is the one it has finished with.
+        """
         if self.is_refit:
             return self.reports[-1] if self.state == "finished" else None
         scored = [report for report in self.reports if report.score is not None]
-        return max(scored, key=lambda report: report.score or 0.0, default=None)
+        return max(scored, key=lambda report: (report.score or 0.0, -_loss(report)), default=None)
 
     @property
     def costs(self) -> Costs:
@@ -147,6 +151,17 @@ class TrialRecord:
     def seconds(self) -> float:
         """Seconds spent in all slices together."""
         return sum(report.seconds for report in self.reports)
+
+    @property
+    def seconds_to_score(self) -> float:
+        """Seconds spent until it first had its best score. Training on does not change them."""
+        first = next((n for n, report in enumerate(self.reports) if report.score == self.score), len(self.reports))
+        return sum(report.seconds for report in self.reports[: first + 1])
+
+
+def _loss(report: Report) -> float:
+    """Journals of older versions have none."""
+    return math.inf if report.loss is None else report.loss
 
 
 @dataclass(frozen=True)
@@ -215,10 +230,10 @@ class Ledger:
         return Allowance(dict(held), record.lost if record and record.in_flight else ())
 
     def ranking(self) -> tuple[TrialRecord, ...]:
-        """Trials with a score, best first; of equal scores the one that took fewer seconds."""
+        """Trials with a score, best first; of equal scores the one that took fewer seconds until it first had it."""
         if self._ranking is None:
             scored = [record for record in self._records.values() if record.score is not None]
-            scored.sort(key=lambda record: (-(record.score or 0.0), record.seconds, record.trial.id))
+            scored.sort(key=lambda record: (-(record.score or 0.0), record.seconds_to_score, record.trial.id))
             self._ranking = tuple(scored)
         return self._ranking
 

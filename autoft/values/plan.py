@@ -39,6 +39,10 @@ class GradientHead:
     weight_decay: float = 0.0
     init: Literal["zero", "ridge"] = "zero"
 
+    def __post_init__(self) -> None:
+        if self.init not in ("zero", "ridge"):
+            raise ValueError(f'the init of a head is "zero" or "ridge", not {self.init!r}')
+
 
 @dataclass(frozen=True)
 class Recipe:

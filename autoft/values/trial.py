@@ -200,7 +200,8 @@ class Report:
     resolved values such as the ridge strength or memory, `share` the part of the images to train on that a closed-form
     head was fitted on, for lack of time, `error` the cause of a failure, `elapsed` the run time in seconds when the
     report came in (stamped by the driver). `horizon` is the passes after which the trial's plan ends, 0 where no plan
-    has said.
+    has said. `loss` is that of the validation images, where steps were taken: of a trial's equal scores it tells which
+    is better.
     """
 
     trial: int
@@ -214,6 +215,7 @@ class Report:
     costs: Costs = Costs()
     share: float = 1.0
     horizon: float = 0.0
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
