@@ -134,13 +134,23 @@ def test_enough_images_counts_copies_once():
         require_enough(task, [], list("abcdefg"))
 
 
+def test_images_that_do_not_count_are_told_with_the_reason():
+    """Ten of one image in each class are none: each has two labels. Copies within a class are one."""
+    with pytest.raises(DataError, match=r"'b' has 0.* \(not counting 20 that have several labels\)"):
+        require_enough(SingleLabel(), unsplit("1" * 20, "a" * 10 + "b" * 10), ["a", "b"])
+    with pytest.raises(DataError, match=r"\(not counting 3 that are copies of others and 2 that have several labels\)"):
+        require_enough(SingleLabel(), unsplit("1112332", "aaaabbb"), ["a", "b"])
+
+
 def test_a_task_that_asks_for_nothing_still_needs_an_image_for_each_split():
     class Anything(SingleLabel):
         def too_few(self, sizes, needed):
             return None
 
     require_enough(Anything(), unsplit("123", "abc"), ["a", "b", "c"])
-    with pytest.raises(DataError, match="there are 2 different readable images; at least 3"):
+    with pytest.raises(
+        DataError, match=r"there are 2 different readable images \(not counting 1 that are copies of others\); at l"
+    ):
         require_enough(Anything(), unsplit("122", "abb"), ["a", "b"])
 
 

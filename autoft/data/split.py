@@ -81,10 +81,21 @@ def require_enough(task: Task, images: Sequence[Unsplit], known: Sequence[Hashab
     sizes = {stratum: len(own.get(stratum, ())) for stratum in dict.fromkeys(known)}
     if reason := task.too_few(sizes, needed):
         raise DataError(
-            f"{reason} at least {needed} readable {noun}{where}; add images or take what has too few out of the data"
+            f"{reason} at least {needed} readable {noun}{where}{_not_counted(images)}; add images or take what has too "
+            "few out of the data"
         )
     if (count := len({digest for digests in own.values() for digest in digests})) < needed:
-        raise DataError(f"there are {count} different readable images{where}; at least {needed} are needed: add some")
+        lacking = f"there are {count} different readable images{where}{_not_counted(images)}"
+        raise DataError(f"{lacking}; at least {needed} are needed: add some")
+
+
+def _not_counted(images: Sequence[Unsplit]) -> str:
+    """Which images to train on count for nothing, and why; "" when all count."""
+    training, said = [image for image in images if image.trains], _said(images)
+    torn = sum(len(said[image.digest]) > 1 for image in training)
+    copies = len(training) - torn - sum(len(meanings) == 1 for meanings in said.values())
+    found = [f"{copies} that are copies of others"] * bool(copies) + [f"{torn} that have several labels"] * bool(torn)
+    return f" (not counting {' and '.join(found)})" if found else ""
 
 
 def stratified_order(strata: Sequence[Hashable], seed: int) -> NDArray[np.int64]:
@@ -105,12 +116,18 @@ def stratified_order(strata: Sequence[Hashable], seed: int) -> NDArray[np.int64]
     return order
 
 
-def _own_images(images: Sequence[Unsplit]) -> Mapping[Hashable, set[str]]:
-    """Stratum to the distinct training images in it that have one label."""
+def _said(images: Sequence[Unsplit]) -> Mapping[str, set[Hashable]]:
+    """What the labels of each distinct training image mean."""
     said: defaultdict[str, set[Hashable]] = defaultdict(set)
     for image in images:
         if image.trains:
             said[image.digest].add(image.meaning)
+    return said
+
+
+def _own_images(images: Sequence[Unsplit]) -> Mapping[Hashable, set[str]]:
+    """Stratum to the distinct training images in it that have one label."""
+    said = _said(images)
     own: defaultdict[Hashable, set[str]] = defaultdict(set)
     for image in images:
         if image.trains and len(said[image.digest]) == 1:
