@@ -16,7 +16,7 @@ from autoft.media.image.batches import Images
 from autoft.parts.network import Network
 from autoft.system.disk_cache import cache_root, new_files
 from autoft.train import features as module
-from autoft.train.features import FeatureCache
+from autoft.train.features import FeatureCache, _paced
 from autoft.train.row_table import RowTable
 from autoft.values.backbone import InputSpec
 
@@ -265,3 +265,14 @@ def test_a_table_and_the_limit(cache, monkeypatch):
     with RowTable.open(cache.folder / "a.npy", 100, 49, create=True) as table:
         table.write(np.arange(100), np.ones((100, 49), np.float32))
     assert not pixels.exists() and (cache.folder / "a.npy").stat().st_size > 20_000
+
+
+def test_parts_of_a_pass_come_in_few_sizes_however_busy_the_machine_is(monkeypatch):
+    """oneDNN keeps some ten MB for each: on a busy machine a worker grew by half a GB over ten thousand images."""
+    rng = np.random.default_rng(0)
+    seconds = iter(np.cumsum(rng.uniform(0.0, 2.0, 10_000)))
+    monkeypatch.setattr("autoft.train.features.time.monotonic", lambda: float(next(seconds)))
+    parts = list(_paced(np.arange(2_000), 48))
+    assert np.array_equal(np.concatenate(parts), np.arange(2_000))
+    assert {len(part) for part in parts[:-1]} <= {1, 2, 4, 8, 16, 32}
+    assert len({len(part) for part in parts}) > 2

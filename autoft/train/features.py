@@ -214,14 +214,19 @@ class _Pace:
 
 
 def _paced(places: np.ndarray, most: int) -> Iterator[np.ndarray]:
-    """`places` in parts of at most `most` that take about `SECONDS_A_BATCH` each; small ones first."""
-    start, size = 0, min(most, 4)
+    """`places` in parts of at most `most` that take about `SECONDS_A_BATCH` each; small ones first.
+
+    Their sizes are powers of two: for each shape that it meets oneDNN keeps kernels and weights laid out for them, some
+    hundred MB where a busy machine makes all sizes different.
+    """
+    start, size = 0, 1 << (min(most, 4).bit_length() - 1)
     while start < len(places):
         began = time.monotonic()
         yield places[start : start + size]
         start += size
         took = max(time.monotonic() - began, 1e-6)
-        size = max(1, min(most, 2 * size, int(size * SECONDS_A_BATCH / took)))
+        wanted = max(1, min(most, 2 * size, int(size * SECONDS_A_BATCH / took)))
+        size = 1 << (wanted.bit_length() - 1)
 
 
 def _sample(network: Network, images: Images) -> Tensor:
