@@ -167,7 +167,8 @@ def test_killed_runs_go_on_and_never_repeat_a_finished_trial(tiny_images, tmp_pa
     with (run / "trials.jsonl").open("a") as file:
         file.write('{"event": "pau')  # a line torn by the kill
     before = (run / "trials.jsonl").read_text().splitlines()[:-1]
-    done = autoft("resume", run, "--time", "20s", "--json")
+    used = max(line.get("elapsed", 0.0) for line in map(json.loads, before))
+    done = autoft("resume", run, "--time", f"{used + 40:.0f}s", "--json")
     assert done.returncode == 0, done.stderr
     assert (run / "trials.jsonl").read_text().splitlines()[: len(before)] == before
     ended = [line["trial"] for line in journal(run) if line["event"] in ("finished", "failed")]

@@ -559,7 +559,7 @@ class Whole(Simulated):
 
     def __init__(self, seed: int, budget: float, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(seed, budget, workers)
-        monkeypatch.setattr("autoft.engine.prepare.time", SimpleNamespace(time=lambda: At.at))
+        monkeypatch.setattr("autoft.engine.prepare.time", SimpleNamespace(time=lambda: At.at, sleep=time.sleep))
         monkeypatch.setattr("autoft.engine.ending.cores", lambda: 1)
         self.sizes = {"z/a": 1.0, "z/b": 1.6, "z/c": 2.4}
         lasts = replace(FULL, freeze="last_stages", cost=0.3)
