@@ -607,7 +607,7 @@ class Whole(Simulated):
 
 @pytest.mark.parametrize("budget", [40.0, 60.0, 120.0])
 def test_a_short_run_is_over_in_time_and_leaves_little_unused(budget: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One trial at a time; the few that leave more had less than half a pass left."""
+    """One trial at a time; the few that leave more had less than a quarter of a pass left."""
     late = [Whole(seed, budget, 1, monkeypatch).run() for seed in range(30)]
     assert max(late) < 5.0
     assert sum(-one > max(5.0, 0.08 * budget) for one in late) <= len(late) // 6

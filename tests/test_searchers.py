@@ -242,7 +242,7 @@ def test_late_a_candidate_is_taken_that_fits():
             event="finished",
             costs=Costs(step=0.8 * (1 + (started.trial.freeze == "full")), steps_a_pass=10),
         )
-    play.now = 30.0 - 6.0
+    play.now = 30.0 - 3.0
     assert play.start().trial.freeze == "last"
 
 

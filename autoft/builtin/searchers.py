@@ -40,7 +40,7 @@ AGAIN = 3.0  # times the time it had: then a probe that was not done with all im
 RACE_SHARE = 0.4
 MIN_SLICE_SECONDS = 2.0
 TOO_LATE_SECONDS = 5.0
-WORTH_PASSES = 0.5  # less of a pass is not worth starting a slice for
+WORTH_PASSES = 0.25  # less of a pass is not worth starting a slice for
 # Slices that must have ended before one says what they cost besides their passes: the first build and load.
 SLICES_TO_JUDGE_BY = 2
 EPSILON = 1e-6

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autoft.engine.prepare import FIRST_GUESS_SECONDS, Preparation
+from autoft.engine.prepare import FIRST_GUESS_SECONDS, LITTLE_TIME_SECONDS, Preparation
 from autoft.errors import StudyError
 from autoft.study.machine import cores
 from autoft.study.record import RunnerName, StudyRecord
@@ -21,6 +21,9 @@ from autoft.values.trial import Trial
 FIXED_SECONDS = 4.0
 # How often the gate runs an image through torch or onnxruntime, in images, and how long it may take.
 GATE_IMAGES, GATE_SECONDS = 4 * 64, 4.0
+# In so little time no graph is prepared beside the search: an export that nobody has prepared, by a process that has
+# imported what it takes, is over sooner than one that has to import it first.
+WITHOUT_PREPARATION_SECONDS = 4.0
 MOST_OF_A_BUDGET = 0.5
 # From here to the first step of a worker, in this process or in one of its own.
 STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}
@@ -66,6 +69,8 @@ class Ending:
         Before there is one it is taken to be the one that is being prepared. Nobody having begun, it will be prepared
         beside the search; but on a crowded machine it will not be ready then.
         """
+        if winner is None and self.record.study.time < LITTLE_TIME_SECONDS:
+            return crowding * WITHOUT_PREPARATION_SECONDS
         address = (winner.backbone, winner.image_size) if winner else self.preparation.begun
         if address is None:
             return FIRST_GUESS_SECONDS * (crowding - 1.0)

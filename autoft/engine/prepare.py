@@ -37,6 +37,7 @@ FIRST_GUESS_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 45.0
 # With less time left nobody waits to see who leads: begun then, no graph would be there when the search has to end.
 SHORT_SECONDS = 75.0
+LITTLE_TIME_SECONDS = 30.0  # a whole run that has less would wait for its graph longer than it takes to export at once
 
 _IMPORTED_AT_THE_END = (
     "onnxruntime",
@@ -91,7 +92,7 @@ class Preparation:
         ranking, record = [one.trial for one in ledger.ranking()], self._run.record
         if len(ranking) >= len(record.backbones):
             self.begin(ranking[0].backbone, ranking[0].image_size)
-        elif record.study.time - ledger.elapsed < SHORT_SECONDS:
+        elif record.study.time >= LITTLE_TIME_SECONDS and record.study.time - ledger.elapsed < SHORT_SECONDS:
             likely = sorted(record.candidates, key=lambda candidate: -(candidate.prior or 0.0))
             leading: list[Trial | Candidate] = [*ranking, *likely]
             self.begin(leading[0].backbone, leading[0].image_size)
