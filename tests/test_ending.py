@@ -75,7 +75,7 @@ def test_before_there_is_a_score_the_graph_that_was_begun_is_reckoned_with():
 def test_what_is_measured_counts_for_more_than_what_is_guessed():
     reserve = ending(record(), Prepared("z/cheap", "z/dear"))
     slow, quick = (reserve(scored(CHEAP, an_image), None) for an_image in (0.02, 0.0001))
-    assert slow - quick == pytest.approx(1000 * (0.02 - 0.0001) + min(4.0, 256 * 0.02) - 256 * 0.0001)
+    assert slow - quick == pytest.approx(1000 * (0.02 - 0.0001) + 18 * 4 * 0.02 - 64 * 4 * 0.0001)
 
 
 def test_a_busy_machine_is_reckoned_with_once():
@@ -141,7 +141,7 @@ def test_the_least_that_gives_a_model_takes_longer_with_ray_and_on_a_crowded_mac
 
 def test_a_budget_is_added_to_only_where_more_is_needed_than_the_run_had():
     short = record(seconds=10.0, test=10)
-    with pytest.raises(StudyError, match=r"at least --time 15s$"):
+    with pytest.raises(StudyError, match=r"at least --time 20s$"):
         require_enough_time(short, 5.0, least_seconds(short, "inline"), had=60.0)
 
 

@@ -28,7 +28,7 @@ from autoft.bundle.known import KnownImages
 from autoft.bundle.order import Order
 from autoft.bundle.parity import QUICK
 from autoft.engine.conclude import BundleMaker, NoWeights, Wanted, finalists, handoff_of
-from autoft.engine.ending import FIXED_SECONDS, GATE_IMAGES, GATE_SECONDS, Ending
+from autoft.engine.ending import FIXED_SECONDS, Ending
 from autoft.engine.engine import begin
 from autoft.engine.execution import ExportWish, execute, export_trial
 from autoft.engine.prepare import Preparation
@@ -582,7 +582,7 @@ class Whole(Simulated):
         super().run()
         winner = self.search.ledger.ranking()[0].trial
         an_image = self.image * self.sizes[winner.backbone]
-        end = self.graphs.left(winner) + FIXED_SECONDS + 70 * an_image + min(GATE_SECONDS, GATE_IMAGES * an_image)
+        end = self.graphs.left(winner) + FIXED_SECONDS + 70 * an_image + QUICK.takes(70, an_image)
         return At.at + end - self.plan.clock.budget
 
     def executed(self, asked: Slice) -> Report:

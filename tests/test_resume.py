@@ -358,20 +358,22 @@ def test_a_run_with_a_model_ends_without_ray_where_there_is_no_time_to_start_it(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "crowding", "asked", "runner"),
+    ("seconds", "crowding", "asked", "workers", "runner"),
     [
-        (20.0, 1.0, "auto", "auto"),
-        (20.0, 2.0, "auto", "inline"),
-        (20.0, 2.0, "ray", "ray"),
-        (60.0, 2.0, "auto", "auto"),
+        (20.0, 1.0, "auto", 0, "inline"),
+        (20.0, 1.0, "auto", 2, "auto"),
+        (20.0, 2.0, "auto", 2, "inline"),
+        (20.0, 2.0, "ray", 0, "ray"),
+        (60.0, 2.0, "auto", 0, "auto"),
     ],
 )
-def test_a_new_run_goes_without_ray_where_there_is_no_time_to_start_it(
-    seconds: float, crowding: float, asked: str, runner: str, monkeypatch: pytest.MonkeyPatch
+def test_a_new_run_goes_without_ray_where_starting_it_would_not_repay(
+    seconds: float, crowding: float, asked: str, workers: int, runner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in twenty seconds beside two busy loops on two cores; not where Ray was asked for."""
+    """Not where Ray was asked for, or several workers are and can be started, as beside two busy loops they cannot."""
     monkeypatch.setattr(engine, "Crowding", lambda own: lambda: crowding)
-    study, clock = Study("data", time=seconds, runner=asked), RunClock(time.time() - 1.0, seconds)
+    study = Study("data", time=seconds, runner=asked, workers=workers)
+    clock = RunClock(time.time() - 1.0, seconds)
     assert engine._for_the_time(study, clock, Silent()).runner == runner
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoft.bundle.onnx_runtime import Images
-from autoft.bundle.parity import LEAST_IMAGES, ON_CPU, ON_GPU, Gate, difference, too_different
+from autoft.bundle.parity import ON_CPU, ON_GPU, Gate, difference, too_different
 from autoft.data.dataset import Dataset
 from autoft.errors import DataError, GateFailed, UnreadableImage
 from autoft.media.image.decode import Pixels, decode, normalise
@@ -92,7 +92,7 @@ class Order:
         """
         samples = [sample for sample in self.dataset.samples if sample.split == "val"]
         few, seconds = self._timed(samples)
-        chosen = spread(len(samples), self._affordable(seconds))
+        chosen = spread(len(samples), self.gate.affordable(seconds))
         images = self._images(samples, chosen)
         shown = [samples[n] for n in chosen]
         return Compared(shown, images, self.reference(images) if (kept := self._kept(few)) is None else kept[chosen])
@@ -125,11 +125,6 @@ class Order:
                 f"differ {reason}"
             )
         return None
-
-    def _affordable(self, seconds: float) -> int:
-        """How many images the gate has time for: each goes through every setting, model.onnx, and perhaps torch."""
-        affordable = self.gate.seconds / (max(seconds, 1e-6) * (len(self.gate.settings) + 2))
-        return int(min(self.gate.images, max(LEAST_IMAGES, affordable)))
 
     def _images(self, samples: Sequence[Sample], chosen: NDArray[np.int64]) -> Images:
         return self.inputs(np.array([samples[n].row for n in chosen]))

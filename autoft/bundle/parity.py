@@ -73,6 +73,20 @@ class Gate:
     settings: tuple[Setting, ...]
     seconds: float
 
+    @property
+    def passes(self) -> int:
+        """How often an image goes through the network: under every setting, from its pixels, and perhaps in torch."""
+        return len(self.settings) + 2
+
+    def affordable(self, a_pass: float) -> int:
+        """How many images there is time for, when one goes through the network in `a_pass` seconds."""
+        affordable = self.seconds / (max(a_pass, 1e-6) * self.passes)
+        return int(min(self.images, max(LEAST_IMAGES, affordable)))
+
+    def takes(self, images: int, a_pass: float) -> float:
+        """Seconds for so many validation images, or as many of them as are compared."""
+        return min(images, self.affordable(a_pass)) * self.passes * a_pass
+
 
 LEAST_IMAGES: Final = 8
 QUICK: Final = Gate(64, (Setting(1, "all"), Setting(8, "all")), 1.5)

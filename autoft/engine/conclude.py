@@ -15,10 +15,10 @@ import torch
 
 from autoft.bundle.build import Bundle, write_bundle
 from autoft.bundle.order import Order
-from autoft.bundle.parity import FULL, QUICK, Gate
+from autoft.bundle.parity import Gate
 from autoft.bundle.place import replacing
 from autoft.bundle.sources import without_place
-from autoft.engine.ending import Ending
+from autoft.engine.ending import Ending, gate_of
 from autoft.engine.prepare import prepared_folder
 from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError
 from autoft.parts.base import Exporter
@@ -248,7 +248,7 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
     of an earlier end of this run is replaced only by one that passed the gate.
     """
     run, study, ledger, clock = maker.run, maker.run.record.study, search.ledger, search.clock
-    wanted = Wanted(FULL if study.full_parity else QUICK, layout(study.batched), "test")
+    wanted = Wanted(gate_of(study), layout(study.batched), "test")
 
     def exported(record: TrialRecord) -> Bundle:
         in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autoft.bundle.parity import FULL, QUICK, Gate
 from autoft.engine.prepare import FIRST_GUESS_SECONDS, LITTLE_TIME_SECONDS, Preparation
 from autoft.errors import StudyError
 from autoft.study.machine import cores
@@ -19,8 +20,6 @@ from autoft.values.trial import Trial
 # From the end of the search to the end of the process for a network that takes no time: checkpoint, filling the graph,
 # the gate on small images, figures, latency, the bundle checking itself; benchmarks/budget.py measures them.
 FIXED_SECONDS = 4.0
-# How often the gate runs an image through torch or onnxruntime, in images, and how long it may take.
-GATE_IMAGES, GATE_SECONDS = 4 * 64, 4.0
 # In so little time no graph is prepared beside the search: an export that nobody has prepared, by a process that has
 # imported what it takes, is over sooner than one that has to import it first.
 WITHOUT_PREPARATION_SECONDS = 4.0
@@ -52,7 +51,7 @@ class Ending:
         an_image = self._image_seconds(ledger, winner, crowding)
         tested = self.record.data.counts["test"]
         scoring = an_image * (min(tested, FEWEST_TESTED) if self._is_slow(an_image) else tested)
-        forward = scoring + min(GATE_SECONDS, GATE_IMAGES * an_image)
+        forward = scoring + self._gate_seconds(an_image)
         seconds = crowding * FIXED_SECONDS + self._missing(winner, crowding) + forward
         return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
 
@@ -60,7 +59,7 @@ class Ending:
         """How many test images there is time to score when the export begins with so many seconds left."""
         crowding = self.crowding()
         an_image = self._image_seconds(ledger, trial, crowding)
-        left = seconds_left - crowding * FIXED_SECONDS - min(GATE_SECONDS, GATE_IMAGES * an_image)
+        left = seconds_left - crowding * FIXED_SECONDS - self._gate_seconds(an_image)
         return max(FEWEST_TESTED, int(max(left, LEAST_TESTING_SECONDS) / an_image))
 
     def _missing(self, winner: Trial | None, crowding: float) -> float:
@@ -75,6 +74,9 @@ class Ending:
         if address is None:
             return FIRST_GUESS_SECONDS * (crowding - 1.0)
         return self.preparation.seconds_missing(*address, crowding)
+
+    def _gate_seconds(self, an_image: float) -> float:
+        return gate_of(self.record.study).takes(self.record.data.counts["val"], an_image)
 
     def _is_slow(self, an_image: float) -> bool:
         """Whether scoring all test images would take too much of the time; then as many as there is time for are."""
@@ -92,13 +94,19 @@ class Ending:
         return statistics.median_high(record.costs.image for record in alike) if alike else None
 
 
+def gate_of(study: Study) -> Gate:
+    """How much a study wants compared before a model is handed over."""
+    return FULL if study.full_parity else QUICK
+
+
 def least_seconds(record: StudyRecord, runner: RunnerName, crowding: float = 1.0) -> float:
     """What the least that gives a model takes: a worker's start, the cheapest probe, and the end."""
     cheapest = forward_work(min(candidate.cost for candidate in record.candidates))
     scored = record.data.counts["val"] if record.validation is None else record.validation
     images = scored + FEWEST_TRAINED + min(record.data.counts["test"], FEWEST_TESTED)
     forward = images * cheapest / WORK_PER_SECOND[record.machine.device]
-    return crowding * (STARTING_SECONDS[runner] + forward + FIXED_SECONDS)
+    unprepared = WITHOUT_PREPARATION_SECONDS if record.study.time < LITTLE_TIME_SECONDS else 0.0
+    return crowding * (STARTING_SECONDS[runner] + forward + unprepared + FIXED_SECONDS)
 
 
 def require_enough_time(record: StudyRecord, elapsed: float, least: float, had: float | None = None) -> None:

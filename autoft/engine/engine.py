@@ -63,6 +63,8 @@ _GENERIC = frozenset(
     {"all", "annotations", "data", "dataset", "images", "index", "label", "labels", "manifest", "metadata", "targets"}
     | {"test", "train", "training", "val"}
 )
+# With less time left a search gets further in this process: Ray and its workers take some ten seconds of it to start.
+RAY_REPAYS_SECONDS = 45.0
 MOST_TRIED = 2000  # images, for every metric before anything trains
 
 
@@ -262,20 +264,22 @@ def _for_the_time_left(run: Run, ledger: Ledger, clock: RunClock, screen: Screen
 
 
 def _for_the_time(study: Study, clock: RunClock, screen: Screen) -> Study:
-    """How a new run is begun: without Ray, unless it was asked for, where there is no time to start it.
+    """How a search is begun: without Ray, unless it was asked for, where starting it would not repay.
 
     The load average would have what ran here before in it.
     """
     if study.runner != "auto":
         return study
-    return _with_ray_if(clock.budget - clock.now(), least_seconds_with_ray(Crowding(own=math.inf)()), study, screen)
+    worth_it = 0.0 if study.workers else RAY_REPAYS_SECONDS
+    least = max(worth_it, least_seconds_with_ray(Crowding(own=math.inf)()))
+    return _with_ray_if(clock.budget - clock.now(), least, study, screen)
 
 
 def _with_ray_if(left: float, least: float, study: Study, screen: Screen) -> Study:
     """The study, inline where fewer seconds are `left` than the `least` that Ray takes."""
     if study.runner == "inline" or left >= least:
         return study
-    screen.note(f"one trial at a time in this process: {max(0.0, left):.0f} s are left, too few to start Ray in")
+    screen.note(f"one trial at a time in this process: {max(0.0, left):.0f} s are left, too few for Ray to be worth it")
     return replace(study, runner="inline")
 
 
