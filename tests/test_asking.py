@@ -107,6 +107,20 @@ def test_a_trial_whose_plan_nobody_knows_yet_gets_the_slice_that_was_asked_for(s
     assert search(replace(slice_of(), until=27.0), events=back).ask().until == 27.0
 
 
+def test_the_start_of_a_worker_is_not_taken_off_the_time_a_searcher_gives(search):
+    """A probe's share of the time was over before its worker had imported torch. Nothing goes beyond the end."""
+    short = replace(slice_of(), deadline=50.0)
+    begun = search(short, replace(slice_of(1), deadline=50.0), elapsed=30.0)
+    begun.starting = 6.0
+    assert begun.ask().deadline == 56.0
+    begun.began(0)
+    begun.tell(Report(0, "finished", 1.0, 0.5, 1.0))
+    assert begun.ask().deadline == 50.0  # the worker is there
+    late = search(replace(slice_of(), deadline=89.0), elapsed=30.0)
+    late.starting = 6.0
+    assert late.ask().deadline == pytest.approx(90.0)
+
+
 @pytest.mark.parametrize("before", [[], [Started(0, 6.0)]], ids=["queued", "started"])
 def test_an_open_slice_is_handed_out_again_and_asked_for_once(search, before):
     left_open = Queued(0, slice_of(), Clock(5.0, 90.0))

@@ -353,9 +353,9 @@ def test_a_probe_takes_the_images_there_is_time_for(run, worker, monkeypatch):
 
 @pytest.fixture
 def slowly(monkeypatch):
-    """Four images, then one at a time; a pace that is known takes none."""
+    """Four images, then one at a time; at a pace that gives no hope, which to measure takes none."""
     monkeypatch.setattr("autoft.train.features.SECONDS_A_BATCH", 1e-6)
-    monkeypatch.setattr(FeatureCache, "row_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(FeatureCache, "row_seconds", lambda *_: 60.0)
 
 
 def test_a_probe_whose_validation_features_come_too_late_is_given_back(run, worker, slowly):
@@ -368,6 +368,14 @@ def test_a_probe_whose_validation_features_come_too_late_is_given_back(run, work
     assert not list(run.folder.checkpoints.glob("00001-*"))
     again = execute(worker, trial(run, 2, "test_resnet", "probe"), 0.0, 1.0, deadline=0.0)
     assert (again.event, again.score is not None) == ("finished", True)
+
+
+def test_a_probe_that_is_nearly_done_with_the_validation_images_is_not_given_back(run, worker, slowly, monkeypatch):
+    """One was at the end of its share of the time, with 1,400 of 1,410 images done and most of the run to come."""
+    execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
+    monkeypatch.setattr(FeatureCache, "row_seconds", lambda *_: 1e-3)
+    report = execute(worker, trial(run, 1, "test_resnet", "probe"), 0.0, 1.0, deadline=0.0)
+    assert (report.event, report.error) == ("finished", None)
 
 
 @pytest.mark.parametrize(("fewest", "least"), [(6, "at least 6"), (10_000, "them all")])

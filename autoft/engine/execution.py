@@ -225,6 +225,7 @@ def _search(run: Run, sitting: Sitting, journal: Journal, stopped: StopFlag, end
         reserve=refits.reserve,
         told=ending.preparation.follow,
         refits=refits,
+        starting=sitting.runner.starting,
     )
 
 

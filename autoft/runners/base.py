@@ -28,6 +28,8 @@ class Runner(ABC):
     """Executes what a search asks for until it is done or stopped. A context: leaving it frees what it held."""
 
     name: ClassVar[RunnerName]
+    starting: ClassVar[float] = 0.0
+    """Seconds from handing out the first slice of a worker until it begins."""
 
     @abstractmethod
     def warm_up(self, cores: int) -> None:

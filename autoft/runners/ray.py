@@ -72,6 +72,7 @@ class RayRunner(Runner):
     """
 
     name = "ray"
+    starting = 6.0  # a new process, which imports torch; five to eight seconds on two cores that others use too
 
     def __init__(self, mps: Mps | None = None) -> None:
         self._mps = mps

@@ -54,7 +54,8 @@ class Search:
     whose processes memory ran out. For each process that one has cost, half as many images go through at a time, and
     one that goes on costing some is failed. Everything else
     the searcher decides, within the budget: past the time or the number of trials it is not asked, and no slice may run
-    longer than the end allows. When it has nothing more, the winner is trained once more as `refits` say; `reserve` has
+    longer than the end allows. A deadline of the searcher's own is put off by `starting` for the first slice of each
+    worker: so many seconds after it is handed out it begins. When it has nothing more, the winner is trained once more as `refits` say; `reserve` has
     the time for that in it.
     """
 
@@ -70,6 +71,7 @@ class Search:
     reserve: Reserve
     told: Callable[[Ledger], None] = lambda ledger: None
     refits: Refits | None = None
+    starting: float = 0.0
 
     def __post_init__(self) -> None:
         trials = self.ledger.trials.values()
@@ -81,6 +83,7 @@ class Search:
                 self._leave_open(record.slices[-1])
         self._unanswered: str | None = None
         self._is_over = self._is_refitted = False
+        self._still_to_start = self.problem.workers
         self._ends: dict[int, float] = {}
         """When the slice of a trial has to be over at the latest, whatever the searcher wants."""
 
@@ -241,12 +244,14 @@ class Search:
         if not asked.deadline > reading.elapsed:
             over = f"a slice that has to be over at {asked.deadline:g} s, asked for at {reading.elapsed:g} s"
             raise PluginError(f"searcher {self.searcher} asks for what cannot be: {over}")
-        allowed = replace(asked, deadline=min(asked.deadline, self._deadline(asked.trial, reading)))
+        wanted = asked.deadline + (self.starting if self._still_to_start > 0 else 0.0)
+        allowed = replace(asked, deadline=min(wanted, self._deadline(asked.trial, reading)))
         if allowed.deadline <= self.clock.now():  # its worker would give it back at once, and so over and over
             return self._nothing_more()
         if known := self.ledger.trials.get(asked.trial.id):  # its plan may end before a searcher's next rung
             allowed = replace(allowed, until=min(allowed.until, known.horizon))
         self._queue(Queued(allowed.trial.id, allowed, reading))
+        self._still_to_start -= 1
         return allowed
 
     def _nothing_more(self) -> Wait | Done:

@@ -22,7 +22,7 @@ from autoft.values.trial import Costs, Report
 
 FIT_SHARE = 0.2  # of the time a slice has: for solving, once the features are there
 FEWEST_FITTED, FITTED_AN_OUTPUT = 64, 2  # images; a head on fewer says nothing of a backbone
-FEWEST_GRACE_SECONDS = 2.0  # past the deadline, for the features of those, when all else is there
+GRACE_SECONDS = 2.0  # past the deadline, for features without which all that was computed is of no use
 
 
 def fit_closed_form(bench: Bench) -> Report:
@@ -33,7 +33,8 @@ def fit_closed_form(bench: Bench) -> Report:
     shop, began = bench.shop, time.monotonic()
     costs = _forward_costs(bench)
     needs = f"{len(shop.validation):,} validation images, and it needs them all"
-    validation = _needed_features(bench, shop.validation, needs, 0.0, "fp32")
+    is_nearly_in_time = costs.scoring <= bench.job.seconds_left + GRACE_SECONDS
+    validation = _needed_features(bench, shop.validation, needs, GRACE_SECONDS if is_nearly_in_time else 0.0, "fp32")
     costs = _not_dearer_than_it_was(costs, time.monotonic() - began, len(validation))
     head, share, solving, forward = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
     outputs = (validation @ head.weight.T + head.bias).numpy()
@@ -69,7 +70,7 @@ def closed_form_head(bench: Bench, reserve: float) -> Solved:
     fewest = rows[order[: max(FEWEST_FITTED, FITTED_AN_OUTPUT * shop.task.outputs)]]
     least = f"at least {len(fewest):,}" if len(fewest) < len(rows) else "them all"
     needs = f"{len(rows):,} training images, and it needs {least}"
-    _needed_features(bench, fewest, needs, FEWEST_GRACE_SECONDS, forward.numbers)
+    _needed_features(bench, fewest, needs, GRACE_SECONDS, forward.numbers)
     features = shop.features.leading(
         bench.network,
         bench.images,
