@@ -52,11 +52,10 @@ class Search:
 
     Slices that a killed run left open are handed out again first, or given back where no time is left; so are those for
     whose processes memory ran out. For each process that one has cost, half as many images go through at a time, and
-    one that goes on costing some is failed. Everything else
-    the searcher decides, within the budget: past the time or the number of trials it is not asked, and no slice may run
-    longer than the end allows. A deadline of the searcher's own is put off by `starting` for the first slice of each
-    worker: so many seconds after it is handed out it begins. When it has nothing more, the winner is trained once more as `refits` say; `reserve` has
-    the time for that in it.
+    one that goes on costing some is failed. Everything else the searcher decides, within the budget: past the time or
+    the number of trials it is not asked, and no slice may run longer than the end allows. The first slice of each
+    worker begins `starting` seconds after it is handed out, so much later is a deadline of the searcher's own. When it
+    has nothing more, the winner is trained once more as `refits` say; `reserve` has the time for that in it.
     """
 
     searcher: Searcher
