@@ -216,10 +216,17 @@ class _Race:
     def _pass_seconds(self, backbone: str, cost: float) -> float:
         """Seconds one pass is expected to take, from what was measured on this backbone, or on others by their cost."""
         costs = {candidate.backbone: candidate.cost for candidate in self.problem.candidates}
-        measured = [record for record in self._raced if _pass_seconds(record) > 0]
-        own = [record for record in measured if record.trial.backbone == backbone]
-        rates = [_pass_seconds(r) / costs.get(r.trial.backbone, cost) for r in own or measured]
-        return min(rates, default=0.0) * cost
+        measured = [backbone] if backbone in self._least_pass_seconds else self._least_pass_seconds
+        return min((self._least_pass_seconds[one] / costs.get(one, cost) for one in measured), default=0.0) * cost
+
+    @cached_property
+    def _least_pass_seconds(self) -> dict[str, float]:
+        """The shortest that a pass was measured to take, by backbone."""
+        least: dict[str, float] = {}
+        for record in self._raced:
+            if (seconds := _pass_seconds(record)) > 0:
+                least[record.trial.backbone] = min(seconds, least.get(record.trial.backbone, math.inf))
+        return least
 
     def _scoring_seconds(self, backbone: str) -> float:
         """What scoring the validation images was measured to take with this backbone."""
