@@ -481,3 +481,11 @@ def test_a_report_is_stamped_with_the_run_clock(search, tmp_path):
     begun.tell(Report(0, "paused", 1.0, 0.5, 1.0))
     report = Journal.read(tmp_path / "trials.jsonl")[-1]
     assert 30.0 <= report.elapsed < 40.0
+
+
+def test_a_trial_that_is_in_flight_is_not_handed_out_twice() -> None:
+    candidate = Candidate("zoo/b", "full", 32, Space({}))
+    again = Slice(candidate.trial(0, {}, 0), 0.0, 1.0, 60.0)
+    ledger = Ledger([Queued(0, again, Clock(0.0, 60.0)), Started(0, 1.0)])
+    said = asking.problem_of(again, Problem((candidate,), 0, 1), ledger)
+    assert said == "trial 0 is asked for, but it is running"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoft.values.codec import decode, encode
-from autoft.values.ledger import Kept, Ledger
+from autoft.values.ledger import Kept, Ledger, rank
 from autoft.values.trial import (
     Allowance,
     Clock,
@@ -129,6 +129,25 @@ def test_the_ranking_holds_scored_trials_best_first(events: list[Event]) -> None
     assert scores == sorted(scores, key=lambda score: -(score or 0.0))
     scored = {record.trial.id for record in ledger.trials.values() if record.score is not None}
     assert {record.trial.id for record in ranking} == scored
+
+
+@given(journals())
+def test_the_ranking_is_at_any_time_that_of_all_records_sorted_anew(events: list[Event]) -> None:
+    ledger = Ledger()
+    for event in events:
+        ledger.record(event)
+        scored = [record for record in ledger.trials.values() if record.score is not None]
+        assert ledger.ranking() == tuple(sorted(scored, key=rank))
+        open_ = [record.slices[-1] for record in ledger.trials.values() if record.in_flight]
+        assert list(ledger.in_flight) == open_
+
+
+def test_a_slice_that_its_worker_left_is_queued_again_and_counts_as_no_loss() -> None:
+    ledger = Ledger([queued(0), Lost(0, "memory", "gone", 0.5), Started(0, 1.0), queued(0, elapsed=2.0)])
+    record = ledger.trials[0]
+    assert (record.state, record.is_cut_short, len(record.slices), len(record.lost)) == ("queued", False, 1, 1)
+    ledger.record(Started(0, 3.0))
+    assert (ledger.trials[0].is_cut_short, ledger.elapsed) == (True, 3.0)
 
 
 @given(journals(), st.integers(1, 4))

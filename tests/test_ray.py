@@ -158,7 +158,7 @@ def test_a_slice_that_a_worker_left_for_a_better_seat_goes_to_the_next(tmp_path)
         host, screen, ledger = Host.from_refs(()), Silent(), Ledger()
 
         def __init__(self):
-            self.begun, self.told = [], []
+            self.begun, self.told, self.waiting = [], [], []
             self._answers = [DONE, Slice(Trial(0, "b", "f", 64, {}, 0), 0.0, 1.0, 1e12)]
 
         def ask(self):
@@ -166,6 +166,9 @@ def test_a_slice_that_a_worker_left_for_a_better_seat_goes_to_the_next(tmp_path)
 
         def began(self, trial):
             self.begun.append(trial)
+
+        def left(self, slice_):
+            self.waiting.append(slice_.trial.id)
 
         def tell(self, report):
             self.told.append(report.trial)
@@ -179,7 +182,7 @@ def test_a_slice_that_a_worker_left_for_a_better_seat_goes_to_the_next(tmp_path)
     assert adapter.suggest("more") is None  # one a GPU to begin with
     adapter.began("one")
     adapter.died("one", "Traceback of an actor\nautoft.runners.ray.SeatGivenUpError")
-    assert (search.told, mark.exists()) == ([], False)
+    assert (search.told, search.waiting, mark.exists()) == ([], [0], False)
     assert adapter.suggest("two") == first
     adapter.began("two")
     assert (search.begun, mark.exists()) == ([0, 0], False)
@@ -265,8 +268,22 @@ def test_a_slice_goes_on_when_memory_runs_out_for_its_worker_and_is_failed_when_
 def test_memory_is_told_from_other_causes_of_death(monkeypatch, said, kills, of_memory):
     from autoft.runners import deaths
 
+    monkeypatch.setattr(deaths, "oom_kills", lambda: 0)
+    accounted = deaths.OomKills()
     monkeypatch.setattr(deaths, "oom_kills", lambda: kills)
-    assert deaths.cause_of_death(said, None, 0).of_memory == of_memory
+    assert deaths.cause_of_death(said, None, accounted).of_memory == of_memory
+
+
+def test_of_workers_killed_for_memory_together_each_is_put_down_to_it(monkeypatch):
+    from autoft.runners import deaths
+
+    monkeypatch.setattr(deaths, "oom_kills", lambda: 3)
+    accounted, said = deaths.OomKills(), "The actor died: worker process has died. pid: 1"
+    monkeypatch.setattr(deaths, "oom_kills", lambda: 5)
+    ended_itself = deaths.cause_of_death("The worker exited with an exit code 4.", None, accounted)
+    assert not ended_itself.of_memory
+    found = [deaths.cause_of_death(said, None, accounted).of_memory for _ in range(3)]
+    assert found == [True, True, False]
 
 
 @pytest.mark.slow

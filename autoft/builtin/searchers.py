@@ -146,7 +146,7 @@ class _Race:
     def promotion(self) -> Slice | None:
         """The best trial among the top of its rung that has not gone on, from the highest rung down."""
         for rung in reversed(range(len(KEEP))):
-            reached = [record for record in self._raced() if record.step >= RUNGS[rung] - EPSILON]
+            reached = [record for record in self._raced if record.step >= RUNGS[rung] - EPSILON]
             reached.sort(key=lambda record: -_score_at(record, RUNGS[rung]))
             top = reached[: math.floor(len(reached) * KEEP[rung])]
             short = [record for record in reached if rung < self._first_rung(record.trial.backbone)]
@@ -159,7 +159,7 @@ class _Race:
         """The next trial of the portfolio, while the race lasts."""
         began = max((report.elapsed for report in self._probe_reports()), default=0.0)
         over = self.clock.elapsed > began + RACE_SHARE * (self.clock.deadline - began)
-        return None if over and any(True for _ in self._raced()) else self.late_entry()
+        return None if over and self._raced else self.late_entry()
 
     def late_entry(self) -> Slice | None:
         """The next trial of the portfolio, as long as a good part of a first rung still fits.
@@ -216,10 +216,17 @@ class _Race:
     def _pass_seconds(self, backbone: str, cost: float) -> float:
         """Seconds one pass is expected to take, from what was measured on this backbone, or on others by their cost."""
         costs = {candidate.backbone: candidate.cost for candidate in self.problem.candidates}
-        measured = [record for record in self._raced() if _pass_seconds(record) > 0]
-        own = [record for record in measured if record.trial.backbone == backbone]
-        rates = [_pass_seconds(r) / costs.get(r.trial.backbone, cost) for r in own or measured]
-        return min(rates, default=0.0) * cost
+        measured = [backbone] if backbone in self._least_pass_seconds else self._least_pass_seconds
+        return min((self._least_pass_seconds[one] / costs.get(one, cost) for one in measured), default=0.0) * cost
+
+    @cached_property
+    def _least_pass_seconds(self) -> dict[str, float]:
+        """The shortest that a pass was measured to take, by backbone."""
+        least: dict[str, float] = {}
+        for record in self._raced:
+            if (seconds := _pass_seconds(record)) > 0:
+                least[record.trial.backbone] = min(seconds, least.get(record.trial.backbone, math.inf))
+        return least
 
     def _scoring_seconds(self, backbone: str) -> float:
         """What scoring the validation images was measured to take with this backbone."""
@@ -239,7 +246,7 @@ class _Race:
         rungs = {}
         for backbone, cost in {one.backbone: one.cost for one in self.problem.candidates}.items():
             a_pass = self._pass_seconds(backbone, cost)
-            own = [record for record in self._raced() if record.trial.backbone == backbone]
+            own = [record for record in self._raced if record.trial.backbone == backbone]
             besides = [seconds for record in own for seconds in _seconds_besides(record, a_pass)]
             if a_pass > 0.0 and len(besides) >= SLICES_TO_JUDGE_BY:
                 enough = (number for number, rung in enumerate(RUNGS) if rung * a_pass >= min(besides))
@@ -270,7 +277,12 @@ class _Race:
 
     def _is_probe(self, record: TrialRecord) -> bool:
         """By its strategy, as its backbone may not be offered any more."""
-        return record.trial.freeze in {candidate.freeze for candidate in self._closed_form()}
+        return record.trial.freeze in self._probing
+
+    @cached_property
+    def _probing(self) -> frozenset[str]:
+        """The strategies that probes are of."""
+        return frozenset(candidate.freeze for candidate in self._closed_form())
 
     def _is_raced(self, record: TrialRecord) -> bool:
         return not self._is_probe(record)
@@ -285,10 +297,11 @@ class _Race:
     def _probe_reports(self) -> Iterator[Report]:
         return (report for record in self._probes() for report in record.reports)
 
-    def _raced(self) -> Iterator[TrialRecord]:
+    @cached_property
+    def _raced(self) -> tuple[TrialRecord, ...]:
         """Gradient trials with a score."""
         scored = (record for record in self.ledger.trials.values() if record.score is not None)
-        return (record for record in scored if self._is_raced(record))
+        return tuple(record for record in scored if self._is_raced(record))
 
 
 def _promising(candidates: Sequence[Candidate], ledger: Ledger) -> list[Candidate]:

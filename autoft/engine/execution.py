@@ -58,11 +58,12 @@ def execute(run: Run, sitting: Sitting) -> Summary:
     with run.folder.lock(), stop_on_signals() as stopped:
         with watch.phase("data"):
             dataset = run.dataset(host)  # open to the end, so that no other run evicts the pixels that the workers need
-            interrupt = partial(_raise_if_stopped, run, run.ledger(), stopped)
+            ledger = run.ledger()  # read under the lock: another command may have gone on with the run until now
+            interrupt = partial(_raise_if_stopped, run, ledger, stopped)
             dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
         with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:
             ending = Ending(run.record, preparation, Crowding(own=run.record.machine.busy + 1.0))
-            search = _search(run, sitting, journal, stopped, ending)
+            search = _search(run, sitting, ledger, journal, stopped, ending)
             with _time_is_used(search):
                 with watch.phase("search"):
                     run.save()  # workers read it
@@ -210,8 +211,8 @@ def _layout(run: Run, folder: Path, wish: ExportWish) -> Layout:
     return "batch" if as_before else wish.layout
 
 
-def _search(run: Run, sitting: Sitting, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:
-    ledger, refits = run.ledger(), Refits(run.record, ending, sitting.clock)
+def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:
+    refits = Refits(run.record, ending, sitting.clock)
     return Search(
         searcher=sitting.host.part(Searcher, run.record.study.searcher),
         problem=run.problem(ledger),

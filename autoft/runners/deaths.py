@@ -31,18 +31,29 @@ def oom_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def cause_of_death(said: str, logs: Path | None, oom_kills_before: int) -> Death:
-    """`said` is Ray's text, `logs` its log folder where that is on this machine.
+class OomKills:
+    """What the kernel has killed for memory since this was made; each accounts for one death."""
 
-    `oom_kills_before` is what `oom_kills` gave before the worker died.
-    """
+    def __init__(self) -> None:
+        self._accounted = oom_kills()
+
+    def account_for_one(self) -> bool:
+        """Whether there is one that no death was put down to yet; from now on one is."""
+        if oom_kills() <= self._accounted:
+            return False
+        self._accounted += 1
+        return True
+
+
+def cause_of_death(said: str, logs: Path | None, kills: OomKills) -> Death:
+    """`said` is Ray's text, `logs` its log folder where that is on this machine."""
     if _LOW_MEMORY.search(said):
         return Death(f"Ray ended the worker process because memory ran low; {FEWER}", of_memory=True)
     if code := _EXIT_CODE.search(said):
         return Death(f"the worker process ended itself with exit code {code[1]}")
     if (pid := _PID.search(said)) and logs and (signal := _crash(logs, pid[1])):
         return Death(f"the worker process crashed inside a library ({signal})")
-    if oom_kills() > oom_kills_before:
+    if kills.account_for_one():
         return Death(f"the system killed the worker process because memory ran out; {FEWER}", of_memory=True)
     if "worker process has died" in said:
         return Death("the worker process was killed from outside, or a library ended it without a word")

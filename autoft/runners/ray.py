@@ -26,7 +26,7 @@ from typing import Any
 from autoft.errors import PluginError, RunFolderError, StudyError, UserError
 from autoft.parts.plugins import PluginRef
 from autoft.runners.base import Runner, Site
-from autoft.runners.deaths import cause_of_death, oom_kills
+from autoft.runners.deaths import OomKills, cause_of_death
 from autoft.runners.obstacles import OBJECT_STORE_BYTES, home_for_token, ray_obstacle
 from autoft.runners.places import Ended, Places, SharedGpus, Where
 from autoft.runners.search import Search
@@ -278,7 +278,7 @@ class _Adapter(Searcher):
         self._running: dict[str, Slice] = {}
         self._again: list[Slice] = []
         self._begun: set[str] = set()
-        self._oom_kills = oom_kills()
+        self._oom_kills = OomKills()
 
     def suggest(self, trial_id: str) -> Any:
         """The next slice as a Tune configuration, None to be asked again, or FINISHED.
@@ -321,10 +321,11 @@ class _Adapter(Searcher):
         of one for which memory ran out, the search says.
         """
         if trial_id in self._running and SeatGivenUpError.__name__ in said:
-            self._again.append(self._withdrawn(trial_id))
+            slice_ = self._withdrawn(trial_id)
+            self._again.append(slice_)
+            self._guarded(partial(self._search.left, slice_))
         elif sent := self._running.get(trial_id):
             death = cause_of_death(said, self._logs, self._oom_kills)
-            self._oom_kills = oom_kills()
             if death.of_memory:
                 self._guarded(partial(self._search.lost, self._withdrawn(trial_id).trial.id, death.cause))
             else:

@@ -187,6 +187,10 @@ class Search:
         """Take in that a worker has the trial's slice, which is queued until then."""
         self._record(Started(trial, self.clock.now()))
 
+    def left(self, slice_: Slice) -> None:
+        """Take in that the worker which had begun the slice has left it as it was: it is queued again."""
+        self._queue(Queued(slice_.trial.id, slice_, self.clock.reading(self.reserve(self.ledger, None))))
+
     def tell(self, report: Report) -> None:
         """Take in how a slice ended, or that it is given back as it was: journal first, then prune, notify and show.
 
@@ -348,6 +352,8 @@ def problem_of(asked: Slice, problem: Problem, ledger: Ledger) -> str | None:
     if not asked.start < asked.until < math.inf:
         return f"a slice from {asked.start} to {asked.until} passes"
     known = ledger.trials.get(trial.id)
+    if known is not None and known.in_flight:
+        return f"trial {trial.id} is asked for, but it is {known.state}"
     if known is not None and not known.given_back:
         return None if trial.id in ledger.with_checkpoint() else f"trial {trial.id} has no checkpoint to go on from"
     return spaces[address].problem(trial.params) or _problem_of_parents(trial, ledger)

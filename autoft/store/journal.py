@@ -78,9 +78,10 @@ class Journal:
         self.close()
 
     @staticmethod
-    def read(path: Path) -> list[Event]:
+    def read(path: Path, ledger: Ledger | None = None) -> list[Event]:
         """Every event, oldest first; none when there is no file yet. A torn last line is left out.
 
+        `ledger`, an empty one, takes them in.
         Raises `RunFolderError` that names file and line when a line is damaged or cannot follow those before it.
         """
         try:
@@ -89,7 +90,7 @@ class Journal:
             return []
         except OSError as error:
             raise RunFolderError(f"{path} cannot be read: {error.strerror}; look at its permissions") from error
-        ledger, events, before = Ledger(), [], b""
+        ledger, events, before = Ledger() if ledger is None else ledger, [], b""
         for number, line in enumerate(lines, start=1):
             try:
                 event = _event(line, before)

@@ -153,7 +153,9 @@ class Run:
     def ledger(self) -> Ledger:
         """Everything that happened so far. Raises `RunFolderError` when the journal is damaged or lost."""
         self.folder.require_journal()
-        return Ledger(Journal.read(self.folder.journal), self.record.study.keep)
+        ledger = Ledger(keep=self.record.study.keep)
+        Journal.read(self.folder.journal, ledger)
+        return ledger
 
     def problem(self, ledger: Ledger) -> Problem:
         """What its searcher is told. Refits, which it has not asked for, use up none of its trials."""

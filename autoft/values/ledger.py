@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
@@ -117,7 +119,7 @@ class TrialRecord:
         """Whether it has weights of its own to hand over: it has a score, or is a refit that is through."""
         return self._best is not None
 
-    @property
+    @cached_property
     def _best(self) -> Report | None:
         """The report of the best score; of equal ones that of the smallest loss, and then the first.
 
@@ -129,18 +131,14 @@ class TrialRecord:
         scored = [report for report in self.reports if report.score is not None]
         return max(scored, key=lambda report: (report.score or 0.0, -_loss(report)), default=None)
 
-    @property
+    @cached_property
     def costs(self) -> Costs:
         """The costs that were measured last; those of a step come from the last slice that told a steady pace."""
         measured = [report.costs for report in self.reports if report.score is not None]
-        steady = [costs for costs in measured if costs.step is not None]
         if not measured:
             return Costs()
-        return (
-            replace(measured[-1], step=steady[-1].step, steps_a_pass=steady[-1].steps_a_pass)
-            if steady
-            else measured[-1]
-        )
+        steady = next((costs for costs in reversed(measured) if costs.step is not None), measured[-1])
+        return replace(measured[-1], step=steady.step, steps_a_pass=steady.steps_a_pass)
 
     @property
     def horizon(self) -> float:
@@ -152,7 +150,7 @@ class TrialRecord:
         """Seconds spent in all slices together."""
         return sum(report.seconds for report in self.reports)
 
-    @property
+    @cached_property
     def seconds_to_score(self) -> float:
         """Seconds spent until it first had its best score. Training on does not change them."""
         first = next((n for n, report in enumerate(self.reports) if report.score == self.score), len(self.reports))
@@ -162,6 +160,14 @@ class TrialRecord:
 def _loss(report: Report) -> float:
     """Journals of older versions have none."""
     return math.inf if report.loss is None else report.loss
+
+
+def rank(record: TrialRecord) -> tuple[float, float, int]:
+    """What trials with a score are ranked by, the smallest first, and no two alike: score, then time, then number.
+
+    Of equal scores that is better which took fewer seconds until its trial first had it.
+    """
+    return -(record.score or 0.0), record.seconds_to_score, record.trial.id
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,9 @@ class Ledger:
         self._records: dict[int, TrialRecord] = {}
         self._elapsed = 0.0
         self._held: dict[tuple[str, int], dict[str, int]] = {}
-        self._ranking: tuple[TrialRecord, ...] | None = None
+        self._ranked: list[TrialRecord] = []  # these follow from the records, and are not worked out anew each time
+        self._in_flight: set[int] = set()
+        self._unborn: set[int] = set()
         self._alive: frozenset[int] = frozenset()
         for event in events:
             self.record(event)
@@ -205,8 +213,7 @@ class Ledger:
             case Stopped():
                 self._stop(event)
                 return
-        self._ranking = None
-        self._alive = self._still_alive(event)
+        self._alive = self._still_alive(event.trial)
 
     @property
     def trials(self) -> Mapping[int, TrialRecord]:
@@ -216,7 +223,7 @@ class Ledger:
     @property
     def in_flight(self) -> tuple[Slice, ...]:
         """Slices handed out and not reported, oldest trial first."""
-        return tuple(record.slices[-1] for record in self._records.values() if record.in_flight)
+        return tuple(self._records[number].slices[-1] for number in sorted(self._in_flight))
 
     @property
     def elapsed(self) -> float:
@@ -230,21 +237,16 @@ class Ledger:
         return Allowance(dict(held), record.lost if record and record.in_flight else ())
 
     def ranking(self) -> tuple[TrialRecord, ...]:
-        """Trials with a score, best first; of equal scores the one that took fewer seconds until it first had it."""
-        if self._ranking is None:
-            scored = [record for record in self._records.values() if record.score is not None]
-            scored.sort(key=lambda record: (-(record.score or 0.0), record.seconds_to_score, record.trial.id))
-            self._ranking = tuple(scored)
-        return self._ranking
+        """Trials with a score, best first, as `rank` says."""
+        return tuple(self._ranked)
 
     def exportable(self) -> tuple[TrialRecord, ...]:
         """Trials with a score whose checkpoint is kept, best first; before each its refit, if it has one."""
-        alive = (record for record in self.ranking() if record.trial.id in self._alive)
-        return tuple(one for record in alive for one in (*self.refits(record), record))
+        return tuple(one for record in self._best_of(self._alive) for one in (*self.refits(record), record))
 
     def refits(self, record: TrialRecord) -> tuple[TrialRecord, ...]:
         """The refits of a trial's best checkpoint that are through and kept."""
-        kept = (one for one in self._records.values() if one.is_refit and one.trial.id in self._alive)
+        kept = (self._records[number] for number in sorted(self._alive))
         return tuple(one for one in kept if one.has_weights and one.trial.twin == record.best_checkpoint)
 
     def scored_as(self, record: TrialRecord) -> TrialRecord:
@@ -257,7 +259,7 @@ class Ledger:
 
     def kept(self) -> Mapping[int, Kept]:
         """Which checkpoints stay, by trial; a trial in flight is not among them, it may be saving one."""
-        needed = (self._records[number] for number in self._alive | self._parents())
+        needed = (self._records[number] for number in self._alive | {parent.trial for parent in self._parents()})
         return {record.trial.id: self._kept(record) for record in needed if not record.in_flight}
 
     def has_checkpoint(self, parent: Parent) -> bool:
@@ -267,21 +269,25 @@ class Ledger:
 
     def _kept(self, record: TrialRecord) -> Kept:
         number, ended = record.trial.id, record.state in ("finished", "failed")
-        claims = frozenset(
-            claim.step for other in self._records.values() for claim in _unborn(other) if claim.trial == number
-        )
+        claims = frozenset(parent.step for parent in self._parents() if parent.trial == number)
         if number not in self._alive:
             return Kept(claims)
         if ended:
             return Kept(claims | {record.best_step})
         return Kept(claims | {record.best_step, record.step}, going_on=record.step)
 
-    def _parents(self) -> frozenset[int]:
-        return frozenset(parent.trial for record in self._records.values() for parent in _unborn(record))
+    def _parents(self) -> frozenset[Parent]:
+        """The checkpoints that trials still need which have no weights of their own yet."""
+        return frozenset(parent for number in self._unborn for parent in self._records[number].trial.parents)
 
-    def _still_alive(self, event: Queued | Started | Lost | Report) -> frozenset[int]:
-        alive = self._alive | {event.trial} if self._records[event.trial].has_weights else self._alive
-        ranking = [record for record in self.ranking() if record.trial.id in alive]
+    def _best_of(self, numbers: Iterable[int]) -> list[TrialRecord]:
+        """Those of the trials that have a score, best first."""
+        records = (self._records[number] for number in numbers)
+        return sorted((record for record in records if record.score is not None), key=rank)
+
+    def _still_alive(self, changed: int) -> frozenset[int]:
+        alive = self._alive | {changed} if self._records[changed].has_weights else self._alive
+        ranking = self._best_of(alive)
         paused = [record for record in ranking if record.state == "paused"]
         in_flight = [record for record in ranking if record.in_flight]
         kept = {record.trial.id: record for record in (*ranking[: self.keep], *paused[: self.keep], *in_flight)}
@@ -289,9 +295,25 @@ class Ledger:
         refits = (number for number in alive if self._records[number].trial.twin in twins)
         return frozenset((*kept, *refits))
 
+    def _put(self, record: TrialRecord) -> None:
+        """Take a record in, in the place of the trial's last one, and into what follows from the records."""
+        number, before = record.trial.id, self._records.get(record.trial.id)
+        if before is not None and before.score is not None:
+            del self._ranked[bisect_left(self._ranked, rank(before), key=rank)]
+        if record.score is not None:
+            insort(self._ranked, record, key=rank)
+        self._records[number] = record
+        for numbers, belongs in ((self._in_flight, record.in_flight), (self._unborn, _is_unborn(record))):
+            (numbers.add if belongs else numbers.discard)(number)
+
     def _queue(self, event: Queued) -> None:
         trial = event.slice.trial
         known = self._records.get(event.trial)
+        is_again = known is not None and (known.trial, known.slices[-1].start) == (trial, event.slice.start)
+        if known is not None and known.state == "running" and is_again:  # its worker has left it
+            self._put(replace(known, started=known.started - {len(known.slices) - 1}, stopped=False))
+            self._elapsed = max(self._elapsed, event.clock.elapsed)
+            return
         if known is None and event.trial != len(self._records):
             raise ValueError(f"trial {event.trial} is asked for, but the next new one is {len(self._records)}")
         if known is not None and known.state != "paused":
@@ -304,28 +326,29 @@ class Ledger:
             reached = known.step if known else 0.0
             raise ValueError(f"trial {event.trial} starts from {event.slice.start:g} passes, but it is at {reached:g}")
         before = known or TrialRecord(trial, (), ())
-        self._records[event.trial] = replace(before, slices=(*before.slices, event.slice), lost=(), stopped=False)
+        self._put(replace(before, slices=(*before.slices, event.slice), lost=(), stopped=False))
         self._elapsed = max(self._elapsed, event.clock.elapsed)
 
     def _start(self, event: Started) -> None:
-        known = self._in_flight(event.trial, "started")
-        self._records[event.trial] = replace(known, started=known.started | {len(known.slices) - 1}, stopped=False)
+        known = self._open(event.trial, "started")
+        self._put(replace(known, started=known.started | {len(known.slices) - 1}, stopped=False))
         self._elapsed = max(self._elapsed, event.elapsed)
 
     def _lose(self, event: Lost) -> None:
-        known = self._in_flight(event.trial, "lost")
+        known = self._open(event.trial, "lost")
         started = known.started - {len(known.slices) - 1}
-        self._records[event.trial] = replace(known, started=started, lost=(*known.lost, event), stopped=False)
+        self._put(replace(known, started=started, lost=(*known.lost, event), stopped=False))
         self._elapsed = max(self._elapsed, event.elapsed)
 
     def _stop(self, event: Stopped) -> None:
-        running = {number: record for number, record in self._records.items() if record.state == "running"}
-        self._records |= {number: replace(record, stopped=True) for number, record in running.items()}
+        for record in [self._records[number] for number in self._in_flight]:
+            if record.state == "running":
+                self._put(replace(record, stopped=True))
         self._elapsed = max(self._elapsed, event.elapsed)
 
     def _report(self, report: Report) -> None:
-        known = self._in_flight(report.trial, report.event)
-        self._records[report.trial] = replace(known, reports=(*known.reports, report))
+        known = self._open(report.trial, report.event)
+        self._put(replace(known, reports=(*known.reports, report)))
         self._elapsed = max(self._elapsed, report.elapsed)
         images, device = report.facts.get("images_at_once"), report.facts.get("device")
         sure = all(one.why == "memory" for one in known.lost)  # halved on suspicion says nothing of others
@@ -333,13 +356,14 @@ class Ledger:
             held = self._held.setdefault((known.trial.backbone, known.trial.image_size), {})
             held[device] = min(images, held.get(device, images))
 
-    def _in_flight(self, number: int, event: str) -> TrialRecord:
+    def _open(self, number: int, event: str) -> TrialRecord:
+        """The record of a trial with a slice in flight. Raises `ValueError` where there is none."""
         known = self._records.get(number)
         if known is None or not known.in_flight:
             raise ValueError(f"trial {number} is {event}, but no slice of it is in flight")
         return known
 
 
-def _unborn(record: TrialRecord) -> tuple[Parent, ...]:
-    """The parents that a trial still needs: until it has weights of its own, or never will."""
-    return () if record.has_weights or record.state == "failed" else record.trial.parents
+def _is_unborn(record: TrialRecord) -> bool:
+    """Whether a trial still needs its parents: until it has weights of its own, or never will."""
+    return bool(record.trial.parents) and not record.has_weights and record.state != "failed"

@@ -107,7 +107,10 @@ WAIT, DONE = Wait(), Done()
 
 @dataclass(frozen=True)
 class Queued:
-    """Journal line: a slice was handed out to wait for a worker, and the clock that `ask` saw."""
+    """Journal line: a slice was handed out to wait for a worker, and the clock that `ask` saw.
+
+    It comes once more when the worker that had begun the slice left it as it was; no process was lost then.
+    """
 
     trial: int
     slice: Slice

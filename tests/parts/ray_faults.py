@@ -146,7 +146,7 @@ runner.warm_up(2)
 LOGS = runner._logs
 
 results = {}
-deaths.oom_kills = subject.oom_kills = lambda: len(list(RUN.glob("*.oom")))  # as the kernel would count
+deaths.oom_kills = lambda: len(list(RUN.glob("*.oom")))  # as the kernel would count
 starved = starving()
 runner_for().run(starved, Site(RUN, Machine("ray", 1, 1, "cpu"), time.time()), starved.stopped)
 results["starved"] = [[event.event, event.trial] for event in Journal.read(RUN / "trials.jsonl")]

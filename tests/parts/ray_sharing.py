@@ -76,6 +76,9 @@ class Search:
     def began(self, trial):
         pass
 
+    def left(self, slice_):
+        pass
+
     def tell(self, report):
         assert report.error is None, report.error
         self._out -= 1
