@@ -98,10 +98,10 @@ def _is_unread(stream: int) -> bool:
 
 
 def _say_fault(error: Exception) -> int:
-    """What the machine lacks is one line; anything else is a bug."""
-    from autoft.system.faults import unwritable_disk  # brings what only tracebacks need
+    """What the machine lacks, or is wrong with a path, is one line; anything else is a bug."""
+    from autoft.system.faults import unusable_path, unwritable_disk  # brings what only tracebacks need
 
-    known = too_little_memory(error) or unwritable_disk(error)
+    known = too_little_memory(error) or unwritable_disk(error) or unusable_path(error)
     return _say(f"error: {known}", known.exit_code) if known else _say_bug(error)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from autoft.__main__ import _run
+from autoft.store.whereabouts import meant
+from autoft.system.faults import unusable_path
 
 SMALL = (Path(__file__).parent / "parts" / "small_zoo.py").read_text()
 
@@ -145,3 +149,54 @@ def test_labels_that_are_of_another_task(search, tiny_images, label, arguments, 
     code, line = search("--offline", "--time", "10h", *arguments, data=table(tiny_images, label))
     assert code == 2, line
     assert says in line
+
+
+PATHS = {"loop": "loop", "below a loop": "loop/x", "csv": "self.csv", "long": "n" * 300}
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "{}"),
+        ("search", "{data}", "--out", "{}"),
+        ("search", "{data}", "--config", "{}"),
+        ("search", "{data}", "--plugin", "{}.py"),
+        ("resume", "{}"),
+        ("leaderboard", "{}"),
+        ("export", "{}"),
+        ("verify", "{}"),
+        ("predict", "{}", "x.jpg"),
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_leads_nowhere_is_one_line(capsys, monkeypatch, tmp_path, tiny_images, command, path):
+    """Links in a circle, and a name that no file system takes."""
+    for link in ("loop", "self.csv"):
+        (tmp_path / link).symlink_to(link)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["autoft", *(word.format(path, data=tiny_images) for word in command)])
+    assert _run() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert path.split("/")[0] in line
+
+
+def test_a_folder_without_permission_is_one_line(capsys, monkeypatch):
+    def forbidden(path, *given, **more):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    for looked in ("resolve", "stat", "is_file", "is_dir", "exists", "lstat"):
+        monkeypatch.setattr(Path, looked, forbidden)
+    assert meant(Path("locked/run")) == ""
+    for command in (("search", "locked"), ("verify", "locked"), ("predict", "locked", "x.jpg"), ("resume", "locked")):
+        monkeypatch.setattr(sys, "argv", ["autoft", *command])
+        assert _run() == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert "Permission denied" in line
+
+
+def test_a_fault_that_is_no_paths_stays_a_bug():
+    for error in (RuntimeError("no way"), OSError(errno.EPERM, "no"), ValueError("loop")):
+        assert unusable_path(error) is None

@@ -25,10 +25,14 @@ from autoft import (
     Targets,
     Task,
 )
-from autoft.engine.conclude import NoWeights, export_best, is_same_score, weighing
+from autoft.bundle import build
+from autoft.engine.conclude import NoWeights, conclude, export_best, is_same_score, weighing
 from autoft.errors import AutoftError, RunFolderError
+from autoft.store import RunFolder
 from autoft.study.run import Run
+from autoft.study.study import Study
 from autoft.system.screen import Silent
+from autoft.system.stopwatch import Stopwatch
 from autoft.values.ledger import TrialRecord
 
 ACCURACY, MAE = MetricFacts("accuracy"), MetricFacts("mae", is_loss=True, greatest=None)
@@ -132,3 +136,70 @@ def test_scores_are_the_same_by_their_size_and_their_unit(
 )
 def test_a_metric_that_weighs_classes_is_one_that_the_task_has(task: type[Task], metric: str, named: str) -> None:
     assert weighing(task().metric(metric).facts, task().metrics) == named
+
+
+def ended(tmp_path: Path, openings: int | None) -> Run:
+    """A run whose summary, if it has come to one, says that so often the test images were scored."""
+
+    class Ended(Run):
+        def summary(self) -> object:
+            return None if openings is None else SimpleNamespace(test_openings=openings)
+
+    return Ended(RunFolder(tmp_path), None)
+
+
+@pytest.mark.parametrize(("said", "first"), [(None, 1), (1, 2), (3, 4)])
+def test_each_scoring_of_the_test_images_counts_whatever_becomes_of_its_bundle(
+    tmp_path: Path, said: int | None, first: int
+) -> None:
+    """Those of an older run, which only its summary tells, among them."""
+    run = ended(tmp_path, said)
+    assert [run.open_test(), run.open_test()] == [first, first + 1]
+    assert ended(tmp_path, first + 1).open_test() == first + 2
+
+
+def test_a_damaged_count_of_scorings_is_one_line(tmp_path: Path) -> None:
+    run = ended(tmp_path, None)
+    run.folder.test_openings.write_text("?")
+    with pytest.raises(RunFolderError, match="test_openings is damaged"):
+        run.open_test()
+
+
+@pytest.mark.parametrize(("reported", "counted"), [("test", 1), ("val", 0)])
+def test_the_test_images_are_counted_as_scored_before_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: str, counted: int
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(
+        build, "first_that_passes", lambda *given: SimpleNamespace(answering=None, validation_logits=None)
+    )
+
+    def killed(*given: object) -> None:
+        assert len(opened) == counted
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "_logits" if reported == "test" else "_report", killed)
+    order = SimpleNamespace(reported=reported, open_test=lambda: opened.append("test"))
+    with pytest.raises(KeyboardInterrupt):
+        build.write_bundle(order, iter(()), tmp_path / "b", Stopwatch(0))
+    assert len(opened) == counted
+
+
+def test_whether_more_would_be_tried_is_asked_before_the_bundle_takes_its_place() -> None:
+    """That may take seconds, in which a kill would leave the new bundle beside the old summary."""
+    asked: list[str] = []
+
+    def make(*given: object) -> None:
+        asked.append("bundle")
+        raise KeyboardInterrupt
+
+    run = SimpleNamespace(record=SimpleNamespace(study=Study("data")), folder=SimpleNamespace(export=Path("export")))
+    search = SimpleNamespace(
+        ledger=SimpleNamespace(exportable=lambda: records(1)),
+        clock=SimpleNamespace(budget=60.0, now=lambda: 30.0),
+        goes_on=lambda: asked.append("goes on"),
+        screen=Notes(),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        conclude(SimpleNamespace(run=run, make=make), search, SimpleNamespace(testable=lambda *given: 1))
+    assert asked == ["goes on", "bundle"]

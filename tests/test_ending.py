@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
 
+from autoft.bundle.parity import QUICK
 from autoft.engine.ending import (
     FEWEST_TESTED,
     FIXED_SECONDS,
+    MOST_OF_A_BUDGET,
+    WITHOUT_PREPARATION_SECONDS,
     Ending,
     least_seconds,
     require_any_time,
@@ -122,6 +126,35 @@ def test_as_many_test_images_as_there_is_time_for():
     assert end.testable(ledger, trial, 60.0) > 5000
     assert end.testable(ledger, trial, -60.0) >= FEWEST_TESTED  # late, and still with a score
     assert end.testable(scored(CHEAP, 1.0), trial, 10.0) == FEWEST_TESTED
+
+
+@pytest.mark.parametrize("ready", [(), ("z/cheap",)])
+@pytest.mark.parametrize("crowding", [1.0, 2.5])
+def test_the_end_with_as_many_test_images_fits_what_was_reserved(ready, crowding):
+    """A graph that nobody has prepared is not taken for time to score test images."""
+    fitted = 0
+    for seconds, test, an_image in itertools.product(
+        (20.0, 40.0, 120.0, 900.0), (10, 300, 20_000), (1e-4, 0.005, 0.05)
+    ):
+        given, ledger = record(seconds, test), scored(CHEAP, an_image)
+        given.data.counts["val"] = 70
+        end, trial = ending(given, Prepared(*ready), crowding), ledger.trials[0].trial
+        reserved = end(ledger, None)
+        missing = 0.0 if ready else min(9.0, crowding * WITHOUT_PREPARATION_SECONDS) if seconds < 30.0 else 9.0
+        besides = crowding * FIXED_SECONDS + missing + QUICK.takes(70, an_image)
+        takes = besides + an_image * min(test, end.testable(ledger, trial, reserved))
+        if reserved < MOST_OF_A_BUDGET * seconds:  # else there is not the time for it, and as little as may be is done
+            fitted += 1
+            assert takes <= reserved + 1e-6
+        assert end.testable(ledger, trial, reserved) <= end.testable(ledger, trial, reserved + 9.0)
+    assert fitted > 18
+
+
+def test_in_little_time_the_export_of_a_graph_that_nobody_prepared_is_reckoned_with():
+    given, ledger = record(20.0, test=10), scored(CHEAP, 0.0001)
+    ready, without = (ending(given, one)(ledger, None) for one in (Prepared("z/cheap"), Prepared(missing=10.0)))
+    assert without - ready == pytest.approx(WITHOUT_PREPARATION_SECONDS)
+    assert ending(given, Prepared())(Ledger([]), None) > FIXED_SECONDS + WITHOUT_PREPARATION_SECONDS
 
 
 def test_a_budget_without_room_for_a_probe_is_refused_with_one_that_has():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from autoft import StudyError
-from autoft.bundle.place import replacing, require_free
+from autoft.bundle.place import bundle_of, replacing, require_free, settle
 from autoft.values.bundle import FileRecord, Manifest
 from autoft.values.codec import encode
 
@@ -110,3 +112,60 @@ def test_after_a_failure_everything_is_as_it_was(tmp_path: Path, monkeypatch: py
 
 def _no_space() -> None:
     raise OSError(28, "No space left on device")
+
+
+def _ends_at(ending: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch, how: BaseException) -> None:
+    """Have the n-th rename, counted from 0, raise where `ending(n)` is so, before or after it was made."""
+    rename, seen = Path.rename, [0.0]
+
+    def interrupted(self: Path, to: Path) -> Path:
+        moment, seen[0] = seen[0], seen[0] + 1
+        if ending(moment):
+            raise how
+        moved = rename(self, to)
+        if ending(moment + 0.5):
+            raise how
+        return moved
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+
+
+@pytest.mark.parametrize("moment", [0, 0.5, 1, 1.5])
+def test_a_signal_between_the_renames_loses_no_bundle(
+    tmp_path: Path, moment: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = bundle(tmp_path / "b")
+    _ends_at(lambda n: n == moment, monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt), replacing(old) as fresh:
+        (fresh / "model.onnx").write_text("newer")
+    assert (old / "model.onnx").read_text() == ("newer" if moment == 1.5 else "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"b"}
+
+
+def killed(folder: Path, *, between: bool) -> None:
+    """As a SIGKILL leaves it, while the new bundle is written or between the renames."""
+    bundle(folder.with_name(f".{folder.name}.0123abcd.new"), "newer")
+    if between:
+        folder.rename(folder.with_name(f".{folder.name}.0123abcd.old"))
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_what_a_kill_has_left_is_put_back_and_swept(tmp_path: Path, between: bool) -> None:
+    old, other = bundle(tmp_path / "b"), bundle(tmp_path / ".b.mine.new", "mine")
+    killed(old, between=between)
+    settle(old)
+    assert (old / "model.onnx").read_text() == "model"
+    assert {path.name for path in tmp_path.iterdir()} == {"b", other.name}
+    killed(old, between=between)
+    with pytest.raises(ValueError), replacing(old):
+        assert {path.name for path in tmp_path.iterdir() if path.suffix == ".old"} == set()
+        raise ValueError
+    assert (old / "model.onnx").read_text() == "model"
+    settle(tmp_path / "nowhere" / "b")  # there is nothing to do
+
+
+def test_a_bundle_that_a_kill_took_from_its_place_is_found_again(tmp_path: Path) -> None:
+    killed(bundle(tmp_path / "export"), between=True)
+    summary = SimpleNamespace(model="export/model.onnx", best=SimpleNamespace(trial=3))
+    assert bundle_of(tmp_path, summary) == tmp_path / "export"
+    assert (tmp_path / "export" / "model.onnx").read_text() == "model"

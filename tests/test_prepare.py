@@ -13,7 +13,7 @@ from parts.data import dataset
 from parts.small_zoo import SmallZoo
 
 from autoft.data.dataset import write_split_csv
-from autoft.engine.prepare import Preparation, prepare, prepared_folder
+from autoft.engine.prepare import LITTLE_TIME_SECONDS, Preparation, prepare, prepared_folder
 from autoft.errors import PluginError
 from autoft.parts.host import Host
 from autoft.store import RunFolder
@@ -119,6 +119,11 @@ def test_in_a_short_time_a_graph_is_begun_before_it_is_known_who_leads(begun: Ca
     assert begun(40.0) == [("b", 64)]
     assert begun(40.0, a=0.5) == [("a", 64)]
     assert begun(40.0, a=0.5, b=0.4) == [("a", 64)]
+
+
+def test_in_little_time_no_graph_is_begun_whoever_leads(begun: Callable[..., object]) -> None:
+    """The run would wait for it longer than it takes to export without."""
+    assert begun(LITTLE_TIME_SECONDS - 1) == begun(20.0, a=0.5) == begun(20.0, a=0.5, b=0.4) == []
 
 
 def test_where_there_is_time_the_leader_of_all_backbones_is_begun_with(begun: Callable[..., object]) -> None:

@@ -65,6 +65,7 @@ from autoft.values.trial import (
     Costs,
     Done,
     Event,
+    Lost,
     Parent,
     Queued,
     Report,
@@ -434,6 +435,52 @@ def test_a_refit_that_a_kill_cut_short_is_given_up_where_no_time_is_left(search:
     assert late.ledger.in_flight == ()
     assert "it takes about" in late.ledger.trials[1].reports[-1].error
     assert late.screen.notes == []
+
+
+def test_a_refit_that_is_given_up_is_no_reason_to_go_without_that_of_a_later_winner(
+    search: Callable[..., Search],
+) -> None:
+    """Resumed with little time, the refit of a slow fine-tune does not fit, but that of the probe which then wins."""
+    slow, probe = replace(STEPS, step=3.0), PROBE.trial(2, {}, 2)
+    queued, report = trained(0, 0.5)
+    begun = search(
+        Slice(probe, 0.0, 1.0, 1e9), events=[queued, replace(report, costs=slow), *refitted(1, twin=0, event=None)]
+    )
+    assert begun.ask().trial == probe
+    assert begun.ledger.trials[1].state == "failed"
+    begun.tell(Report(2, "finished", 1.0, 0.9, 2.0, costs=Costs(image=0.001, solving=0.3)))
+    assert begun.ask().trial.twin == Parent(2, 1.0)
+
+
+@pytest.mark.parametrize("by_circumstance", [False, True])
+def test_a_refit_that_failed_for_cause_is_not_made_again(search: Callable[..., Search], by_circumstance: bool) -> None:
+    """It would fail so again, being a function of its seed; the time for it is the search's."""
+    failed = refitted(1, twin=0, event="failed", passes=9.0)
+    failed[-1] = replace(failed[-1], error="worse than its twin", by_circumstance=by_circumstance)
+    events = [*trained(0, 0.5, passes=9.0), *failed]
+    begun, reserved = search(events=events), refits(now=20.0).reserve(Ledger(events), None)
+    if by_circumstance:
+        assert begun.ask().trial.twin == Parent(0, 9.0)
+        assert reserved > 10.0
+        return
+    assert begun.ask() == begun.ask() == DONE
+    said = "no refit of trial 0 on train + validation: it has failed before, worse than its twin"
+    assert (begun.screen.notes, reserved) == ([said], 10.0)
+    better = Ledger([*events, *trained(2, 0.9, passes=9.0)])
+    assert refits(now=20.0).next(better).trial.twin == Parent(2, 9.0)
+
+
+@pytest.mark.parametrize("losses", [[Lost(1, "memory", "memory ran out", 1.0)], []])
+def test_what_time_or_a_lost_process_cost_a_refit_is_no_fault_of_it(
+    search: Callable[..., Search], losses: list[Event]
+) -> None:
+    begun = search(events=[*trained(0, 0.5), *refitted(1, twin=0, event=None), *losses])
+    if losses:
+        begun.lost(1, "memory ran out")
+    else:
+        begun.tell(Report(1, "paused", 1.0, None, 1.0))
+    assert begun.ledger.trials[1].state == "failed"
+    assert begun.ledger.refuted(begun.ledger.trials[0]) is None
 
 
 def test_no_searcher_asks_for_a_refit(search: Callable[..., Search]) -> None:

@@ -163,6 +163,14 @@ def test_licences_filter_and_say_so():
     assert chosen(host, licenses=("any",), backbones=("z/*",)) == ["z/a", "z/b"]
 
 
+def test_a_licence_is_the_same_in_any_case():
+    host = FakeHost(backbone("z/a", license="CC-BY-NC-4.0"), backbone("z/b", license="MIT"))
+    notes = Notes()
+    assert chosen(host, notes, backbones=("z/*",)) == ["z/b"]
+    assert "--licenses permissive,cc-by-nc-4.0 " in notes.lines[0]
+    assert set(chosen(host, licenses=("permissive", "cc-by-nc-4.0"), backbones=("z/*",))) == {"z/a", "z/b"}
+
+
 def test_offline_waits_for_no_network_and_names_what_it_skips():
     notes = Notes()
     host = FakeHost(backbone("z/a"), backbone("z/b", weights="download"))

@@ -83,10 +83,11 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
     passed = first_that_passes(order, exports, folder, watch)
     answering = passed.answering
     with watch.phase("test"):
+        openings = order.open_test() if order.reported == "test" else 0
         logits = {"val": passed.validation_logits}
         if order.reported not in logits:
             logits[order.reported] = _logits(order, folder)
-        report = _report(order, logits[order.reported], answering)
+        report = replace(_report(order, logits[order.reported], answering), test_openings=openings)
         validation, reported = (_scores(order, logits[split], split, answering) for split in ("val", order.reported))
     with watch.phase("bundle"):
         beside = tuple(write_beside(order, folder, answering))
@@ -104,8 +105,6 @@ def _report(order: Order, logits: Logits, answering: Answering) -> MetricsReport
     truth, images = order.dataset.targets(order.reported), order.dataset.info.counts[order.reported]
     report = answering.form.report(order.reported, logits, truth, answering)
     report = replace(report, origin=order.handoff.origin)
-    if order.reported == "test":
-        report = replace(report, test_openings=order.test_openings)
     if order.reported == "val" and (twin := order.handoff.trial.twin):
         report = replace(report, of_trial=twin.trial)
     if len(truth) == images:

@@ -56,8 +56,8 @@ class Order:
     split, in the order of its rows, that the trial's score was computed from; None when nobody kept them. Those of a
     refit, which has seen these images, say only that it is the same model; figures and calibration are of `twin`, the
     logits of the trial that it repeats. `beside` are the exporters, by name, whose files stand beside the model.
-    `known` are all images of the run, to be recognised. `test_openings` counts how often the run has scored its test
-    images, this time among them.
+    `known` are all images of the run, to be recognised. `open_test` is called before the test images are scored, and
+    says how often they have been with this time.
     """
 
     handoff: Handoff
@@ -71,7 +71,7 @@ class Order:
     twin: Logits | None = None
     known: tuple[Sample, ...] = ()
     beside: Mapping[str, Export] = field(default_factory=dict)
-    test_openings: int = 1
+    open_test: Callable[[], int] = lambda: 1
 
     @property
     def task(self) -> Task:

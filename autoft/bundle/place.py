@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from autoft.errors import RunFolderError, StudyError
+from autoft.store import RunFolder
 from autoft.values.bundle import MANIFEST, Manifest
 from autoft.values.codec import decode
 from autoft.values.summary import Summary
+
+_MARK_BYTES: Final = 4
 
 
 def require_free(folder: Path, kept: tuple[Path, ...]) -> Path:
@@ -41,8 +46,14 @@ def holds_bundle(folder: Path) -> bool:
 
 
 def bundle_of(run: Path, summary: Summary) -> Path:
-    """The bundle that the summary of `run` speaks of. Raises `RunFolderError`, with the way back, when it is gone."""
+    """The bundle that the summary of `run` speaks of. Raises `RunFolderError`, with the way back, when it is gone.
+
+    One that a kill has left half replaced is put back first, unless somebody works in the run.
+    """
     bundle = (run / summary.model).parent
+    if not holds_bundle(bundle):
+        with suppress(RunFolderError), RunFolder(run).lock():
+            settle(bundle)
     if not holds_bundle(bundle):
         again = f"autoft export {shlex.quote(str(run))} --trial {summary.best.trial}"
         raise RunFolderError(f"the model of the run is gone: {bundle} holds no {MANIFEST}; `{again}` writes it anew")
@@ -56,7 +67,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     After an exception `folder` is as it was. Raises `OSError` when it cannot take that place, and in place of whatever
     the block raises because somebody has removed the new folder.
     """
-    mark = secrets.token_hex(4)
+    settle(folder)
+    mark = secrets.token_hex(_MARK_BYTES)
     fresh, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("new", "old"))
     fresh.mkdir(parents=True)
     try:
@@ -68,18 +80,35 @@ def replacing(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def settle(folder: Path) -> None:
+    """Undo what a kill left of `replacing`: the old folder back in its place, if that is empty, and the rest away.
+
+    To be called where nobody replaces it meanwhile, as under its run's lock. What cannot be undone stays.
+    """
+    ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{{2 * _MARK_BYTES}}}\.(new|old)")
+    with suppress(OSError):
+        left = [path for path in folder.parent.iterdir() if ours.fullmatch(path.name)]
+        old = [path for path in left if path.suffix == ".old"]
+        if old and not folder.exists():
+            max(old, key=lambda path: path.stat().st_mtime).rename(folder)
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _swap(fresh: Path, folder: Path, old: Path) -> None:
     if not folder.exists():
         fresh.rename(folder)
         return
-    folder.rename(old)
     try:
+        folder.rename(old)
         fresh.rename(folder)
-    except OSError:
-        old.rename(folder)
+    except BaseException:  # a signal too
+        if not folder.exists():
+            old.rename(folder)
         raise
 
 

@@ -61,6 +61,8 @@ def find_bundle(path: Path) -> Path:
     if not path.exists():
         if (path.parent / "summary.json").is_file():
             bundle_of(path.parent, _summary(path.parent / "summary.json"))
+            if holds_bundle(path):  # a kill had left it half replaced
+                return path
         raise UserError(f"there is no {path}; {meant(path) or wanted}")
     raise UserError(f"{path} is no bundle: there is no {MANIFEST} in it; {meant(path) or wanted}")
 

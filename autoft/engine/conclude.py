@@ -139,7 +139,7 @@ class BundleMaker:
             scored=checkpoint.logits,
             twin=self._twins_logits(record),
             known=run.samples(),
-            test_openings=_openings(run) + 1,
+            open_test=run.open_test,
             beside={
                 name: partial(host.part(Exporter, name).export, classifier, handoff)
                 for name in run.record.study.exporter
@@ -249,6 +249,7 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
     """
     run, study, ledger, clock = maker.run, maker.run.record.study, search.ledger, search.clock
     wanted = Wanted(gate_of(study), layout(study.batched), "test")
+    goes_on = search.goes_on()  # may take seconds, in which no bundle should lie beside the summary of another
 
     def exported(record: TrialRecord) -> Bundle:
         in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))
@@ -256,13 +257,14 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
 
     record, bundle = export_best(finalists(ledger), exported, search.screen)
     _report(run, bundle, search.screen)
-    return _written(run, search, replace(_summary(maker, ledger, record, bundle), seconds=maker.watch.seconds()))
+    summary = _summary(maker, ledger, record, bundle)
+    return _written(run, search, replace(summary, seconds=maker.watch.seconds(), goes_on=goes_on))
 
 
 def let_stand(run: Run, search: Search, before: Summary) -> Summary:
     """Write what the run came to `before` as what it comes to with the time it has now: nothing better was found."""
     search.screen.note("nothing better was found; the model and its score stand, and the test images stay shut")
-    return _written(run, search, before)
+    return _written(run, search, replace(before, goes_on=search.goes_on()))
 
 
 def _written(run: Run, search: Search, summary: Summary) -> Summary:
@@ -276,7 +278,6 @@ def _written(run: Run, search: Search, summary: Summary) -> Summary:
         run=as_text(run.folder.path),
         budget=run.record.study.time,
         elapsed=search.clock.now(),
-        goes_on=search.goes_on(),
     )
     with run.writing(run.folder.summary):
         write_atomic(run.folder.summary, encode(now))
@@ -330,9 +331,3 @@ def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bu
 def weighing(metric: MetricFacts, known: Sequence[Metric]) -> str:
     """A metric that weighs each class alike, to name where the one searched by does not; "" if there is none."""
     return "" if metric.weighs_classes else next((one.name for one in known if one.facts.weighs_classes), "")
-
-
-def _openings(run: Run) -> int:
-    """How often the test split was opened before; a run that was extended opens it again, and says so."""
-    before = run.summary()
-    return before.test_openings if before else 0

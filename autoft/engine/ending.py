@@ -26,8 +26,9 @@ WITHOUT_PREPARATION_SECONDS = 4.0
 MOST_OF_A_BUDGET = 0.5
 # From here to the first step of a worker, in this process or in one of its own.
 STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}
-FEWEST_TESTED, LEAST_TESTING_SECONDS = 200, 3.0  # a run that is late already, or resumed at its end, has a score too
 TESTING_SHARE = 0.08  # of the time, for scoring the test images
+# A run that is late already, or resumed at its end, has a score too: of so many images, or as many as that time holds.
+FEWEST_TESTED, LEAST_TESTING_SECONDS = 200, 3.0
 FEWEST_TRAINED = 64
 
 
@@ -50,7 +51,7 @@ class Ending:
         crowding = self.crowding()
         an_image = self._image_seconds(ledger, winner, crowding)
         tested = self.record.data.counts["test"]
-        scoring = an_image * (min(tested, FEWEST_TESTED) if self._is_slow(an_image) else tested)
+        scoring = an_image * (min(tested, self._least_tested(an_image)) if self._is_slow(an_image) else tested)
         forward = scoring + self._gate_seconds(an_image)
         seconds = crowding * FIXED_SECONDS + self._missing(winner, crowding) + forward
         return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
@@ -59,18 +60,23 @@ class Ending:
         """How many test images there is time to score when the export begins with so many seconds left."""
         crowding = self.crowding()
         an_image = self._image_seconds(ledger, trial, crowding)
-        left = seconds_left - crowding * FIXED_SECONDS - self._gate_seconds(an_image)
-        return max(FEWEST_TESTED, int(max(left, LEAST_TESTING_SECONDS) / an_image))
+        besides = crowding * FIXED_SECONDS + self._missing(trial, crowding) + self._gate_seconds(an_image)
+        return max(self._least_tested(an_image), int((seconds_left - besides) / an_image))
+
+    def _least_tested(self, an_image: float) -> int:
+        seconds = min(LEAST_TESTING_SECONDS, TESTING_SHARE * self.record.study.time)
+        return max(FEWEST_TESTED, int(seconds / an_image))
 
     def _missing(self, winner: Trial | None, crowding: float) -> float:
-        """Seconds until the winner's graph is prepared.
+        """Seconds until the winner's graph is prepared; in little time those of an export without, unless there is one.
 
-        Before there is one it is taken to be the one that is being prepared. Nobody having begun, it will be prepared
-        beside the search; but on a crowded machine it will not be ready then.
+        Before there is a winner it is taken to be the one that is being prepared. Nobody having begun, it will be
+        prepared beside the search; but on a crowded machine it will not be ready then.
         """
-        if winner is None and self.record.study.time < LITTLE_TIME_SECONDS:
-            return crowding * WITHOUT_PREPARATION_SECONDS
         address = (winner.backbone, winner.image_size) if winner else self.preparation.begun
+        if self.record.study.time < LITTLE_TIME_SECONDS:
+            without = crowding * WITHOUT_PREPARATION_SECONDS
+            return min(without, self.preparation.seconds_missing(*address, crowding)) if address else without
         if address is None:
             return FIRST_GUESS_SECONDS * (crowding - 1.0)
         return self.preparation.seconds_missing(*address, crowding)

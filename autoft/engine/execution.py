@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from autoft.bundle.parity import FULL
-from autoft.bundle.place import holds_bundle, require_free
+from autoft.bundle.place import holds_bundle, require_free, settle
 from autoft.data.readers import data_folder
 from autoft.engine.conclude import (
     BundleMaker,
@@ -144,6 +144,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
+        settle(run.folder.export)
         records = finalists(ledger) if wish.number is None else [chosen(ledger, wish.number)]
         _export_path(run, records[0], wish.out)  # what is quick to find out comes first
         run.images()

@@ -87,12 +87,14 @@ class Preparation:
     def follow(self, ledger: Ledger) -> None:
         """Begin with the backbone that leads, once as many trials have a score as there are backbones.
 
-        In a short time with the one that leads so far, or seems best before anything is tried.
+        In a short time with the one that leads so far, or seems best before anything is tried; in little with none.
         """
         ranking, record = [one.trial for one in ledger.ranking()], self._run.record
+        if record.study.time < LITTLE_TIME_SECONDS:
+            return
         if len(ranking) >= len(record.backbones):
             self.begin(ranking[0].backbone, ranking[0].image_size)
-        elif record.study.time >= LITTLE_TIME_SECONDS and record.study.time - ledger.elapsed < SHORT_SECONDS:
+        elif record.study.time - ledger.elapsed < SHORT_SECONDS:
             likely = sorted(record.candidates, key=lambda candidate: -(candidate.prior or 0.0))
             leading: list[Trial | Candidate] = [*ranking, *likely]
             self.begin(leading[0].backbone, leading[0].image_size)

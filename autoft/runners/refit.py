@@ -42,7 +42,7 @@ class Refits:
         should it win in the last moment, it goes without a refit.
         """
         ending, best = self.ending(ledger, trial), next(iter(ledger.ranking()), None)
-        if self.record.study.no_refit or best is None or ledger.refits(best):
+        if self.record.study.no_refit or best is None or ledger.refits(best) or ledger.refuted(best):
             return ending
         if self.seconds(best) > self.clock.budget - self.clock.now() - ending:
             return ending
@@ -68,6 +68,8 @@ class Refits:
         """Why a refit is left out, in one line; None where it can be made."""
         twin = self._twin(ledger, trial)
         left_out = f"no refit of trial {twin.trial.id} on train + validation"
+        if failed := ledger.refuted(twin):
+            return f"{left_out}: it has failed before, {failed.error}"
         for parent in trial.parents:
             if not ledger.has_checkpoint(parent):
                 return f"{left_out}: the weights of trial {parent.trial}, with which it began, are not kept"

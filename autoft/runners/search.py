@@ -25,6 +25,7 @@ from autoft.values.trial import (
     Done,
     Event,
     Lost,
+    Parent,
     Queued,
     Report,
     Slice,
@@ -81,7 +82,9 @@ class Search:
             if record.in_flight and not record.is_cut_short:
                 self._leave_open(record.slices[-1])
         self._unanswered: str | None = None
-        self._is_over = self._is_refitted = False
+        self._is_over = False
+        self._refits_done_with: set[Parent] = set()
+        """The checkpoints whose refit this sitting has made, left out or given up."""
         self._still_to_start = self.problem.workers
         self._ends: dict[int, float] = {}
         """When the slice of a trial has to be over at the latest, whatever the searcher wants."""
@@ -99,7 +102,7 @@ class Search:
         self._is_over = True
         if self.ledger.in_flight:  # what a worker refuses has to be handed out again: a runner is done after `DONE`
             return WAIT
-        return DONE if self.refits is None or self._is_refitted else self._refit(self.refits)
+        return DONE if self.refits is None else self._refit(self.refits)
 
     def _searched_for(self) -> Slice | Wait | Done:
         """The next slice of the search itself."""
@@ -131,13 +134,17 @@ class Search:
         problem = self.refits.problem(self.ledger, trial)
         if problem is None:
             return self.refits.slice(self.ledger, trial)
-        self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem))
-        self._is_refitted = True  # what does not fit now will not do so later
+        self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem, by_circumstance=True))
+        if trial.twin is not None:
+            self._refits_done_with.add(trial.twin)  # what does not fit now will not do so later
         return None
 
     def _refit(self, refits: Refits) -> Slice | Done:
-        """The last errand: the winner once more, on the validation images too; once in a sitting."""
-        self._is_refitted = True
+        """The last errand: the winner once more, on the validation images too; once in a sitting for a checkpoint."""
+        winner = next(iter(self.ledger.exportable()), None)
+        if winner is None or winner.best_checkpoint in self._refits_done_with:
+            return DONE
+        self._refits_done_with.add(winner.best_checkpoint)
         match refits.next(self.ledger):
             case Slice() as errand:
                 self._queue(Queued(errand.trial.id, errand, self.clock.reading(self.reserve(self.ledger, None))))
@@ -198,7 +205,8 @@ class Search:
         """
         report = replace(report, elapsed=self.clock.now())
         if report.event == "paused" and self.ledger.trials[report.trial].is_refit:
-            report = replace(report, event="failed", error=report.error or "there was no time for all its passes")
+            error = report.error or "there was no time for all its passes"
+            report = replace(report, event="failed", error=error, by_circumstance=True)
         self._record(report)
         self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
         self.told(self.ledger)
@@ -220,7 +228,8 @@ class Search:
         record = self.ledger.trials[trial]
         slice_, losses = record.slices[-1], sum(one.why == why for one in record.lost)
         if losses > LOSSES_BORNE[why]:
-            self.tell(Report(trial, "failed", slice_.start, None, 0.0, error=f"{losses} processes lost: {error}"))
+            cause = f"{losses} processes lost: {error}"
+            self.tell(Report(trial, "failed", slice_.start, None, 0.0, error=cause, by_circumstance=True))
             return
         self._leave_open(slice_)
         if why == "memory":

@@ -196,6 +196,11 @@ class RunFolder:
         return self.path / "export"
 
     @property
+    def test_openings(self) -> Path:
+        """How often the test images were scored; written before they are. There is none in a run that has not ended."""
+        return self.path / ".test_openings"
+
+    @property
     def _lock_file(self) -> Path:
         return self.path / ".lock"
 

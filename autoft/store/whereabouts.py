@@ -20,9 +20,10 @@ def meant(path: Path) -> str:
     That is the run in which it lies; up to three of those in it, the latest first; or the one beside it that is called
     most like it, or after it, as those of data are.
     """
-    for folder in path.resolve().parents:
-        if (folder / STUDY).is_file():
-            return f"it lies in a run: give {_as_given(folder, path)}"
+    with suppress(OSError, RuntimeError):  # a folder without permission; links in a circle, before Python 3.13
+        for folder in path.resolve().parents:
+            if (folder / STUDY).is_file():
+                return f"it lies in a run: give {_as_given(folder, path)}"
     if inside := _runs_in(path):
         more = f" and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
         return f"it contains {', '.join(map(str, inside[:_SHOWN]))}{more}: give one of them"

@@ -173,6 +173,25 @@ class Run:
         finalists = tuple(record.best_checkpoint for record in ledger.exportable()[: len(summary.finalists)])
         return summary if finalists == summary.finalists else None
 
+    def open_test(self) -> int:
+        """How often the test images have been scored, with the time that is to follow: remembered before it does.
+
+        Whatever becomes of that bundle. Runs of older versions have the count in their summary only. Raises `OSError`,
+        and as `summary` does.
+        """
+        summary, path = self.summary(), self.folder.test_openings
+        try:
+            kept = int(path.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            kept = 0
+        except ValueError:
+            raise RunFolderError(
+                f"{path} is damaged, which counts how often the test images were scored; write their number into it"
+            ) from None
+        now = max(kept, summary.test_openings if summary else 0) + 1
+        write_atomic(path, f"{now}\n")
+        return now
+
     def summary(self) -> Summary | None:
         """What the run came to; None before its end. Raises `RunFolderError` when summary.json is damaged."""
         try:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 import zlib
 from pathlib import Path
+from typing import Final
 
 from autoft.errors import AutoftError, UserError
 from autoft.system.files import DISK_ERRORS, write_atomic
 
 MOST_FILES = 100
 LONGEST_SHOWN = 80
+_OF_A_PATH: Final = frozenset({errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOTDIR})
 
 
 def cause(error: BaseException) -> str:
@@ -34,6 +37,18 @@ def unwritable_disk(error: BaseException) -> UserError | None:
         f"{error.filename or 'a file'} cannot be written{doing}: {error.strerror}; make room there, in the cache "
         "(AUTOFT_CACHE_DIR, HF_HOME) or in TMPDIR, and try again; a run that has begun goes on with autoft resume RUN"
     )
+
+
+def unusable_path(error: BaseException) -> UserError | None:
+    """What to say of a path that leads nowhere or must not be read, which is no bug; None for any other error.
+
+    Links in a circle are a `RuntimeError` in Python before 3.13 when the path is resolved.
+    """
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return UserError(f"{error}: a link that leads to itself; give what it was meant to lead to")
+    if not isinstance(error, OSError) or error.errno not in _OF_A_PATH or error.filename is None:
+        return None
+    return UserError(f"{error.filename} cannot be used: {error.strerror}; look at the path and its permissions")
 
 
 def record(error: BaseException, folder: Path | None = None) -> str:

@@ -73,7 +73,6 @@ class ZooConformance(Conformance[Zoo]):
             assert all(0 < std <= 1 for std in spec.std), f"{backbone.name}: `std` is of values in [0, 1]"
             assert backbone.parameters > 0, f"{backbone.name}: count its `parameters`"
             assert backbone.prior is None or 0 <= backbone.prior <= 1, f"{backbone.name}: `prior` lies in [0, 1]"
-            assert backbone.license == backbone.license.lower(), f"{backbone.name}: write `license` in lower case"
 
     def test_an_unknown_backbone_is_unavailable_with_advice(self) -> None:
         """Not a KeyError: the search goes on without it."""

