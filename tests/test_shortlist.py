@@ -284,7 +284,7 @@ def test_a_backbone_without_parameters_has_a_price_and_is_searched():
     offered = [backbone("z/a", parameters=0), backbone("z/b", parameters=0)]
     probes = candidates(Study("data"), [Probing()], offered, 64, Circumstances("cpu", 500))
     assert scored_images(Study("data", time=600.0), Machine("inline", 1, 1, "cpu"), probes, 1000) is None
-    problem, ledger = Problem(probes, seed=0), Ledger()
+    problem, ledger = Problem(probes, seed=0, workers=1), Ledger()
     first = Halving().ask(problem, ledger, Clock(0.0, 100.0))
     assert isinstance(first, Slice)
     ledger.record(Queued(0, first, Clock(0.0, 100.0)))
