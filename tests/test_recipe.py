@@ -134,6 +134,28 @@ def test_sgd_is_torchs_with_the_momentum_of_the_recipe() -> None:
         torch.testing.assert_close(classifier.head.weight, weight)
 
 
+@pytest.mark.parametrize("name", sorted(optimizers.names()))
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the optimisers themselves
+def test_what_gets_its_first_gradient_later_than_others_of_its_group_moves_as_if_they_had_waited(name: str) -> None:
+    """A block that is left out in some steps, or one that a trial's group has got since its last slice."""
+
+    def moved(*steps: tuple[bool, bool]) -> torch.Tensor:
+        classifier = Classifier.of(small_network(), CLASSES)
+        plan = Plan((), GradientHead(0.1, 0.1), recipe=Recipe(optimizer=name))
+        classifier.prepare(plan)
+        one = Optimizer(classifier, plan)
+        for step in steps:
+            for has_gradient, parameter in zip(step, classifier.head.parameters(), strict=True):
+                parameter.grad = torch.ones_like(parameter) if has_gradient else None
+            one.step()
+        return classifier.head.bias.detach()
+
+    late = moved((True, False), (True, True), (False, True), (True, True))
+    assert late.isfinite().all() and (late != 0).all()
+    if name in ("sgd", "momentum", "nesterov"):
+        assert torch.equal(late, moved((False, True), (True, True), (True, True)))
+
+
 def test_rates_of_groups_and_of_steps_reach_whoever_reads_them() -> None:
     """On the device, or as numbers of Python's."""
     for name in ("adamw", "sgd", "lion", "lamb"):

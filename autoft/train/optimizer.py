@@ -13,8 +13,12 @@ from autoft.parts.optimizers import USUAL
 from autoft.train.classifier import Classifier
 from autoft.values.plan import GradientHead, ParameterGroup, Plan
 
-_FUSED: Final = frozenset({USUAL, "adam", "sgd", "momentum", "nesterov"})
+_SGD: Final = frozenset({"sgd", "momentum", "nesterov"})
+_FUSED: Final = _SGD | {USUAL, "adam"}
 """One kernel for all weights, that reads rates from the device; any other reads them, and counts steps, in Python."""
+
+_BUFFER: Final = "momentum_buffer"
+"""What torch calls the moments of SGD."""
 
 _MOMENT: Final = "moment."
 _NAME: Final = "optimizer"
@@ -72,7 +76,21 @@ class Optimizer:
 
     def step(self) -> None:
         """Move what has a gradient."""
+        if self._name in _SGD:
+            self._join_momenta()
         self._torch.step()
+
+    def _join_momenta(self) -> None:
+        """Let what has its first gradient later than others of its group begin with them.
+
+        torch's fused SGD takes all buffers of a group or none. From zeros it begins just as from none, as nothing is
+        dampened.
+        """
+        for group in self._torch.param_groups:
+            moving = [one for one in group["params"] if one.grad is not None]
+            without = [one for one in moving if self._torch.state[one].get(_BUFFER) is None]
+            for one in without if len(without) < len(moving) else ():
+                self._torch.state[one][_BUFFER] = torch.zeros_like(one, requires_grad=False)
 
     def memory(self) -> dict[str, Tensor]:
         """What it has to know to go on just as it would have: `moment.PARAMETER.KIND`, and its name."""
