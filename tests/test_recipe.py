@@ -156,6 +156,29 @@ def test_what_gets_its_first_gradient_later_than_others_of_its_group_moves_as_if
         assert torch.equal(late, moved((False, True), (True, True), (True, True)))
 
 
+@pytest.mark.parametrize("name", ["adan", "lamb", "adamw"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_moments_go_on_with_what_was_counted_for_them_or_begin_anew(name: str) -> None:
+    """Some optimisers count the steps of a group, of which the parameters may be others now, or in another order."""
+
+    def regrouped(run: GradientRun, *groups: tuple[str, ...]) -> GradientRun:
+        rates = run.plan.groups[0].learning_rate
+        plan = replace(run.plan, groups=tuple(ParameterGroup(names, rates) for names in groups))
+        return GradientRun(Classifier.of(small_network(), CLASSES), plan, run.stream, run._task)
+
+    of = training(optimizer=name, augment="none")
+    every = everything(small_network()).groups[0].names
+    whole = advanced(regrouped(of, every), 3)
+    parts = paused(whole, regrouped(of, every[:2], every[:1:-1]))
+    assert not parts.without_moments
+    assert_same(advanced(parts, 3), advanced(whole, 3))
+    fewer = advanced(regrouped(of, every[2:]), 3)
+    more = paused(fewer, regrouped(of, every))
+    counts = name != "adamw"
+    assert more.without_moments == tuple(f"backbone.{name}" for name in (every if counts else every[:2]))
+    assert any(".exp_avg" in key for key in more.training_tensors() if every[2] in key) != counts
+
+
 def test_rates_of_groups_and_of_steps_reach_whoever_reads_them() -> None:
     """On the device, or as numbers of Python's."""
     for name in ("adamw", "sgd", "lion", "lamb"):

@@ -282,18 +282,17 @@ class GradientRun:
         """Continue from a checkpoint taken after `passes`; its `model` tensors are the averaged ones.
 
         Moments go by the names of their parameters, whatever groups those are in now. What has lost them begins anew,
-        and is in `without_moments`: it did not train before, the plan now names another optimiser, or the checkpoint is
-        of a version that kept moments by number, which says nothing of a parameter once groups have changed.
+        and is in `without_moments`: it did not train before, or `Optimizer.remember` says so.
         """
         self.step = round(passes * self.stream.steps_per_pass)
         self._average.classifier.restore(model)
         self.classifier.restore(model)  # what a parent trained and this trial does not
         raw = _with_prefix(training, "raw.")
         self.classifier.restore(raw)
-        found = self._optimizer.remember(training)
+        anew = self._optimizer.remember(training)
         groups = zip(self._optimizer.groups, self._begins, strict=True)
         begun = (self._optimizer.names(group) for group, begins in groups if self.step > begins)
-        went_on = set() if found is None or any(map(str.isdigit, found)) else raw.keys()
+        went_on = raw.keys() - anew
         self.without_moments = tuple(name for name in chain.from_iterable(begun) if name not in went_on)
 
 
