@@ -419,11 +419,11 @@ def test_a_network_without_places_to_leave_out_says_so() -> None:
 # ---------------------------------------------------------------- gradients
 
 
-def watched(change: Callable[[torch.nn.Module], torch.nn.Module]) -> GradientRun:
+def watched(change: Callable[[torch.nn.Module], torch.nn.Module], **recipe: float) -> GradientRun:
     """Training of all of a small network with its stages watched; `change` is what the middle one becomes."""
     stem, body, neck = small_network().module.children()
     network, of = Network.of(torch.nn.Sequential(stem, change(body), neck), small_network().input), training()
-    plan = replace(everything(network), recipe=Recipe(batch_size=4, augment="none"))
+    plan = replace(everything(network), recipe=Recipe(batch_size=4, augment="none", **recipe))  # type: ignore[arg-type]
     stream = replace(of.stream, recipe=plan.recipe)
     return GradientRun(Classifier.of(network, CLASSES), plan, stream, of._task, network=network)
 
@@ -467,7 +467,9 @@ def test_gradients_are_clipped_as_torch_clips_them() -> None:
             one.classifier.head.weight.copy_(torch.linspace(-50, 50, 16).view(2, 8).sin() * 50)
         one._begin_groups()
         one._accumulate(*one.stream.batch(0))
-    total, *stages = run._clip()
+    run._accumulate = lambda *_: torch.zeros(())  # type: ignore[method-assign]  # they are there
+    run._optimizer.zero_grad = lambda: None  # type: ignore[method-assign]
+    _, (total, *stages) = run._take(*run.stream.batch(0))
     assert torch.equal(total, torch.nn.utils.clip_grad_norm_(wanted.classifier.parameters(), 1.0)) and total > 1.0
     for parameter, other in zip(run.classifier.parameters(), wanted.classifier.parameters(), strict=True):
         assert torch.equal(parameter.grad, other.grad)  # type: ignore[arg-type]
@@ -475,6 +477,20 @@ def test_gradients_are_clipped_as_torch_clips_them() -> None:
     clipped = [torch.nn.utils.get_total_norm([one.grad for one in each.parameters()]) for each in children]  # type: ignore[misc]
     for stage, norm in zip(stages, clipped, strict=True):
         torch.testing.assert_close(stage / total, norm, rtol=1e-4, atol=1e-6)
+
+
+def test_l2_sp_pulls_before_gradients_are_clipped_and_is_none_of_those_that_reach_a_stage() -> None:
+    run, free = (watched(lambda body: Blocked(body, 0.0), l2_sp=strength) for strength in (1e3, 0.0))
+    norms = []
+    for one in (run, free):
+        with torch.no_grad():
+            for parameter in one.classifier.parameters():
+                parameter.add_(0.5)
+        one._begin_groups()
+        norms.append(one._take(*one.stream.batch(0))[1])
+    assert torch.equal(*norms) and (norms[0][1:3] == 0).all() and 0 < norms[0][0] < 100
+    clipped = torch.nn.utils.get_total_norm([one.grad for one in run.classifier.parameters() if one.grad is not None])
+    assert clipped.item() == pytest.approx(1.0, abs=1e-3)
 
 
 class Named(FreezeStrategy):

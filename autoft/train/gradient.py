@@ -201,22 +201,27 @@ class GradientRun:
         """Loss of a step and norms of its gradients, on the device; nothing in it waits for the device."""
         self._optimizer.zero_grad()
         loss = self._accumulate(images, targets)
-        if self._start is not None:
+        norms = self._norms()
+        total = norms[0]
+        if self._start is not None:  # whose pull reaches a stage that no gradient does
             self._start.pull()
-        norms = self._clip()
+            total = nn.utils.get_total_norm([one.grad for one in self._moving() if one.grad is not None])
+        nn.utils.clip_grads_with_norm_(self._moving(), GRADIENT_CLIP, total)
         self._optimizer.step()
         self._average.update(self._scalars[-1])
         return loss, norms
 
-    def _clip(self) -> Tensor:
-        """Clip gradients as `nn.utils.clip_grad_norm_` does; the norms of all and of each stage `(1 + stages,)`."""
-        moving = [parameter for parameter in self.classifier.parameters() if parameter.grad is not None]
+    def _moving(self) -> list[nn.Parameter]:
+        """What has a gradient."""
+        return [parameter for parameter in self.classifier.parameters() if parameter.grad is not None]
+
+    def _norms(self) -> Tensor:
+        """The norms of the gradients, of all and of each stage `(1 + stages,)`."""
+        moving = self._moving()
         each = torch._foreach_norm([parameter.grad for parameter in moving])  # type: ignore[misc]
         total = torch.linalg.vector_norm(torch.stack(each))
-        nn.utils.clip_grads_with_norm_(moving, GRADIENT_CLIP, total)
         by_parameter = dict(zip(moving, each, strict=True))
-        stages = [self._norm_of(stage, by_parameter) for stage in self._stages.values()]
-        return torch.stack([total, *stages])
+        return torch.stack([total, *(self._norm_of(stage, by_parameter) for stage in self._stages.values())])
 
     def _norm_of(self, stage: Sequence[nn.Parameter], norms: Mapping[nn.Parameter, Tensor]) -> Tensor:
         """The norm of a stage's gradients, zero when none came; NaN before it begins."""
