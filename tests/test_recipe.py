@@ -26,6 +26,7 @@ from autoft.testing import FreezeStrategyConformance
 from autoft.testing.training import everything, small_network
 from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
+from autoft.train.dropout import Draws
 from autoft.train.gradient import GradientRun
 from autoft.train.optimizer import Optimizer
 from autoft.train.readings import StepTaken
@@ -123,7 +124,7 @@ def test_sgd_is_torchs_with_the_momentum_of_the_recipe() -> None:
     for name, nesterov in (("sgd", True), ("momentum", False)):
         classifier = Classifier.of(small_network(), CLASSES)
         plan = Plan((), GradientHead(0.5, 0.1), recipe=Recipe(optimizer=name, momentum=0.8))
-        classifier.prepare(plan)
+        classifier.prepare(plan, 32)
         ours, weight = Optimizer(classifier, plan), classifier.head.weight.detach().clone().requires_grad_()
         theirs = torch.optim.SGD([weight], lr=0.5, momentum=0.8, weight_decay=0.1, nesterov=nesterov)
         for _ in range(3):
@@ -142,7 +143,7 @@ def test_what_gets_its_first_gradient_later_than_others_of_its_group_moves_as_if
     def moved(*steps: tuple[bool, bool]) -> torch.Tensor:
         classifier = Classifier.of(small_network(), CLASSES)
         plan = Plan((), GradientHead(0.1, 0.1), recipe=Recipe(optimizer=name))
-        classifier.prepare(plan)
+        classifier.prepare(plan, 32)
         one = Optimizer(classifier, plan)
         for step in steps:
             for has_gradient, parameter in zip(step, classifier.head.parameters(), strict=True):
@@ -291,7 +292,7 @@ def test_under_every_schedule_a_trial_that_pauses_has_the_rates_of_one_that_does
 def test_they_are_off_until_they_are_asked_for() -> None:
     classifier = Classifier.of(small_network(), CLASSES)
     wanted = {name for name, _ in classifier.named_modules()}
-    classifier.prepare(everything(small_network()))
+    classifier.prepare(everything(small_network()), 32)
     assert {name for name, _ in classifier.named_modules()} == wanted
     assert isinstance(classifier.dropout, torch.nn.Identity)
     run = training(augment="none")
@@ -401,7 +402,8 @@ def test_blocks_are_left_out_where_timm_leaves_them_out(name: str) -> None:
 
     ours, theirs = (timm.create_model(name, num_classes=0, drop_path_rate=rate) for rate in (0.0, 0.3))
     keys = [*ours.state_dict()]
-    assert drop_blocks(ours, 0.3) > 1
+    size = ours.default_cfg["input_size"][-1]
+    assert drop_blocks(ours, 0.3, torch.randn(2, 3, size, size), Draws()) > 1
     found, wanted = rates(ours), rates(theirs)
     assert max(found.values()) == pytest.approx(0.3)
     assert [*ours.state_dict()] == keys
@@ -414,6 +416,92 @@ def test_blocks_are_left_out_where_timm_leaves_them_out(name: str) -> None:
 def test_a_network_without_places_to_leave_out_says_so() -> None:
     assert training(drop_path=0.2).facts["drop_path"] == "no block of this network can be left out"
     assert "drop_path" not in training().facts
+
+
+class Block(torch.nn.Module):
+    """Can be left out, as those of timm; only with a `shortcut` does it let something through then."""
+
+    def __init__(self, shortcut: bool = True, is_called: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer, self.drop_path = torch.nn.Conv2d(8, 8, 1), torch.nn.Identity()
+        self.shortcut, self.is_called = shortcut, is_called
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        inner = self.layer(values)
+        inner = self.drop_path(inner) if self.is_called else inner
+        return inner + values if self.shortcut else inner
+
+
+def blocks(*those: Block, **recipe: float) -> GradientRun:
+    """Training of a network with these blocks in its middle."""
+    return watched(lambda body: torch.nn.Sequential(body, *those), **recipe)
+
+
+def test_blocks_whose_leaving_out_makes_all_images_one_are_never_left_out() -> None:
+    """Nor is the first one, so that of a single one nothing is, and a fact says so."""
+    nothing = "no block of this network can be left out"
+    assert blocks(Block(), drop_path=0.5).facts["drop_path"] == nothing
+    assert blocks(Block(), Block(shortcut=False), drop_path=0.5).facts["drop_path"] == nothing
+    assert blocks(Block(), Block(is_called=False), drop_path=0.5).facts["drop_path"] == nothing
+    run = blocks(Block(), Block(shortcut=False), Block(), drop_path=0.5)
+    assert "drop_path" not in run.facts and run.classifier.droppable == 1
+    kinds = [type(one.drop_path) for one in run.classifier.modules() if isinstance(one, Block)]
+    assert [issubclass(kind, DropPath) for kind in kinds] == [True, False, True]
+
+
+def test_what_timm_left_without_a_shortcut_is_found() -> None:
+    images = torch.randn(2, 3, 64, 64)
+    vovnet = timm.create_model("ese_vovnet39b", num_classes=0)
+    places = sum("drop_path" in one.__dict__ or "drop_path" in one._modules for one in vovnet.modules())
+    with_shortcut = sum(bool(getattr(one, "residual", False)) for one in vovnet.modules())
+    assert drop_blocks(vovnet, 0.5, images, Draws()) == with_shortcut < places
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_what_is_left_out_is_the_same_in_whatever_parts_a_batch_goes_through(fails_first: bool) -> None:
+    """As where memory ran out, in this step or for the process before."""
+    run, parts = (blocks(*(Block() for _ in range(3)), drop_path=0.6, dropout=0.5) for _ in range(2))
+    in_parts, sizes = parts._in_parts, []
+
+    def failing(images: torch.Tensor, targets: torch.Tensor, size: int) -> torch.Tensor:
+        sizes.append(size)
+        if len(sizes) == 1:
+            parts.classifier.draws.part(0, 2)
+            parts._forward(images[:2])
+            raise torch.OutOfMemoryError
+        return in_parts(images, targets, size)
+
+    if fails_first:
+        parts._in_parts = failing  # type: ignore[method-assign]
+    else:
+        parts.at_once = 1
+    for one in (run, parts):
+        torch.nn.init.constant_(one.classifier.head.weight, 0.5)
+        advanced(one, 3)
+    assert parts.at_once < run.at_once
+    for name, tensor in run.classifier.state_dict().items():
+        torch.testing.assert_close(parts.classifier.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_masks_of_parts_are_those_of_the_whole_batch() -> None:
+    """Also of those whose images have several rows; a batch later they are others."""
+    values, draws = torch.ones(12, 5), Draws()
+
+    def masks(*parts: tuple[int, int]) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        with draws.batch(6):
+            found = []
+            for start, count in parts:
+                draws.part(start, count)
+                rows = values[: 2 * count]
+                found.append((draws.mask(rows, (5,), 0.5), draws.mask(rows[:count], (1,), 0.2)))
+        return [torch.cat(each) for each in zip(*found, strict=True)]
+
+    whole, again = masks((0, 6)), masks((0, 4), (4, 2))
+    assert all(torch.equal(*pair) for pair in zip(whole, again, strict=True))
+    assert {*whole[0].unique().tolist()} == {0.0, 2.0} and {*whole[1].unique().tolist()} <= {0.0, 1.25}
+    assert not torch.equal(draws.mask(values, (5,), 0.5), whole[0])
 
 
 # ---------------------------------------------------------------- gradients

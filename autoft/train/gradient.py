@@ -54,7 +54,7 @@ class GradientRun:
         self.step = 0
         self.at_once = stream.images.at_once
         """How many images go through at a time; halved when the memory of the device does not suffice."""
-        classifier.prepare(plan)
+        classifier.prepare(plan, stream.images.pixels.shape[1])
         self.folded: tuple[Pair, ...] | None = None
         """Convolutions that do the part of held norms; None before the first step."""
         self._task = task
@@ -200,7 +200,8 @@ class GradientRun:
     def _take(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of a step and norms of its gradients, on the device; nothing in it waits for the device."""
         self._optimizer.zero_grad()
-        loss = self._accumulate(images, targets)
+        with self.classifier.draws.batch(len(images)):
+            loss = self._accumulate(images, targets)
         norms = self._norms()
         total = norms[0]
         if self._start is not None:  # whose pull reaches a stage that no gradient does
@@ -253,7 +254,9 @@ class GradientRun:
     def _in_parts(self, images: Tensor, targets: Tensor, size: int) -> Tensor:
         total = torch.zeros((), device=images.device)
         others = targets.flip(0) if self.plan.recipe.is_mixing else targets  # as `Mix` takes them
-        for part, *wanted in zip(*(torch.split(one, size) for one in (images, targets, others)), strict=True):
+        starts, splits = range(0, len(images), size), (torch.split(one, size) for one in (images, targets, others))
+        for start, part, *wanted in zip(starts, *splits, strict=True):
+            self.classifier.draws.part(start, len(part))
             with self.arithmetic.autocast(images.device):
                 loss = self._loss(self._forward(part), *wanted)
             loss = loss * (len(part) / len(images))
