@@ -242,6 +242,16 @@ def test_probe_scores_what_its_classifier_says(run, worker):
     assert (logits.argmax(axis=1) == dataset.targets("val")).mean() == pytest.approx(report.score)
 
 
+def test_a_fine_tune_says_in_which_numbers_the_head_was_fitted_that_it_begins_with(run, worker):
+    rough = Worker(shop_of(with_precision(run, "bf16")))
+    fitted, zero = (
+        trial(run, number, "test_vit", "bias_norm", head_init=how) for number, how in enumerate(("ridge", "zero"))
+    )
+    facts = execute(rough, fitted, 0.0, 1.0).facts
+    assert (facts["features_precision"], facts["features_precision_why"]) == ("bf16", "asked for")
+    assert "features_precision" not in execute(rough, zero, 0.0, 1.0).facts
+
+
 def test_a_probe_that_is_fitted_in_bf16_is_scored_in_fp32(run, worker):
     rough = Worker(shop_of(with_precision(run, "bf16")))
     of, other = (trial(run, number, "test_resnet", "probe") for number in (0, 1))
