@@ -433,7 +433,18 @@ class Block(torch.nn.Module):
         return inner + values if self.shortcut else inner
 
 
-def blocks(*those: Block, **recipe: float) -> GradientRun:
+class Around(torch.nn.Module):
+    """Has the shortcut that a block has not."""
+
+    def __init__(self, inner: Block) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values + self.inner(values)
+
+
+def blocks(*those: torch.nn.Module, **recipe: float) -> GradientRun:
     """Training of a network with these blocks in its middle."""
     return watched(lambda body: torch.nn.Sequential(body, *those), **recipe)
 
@@ -444,6 +455,7 @@ def test_blocks_whose_leaving_out_makes_all_images_one_are_never_left_out() -> N
     assert blocks(Block(), drop_path=0.5).facts["drop_path"] == nothing
     assert blocks(Block(), Block(shortcut=False), drop_path=0.5).facts["drop_path"] == nothing
     assert blocks(Block(), Block(is_called=False), drop_path=0.5).facts["drop_path"] == nothing
+    assert blocks(Block(), Around(Block(shortcut=False)), drop_path=0.5).classifier.droppable == 1
     run = blocks(Block(), Block(shortcut=False), Block(), drop_path=0.5)
     assert "drop_path" not in run.facts and run.classifier.droppable == 1
     kinds = [type(one.drop_path) for one in run.classifier.modules() if isinstance(one, Block)]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import torch
@@ -67,31 +66,43 @@ class _LeftOut(nn.Module):
         return torch.zeros_like(values)
 
 
+@contextmanager
+def _left_out(blocks: Mapping[nn.Module, Sequence[str]]) -> Iterator[list[_LeftOut]]:
+    with ExitStack() as stack:
+        paths = []
+        for block, places in blocks.items():
+            for place in places:
+                stack.callback(setattr, block, place, getattr(block, place))
+                paths.append(_LeftOut())
+                setattr(block, place, paths[-1])
+        yield paths
+
+
 @torch.no_grad()
 def _with_shortcut(
     module: nn.Module, blocks: Mapping[nn.Module, Sequence[str]], images: Tensor
 ) -> frozenset[nn.Module]:
-    """The blocks that still tell the images apart when they are left out.
+    """The blocks that still tell the images apart when they are left out, or round which others do.
 
-    timm has others: blocks whose shortcut is in some of a stage alone, and which would make all images one.
+    timm has blocks of which only some have a shortcut, and others that add features to those that there are.
     """
-    found: set[nn.Module] = set()
+    apart: dict[nn.Module, bool] = {}
 
-    def leave_out(places: Sequence[str], block: nn.Module, taken: Any, named: Any, _given: object) -> None:
-        own, left_out = [getattr(block, place) for place in places], [_LeftOut() for _ in places]
-        for place, one in zip(places, left_out, strict=True):
-            setattr(block, place, one)
-        if _tells_apart(block.forward(*taken, **named)) and any(one.asked for one in left_out):
-            found.add(block)
-        for place, before in zip(places, own, strict=True):
-            setattr(block, place, before)
+    def leave_out(block: nn.Module, taken: Any, named: Any, _given: object) -> None:
+        with _left_out({block: blocks[block]}) as paths:
+            outputs = block.forward(*taken, **named)
+        if any(path.asked for path in paths):
+            apart[block] = _tells_apart(outputs)
 
     with ExitStack() as stack:
-        for block, places in blocks.items():
-            hook = block.register_forward_hook(partial(leave_out, places), with_kwargs=True)
-            stack.callback(hook.remove)
+        for block in blocks:
+            stack.callback(block.register_forward_hook(leave_out, with_kwargs=True).remove)
         module.eval()(images)
-    return frozenset(found)
+    others = {block: blocks[block] for block, alone in apart.items() if not alone}
+    with _left_out(others):
+        if others and _tells_apart(module(images)):
+            return frozenset(apart)
+    return frozenset(apart.keys() - others.keys())
 
 
 def _tells_apart(outputs: object) -> bool:
