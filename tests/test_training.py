@@ -643,10 +643,11 @@ def test_batches_that_must_be_whole_do_not_fit_a_second_time(run, worker, monkey
 
 
 def test_parts_of_a_batch_add_up_to_the_whole(run, worker):
-    from autoft.train.by_gradient import _run_of
+    from autoft.train.by_gradient import _beginning, _run_of
 
     of = trial(run, 0, "test_resnet", "full", head_init="ridge")
-    training = _run_of(worker.shop.bench(Job(Slice(of, 0.0, 1.0, FOREVER), 0.0)), None, Arithmetic())
+    bench = worker.shop.bench(Job(Slice(of, 0.0, 1.0, FOREVER), 0.0))
+    training = _run_of(bench, None, _beginning(bench).classifier, Arithmetic())
     images, labels = training.stream.batch(0)
 
     def gradients():
