@@ -13,7 +13,7 @@ from torch import nn
 
 from autoft.media.image.batches import Images
 from autoft.parts.network import Network
-from autoft.system.disk_cache import cache_root
+from autoft.system.disk_cache import alone, cache_root
 from autoft.system.signals import Cancelled
 from autoft.train import forward as module
 from autoft.train.features import FeatureCache
@@ -33,9 +33,12 @@ class Pace:
     fp32: float = 0.1
     bf16: float = 0.04
     now: float = 0.0
+    fp32_a_pass: float = 0.0
+    bf16_a_pass: float = 0.0
 
     def spend(self, images: int) -> None:
-        self.now += images * (self.bf16 if torch.is_autocast_enabled("cpu") else self.fp32)
+        bf16 = torch.is_autocast_enabled("cpu")
+        self.now += images * self.bf16 + self.bf16_a_pass if bf16 else images * self.fp32 + self.fp32_a_pass
 
 
 class Timed(nn.Module):
@@ -192,6 +195,46 @@ def test_what_is_asked_for_is_not_measured(cache, network, images, asked):
         "features_precision_why": "asked for",
     }
     assert network.module.seen["bf16"] == 0
+
+
+def test_the_time_of_a_slow_network_is_not_spent_on_finding_out(cache, network, images, pace, monkeypatch):
+    """Its first images say how slow it is, and are kept."""
+    monkeypatch.setattr(module.time, "monotonic", lambda: pace.now)
+    one, began = chooser(cache), pace.now
+    assert one.choice(network, images, ALL, 10.0).numbers == "fp32"
+    assert pace.now - began == pytest.approx((2 + module.FEWEST_IMAGES) * pace.fp32)  # two for the signature
+    assert network.module.seen["bf16"] == 0
+    assert one.choice(network, images, ALL, 1000.0).numbers == "bf16", "a later slice has more time"
+
+
+def test_what_the_deadline_cuts_short_is_not_taken_for_slow(cache, network, images, pace, monkeypatch):
+    monkeypatch.setattr(module.time, "monotonic", lambda: pace.now)
+    one, slow = chooser(cache), pace.bf16
+    pace.bf16 = 1e6
+    monkeypatch.setitem(module.SECONDS_OF_WARM_UP, "cpu", 1e9)
+    assert one.choice(network, images, ALL, 1000.0).why.startswith("there is too little")
+    pace.bf16 = slow
+    assert one.choice(network, images, ALL, 1000.0).numbers == "bf16"
+
+
+@pytest.mark.parametrize("computes", [False, True])
+def test_another_worker_is_not_waited_for_beyond_the_deadline(cache, network, images, monkeypatch, computes):
+    """Whether it finds out the same, or computes all these features."""
+    monkeypatch.setattr(module, "WORTH_SECONDS", 0.1)
+    one, path = chooser(cache), cache.path(network, images)
+    setting = Setting(module.device_name(CPU), torch.get_num_threads(), torch.__version__, path.stem)
+    with alone((path if computes else one._measurements._path(setting)).with_suffix(".lock")):
+        before = network.module.seen["fp32"]
+        assert one.choice(network, images, ALL, 0.3).numbers == "fp32"
+        assert network.module.seen["fp32"] == before + 2, "the signature alone"
+    assert one.choice(network, images, ALL, ENOUGH).numbers == "bf16"
+
+
+def test_bf16_that_pays_for_many_images_alone_is_found_as_on_a_gpu(cache, network, images, pace, monkeypatch):
+    """Whose passes of few images all take as long as launching them."""
+    monkeypatch.setattr(module, "WORTH_SECONDS", 0.1)
+    pace.fp32, pace.bf16, pace.fp32_a_pass, pace.bf16_a_pass = 0.001, 0.0002, 0.05, 0.055
+    assert chooser(cache).choice(network, images, ALL, ENOUGH).numbers == "bf16"
 
 
 # ---------------------------------------------------------------- what stays fp32

@@ -32,12 +32,14 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 COUNT, SIDE, STEPS = 64, 32, 12
 
 
-def training(change: Callable[[nn.Module], nn.Module] = lambda module: module, at: float = 0.0) -> GradientRun:
+def training(
+    change: Callable[[nn.Module], nn.Module] = lambda module: module, at: float = 0.0, dropout: float = 0.0
+) -> GradientRun:
     """Of all of a small network on the GPU; groups but the first begin at pass `at`."""
     device, network = torch.device("cuda"), small_network()
     network = Network.of(change(network.module), InputSpec(SIDE))
     plan = everything(network)
-    recipe = replace(plan.recipe, batch_size=8, augment="crop_flip")
+    recipe = replace(plan.recipe, batch_size=8, augment="crop_flip", dropout=dropout)
     (names,) = (group.names for group in plan.groups)
     early, late = (replace(plan.groups[0], names=some) for some in (names[-4:], names[:-4]))
     plan = Plan((early, replace(late, from_pass=at)), plan.head, recipe=recipe)
@@ -74,6 +76,13 @@ def test_a_replayed_step_is_the_eager_step(change: Callable[[nn.Module], nn.Modu
     assert losses(captured) == pytest.approx(losses(plain), rel=1e-2)
     assert captured.captured.is_replaying and captured.facts["step"] == "a CUDA graph"
     assert_same(captured, plain)
+
+
+def test_what_is_left_out_is_the_same_in_parts_and_in_a_graph() -> None:
+    whole, parts = eager(training(dropout=0.5)), training(dropout=0.5)
+    parts.at_once = 2
+    assert losses(parts) == pytest.approx(losses(whole), rel=2e-2)
+    assert parts.captured.is_replaying
 
 
 def test_groups_that_begin_later_make_a_new_graph() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from autoft.errors import StudyError
 from autoft.parts.network import Network
 from autoft.study.study import Study
+from autoft.system.disk_cache import alone
 from autoft.system.signals import Cancelled
 from autoft.train import precision
 from autoft.train.arithmetic import Arithmetic, begun, candidates, usual
@@ -329,6 +330,28 @@ def test_what_more_time_would_decide_is_not_kept(tmp_path, monkeypatch):
     assert "no time" in choice.why
     assert not [*tmp_path.glob("*.json")]
     assert asked.choice(subject(), ENOUGH).arithmetic == BF16, "a later slice of the same process has more time"
+
+
+@pytest.mark.parametrize("vain", [(), (Timing(FP32, 1.9),)])
+def test_nothing_found_for_want_of_time_is_tried_again_but_not_for_ever(tmp_path, monkeypatch, vain):
+    found = [vain] * 2 + [(Timing(FP32, 1.9), Timing(BF16, 1.0))]
+    monkeypatch.setattr(precision, "measure", lambda subject, most, check: found.pop(0))
+    asked = Precision(tmp_path, "auto")
+    chosen = [asked.choice(subject(), ENOUGH).arithmetic for _ in range(4)]
+    assert chosen == [FP32, FP32, BF16, BF16]
+    found[:] = [vain] * (precision.ATTEMPTS + 1)
+    for _ in range(10):
+        assert asked.choice(subject(batch=2), ENOUGH).arithmetic == FP32
+    assert len(found) == 1 and len([*tmp_path.glob("*.json")]) == 1
+
+
+def test_another_that_measures_is_not_waited_for_beyond_the_deadline(tmp_path, measured, monkeypatch):
+    monkeypatch.setattr(precision, "FEWEST_SECONDS", 0.0)
+    asked = Precision(tmp_path, "auto")
+    with alone(asked._measurements._path(setting_of(subject())).with_suffix(".lock")):
+        choice = asked.choice(subject(), 0.3)
+    assert (choice.arithmetic, measured) == (FP32, [])
+    assert asked.choice(subject(), ENOUGH).arithmetic == BF16
 
 
 def test_close_to_the_deadline_nothing_is_measured_but_what_is_known_is_used(tmp_path, measured):

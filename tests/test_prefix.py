@@ -171,7 +171,7 @@ def entered(worker: Worker, of: Trial, **plan) -> Beginning | Prefix:
     bench = worker.shop.bench(Job(Slice(of, 0.0, 1.0, FOREVER), time.time()))
     bench = replace(bench, plan=replace(bench.plan, **plan))
     classifier = Classifier.of(bench.network, 3)
-    classifier.prepare(bench.plan)
+    classifier.prepare(bench.plan, bench.trial.image_size)
     with entrance(bench, classifier) as found:
         assert isinstance(found, Beginning | Prefix)
         return found
@@ -194,12 +194,18 @@ def test_what_is_drawn_anew_before_the_cut_is_not_kept(run, worker, recipe, why)
     assert found.facts["prefix"].startswith(f"not kept: {why}")
 
 
+def test_a_network_of_which_no_block_can_be_left_out_keeps_its_prefix(run, worker, monkeypatch):
+    monkeypatch.setattr("autoft.train.classifier.drop_blocks", lambda *_: 0)
+    found = entered(worker, trial(run, 0), recipe=Recipe(augment="none", drop_path=0.1))
+    assert found.facts["prefix"].startswith("kept up to")
+
+
 def test_dropout_lies_behind_a_prefix_and_is_of_training_alone(run, worker):
     bench = worker.shop.bench(Job(Slice(trial(run, 0), 0.0, 1.0, FOREVER), time.time()))
     bench = replace(bench, plan=replace(bench.plan, recipe=Recipe(augment="none", dropout=0.5)))
     classifier = Classifier.of(bench.network, 3)
     torch.nn.init.normal_(classifier.head.weight)
-    classifier.prepare(bench.plan)
+    classifier.prepare(bench.plan, bench.trial.image_size)
     with entrance(bench, classifier) as found:
         assert isinstance(found, Prefix)
         (batch,) = found.batches(np.arange(4))

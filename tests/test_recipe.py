@@ -26,6 +26,7 @@ from autoft.testing import FreezeStrategyConformance
 from autoft.testing.training import everything, small_network
 from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
+from autoft.train.dropout import Draws
 from autoft.train.gradient import GradientRun
 from autoft.train.optimizer import Optimizer
 from autoft.train.readings import StepTaken
@@ -123,7 +124,7 @@ def test_sgd_is_torchs_with_the_momentum_of_the_recipe() -> None:
     for name, nesterov in (("sgd", True), ("momentum", False)):
         classifier = Classifier.of(small_network(), CLASSES)
         plan = Plan((), GradientHead(0.5, 0.1), recipe=Recipe(optimizer=name, momentum=0.8))
-        classifier.prepare(plan)
+        classifier.prepare(plan, 32)
         ours, weight = Optimizer(classifier, plan), classifier.head.weight.detach().clone().requires_grad_()
         theirs = torch.optim.SGD([weight], lr=0.5, momentum=0.8, weight_decay=0.1, nesterov=nesterov)
         for _ in range(3):
@@ -132,6 +133,51 @@ def test_sgd_is_torchs_with_the_momentum_of_the_recipe() -> None:
             ours.step()
             theirs.step()
         torch.testing.assert_close(classifier.head.weight, weight)
+
+
+@pytest.mark.parametrize("name", sorted(optimizers.names()))
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the optimisers themselves
+def test_what_gets_its_first_gradient_later_than_others_of_its_group_moves_as_if_they_had_waited(name: str) -> None:
+    """A block that is left out in some steps, or one that a trial's group has got since its last slice."""
+
+    def moved(*steps: tuple[bool, bool]) -> torch.Tensor:
+        classifier = Classifier.of(small_network(), CLASSES)
+        plan = Plan((), GradientHead(0.1, 0.1), recipe=Recipe(optimizer=name))
+        classifier.prepare(plan, 32)
+        one = Optimizer(classifier, plan)
+        for step in steps:
+            for has_gradient, parameter in zip(step, classifier.head.parameters(), strict=True):
+                parameter.grad = torch.ones_like(parameter) if has_gradient else None
+            one.step()
+        return classifier.head.bias.detach()
+
+    late = moved((True, False), (True, True), (False, True), (True, True))
+    assert late.isfinite().all() and (late != 0).all()
+    if name in ("sgd", "momentum", "nesterov"):
+        assert torch.equal(late, moved((False, True), (True, True), (True, True)))
+
+
+@pytest.mark.parametrize("name", ["adan", "lamb", "adamw"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_moments_go_on_with_what_was_counted_for_them_or_begin_anew(name: str) -> None:
+    """Some optimisers count the steps of a group, of which the parameters may be others now, or in another order."""
+
+    def regrouped(run: GradientRun, *groups: tuple[str, ...]) -> GradientRun:
+        rates = run.plan.groups[0].learning_rate
+        plan = replace(run.plan, groups=tuple(ParameterGroup(names, rates) for names in groups))
+        return GradientRun(Classifier.of(small_network(), CLASSES), plan, run.stream, run._task)
+
+    of = training(optimizer=name, augment="none")
+    every = everything(small_network()).groups[0].names
+    whole = advanced(regrouped(of, every), 3)
+    parts = paused(whole, regrouped(of, every[:2], every[:1:-1]))
+    assert not parts.without_moments
+    assert_same(advanced(parts, 3), advanced(whole, 3))
+    fewer = advanced(regrouped(of, every[2:]), 3)
+    more = paused(fewer, regrouped(of, every))
+    counts = name != "adamw"
+    assert more.without_moments == tuple(f"backbone.{name}" for name in (every if counts else every[:2]))
+    assert any(".exp_avg" in key for key in more.training_tensors() if every[2] in key) != counts
 
 
 def test_rates_of_groups_and_of_steps_reach_whoever_reads_them() -> None:
@@ -246,7 +292,7 @@ def test_under_every_schedule_a_trial_that_pauses_has_the_rates_of_one_that_does
 def test_they_are_off_until_they_are_asked_for() -> None:
     classifier = Classifier.of(small_network(), CLASSES)
     wanted = {name for name, _ in classifier.named_modules()}
-    classifier.prepare(everything(small_network()))
+    classifier.prepare(everything(small_network()), 32)
     assert {name for name, _ in classifier.named_modules()} == wanted
     assert isinstance(classifier.dropout, torch.nn.Identity)
     run = training(augment="none")
@@ -356,7 +402,8 @@ def test_blocks_are_left_out_where_timm_leaves_them_out(name: str) -> None:
 
     ours, theirs = (timm.create_model(name, num_classes=0, drop_path_rate=rate) for rate in (0.0, 0.3))
     keys = [*ours.state_dict()]
-    assert drop_blocks(ours, 0.3) > 1
+    size = ours.default_cfg["input_size"][-1]
+    assert drop_blocks(ours, 0.3, torch.randn(2, 3, size, size), Draws()) > 1
     found, wanted = rates(ours), rates(theirs)
     assert max(found.values()) == pytest.approx(0.3)
     assert [*ours.state_dict()] == keys
@@ -371,14 +418,112 @@ def test_a_network_without_places_to_leave_out_says_so() -> None:
     assert "drop_path" not in training().facts
 
 
+class Block(torch.nn.Module):
+    """Can be left out, as those of timm; only with a `shortcut` does it let something through then."""
+
+    def __init__(self, shortcut: bool = True, is_called: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer, self.drop_path = torch.nn.Conv2d(8, 8, 1), torch.nn.Identity()
+        self.shortcut, self.is_called = shortcut, is_called
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        inner = self.layer(values)
+        inner = self.drop_path(inner) if self.is_called else inner
+        return inner + values if self.shortcut else inner
+
+
+class Around(torch.nn.Module):
+    """Has the shortcut that a block has not."""
+
+    def __init__(self, inner: Block) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values + self.inner(values)
+
+
+def blocks(*those: torch.nn.Module, **recipe: float) -> GradientRun:
+    """Training of a network with these blocks in its middle."""
+    return watched(lambda body: torch.nn.Sequential(body, *those), **recipe)
+
+
+def test_blocks_whose_leaving_out_makes_all_images_one_are_never_left_out() -> None:
+    """Nor is the first one, so that of a single one nothing is, and a fact says so."""
+    nothing = "no block of this network can be left out"
+    assert blocks(Block(), drop_path=0.5).facts["drop_path"] == nothing
+    assert blocks(Block(), Block(shortcut=False), drop_path=0.5).facts["drop_path"] == nothing
+    assert blocks(Block(), Block(is_called=False), drop_path=0.5).facts["drop_path"] == nothing
+    assert blocks(Block(), Around(Block(shortcut=False)), drop_path=0.5).classifier.droppable == 1
+    run = blocks(Block(), Block(shortcut=False), Block(), drop_path=0.5)
+    assert "drop_path" not in run.facts and run.classifier.droppable == 1
+    kinds = [type(one.drop_path) for one in run.classifier.modules() if isinstance(one, Block)]
+    assert [issubclass(kind, DropPath) for kind in kinds] == [True, False, True]
+
+
+def test_what_timm_left_without_a_shortcut_is_found() -> None:
+    images = torch.randn(2, 3, 64, 64)
+    vovnet = timm.create_model("ese_vovnet39b", num_classes=0)
+    places = sum("drop_path" in one.__dict__ or "drop_path" in one._modules for one in vovnet.modules())
+    with_shortcut = sum(bool(getattr(one, "residual", False)) for one in vovnet.modules())
+    assert drop_blocks(vovnet, 0.5, images, Draws()) == with_shortcut < places
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_what_is_left_out_is_the_same_in_whatever_parts_a_batch_goes_through(fails_first: bool) -> None:
+    """As where memory ran out, in this step or for the process before."""
+    run, parts = (blocks(*(Block() for _ in range(3)), drop_path=0.6, dropout=0.5) for _ in range(2))
+    in_parts, sizes = parts._in_parts, []
+
+    def failing(images: torch.Tensor, targets: torch.Tensor, size: int) -> torch.Tensor:
+        sizes.append(size)
+        if len(sizes) == 1:
+            parts.classifier.draws.part(0, 2)
+            parts._forward(images[:2])
+            raise torch.OutOfMemoryError
+        return in_parts(images, targets, size)
+
+    if fails_first:
+        parts._in_parts = failing  # type: ignore[method-assign]
+    else:
+        parts.at_once = 1
+    for one in (run, parts):
+        torch.nn.init.constant_(one.classifier.head.weight, 0.5)
+        advanced(one, 3)
+    assert parts.at_once < run.at_once
+    for name, tensor in run.classifier.state_dict().items():
+        torch.testing.assert_close(parts.classifier.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_masks_of_parts_are_those_of_the_whole_batch() -> None:
+    """Also of those whose images have several rows; a batch later they are others."""
+    values, draws = torch.ones(12, 5), Draws()
+
+    def masks(*parts: tuple[int, int]) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        with draws.batch(6):
+            found = []
+            for start, count in parts:
+                draws.part(start, count)
+                rows = values[: 2 * count]
+                found.append((draws.mask(rows, (5,), 0.5), draws.mask(rows[:count], (1,), 0.2)))
+        return [torch.cat(each) for each in zip(*found, strict=True)]
+
+    whole, again = masks((0, 6)), masks((0, 4), (4, 2))
+    assert all(torch.equal(*pair) for pair in zip(whole, again, strict=True))
+    assert {*whole[0].unique().tolist()} == {0.0, 2.0} and {*whole[1].unique().tolist()} <= {0.0, 1.25}
+    assert not torch.equal(draws.mask(values, (5,), 0.5), whole[0])
+
+
 # ---------------------------------------------------------------- gradients
 
 
-def watched(change: Callable[[torch.nn.Module], torch.nn.Module]) -> GradientRun:
+def watched(change: Callable[[torch.nn.Module], torch.nn.Module], **recipe: float) -> GradientRun:
     """Training of all of a small network with its stages watched; `change` is what the middle one becomes."""
     stem, body, neck = small_network().module.children()
     network, of = Network.of(torch.nn.Sequential(stem, change(body), neck), small_network().input), training()
-    plan = replace(everything(network), recipe=Recipe(batch_size=4, augment="none"))
+    plan = replace(everything(network), recipe=Recipe(batch_size=4, augment="none", **recipe))  # type: ignore[arg-type]
     stream = replace(of.stream, recipe=plan.recipe)
     return GradientRun(Classifier.of(network, CLASSES), plan, stream, of._task, network=network)
 
@@ -422,7 +567,9 @@ def test_gradients_are_clipped_as_torch_clips_them() -> None:
             one.classifier.head.weight.copy_(torch.linspace(-50, 50, 16).view(2, 8).sin() * 50)
         one._begin_groups()
         one._accumulate(*one.stream.batch(0))
-    total, *stages = run._clip()
+    run._accumulate = lambda *_: torch.zeros(())  # type: ignore[method-assign]  # they are there
+    run._optimizer.zero_grad = lambda: None  # type: ignore[method-assign]
+    _, (total, *stages) = run._take(*run.stream.batch(0))
     assert torch.equal(total, torch.nn.utils.clip_grad_norm_(wanted.classifier.parameters(), 1.0)) and total > 1.0
     for parameter, other in zip(run.classifier.parameters(), wanted.classifier.parameters(), strict=True):
         assert torch.equal(parameter.grad, other.grad)  # type: ignore[arg-type]
@@ -430,6 +577,20 @@ def test_gradients_are_clipped_as_torch_clips_them() -> None:
     clipped = [torch.nn.utils.get_total_norm([one.grad for one in each.parameters()]) for each in children]  # type: ignore[misc]
     for stage, norm in zip(stages, clipped, strict=True):
         torch.testing.assert_close(stage / total, norm, rtol=1e-4, atol=1e-6)
+
+
+def test_l2_sp_pulls_before_gradients_are_clipped_and_is_none_of_those_that_reach_a_stage() -> None:
+    run, free = (watched(lambda body: Blocked(body, 0.0), l2_sp=strength) for strength in (1e3, 0.0))
+    norms = []
+    for one in (run, free):
+        with torch.no_grad():
+            for parameter in one.classifier.parameters():
+                parameter.add_(0.5)
+        one._begin_groups()
+        norms.append(one._take(*one.stream.batch(0))[1])
+    assert torch.equal(*norms) and (norms[0][1:3] == 0).all() and 0 < norms[0][0] < 100
+    clipped = torch.nn.utils.get_total_norm([one.grad for one in run.classifier.parameters() if one.grad is not None])
+    assert clipped.item() == pytest.approx(1.0, abs=1e-3)
 
 
 class Named(FreezeStrategy):

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoft.builtin.searchers import Halving
 from autoft.errors import BackboneUnavailable, StudyError
-from autoft.parts.base import FreezeStrategy
+from autoft.parts.base import FreezeStrategy, Problem
 from autoft.study.record import Machine
 from autoft.study.shortlist import FEWEST_SCORED, Workload, candidates, choose_size, scored_images, shortlist, sized
 from autoft.study.study import Study
 from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.ledger import Ledger
 from autoft.values.plan import GradientHead, Plan
 from autoft.values.space import Choice, Circumstances, Space
-from autoft.values.trial import Candidate
+from autoft.values.trial import Candidate, Clock, Costs, Queued, Report, Slice
 
 
 class Notes:
@@ -269,3 +271,24 @@ def test_a_strategy_may_go_by_device_and_images_and_need_not():
     found = candidates(Study("data"), [Plain(), Asking()], [backbone("z/a")], 64, Circumstances("cuda", 500))
     options = {one.freeze: one.space.dimensions["batch_size"].options for one in found}
     assert options == {"plain": (4, 8), "asking": (50, 500)}
+
+
+class Probing(Plain):
+    """In closed form."""
+
+    name, fit = "probing", "closed_form"
+
+
+def test_a_backbone_without_parameters_has_a_price_and_is_searched():
+    """What others take goes by their prices, and how many images are scored by the dearest."""
+    offered = [backbone("z/a", parameters=0), backbone("z/b", parameters=0)]
+    probes = candidates(Study("data"), [Probing()], offered, 64, Circumstances("cpu", 500))
+    assert scored_images(Study("data", time=600.0), Machine("inline", 1, 1, "cpu"), probes, 1000) is None
+    problem, ledger = Problem(probes, seed=0, workers=1), Ledger()
+    first = Halving().ask(problem, ledger, Clock(0.0, 100.0))
+    assert isinstance(first, Slice)
+    ledger.record(Queued(0, first, Clock(0.0, 100.0)))
+    ledger.record(Report(0, "finished", 1.0, 0.5, 1.0, elapsed=1.0, costs=Costs(scoring=0.5)))
+    second = Halving().ask(problem, ledger, Clock(1.0, 100.0))
+    assert isinstance(second, Slice)
+    assert {first.trial.backbone, second.trial.backbone} == {"z/a", "z/b"}

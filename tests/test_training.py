@@ -242,6 +242,16 @@ def test_probe_scores_what_its_classifier_says(run, worker):
     assert (logits.argmax(axis=1) == dataset.targets("val")).mean() == pytest.approx(report.score)
 
 
+def test_a_fine_tune_says_in_which_numbers_the_head_was_fitted_that_it_begins_with(run, worker):
+    rough = Worker(shop_of(with_precision(run, "bf16")))
+    fitted, zero = (
+        trial(run, number, "test_vit", "bias_norm", head_init=how) for number, how in enumerate(("ridge", "zero"))
+    )
+    facts = execute(rough, fitted, 0.0, 1.0).facts
+    assert (facts["features_precision"], facts["features_precision_why"]) == ("bf16", "asked for")
+    assert "features_precision" not in execute(rough, zero, 0.0, 1.0).facts
+
+
 def test_a_probe_that_is_fitted_in_bf16_is_scored_in_fp32(run, worker):
     rough = Worker(shop_of(with_precision(run, "bf16")))
     of, other = (trial(run, number, "test_resnet", "probe") for number in (0, 1))
@@ -633,10 +643,11 @@ def test_batches_that_must_be_whole_do_not_fit_a_second_time(run, worker, monkey
 
 
 def test_parts_of_a_batch_add_up_to_the_whole(run, worker):
-    from autoft.train.by_gradient import _run_of
+    from autoft.train.by_gradient import _beginning, _run_of
 
     of = trial(run, 0, "test_resnet", "full", head_init="ridge")
-    training = _run_of(worker.shop.bench(Job(Slice(of, 0.0, 1.0, FOREVER), 0.0)), None, Arithmetic())
+    bench = worker.shop.bench(Job(Slice(of, 0.0, 1.0, FOREVER), 0.0))
+    training = _run_of(bench, None, _beginning(bench).classifier, Arithmetic())
     images, labels = training.stream.batch(0)
 
     def gradients():

@@ -158,7 +158,8 @@ def forward_seconds(backbone: Backbone, size: int, device: Device) -> float:
 
 
 def _cost(backbone: Backbone, size: int) -> float:
-    return backbone.parameters * size**2 / 1e12
+    """Above zero, as others divide by it: some features, such as colours counted, have no parameter."""
+    return max(1, backbone.parameters) * size**2 / 1e12
 
 
 def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:

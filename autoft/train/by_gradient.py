@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,8 +46,10 @@ def fit_by_gradient(bench: Bench) -> Report:
         raise MemoryError(f"it ran out for the process that had this slice before; {needed_whole(bench.together)}")
     checkpoint = bench.shop.checkpoints.load_latest(bench.trial.id)
     choice = bench.arithmetic(checkpoint)
-    with closing(_run_of(bench, checkpoint, choice.arithmetic)) as run:
-        return _fit(bench, run, choice)
+    start = _beginning(bench) if checkpoint is None else _Start(_untouched(bench), {})
+    with closing(_run_of(bench, checkpoint, start.classifier, choice.arithmetic)) as run:
+        report = _fit(bench, run, choice)
+    return replace(report, facts={**report.facts, **start.facts})
 
 
 def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
@@ -71,8 +74,8 @@ def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
     return replace(report, horizon=bench.plan.recipe.passes, loss=shop.loss(outputs, bench.plan.recipe))
 
 
-def _run_of(bench: Bench, checkpoint: Checkpoint | None, arithmetic: Arithmetic) -> GradientRun:
-    """The trial as its checkpoint left it; from the start when it is new or its checkpoint is gone.
+def _run_of(bench: Bench, checkpoint: Checkpoint | None, classifier: Classifier, arithmetic: Arithmetic) -> GradientRun:
+    """The trial as its checkpoint left it; as the classifier begins when it is new or its checkpoint is gone.
 
     What trains is laid out in memory as the arithmetic says; what is only scored stays as it is for everybody.
     """
@@ -82,7 +85,6 @@ def _run_of(bench: Bench, checkpoint: Checkpoint | None, arithmetic: Arithmetic)
     stream = TrainingStream(images, rows, targets, plan.recipe, bench.trial.seed)
     if checkpoint is not None:
         require_same_weights(bench.network, checkpoint)
-    classifier = _beginning(bench) if checkpoint is None else Classifier.of(bench.network, shop.task.outputs)
     classifier.to(shop.device).to(memory_format=arithmetic.memory_format)
     run = GradientRun(classifier, plan, stream, shop.task, arithmetic, bench.network)
     if checkpoint is not None:
@@ -90,15 +92,27 @@ def _run_of(bench: Bench, checkpoint: Checkpoint | None, arithmetic: Arithmetic)
     return run
 
 
-def _beginning(bench: Bench) -> Classifier:
-    """The classifier before its first step: a parent's weights, a head in closed form, or a head of zeros."""
+class _Start(NamedTuple):
+    """What a trial begins from, and what a report says of it."""
+
+    classifier: Classifier
+    facts: Mapping[str, Scalar]
+
+
+def _beginning(bench: Bench) -> _Start:
+    """Before the first step: a parent's weights, a head in closed form, or a head of zeros."""
     shop, head = bench.shop, bench.plan.head
     if bench.trial.parents:
-        return shop.restored(shop.saved(bench.trial.parents[0]))
-    classifier = Classifier.of(bench.network, shop.task.outputs)
+        return _Start(shop.restored(shop.saved(bench.trial.parents[0])), {})
     if isinstance(head, GradientHead) and head.init == "ridge" and shop.task.has_closed_form:
-        classifier.with_head(closed_form_head(bench, bench.job.seconds_left * TRAINING_SHARE)[0])
-    return classifier
+        solved = closed_form_head(bench, bench.job.seconds_left * TRAINING_SHARE)
+        return _Start(_untouched(bench).with_head(solved.head), solved.forward.facts)
+    return _Start(_untouched(bench), {})
+
+
+def _untouched(bench: Bench) -> Classifier:
+    """The network as it came, under a head of zeros."""
+    return Classifier.of(bench.network, bench.shop.task.outputs)
 
 
 def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:

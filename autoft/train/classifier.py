@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autoft.parts.cut import hold_norms
 from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
+from autoft.train.dropout import Draws, Dropout
 from autoft.train.stochastic_depth import drop_blocks
 from autoft.values.plan import Plan
 
@@ -28,6 +29,8 @@ class Classifier(nn.Module):
         self._restored: frozenset[str] = frozenset()
         self.droppable = 0
         """Blocks that training may leave out, under a plan that asks for it."""
+        self.draws = Draws()
+        """What a plan leaves out of a batch."""
 
     @classmethod
     def of(cls, network: Network, outputs: int) -> Classifier:
@@ -46,15 +49,17 @@ class Classifier(nn.Module):
             self.head.bias.copy_(head.bias)
         return self
 
-    def prepare(self, plan: Plan) -> None:
-        """Freeze and thaw as the plan says, put in what drops out, and set train mode."""
+    def prepare(self, plan: Plan, size: int) -> None:
+        """Freeze and thaw as the plan says for images of that size, put in what drops out, and set train mode."""
         trained = {name for group in plan.groups for name in group.names}
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(name in trained)
         if plan.recipe.dropout:
-            self.dropout = nn.Dropout(plan.recipe.dropout)
+            self.dropout = Dropout(plan.recipe.dropout, self.draws)
         if plan.recipe.drop_path:
-            self.droppable = drop_blocks(self.backbone, plan.recipe.drop_path)
+            own = torch.Generator().manual_seed(0)  # the trial's random numbers stay what they are
+            images = torch.randn(2, 3, size, size, generator=own).to(self.head.weight.device)
+            self.droppable = drop_blocks(self.backbone, plan.recipe.drop_path, images, self.draws)
         self.train()
         if plan.batch_norm == "frozen":
             hold_norms(self.backbone)

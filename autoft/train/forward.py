@@ -20,7 +20,7 @@ from autoft.system.signals import Cancelled
 from autoft.train.arithmetic import Numbers
 from autoft.train.features import FeatureCache, FeaturePass
 from autoft.train.measurements import Measurements
-from autoft.train.precision import SECONDS_OF_WARM_UP, device_name, numbers_of
+from autoft.train.precision import SECONDS_OF_WARM_UP, SHARE, device_name, numbers_of
 from autoft.train.step_timing import cut_short
 
 CLEARLY: Final = 1.2
@@ -34,6 +34,8 @@ WORTH_SECONDS: Final = 1.5
 PART_SECONDS: Final = 0.15
 FEWEST_IMAGES: Final = 4
 """Of each of the two parts that are computed in both."""
+LOADING_SECONDS: Final = {"cpu": 0.0, "cuda": 1.0}
+"""Of the first pass of a process, for libraries and kernels, which says nothing of those that follow."""
 
 
 @dataclass(frozen=True)
@@ -112,30 +114,27 @@ class Forward:
         found = self._measurements.known(setting)
         if found is None and seconds_left < WORTH_SECONDS:
             return ForwardChoice("fp32", "there was no time to try bf16")
-        found = found or self._measurements.measured(setting, lambda: compare(setting, one, check), check)
-        return found.choice if found else ForwardChoice("fp32", "there is too little to compute for bf16 to pay")
+        until = time.monotonic() + seconds_left
+        found = found or self._measurements.measured(setting, lambda: compare(setting, one, until, check), check, until)
+        return found.choice if found else ForwardChoice("fp32", "there is too little to compute, or time, to try bf16")
 
 
-def compare(setting: Setting, one: FeaturePass, check: Check = never_stop) -> Comparison | None:
-    """fp32 and bf16 on the same images, of those whose features are not kept yet; None where these are too few.
+def compare(setting: Setting, one: FeaturePass, until: float, check: Check = never_stop) -> Comparison | None:
+    """fp32 and bf16 on the same images, of those whose features are not kept yet, as long as it is before `until`.
 
-    On two parts, of which the first is warm-up. What is computed in fp32 is kept.
+    On two parts, behind some warm-up. What is computed in fp32 is kept. None where finding out does not pay.
     """
-    timed = _Timed(one, clock_of(one.images.device), check)
-    with one.alone(lambda: False, check):
+    timed = _Timed(one, clock_of(one.images.device), until, check)
+    with one.alone(timed.is_late, check):
         one.recall(check)
-        missing = np.flatnonzero(~one.known)
-        if len(missing) < 3 * FEWEST_IMAGES:
+        if not (size := timed.worthwhile_size()):
             return None
-        an_image = timed.exact(missing[:FEWEST_IMAGES]).seconds
-        if an_image * len(missing) < WORTH_SECONDS:
-            return None
-        size = min(one.images.forward_size, max(FEWEST_IMAGES, int(PART_SECONDS / an_image)))
-        parts = np.split(missing[FEWEST_IMAGES:][: 2 * size], 2)
+        parts = np.split(timed.missing[: 2 * size], 2)
         exact = [timed.exact(part) for part in parts]
-        rough = timed.rough(parts, 2 * max(an_image * size, SECONDS_OF_WARM_UP[one.images.device.type]))
+        warm_up = SECONDS_OF_WARM_UP[one.images.device.type]
+        rough = timed.rough(parts, 2 * max(exact[-1].seconds * size, warm_up))
     if not rough:
-        return Comparison(setting, exact[-1].seconds)
+        return None if timed.is_late() else Comparison(setting, exact[-1].seconds)
     error = distance(*(np.concatenate([part.features for part in found]) for found in (exact, rough)))
     return Comparison(setting, exact[-1].seconds, rough[-1].seconds, error)
 
@@ -154,11 +153,39 @@ class _Computed(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Timed:
-    """Features of a pass, with the seconds of `clock` that they take."""
+    """Features of a pass, with the seconds of `clock` that they take; `until`, by `time.monotonic`, there is time."""
 
     one: FeaturePass
     clock: Callable[[], float]
+    until: float
     check: Check
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        """The places of features that are not known."""
+        return np.flatnonzero(~self.one.known)
+
+    def is_late(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self.until
+
+    def worthwhile_size(self) -> int:
+        """How many images each of two parts has; 0 where these in bf16 take too much of the time, or save too little.
+
+        Found by parts in fp32, each twice the one before, as a GPU takes no longer for some images than for one.
+        """
+        images, most = self.one.images, SHARE * (self.until - time.monotonic())
+        size, loading = FEWEST_IMAGES, LOADING_SECONDS[images.device.type]
+        while len(self.missing) >= 3 * size and not self.is_late():
+            began = time.monotonic()
+            seconds = self.exact(self.missing[:size]).seconds * size
+            if 2 * (time.monotonic() - began - loading) > most:
+                return 0
+            is_largest = 2 * size > images.forward_size or len(self.missing) < 6 * size
+            if is_largest or seconds - loading >= PART_SECONDS:
+                return size if seconds / size * len(self.missing) >= WORTH_SECONDS else 0
+            size, loading = 2 * size, 0.0
+        return 0
 
     def exact(self, places: NDArray[np.int64]) -> _Computed:
         """In fp32; the pass keeps them."""
@@ -167,10 +194,10 @@ class _Timed:
         return found
 
     def rough(self, parts: Sequence[NDArray[np.int64]], limit: float) -> list[_Computed]:
-        """In bf16, of all the parts; none where it fails, or has taken so many seconds."""
+        """In bf16, of all the parts; none where it fails, or has taken so many seconds, or the time is over."""
         end = self.clock() + limit
         try:
-            with cut_short(self.one.network.module, lambda: self.clock() > end):
+            with cut_short(self.one.network.module, lambda: self.clock() > end or self.is_late()):
                 return [self._computed(part, "bf16") for part in parts]
         except Cancelled:
             raise

@@ -54,7 +54,7 @@ class GradientRun:
         self.step = 0
         self.at_once = stream.images.at_once
         """How many images go through at a time; halved when the memory of the device does not suffice."""
-        classifier.prepare(plan)
+        classifier.prepare(plan, stream.images.pixels.shape[1])
         self.folded: tuple[Pair, ...] | None = None
         """Convolutions that do the part of held norms; None before the first step."""
         self._task = task
@@ -200,23 +200,29 @@ class GradientRun:
     def _take(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of a step and norms of its gradients, on the device; nothing in it waits for the device."""
         self._optimizer.zero_grad()
-        loss = self._accumulate(images, targets)
-        if self._start is not None:
+        with self.classifier.draws.batch(len(images)):
+            loss = self._accumulate(images, targets)
+        norms = self._norms()
+        total = norms[0]
+        if self._start is not None:  # whose pull reaches a stage that no gradient does
             self._start.pull()
-        norms = self._clip()
+            total = nn.utils.get_total_norm([one.grad for one in self._moving() if one.grad is not None])
+        nn.utils.clip_grads_with_norm_(self._moving(), GRADIENT_CLIP, total)
         self._optimizer.step()
         self._average.update(self._scalars[-1])
         return loss, norms
 
-    def _clip(self) -> Tensor:
-        """Clip gradients as `nn.utils.clip_grad_norm_` does; the norms of all and of each stage `(1 + stages,)`."""
-        moving = [parameter for parameter in self.classifier.parameters() if parameter.grad is not None]
+    def _moving(self) -> list[nn.Parameter]:
+        """What has a gradient."""
+        return [parameter for parameter in self.classifier.parameters() if parameter.grad is not None]
+
+    def _norms(self) -> Tensor:
+        """The norms of the gradients, of all and of each stage `(1 + stages,)`."""
+        moving = self._moving()
         each = torch._foreach_norm([parameter.grad for parameter in moving])  # type: ignore[misc]
         total = torch.linalg.vector_norm(torch.stack(each))
-        nn.utils.clip_grads_with_norm_(moving, GRADIENT_CLIP, total)
         by_parameter = dict(zip(moving, each, strict=True))
-        stages = [self._norm_of(stage, by_parameter) for stage in self._stages.values()]
-        return torch.stack([total, *stages])
+        return torch.stack([total, *(self._norm_of(stage, by_parameter) for stage in self._stages.values())])
 
     def _norm_of(self, stage: Sequence[nn.Parameter], norms: Mapping[nn.Parameter, Tensor]) -> Tensor:
         """The norm of a stage's gradients, zero when none came; NaN before it begins."""
@@ -248,7 +254,9 @@ class GradientRun:
     def _in_parts(self, images: Tensor, targets: Tensor, size: int) -> Tensor:
         total = torch.zeros((), device=images.device)
         others = targets.flip(0) if self.plan.recipe.is_mixing else targets  # as `Mix` takes them
-        for part, *wanted in zip(*(torch.split(one, size) for one in (images, targets, others)), strict=True):
+        starts, splits = range(0, len(images), size), (torch.split(one, size) for one in (images, targets, others))
+        for start, part, *wanted in zip(starts, *splits, strict=True):
+            self.classifier.draws.part(start, len(part))
             with self.arithmetic.autocast(images.device):
                 loss = self._loss(self._forward(part), *wanted)
             loss = loss * (len(part) / len(images))
@@ -282,18 +290,17 @@ class GradientRun:
         """Continue from a checkpoint taken after `passes`; its `model` tensors are the averaged ones.
 
         Moments go by the names of their parameters, whatever groups those are in now. What has lost them begins anew,
-        and is in `without_moments`: it did not train before, the plan now names another optimiser, or the checkpoint is
-        of a version that kept moments by number, which says nothing of a parameter once groups have changed.
+        and is in `without_moments`: it did not train before, or `Optimizer.remember` says so.
         """
         self.step = round(passes * self.stream.steps_per_pass)
         self._average.classifier.restore(model)
         self.classifier.restore(model)  # what a parent trained and this trial does not
         raw = _with_prefix(training, "raw.")
         self.classifier.restore(raw)
-        found = self._optimizer.remember(training)
+        anew = self._optimizer.remember(training)
         groups = zip(self._optimizer.groups, self._begins, strict=True)
         begun = (self._optimizer.names(group) for group, begins in groups if self.step > begins)
-        went_on = set() if found is None or any(map(str.isdigit, found)) else raw.keys()
+        went_on = raw.keys() - anew
         self.without_moments = tuple(name for name in chain.from_iterable(begun) if name not in went_on)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -29,6 +31,10 @@ class Measured(Protocol):
 M = TypeVar("M", bound=Measured)
 
 
+class _TooLong(Exception):
+    """Another has been measuring for as long as this one can wait."""
+
+
 class Measurements(Generic[M]):
     """Those of one kind, a file each in `folder`. A file that is damaged, or of another setting, says nothing."""
 
@@ -42,14 +48,23 @@ class Measurements(Generic[M]):
             self._known[setting] = found
         return self._known.get(setting)
 
-    def measured(self, setting: object, measure: Callable[[], M | None], check: Check) -> M | None:
-        """The same, measured now if need be: by this process, or by another that does so, for which this one waits.
+    def measured(
+        self, setting: object, measure: Callable[[], M | None], check: Check, until: float = math.inf
+    ) -> M | None:
+        """The same, measured now if need be: by this process, or by another, for which this one waits.
 
-        None is a matter of the moment, and not kept. Nor is there a file where the folder cannot be written.
+        Not longer than `until`, by `time.monotonic`. None is a matter of the moment, and not kept. Nor is there a file
+        where the folder cannot be written.
         """
-        with ExitStack() as stack:
+
+        def wait() -> None:
+            check()
+            if time.monotonic() > until:
+                raise _TooLong
+
+        with suppress(_TooLong), ExitStack() as stack:
             with suppress(OSError):
-                stack.enter_context(alone(self._path(setting).with_suffix(".lock"), check))
+                stack.enter_context(alone(self._path(setting).with_suffix(".lock"), wait))
             if self.known(setting) is None and (found := measure()) is not None:
                 self._keep(found)
         return self._known.get(setting)

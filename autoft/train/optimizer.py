@@ -13,8 +13,12 @@ from autoft.parts.optimizers import USUAL
 from autoft.train.classifier import Classifier
 from autoft.values.plan import GradientHead, ParameterGroup, Plan
 
-_FUSED: Final = frozenset({USUAL, "adam", "sgd", "momentum", "nesterov"})
+_SGD: Final = frozenset({"sgd", "momentum", "nesterov"})
+_FUSED: Final = _SGD | {USUAL, "adam"}
 """One kernel for all weights, that reads rates from the device; any other reads them, and counts steps, in Python."""
+
+_BUFFER: Final = "momentum_buffer"
+"""What torch calls the moments of SGD."""
 
 _MOMENT: Final = "moment."
 _NAME: Final = "optimizer"
@@ -24,7 +28,7 @@ _NUMBER: Final = ":number"
 """Ends the name of what is a number of Python's, in a tensor only to be kept."""
 
 _OF_GROUP: Final = "[group]"
-"""Ends the name of a group's first parameter, under which stands what the group remembers."""
+"""Ends the name of a parameter, under which stands what its group remembers for all of them."""
 
 
 class Optimizer:
@@ -72,7 +76,21 @@ class Optimizer:
 
     def step(self) -> None:
         """Move what has a gradient."""
+        if self._name in _SGD:
+            self._join_momenta()
         self._torch.step()
+
+    def _join_momenta(self) -> None:
+        """Let what has its first gradient later than others of its group begin with them.
+
+        torch's fused SGD takes all buffers of a group or none. From zeros it begins just as from none, as nothing is
+        dampened.
+        """
+        for group in self._torch.param_groups:
+            moving = [one for one in group["params"] if one.grad is not None]
+            without = [one for one in moving if self._torch.state[one].get(_BUFFER) is None]
+            for one in without if len(without) < len(moving) else ():
+                self._torch.state[one][_BUFFER] = torch.zeros_like(one, requires_grad=False)
 
     def memory(self) -> dict[str, Tensor]:
         """What it has to know to go on just as it would have: `moment.PARAMETER.KIND`, and its name."""
@@ -89,34 +107,40 @@ class Optimizer:
             if value is not None
         }
 
-    def remember(self, tensors: Mapping[str, Tensor]) -> set[str] | None:
-        """Take up what `memory` gave, whatever groups there are now; of which parameters there was something.
+    def remember(self, tensors: Mapping[str, Tensor]) -> frozenset[str]:
+        """Take up what `memory` gave, whatever groups there are now; the parameters come back that begin anew for all.
 
-        None when it is another optimiser's, of which nothing is taken up.
+        Those are all, where it is another optimiser's, or of a version that kept moments by number: that says nothing
+        of a parameter once groups have changed. And those of a group whose parameters were counted differently, where
+        an optimiser counts for a group: moments that do not go with the count would be corrected as if they were new.
         """
         # Checkpoints of older versions have no name: there was one optimiser.
-        if bytes(tensors[_NAME].tolist()).decode() != self._name if _NAME in tensors else self._name != USUAL:
-            return None
-        found: dict[str, dict[str, Any]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith(_MOMENT):
-                name, _, kind = key.removeprefix(_MOMENT).rpartition(".")
-                number = kind.endswith(_NUMBER)
-                found.setdefault(name, {})[kind.removesuffix(_NUMBER)] = tensor.item() if number else tensor
-        for parameter, name in self._names.items():
-            if name in found:
-                self._torch.state[parameter] = {k: self._laid_out(k, v, parameter) for k, v in found[name].items()}
+        of = bytes(tensors[_NAME].tolist()).decode() if _NAME in tensors else USUAL
+        found = _by_parameter(tensors)
+        if of != self._name or any(map(str.isdigit, found)):
+            return frozenset(self._names.values())
+        anew: set[str] = set()
         for group in self._torch.param_groups:
-            group.update(found.get(f"{self._names[group['params'][0]]}{_OF_GROUP}", {}))
-        return {*found}
+            names = self.names(group["params"])
+            counted = [found.get(f"{name}{_OF_GROUP}", {}) for name in names]
+            if any(count != counted[0] for count in counted):
+                anew.update(names)
+                continue
+            group.update(counted[0])
+            for parameter, name in zip(group["params"], names, strict=True):
+                if name in found:
+                    kept = found[name].items()
+                    self._torch.state[parameter] = {kind: self._laid_out(kind, one, parameter) for kind, one in kept}
+        return frozenset(anew)
 
     def _memories(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Of each parameter, by name, and of groups that have counted something for all of theirs."""
+        """Of each parameter, by name, and what its group has counted for it."""
         for parameter, name in self._names.items():
             yield name, self._torch.state.get(parameter, {})
         for group in self._torch.param_groups:
             counted = {key: value for key, value in group.items() if key not in self._given}
-            yield f"{self._names[group['params'][0]]}{_OF_GROUP}", counted
+            for name in self.names(group["params"]):
+                yield f"{name}{_OF_GROUP}", counted
 
     def _laid_out(self, kind: str, value: Any, parameter: Tensor) -> Any:
         """A moment where and as its parameter lies in memory: a fused optimiser goes through both side by side.
@@ -133,6 +157,17 @@ class Optimizer:
 def _kept(value: Any) -> Tensor:
     """A number of Python's without loss."""
     return torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else torch.as_tensor(value)
+
+
+def _by_parameter(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """What `memory` gave, by parameter and kind."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(_MOMENT):
+            name, _, kind = key.removeprefix(_MOMENT).rpartition(".")
+            number = kind.endswith(_NUMBER)
+            found.setdefault(name, {})[kind.removesuffix(_NUMBER)] = tensor.item() if number else tensor
+    return found
 
 
 def _groups(classifier: Classifier, plan: Plan) -> list[dict[str, Any]]:

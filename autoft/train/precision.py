@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -40,6 +41,9 @@ SLOWEST: Final = 4.0
 SECONDS_OF_WARM_UP: Final = {"cpu": 0.3, "cuda": 1.0}  # a GPU loads kernels then
 STEPS: Final = 12
 """What there is to be time for: a warm-up and two steps of four candidates."""
+
+ATTEMPTS: Final = 3
+"""How often a process tries in vain: where it is not for want of time, a network cannot be timed at all."""
 
 NO_TIME: Final = "the usual: there was no time to try others"
 
@@ -216,6 +220,7 @@ class Precision:
     def __init__(self, folder: Path, asked: str) -> None:
         self._asked = numbers_of(asked)
         self._measurements = Measurements(folder, Timings)
+        self._in_vain: Counter[Setting] = Counter()
 
     def choice(self, subject: Subject, seconds_left: float, check: Check = never_stop) -> Choice:
         """The arithmetic for steps of the subject, in a slice with so much time left.
@@ -226,19 +231,22 @@ class Precision:
         first = usual(subject.network, subject.device)
         if self._asked is not None:
             return Choice(replace(first, numbers=self._asked), "asked for")
-        setting, most = setting_of(subject), SHARE * seconds_left
+        setting, until = setting_of(subject), time.monotonic() + seconds_left
         found = self._measurements.known(setting)
-        if found is None and most >= FEWEST_SECONDS:
-            found = self._measurements.measured(setting, lambda: _timings(subject, setting, most, check), check)
+        if found is None and SHARE * seconds_left >= FEWEST_SECONDS:
+            timings = partial(self._timings, subject, setting, until, check)
+            found = self._measurements.measured(setting, timings, check, until)
         return found.choice(first) if found else Choice(first, NO_TIME)
+
+    def _timings(self, subject: Subject, setting: Setting, until: float, check: Check) -> Timings | None:
+        """None where there was no time for two: another slice may have more. After `ATTEMPTS` nothing is to be had."""
+        found = measure(subject, SHARE * (until - time.monotonic()), check)
+        if len(found) > 1:
+            return Timings(setting, found)
+        self._in_vain[setting] += 1
+        return Timings(setting, ()) if self._in_vain[setting] >= ATTEMPTS else None
 
 
 def numbers_of(asked: str) -> Numbers | None:
     """What a study asks for; None for "auto"."""
     return next((numbers for numbers in get_args(Numbers) if numbers == asked), None)
-
-
-def _timings(subject: Subject, setting: Setting, most: float, check: Check) -> Timings | None:
-    """None where there was time for one alone: another slice may have more."""
-    found = measure(subject, most, check)
-    return None if len(found) == 1 else Timings(setting, found)

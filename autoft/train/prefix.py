@@ -175,7 +175,7 @@ class _NotKept(Exception):
 
 
 def _prefix(bench: Bench, classifier: Classifier, stack: ExitStack) -> Prefix:
-    cut = _cut(bench)
+    cut = _cut(bench, classifier)
     before = cut.before(classifier.backbone)
     path = _path(bench, before, classifier)
     count, dim = len(bench.images.pixels), math.prod(cut.shape)
@@ -188,7 +188,7 @@ def _prefix(bench: Bench, classifier: Classifier, stack: ExitStack) -> Prefix:
     raise _NotKept("the cache folder has no room or cannot be written")
 
 
-def _cut(bench: Bench) -> Cut:
+def _cut(bench: Bench, classifier: Classifier) -> Cut:
     """Where the plan's frozen stages end."""
     plan, shop = bench.plan, bench.shop
     if shop.device.type != "cpu":
@@ -197,7 +197,7 @@ def _cut(bench: Bench) -> Cut:
         raise _NotKept("images are augmented")  # a few fixed views of each could be kept, and are not yet
     if plan.recipe.is_mixing:
         raise _NotKept("images are mixed")
-    if plan.recipe.drop_path:
+    if classifier.droppable:
         raise _NotKept("blocks are left out at random")
     if plan.batch_norm != "frozen":
         raise _NotKept("BatchNorm trains")

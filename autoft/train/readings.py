@@ -18,8 +18,9 @@ STEPS_BEHIND: Final = {"cuda": 8, "cpu": 0}
 @dataclass(frozen=True)
 class StepTaken:
     """Optimiser step number `step`, from 1: its loss, the greatest learning rate of all groups, the norm of all
-    gradients before they are clipped, and the seconds from the end of the step before it (or its own beginning, where
-    none was under way) to its end on the device; with the norm of each stage's gradients, NaN before it begins.
+    gradients of the loss before L2-SP pulls and they are clipped, and the seconds from the end of the step before it
+    (or its own beginning, where none was under way) to its end on the device; with the norm of each stage's gradients,
+    NaN before it begins.
     """
 
     step: int

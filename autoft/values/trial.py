@@ -16,7 +16,7 @@ class Candidate:
     """One backbone under one freeze strategy at one input size, with the space of its hyperparameters.
 
     `fit` says how its head is fitted: "closed_form" is one cheap slice, "gradient" trains in passes.
-    `cost` is the relative price of one pass (parameters times pixels), for use before anything is measured.
+    `cost` is the relative price of one pass (parameters times pixels), above zero, for use before anything is measured.
     """
 
     backbone: str

@@ -112,7 +112,8 @@ class TrainingStream:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Augmented and mixed images `(batch, 3, size, size)` and their own targets `(batch, ...)`, on the device.
 
-        Whatever a network then draws itself, as dropout does, depends on (seed, step) too.
+        Whatever a network then draws itself, as dropout does, depends on (seed, step) too; where it draws for the
+        images at hand, and not for all as what a recipe leaves out (`train/dropout`), on the parts they go through in.
         """
         torch.manual_seed(self._seed(step))
         chosen = _sent(torch.from_numpy(self._chosen(step)), self.images.device)
