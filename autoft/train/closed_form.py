@@ -43,7 +43,8 @@ def fit_closed_form(bench: Bench) -> Report:
     changed = model.changed(bench.plan)
     shop.checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=outputs))
     costs, facts = replace(costs, solving=solving), {**head.facts, **forward.facts, **memory()}
-    return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
+    report = Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
+    return replace(report, standard_error=shop.standard_error(outputs))
 
 
 class Solved(NamedTuple):

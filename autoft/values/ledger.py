@@ -75,6 +75,11 @@ class TrialRecord:
         return self._best.score if self._best else None
 
     @property
+    def standard_error(self) -> float | None:
+        """That of `score`, for the images that it comes from; None where these are many, or nobody has said."""
+        return self._best.standard_error if self._best else None
+
+    @property
     def best_step(self) -> float:
         """The passes after which `score` was measured: the step of the checkpoint it belongs to.
 

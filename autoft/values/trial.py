@@ -205,6 +205,7 @@ class Report:
     report came in (stamped by the driver). `horizon` is the passes after which the trial's plan ends, 0 where no plan
     has said. `loss` is that of the validation images, where steps were taken: of a trial's equal scores it tells which
     is better. `by_circumstance`: it failed for want of time or by the loss of a process, and may go well another time.
+    `standard_error` is that of the score, where it comes from few images.
     """
 
     trial: int
@@ -220,6 +221,7 @@ class Report:
     horizon: float = 0.0
     loss: float | None = None
     by_circumstance: bool = False
+    standard_error: float | None = None
 
 
 @dataclass(frozen=True)

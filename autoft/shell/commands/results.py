@@ -32,10 +32,10 @@ LEADERBOARD = (
 def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     """Show every trial of a run, best first.
 
-    The score is the best on validation images, which ranks and is exported, and "at" the passes after which it was
-    reached; "latest" is the score after all its passes. "fitted on" stands where time sufficed for a part of the
-    images only. A "refit of" a trial is the same once more on train + validation: above it, exported in its place, and
-    without a score, as it has seen the images of one. The run may still be going on.
+    The score is the best on validation images, which ranks and is exported, with its standard error where they are few,
+    and "at" the passes after which it was reached; "latest" is the score after all its passes. "fitted on" stands where
+    time sufficed for a part of the images only. A "refit of" a trial is the same once more on train + validation: above
+    it, exported in its place, and without a score, as it has seen the images of one. The run may still be going on.
     """
     from autoft.store import leaderboard_rows
     from autoft.study.run import Run
@@ -54,6 +54,14 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
             click.echo(f"trial {row.trial} {row.state}: {row.error}", err=True)
 
 
+def _figure(row: LeaderboardRow, metric: MetricFacts) -> str:
+    """The score, and its standard error where that is known."""
+    if row.score is None:
+        return ""
+    error = "" if row.standard_error is None else f" ± {metric.text(row.standard_error)}"
+    return f"{metric.text(row.score)}{error}"
+
+
 def _cells(row: LeaderboardRow, metric: MetricFacts) -> tuple[str, ...]:
     from autoft.shell.terminal import part_of_images
 
@@ -61,7 +69,7 @@ def _cells(row: LeaderboardRow, metric: MetricFacts) -> tuple[str, ...]:
         "" if row.rank is None else str(row.rank),
         str(row.trial),
         row.state,
-        "" if row.score is None else metric.text(row.score),
+        _figure(row, metric),
         "" if row.best_step is None else f"{row.best_step:.3g}",
         "" if row.latest_score is None else metric.text(row.latest_score),
         f"{row.step:.3g}",
