@@ -433,10 +433,10 @@ class Result:
 
 
 def show(title: str, draws: Sequence[Draw], worth: Callable[[Draw], Mapping[str, float]]) -> None:
-    """A row a rule: what it gains on the hold-out on each set and size, and on all."""
-    groups = {f"{one.set} {one.images}": list[Mapping[str, float]]() for one in draws} | {"all": []}
+    """A row a rule: what it gains on the hold-out on each set, in all sizes, and on all."""
+    groups = {one.set: list[Mapping[str, float]]() for one in draws} | {"all": []}
     for one in draws:
-        groups[f"{one.set} {one.images}"].append(worth(one))
+        groups[one.set].append(worth(one))
         groups["all"].append(worth(one))
     accuracies = [f"{statistics.mean(one['hold-out'] for one in found):.4f}" for found in groups.values()]
     rules = [rule for rule in worth(draws[0]) if rule != "hold-out"]

@@ -862,8 +862,8 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        *("rank", "trial", "state", "score", "standard_error", "best_step", "latest_score", "step", "seconds"),
-        *("share", "backbone", "freeze", "image_size", "params", "train_on", "twin", "exportable", "error"),
+        *("rank", "trial", "state", "score", "standard_error", "folds", "best_step", "latest_score", "step"),
+        *("seconds", "share", "backbone", "freeze", "image_size", "params", "train_on", "twin", "exportable", "error"),
     ]
     assert [row["trial"] for row in rows] == ["2", "4", "0", "5", "3", "6", "1"]
     assert [row["exportable"] for row in rows] == ["yes", "yes", "no", "no", "no", "no", "no"]

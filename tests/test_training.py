@@ -32,6 +32,7 @@ from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
 from autoft.train.job import Job
 from autoft.train.precision import Timing
+from autoft.train.views import out_of_fold
 from autoft.train.worker import Worker
 from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.codec import encode
@@ -265,6 +266,19 @@ def test_a_score_comes_with_its_standard_error_where_it_is_of_few_images(run, wo
     assert all(report.standard_error > 0 for report in reports)
     monkeypatch.setattr("autoft.train.workshop.FEW", len(targets) - 1)
     assert worker.shop.standard_error(outputs) is None
+
+
+def test_a_head_on_few_images_is_judged_out_of_fold_too(run, worker, monkeypatch):
+    of, dataset = trial(run, 0, "test_vit", "probe"), worker.shop.dataset
+    order = dataset.stratified("train+val", run.record.study.seed)
+    network, images = worker.shop.network(of.backbone), worker.shop.images(of)
+    features = worker.shop.features.features(network, images, dataset.rows("train+val")[order])
+    targets = dataset.targets("train+val")[order]
+    expected = (out_of_fold(dataset.task, features, targets, lambda: None).argmax(axis=1) == targets).mean()
+    assert execute(worker, of, 0.0, 1.0).folds == pytest.approx(expected)
+    assert execute(worker, trial(run, 1, "test_vit", "full"), 0.0, 1.0).folds is None
+    monkeypatch.setattr("autoft.train.closed_form.MANY", len(dataset.rows("train")))
+    assert execute(worker, trial(run, 2, "test_vit", "probe"), 0.0, 1.0).folds is None
 
 
 def test_no_slice_waits_for_a_thousand_resamples_of_a_slow_metric(worker, monkeypatch):
