@@ -720,6 +720,17 @@ def test_resume_tells_the_screen_what_happened_before(
     assert "trial 2 finished, 0.5000 at 1 pass" in err
 
 
+def test_a_score_of_few_images_is_shown_with_its_standard_error(
+    autoft_: Callable[..., Outcome], run_folder: Path
+) -> None:
+    assert "±" not in autoft_("leaderboard", str(run_folder)).out
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(Report(2, "finished", 1.0, 0.5, 1.0, standard_error=0.03125))
+    assert "0.5000 ± 0.0312" in autoft_("leaderboard", str(run_folder)).out
+    rows = json.loads(autoft_("leaderboard", str(run_folder), "--json").out)["trials"]
+    assert {row["trial"]: row["standard_error"] for row in rows} == {0: None, 1: None, 2: 0.03125}
+
+
 def test_the_part_of_the_images_a_head_was_fitted_on_is_shown_where_it_is_not_all(
     autoft_: Callable[..., Outcome], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

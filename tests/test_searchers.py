@@ -77,6 +77,15 @@ def test_race_begins_with_the_best_probe_and_the_first_start():
     assert first.trial.params == {"lr": 1e-3}
 
 
+def test_the_race_begins_with_the_probe_that_is_best_out_of_fold_where_that_is_known():
+    play = Play(problem())
+    scores, folds = {"z/a": 0.5, "z/b": 0.9, "z/c": 0.7}, {"z/a": 0.6, "z/b": 0.65, "z/c": 0.8}
+    for _ in scores:
+        probe = play.start()
+        play.report(probe, scores[probe.trial.backbone], folds=folds[probe.trial.backbone])
+    assert play.start().trial.backbone == "z/c"
+
+
 def test_the_better_half_goes_on_without_waiting():
     play = Play(problem(("z/a",)), deadline=1000.0)
     play.probes({"z/a": 0.5})

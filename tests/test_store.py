@@ -830,7 +830,8 @@ def ledger() -> Ledger:
         [
             *(queued(0), replace(report(0, score=0.5), share=0.02)),
             *(queued(1), report(1, "failed", None, error='OSError: "disk full",\nno space')),
-            *(queued(2), report(2, "paused", 0.9, step=3.0), queued(2, 3.0), report(2, score=0.8, step=9.0)),
+            *(queued(2), replace(report(2, "paused", 0.9, step=3.0), standard_error=0.0625)),
+            *(queued(2, 3.0), replace(report(2, score=0.8, step=9.0), standard_error=0.125)),
             *(queued(3), Started(3, 2.0)),
             *(queued(4), report(4, "paused", 0.8, seconds=1.0)),
             *(queued(5), report(5, score=-0.25)),
@@ -861,14 +862,16 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        *("rank", "trial", "state", "score", "best_step", "latest_score", "step", "seconds", "share"),
-        *("backbone", "freeze", "image_size", "params", "train_on", "twin", "exportable", "error"),
+        *("rank", "trial", "state", "score", "standard_error", "folds", "best_step", "latest_score", "step"),
+        *("seconds", "share", "backbone", "freeze", "image_size", "params", "train_on", "twin", "exportable", "error"),
     ]
     assert [row["trial"] for row in rows] == ["2", "4", "0", "5", "3", "6", "1"]
     assert [row["exportable"] for row in rows] == ["yes", "yes", "no", "no", "no", "no", "no"]
     assert json.loads(rows[0]["params"]) == PARAMS
     first = tuple(float(rows[0][column]) for column in ("score", "best_step", "latest_score", "step"))
     assert first == (0.9, 3.0, 0.8, 9.0)
+    errors = [row["standard_error"] for row in rows]
+    assert errors == ["0.0625", "", "", "", "", "", ""]  # that of the best score, where it is known
     assert [row["share"] for row in rows] == ["1.0", "1.0", "0.02", "1.0", "", "", ""]
     assert rows[4]["state"] == rows[5]["state"] == "stopped"  # nobody runs them once this file is written
     assert (rows[-1]["rank"], rows[-1]["score"]) == ("", "")

@@ -24,6 +24,7 @@ from autoft.study.run import Run
 from autoft.study.shortlist import candidates
 from autoft.system.disk_cache import cache_root
 from autoft.system.signals import Cancelled
+from autoft.tasks.statistics import proportion
 from autoft.train import precision
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.classifier import Classifier
@@ -31,6 +32,7 @@ from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
 from autoft.train.job import Job
 from autoft.train.precision import Timing
+from autoft.train.views import out_of_fold
 from autoft.train.worker import Worker
 from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.codec import encode
@@ -250,6 +252,40 @@ def test_a_fine_tune_says_in_which_numbers_the_head_was_fitted_that_it_begins_wi
     facts = execute(rough, fitted, 0.0, 1.0).facts
     assert (facts["features_precision"], facts["features_precision_why"]) == ("bf16", "asked for")
     assert "features_precision" not in execute(rough, zero, 0.0, 1.0).facts
+
+
+def test_a_score_comes_with_its_standard_error_where_it_is_of_few_images(run, worker, monkeypatch):
+    targets, classes = worker.shop.dataset.targets("val"), worker.shop.task.outputs
+    for part in (0.0, 0.5):  # of the images that are wrong
+        is_wrong = np.arange(len(targets)) < part * len(targets)
+        outputs = np.eye(classes, dtype=np.float32)[np.where(is_wrong, (targets + 1) % classes, targets)]
+        low, high = proportion(int((~is_wrong).sum()), len(targets))
+        # not that of a bootstrap, which is 0 where all are right
+        assert worker.shop.standard_error(outputs) == pytest.approx((high - low) / 3.92)
+    reports = [execute(worker, trial(run, n, "test_vit", kind), 0.0, 1.0) for n, kind in enumerate(("probe", "full"))]
+    assert all(report.standard_error > 0 for report in reports)
+    monkeypatch.setattr("autoft.train.workshop.FEW", len(targets) - 1)
+    assert worker.shop.standard_error(outputs) is None
+
+
+def test_a_head_on_few_images_is_judged_out_of_fold_too(run, worker, monkeypatch):
+    of, dataset = trial(run, 0, "test_vit", "probe"), worker.shop.dataset
+    order = dataset.stratified("train+val", run.record.study.seed)
+    network, images = worker.shop.network(of.backbone), worker.shop.images(of)
+    features = worker.shop.features.features(network, images, dataset.rows("train+val")[order])
+    targets = dataset.targets("train+val")[order]
+    expected = (out_of_fold(dataset.task, features, targets, lambda: None).argmax(axis=1) == targets).mean()
+    assert execute(worker, of, 0.0, 1.0).folds == pytest.approx(expected)
+    assert execute(worker, trial(run, 1, "test_vit", "full"), 0.0, 1.0).folds is None
+    monkeypatch.setattr("autoft.train.closed_form.MANY", len(dataset.rows("train")))
+    assert execute(worker, trial(run, 2, "test_vit", "probe"), 0.0, 1.0).folds is None
+
+
+def test_no_slice_waits_for_a_thousand_resamples_of_a_slow_metric(worker, monkeypatch):
+    outputs = np.eye(worker.shop.task.outputs, dtype=np.float32)[worker.shop.dataset.targets("val")]
+    monkeypatch.setattr("autoft.train.workshop.RESAMPLING_SECONDS", 0.0)
+    monkeypatch.setattr("autoft.train.workshop.interval", lambda *_: pytest.fail("it resamples"))
+    assert worker.shop.standard_error(outputs) is None
 
 
 def test_a_probe_that_is_fitted_in_bf16_is_scored_in_fp32(run, worker):

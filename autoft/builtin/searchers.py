@@ -201,8 +201,9 @@ class _Race:
         return sorted(lanes, key=lambda c: (strategies.index(c.freeze) + order.index(c.backbone), c.backbone, c.freeze))
 
     def _backbones_by_promise(self) -> list[str]:
-        """Backbones by the best score of their probe, then by their prior."""
-        probed = {record.trial.backbone: record.score or 0.0 for record in self._probes() if record.score is not None}
+        """Backbones by what their probe ranks by, then by their prior."""
+        scored = [record for record in self._probes() if record.score is not None]
+        probed = {record.trial.backbone: self.ledger.estimate(record) for record in scored}
         priors = {candidate.backbone: candidate.prior or 0.0 for candidate in self.problem.candidates}
         worst = min(probed.values(), default=0.0)
         return sorted(priors, key=lambda name: (-probed.get(name, worst - 1.0), -priors[name], name))

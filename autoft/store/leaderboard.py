@@ -22,17 +22,20 @@ class LeaderboardRow:
 
     `rank` counts from 1; None without a score. `state` is that of the ledger, but for a trial whose slice was cut short
     with the search: it is "stopped". `score` is the best validation score so far, which ranks and is exported, reached
-    after `best_step` passes; `latest_score` the one measured last. Of a loss they are the loss. `step` in passes,
-    `seconds` over all slices, `share` the part of the images to train on that the head of the best score was fitted on,
-    None without a score. `train_on` are the splits that it trains on; a refit, which has no score, repeats the trial
-    `twin`, and stands above it. `exportable`: it has weights of its own, and they are kept. `error` is why the trial is
-    in its state, when its last slice failed or was given back; else empty.
+    after `best_step` passes, with its `standard_error` where validation images are few; `folds` is that of a head out
+    of fold, by which heads rank among themselves (`Ledger.estimate`); `latest_score` the one measured last. Of a loss
+    they are the loss. `step` in passes, `seconds` over all slices, `share` the part of the images to train on that the
+    head of the best score was fitted on, None without a score. `train_on` are the splits that it trains on; a refit,
+    which has no score, repeats the trial `twin`, and stands above it. `exportable`: it has weights of its own, and they
+    are kept. `error` is why the trial is in its state, when its last slice failed or was given back; else empty.
     """
 
     rank: int | None
     trial: int
     state: State | Literal["stopped"]
     score: float | None
+    standard_error: float | None
+    folds: float | None
     best_step: float | None
     latest_score: float | None
     step: float
@@ -90,6 +93,8 @@ class _Board:
             trial=trial.id,
             state="stopped" if record.in_flight and self.in_flight == "stopped" else record.state,
             score=self._shown(record.score),
+            standard_error=record.standard_error,
+            folds=self._shown(record.folds),
             best_step=record.best_step if weights else None,
             latest_score=self._shown(record.latest_score),
             step=record.step,
@@ -116,6 +121,8 @@ def _cells(row: LeaderboardRow) -> list[object]:
         row.trial,
         row.state,
         row.score,
+        None if row.standard_error is None else round(row.standard_error, 6),
+        row.folds,
         None if row.best_step is None else round(row.best_step, 6),
         row.latest_score,
         round(row.step, 6),

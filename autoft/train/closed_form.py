@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,12 +18,15 @@ from autoft.train.arithmetic import Numbers
 from autoft.train.classifier import Classifier
 from autoft.train.forward import ForwardChoice
 from autoft.train.job import TooLate
+from autoft.train.views import FOLDS, out_of_fold
 from autoft.train.workshop import Bench, memory
 from autoft.values.trial import Costs, Report
 
 FIT_SHARE = 0.2  # of the time a slice has: for solving, once the features are there
 FEWEST_FITTED, FITTED_AN_OUTPUT = 64, 2  # images; a head on fewer says nothing of a backbone
 GRACE_SECONDS = 2.0  # past the deadline, for features without which all that was computed is of no use
+
+MANY = 1500  # images to train on: heads on so many are told apart by validation images, and folds take seconds
 
 
 def fit_closed_form(bench: Bench) -> Report:
@@ -36,14 +40,33 @@ def fit_closed_form(bench: Bench) -> Report:
     is_nearly_in_time = costs.scoring <= bench.job.seconds_left + GRACE_SECONDS
     validation = _needed_features(bench, shop.validation, needs, GRACE_SECONDS if is_nearly_in_time else 0.0, "fp32")
     costs = _not_dearer_than_it_was(costs, time.monotonic() - began, len(validation))
-    head, share, solving, forward = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
+    solved = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
+    head, share, solving, forward = solved
     outputs = (validation @ head.weight.T + head.bias).numpy()
     score = shop.score(outputs)
     model = Classifier(bench.network.module, bench.network.dim, shop.task.outputs).with_head(head)
     changed = model.changed(bench.plan)
     shop.checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=outputs))
     costs, facts = replace(costs, solving=solving), {**head.facts, **forward.facts, **memory()}
-    return Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
+    report = Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
+    return replace(report, standard_error=shop.standard_error(outputs), folds=_out_of_fold(bench, solved))
+
+
+def _out_of_fold(bench: Bench, solved: Solved) -> float | None:
+    """The score of such heads on the images for training and validation, each fitted without the fold that it judges.
+
+    None for many images, where time is short, and of a refit.
+    """
+    shop, dataset = bench.shop, bench.shop.dataset
+    is_apt = bench.trial.twin is None and solved.share == 1.0 and len(dataset.rows("train")) < MANY
+    if not is_apt or FOLDS * solved.seconds > FIT_SHARE * bench.job.seconds_left:
+        return None
+    order = dataset.stratified("train+val", shop.record.study.seed)
+    rows, targets = dataset.rows("train+val")[order], dataset.targets("train+val")[order]
+    numbers = solved.forward.numbers
+    features = shop.features.leading(bench.network, bench.images, rows, lambda: False, shop.check, numbers)
+    score = shop.task.score(shop.record.metric.name, out_of_fold(shop.task, features, targets, shop.check), targets)
+    return score if math.isfinite(score) else None
 
 
 class Solved(NamedTuple):

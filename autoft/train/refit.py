@@ -26,7 +26,8 @@ def held_against_its_twin(bench: Bench, report: Report) -> Report:
     worse than its twin by more than chance on images that both have trained on. Raises `LookupError` when the twin's
     checkpoint is gone.
     """
-    unscored, slack = replace(report, score=None), HALF_A_STEP / max(1, report.costs.steps_a_pass)
+    unscored = replace(report, score=None, standard_error=None, folds=None)
+    slack = HALF_A_STEP / max(1, report.costs.steps_a_pass)
     if report.step + slack < ALMOST_ALL * bench.job.slice.until:
         return replace(unscored, event="paused")
     cause = _Comparison.of(bench, report).problem()

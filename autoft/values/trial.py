@@ -205,6 +205,8 @@ class Report:
     report came in (stamped by the driver). `horizon` is the passes after which the trial's plan ends, 0 where no plan
     has said. `loss` is that of the validation images, where steps were taken: of a trial's equal scores it tells which
     is better. `by_circumstance`: it failed for want of time or by the loss of a process, and may go well another time.
+    `standard_error` is that of the score, where it comes from few images. `folds` is the score of such heads in closed
+    form on the images for training and validation, out of fold, where these are few.
     """
 
     trial: int
@@ -220,6 +222,8 @@ class Report:
     horizon: float = 0.0
     loss: float | None = None
     by_circumstance: bool = False
+    standard_error: float | None = None
+    folds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from autoft.values.target import MetricFacts
 
 LEADERBOARD = (
-    *("rank", "trial", "state", "score", "at", "latest", "passes", "seconds"),
+    *("rank", "trial", "state", "score", "folds", "at", "latest", "passes", "seconds"),
     *("backbone", "freeze", "px", "exportable", "fitted on", "refit of"),
 )
 
@@ -32,10 +32,11 @@ LEADERBOARD = (
 def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     """Show every trial of a run, best first.
 
-    The score is the best on validation images, which ranks and is exported, and "at" the passes after which it was
-    reached; "latest" is the score after all its passes. "fitted on" stands where time sufficed for a part of the
-    images only. A "refit of" a trial is the same once more on train + validation: above it, exported in its place, and
-    without a score, as it has seen the images of one. The run may still be going on.
+    The score is the best on validation images, which ranks and is exported, with its standard error where they are few,
+    "folds" the score out of fold of a head on few images, by which heads rank among themselves, and "at" the passes
+    after which it was reached; "latest" is the score after all its passes. "fitted on" stands where time sufficed for a
+    part of the images only. A "refit of" a trial is the same once more on train + validation: above it, exported in its
+    place, and without a score, as it has seen the images of one. The run may still be going on.
     """
     from autoft.store import leaderboard_rows
     from autoft.study.run import Run
@@ -54,6 +55,14 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
             click.echo(f"trial {row.trial} {row.state}: {row.error}", err=True)
 
 
+def _figure(row: LeaderboardRow, metric: MetricFacts) -> str:
+    """The score, and its standard error where that is known."""
+    if row.score is None:
+        return ""
+    error = "" if row.standard_error is None else f" ± {metric.text(row.standard_error)}"
+    return f"{metric.text(row.score)}{error}"
+
+
 def _cells(row: LeaderboardRow, metric: MetricFacts) -> tuple[str, ...]:
     from autoft.shell.terminal import part_of_images
 
@@ -61,7 +70,8 @@ def _cells(row: LeaderboardRow, metric: MetricFacts) -> tuple[str, ...]:
         "" if row.rank is None else str(row.rank),
         str(row.trial),
         row.state,
-        "" if row.score is None else metric.text(row.score),
+        _figure(row, metric),
+        "" if row.folds is None else metric.text(row.folds),
         "" if row.best_step is None else f"{row.best_step:.3g}",
         "" if row.latest_score is None else metric.text(row.latest_score),
         f"{row.step:.3g}",
