@@ -72,10 +72,12 @@ class Zoo(Part):
 class FreezeStrategy(Part):
     """What trains, when, at which learning rate; with its own flat space of hyperparameters.
 
-    `fit` is how the head is fitted: "closed_form" makes a trial one cheap slice.
+    `fit` is how the head is fitted: "closed_form" makes a trial one cheap slice. `by_default` says whether a search
+    tries it unasked; one that is not by default is named, `--freeze NAME`.
     """
 
     fit: Fit = "gradient"
+    by_default: bool = True
 
     @abstractmethod
     def space(self) -> Space:

@@ -82,6 +82,7 @@ class GuardedFreezeStrategy(FreezeStrategy):
 
     def __init__(self, strategy: FreezeStrategy, blame: Blame, ref: PluginRef) -> None:
         self.name, self.summary, self.fit = strategy.name, strategy.summary, strategy.fit
+        self.by_default = strategy.by_default
         self._strategy, self._blame = strategy, blame
 
     def space(self) -> Space:
