@@ -19,7 +19,9 @@ from autoft.values.plan import ClosedFormHead, Plan
 from autoft.values.space import Circumstances, Device, Params, Space
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from autoft.train.adaptation import Adaptation
 
 STEPS_A_PASS = 2
 
@@ -97,9 +99,43 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
         space, rng = self.part().space(), random.Random(1)
         drawn = (*space.starts, space.sample(rng), space.sample(rng))
         for (kind, network), params in itertools.product(self.networks().items(), drawn):
-            plan = self.part().plan(network.stages, params)
+            adaptation = self._adaptation(network, params)
+            trained = network if adaptation is None else adaptation.network
+            plan = self.part().plan(trained.stages, params)
             if not isinstance(plan.head, ClosedFormHead):
-                _train_step_by_step(network, plan, f"{kind}, {params}")
+                _train_step_by_step(trained, plan, adaptation, f"{kind}, {params}")
+
+    def test_what_it_puts_into_a_network_comes_out_again(self) -> None:
+        """With an `adapter`, features are as before at first, and once merged as they were with what has trained.
+
+        The same seed gives the same network.
+        """
+        import torch
+
+        from autoft.train.classifier import Classifier
+
+        for (kind, network), params in itertools.product(self.networks().items(), self.part().space().starts):
+            one, two = (self._adaptation(network, params) for _ in range(2))
+            if one is None or two is None:
+                continue
+            whose, images = f"{kind}, {params}", torch.randn(2, 3, *[network.input.size] * 2)
+            tensors, again = one.network.module.state_dict(), two.network.module.state_dict()
+            same = all(torch.equal(tensor, again[name]) for name, tensor in tensors.items())
+            assert same, f"{whose}: adapt() gives another network with the same seed"
+            _require_same(network.module, one.network.module, images, f"{whose}: adapt() changes the features")
+            names = [name for group in self.part().plan(one.network.stages, params).groups for name in group.names]
+            with torch.no_grad():
+                for name in names:
+                    parameter = one.network.module.get_parameter(name)
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+            merged = one.merged(Classifier.of(one.network, 2)).backbone
+            _require_same(merged, one.network.module, images, f"{whose}: merge() changes the features")
+
+    def _adaptation(self, network: Network, params: Params) -> Adaptation | None:
+        from autoft.train.adaptation import Adaptation
+
+        adapter = self.part().adapter(params)
+        return None if adapter is None else Adaptation.of(network, adapter, 0)
 
     def test_plans_survive_json(self) -> None:
         """Plans are recorded with the trial."""
@@ -119,7 +155,13 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
             assert agrees, f"{layout}, {params}: `fit` is {self.part().fit!r}, the head {plan.head}"
 
 
-def _train_step_by_step(network: Network, plan: Plan, whose: str) -> None:
+def _require_same(one: nn.Module, two: nn.Module, images: Tensor, otherwise: str) -> None:
+    images.requires_grad_()  # else torch's transformers take a fast path, past what is put into them
+    apart = float((one.eval()(images) - two.eval()(images)).abs().max())
+    assert apart < 1e-4, f"{otherwise} by {apart:.2g}"
+
+
+def _train_step_by_step(network: Network, plan: Plan, adaptation: Adaptation | None, whose: str) -> None:
     import torch
 
     plan = replace(plan, recipe=replace(plan.recipe, batch_size=IMAGES // STEPS_A_PASS))
@@ -127,7 +169,8 @@ def _train_step_by_step(network: Network, plan: Plan, whose: str) -> None:
     buffers = {name for name, _ in network.module.named_buffers()} if plan.batch_norm == "train" else set()
     moved: set[str] = set()
     before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
-    for step, after in enumerate(train(network, plan, network.input.size, max(begins.values(), default=0) + STEPS)):
+    steps = max(begins.values(), default=0) + STEPS
+    for step, after in enumerate(train(network, plan, network.input.size, steps, adaptation)):
         begun, when = {name for name, first in begins.items() if first <= step}, f"{whose}: in step {step + 1}"
         asked = f"{sorted(after.trainable ^ begun)[:3]} can train and should not, or the other way round"
         assert after.trainable == begun, f"{when} {asked}"

@@ -17,6 +17,8 @@ from autoft.values.target import Targets
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from autoft.train.adaptation import Adaptation
+
 IMAGES, CLASSES, STEPS = 8, 2, 2
 
 
@@ -34,11 +36,13 @@ class Trained:
     trainable: frozenset[str]
 
 
-def train(network: Network, plan: Plan, size: int, steps: int = STEPS) -> Iterator[Trained]:
+def train(
+    network: Network, plan: Plan, size: int, steps: int = STEPS, adaptation: Adaptation | None = None
+) -> Iterator[Trained]:
     """What the backbone is behind each of the first steps of the plan, on eight noise images of `size` pixels.
 
-    The next step moves the tensors that are given; `network` stays as it is. Raises what a trial would fail of; `plan`
-    trains by gradient.
+    The next step moves the tensors that are given; `network`, that of the `adaptation` if there is one, stays as it is.
+    Raises what a trial would fail of; `plan` trains by gradient.
     """
     import torch
 
@@ -54,7 +58,8 @@ def train(network: Network, plan: Plan, size: int, steps: int = STEPS) -> Iterat
     images = Images(pixels, network.input, torch.device("cpu"))  # type: ignore[arg-type]  # an array will do
     stream = TrainingStream(images, np.arange(IMAGES), labels, plan.recipe, 0)
     with torch.random.fork_rng(devices=[]):
-        run = GradientRun(Classifier.of(network, task.outputs), plan, stream, task, network=network)
+        classifier = Classifier.of(network, task.outputs)
+        run = GradientRun(classifier, plan, stream, task, network=network, adaptation=adaptation)
     backbone = run.classifier.backbone
     for _ in range(steps):
         with torch.random.fork_rng(devices=[]):
@@ -67,21 +72,25 @@ def train(network: Network, plan: Plan, size: int, steps: int = STEPS) -> Iterat
 
 
 def small_networks() -> dict[str, Network]:
-    """A network of each kind, 32 pixels, seeded: convolutions with norms, a transformer, a module without a plan."""
+    """One of each kind, 32 pixels, seeded: `small_network`, a transformer, a module of one stage."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return {"convolutional": _convolutional(), "transformer": _transformer(), "one's own": _own()}
+        return {"convolutional": small_network(), "transformer": _transformer(), "one's own": _own()}
 
 
-def _convolutional() -> Network:
+def small_network() -> Network:
+    """Three stages with BatchNorm and biases, 32 pixels; seeded."""
+    import torch
     from torch import nn
 
-    stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
-    body = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
-    neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.LayerNorm(8))
-    return Network.of(nn.Sequential(stem, body, neck), InputSpec(32))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
+        body = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
+        neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.LayerNorm(8))
+        return Network.of(nn.Sequential(stem, body, neck), InputSpec(32))
 
 
 def _transformer() -> Network:
@@ -111,7 +120,7 @@ def _own() -> Network:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Conv2d(3, 3, 3, padding=1)
+            self.layer = nn.Conv2d(3, 3, 1)
             self.again = self.layer
             self.scale = nn.Parameter(torch.ones(3))
 

@@ -82,9 +82,9 @@ def _run_of(bench: Bench, checkpoint: Checkpoint | None, arithmetic: Arithmetic)
     stream = TrainingStream(images, rows, targets, plan.recipe, bench.trial.seed)
     if checkpoint is not None:
         require_same_weights(bench.network, checkpoint)
-    classifier = _beginning(bench) if checkpoint is None else Classifier.of(bench.network, shop.task.outputs)
+    classifier = _beginning(bench) if checkpoint is None else Classifier.of(bench.trained, shop.task.outputs)
     classifier.to(shop.device).to(memory_format=arithmetic.memory_format)
-    run = GradientRun(classifier, plan, stream, shop.task, arithmetic, bench.network)
+    run = GradientRun(classifier, plan, stream, shop.task, arithmetic, bench.trained, bench.adaptation)
     if checkpoint is not None:
         run.go_on(checkpoint.step, checkpoint.model, checkpoint.training)
     return run
@@ -94,8 +94,9 @@ def _beginning(bench: Bench) -> Classifier:
     """The classifier before its first step: a parent's weights, a head in closed form, or a head of zeros."""
     shop, head = bench.shop, bench.plan.head
     if bench.trial.parents:
-        return shop.restored(shop.saved(bench.trial.parents[0]))
-    classifier = Classifier.of(bench.network, shop.task.outputs)
+        parent = shop.restored(shop.saved(bench.trial.parents[0]))
+        return bench.adaptation.begin(parent) if bench.adaptation else parent
+    classifier = Classifier.of(bench.trained, shop.task.outputs)
     if isinstance(head, GradientHead) and head.init == "ridge" and shop.task.has_closed_form:
         classifier.with_head(closed_form_head(bench, bench.job.seconds_left * TRAINING_SHARE)[0])
     return classifier
