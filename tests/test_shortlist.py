@@ -284,6 +284,12 @@ def test_a_strategy_may_wait_to_be_named(freeze, searched):
     assert [one.name for one in found] == searched
 
 
+@pytest.mark.parametrize(("known", "says"), [({"named": Named()}, "--freeze: named"), ({}, "leave 'freeze' on")])
+def test_where_nothing_is_tried_unasked_it_says_what_can_be_named(known, says):
+    with pytest.raises(StudyError, match=says):
+        freeze_strategies(Study("data"), known, SingleLabel())
+
+
 def test_what_is_tried_unasked_is_a_short_list():
     host = Host.discover()
     found = freeze_strategies(Study("data"), host.parts(FreezeStrategy), SingleLabel())

@@ -199,8 +199,8 @@ class LpFt(ByGradient):
     """Everything trains, from the probe's head on, which has a small rate of its own (Kumar et al. 2022, 2202.10054).
 
     The head is the shrunk one, in closed form. One that was trained to the end has large weights, and so have the
-    gradients behind it: at a rate of 1e-3 that left .18 of the accuracy where heads of zeros reached .96 (digits). Nor is
-    the start better in general, so this is one more trial of a race.
+    gradients behind it: at a rate of 1e-3 that left .18 of the accuracy where heads of zeros reached .96 (digits). Nor
+    is the start better in general, so this is one more trial of a race.
     """
 
     name = "lp_ft"
