@@ -157,7 +157,7 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
 
 def _require_same(one: nn.Module, two: nn.Module, images: Tensor, otherwise: str) -> None:
     images.requires_grad_()  # else torch's transformers take a fast path, past what is put into them
-    apart = float((one.eval()(images) - two.eval()(images)).abs().max())
+    apart = float((one.eval()(images) - two.eval()(images)).detach().abs().max())
     assert apart < 1e-4, f"{otherwise} by {apart:.2g}"
 
 

@@ -14,6 +14,15 @@ class Gained(nn.Module):
         self.base = base
         self.gain = nn.Parameter(new_ones(len(base.weight), device=base.weight.device))
 
+    @property
+    def weight(self) -> Tensor:
+        """Which torch's transformers ask their layers for, where they take no fast path too."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = self.base(inputs)
         return outputs * (self.gain[:, None, None] if isinstance(self.base, nn.Conv2d) else self.gain)
