@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from autoft import (
     Adapter,
     Choice,
+    Dimension,
     Float,
     FreezeStrategy,
     GradientHead,
@@ -57,7 +58,7 @@ class LowRank(Adapter):
 
         for name, layer in [*adapted.named_modules()]:
             if isinstance(layer, LoraLayer):
-                layer.merge()  # type: ignore[operator]
+                layer.merge()
                 adapted.set_submodule(name, layer.get_base_layer())
         return adapted
 
@@ -94,7 +95,7 @@ class Lora(FreezeStrategy):
 
     def space(self) -> Space:
         """The rank of the adapters, their learning rate, and how images are augmented."""
-        dimensions = {
+        dimensions: dict[str, Dimension] = {
             "rank": Choice((4, 8, 16)),
             "learning_rate": Float(2e-4, 5e-3, log=True),
             "augment": Choice(("none", "crop", "crop_flip")),
