@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         UnreadableImage,
         UserError,
     )
-    from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
+    from autoft.parts.base import Adapter, Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
     from autoft.parts.hookspecs import hookimpl
     from autoft.parts.linear_head import LinearHead
     from autoft.parts.metric import Metric
@@ -47,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DONE",
     "WAIT",
+    "Adapter",
     "Artifact",
     "AutoftError",
     "Backbone",
@@ -127,7 +128,7 @@ _HOMES = {
     "autoft.parts.linear_head": ("LinearHead",),
     "autoft.values.ledger": ("Ledger", "TrialRecord"),
     "autoft.parts.network": ("Network",),
-    "autoft.parts.base": ("Exporter", "FreezeStrategy", "Problem", "Searcher", "Task", "Zoo"),
+    "autoft.parts.base": ("Adapter", "Exporter", "FreezeStrategy", "Problem", "Searcher", "Task", "Zoo"),
     "autoft.parts.metric": ("Metric",),
     "autoft.tasks.multi_label": ("MultiLabel",),
     "autoft.tasks.ordinal": ("Ordinal",),

@@ -188,6 +188,7 @@ def test_links_lead_somewhere():
         "docs/plugins.md",
         "benchmarks/README.md",
         "plugins/autoft-lite/README.md",
+        "plugins/autoft-lora/README.md",
     ):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -12,9 +12,20 @@ from hypothesis import strategies as st
 from autoft.builtin.searchers import Halving
 from autoft.errors import BackboneUnavailable, StudyError
 from autoft.parts.base import FreezeStrategy, Problem
+from autoft.parts.host import Host
 from autoft.study.record import Machine
-from autoft.study.shortlist import FEWEST_SCORED, Workload, candidates, choose_size, scored_images, shortlist, sized
+from autoft.study.shortlist import (
+    FEWEST_SCORED,
+    Workload,
+    candidates,
+    choose_size,
+    freeze_strategies,
+    scored_images,
+    shortlist,
+    sized,
+)
 from autoft.study.study import Study
+from autoft.tasks.single_label import SingleLabel
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.ledger import Ledger
 from autoft.values.plan import GradientHead, Plan
@@ -256,6 +267,35 @@ class Plain(FreezeStrategy):
 
     def plan(self, stages, params):
         return Plan((), GradientHead(1e-3))
+
+
+class Named(Plain):
+    """Is not tried unasked."""
+
+    name = "named"
+    by_default = False
+
+
+@pytest.mark.parametrize(
+    ("freeze", "searched"),
+    [((), ["plain"]), (("named",), ["named"]), (("named", "plain"), ["plain", "named"])],
+)
+def test_a_strategy_may_wait_to_be_named(freeze, searched):
+    known = {one.name: one for one in (Plain(), Named())}
+    found = freeze_strategies(Study("data", freeze=freeze), known, SingleLabel())
+    assert [one.name for one in found] == searched
+
+
+@pytest.mark.parametrize(("known", "says"), [({"named": Named()}, "--freeze: named"), ({}, "leave 'freeze' on")])
+def test_where_nothing_is_tried_unasked_it_says_what_can_be_named(known, says):
+    with pytest.raises(StudyError, match=says):
+        freeze_strategies(Study("data"), known, SingleLabel())
+
+
+def test_what_is_tried_unasked_is_a_short_list():
+    host = Host.discover()
+    found = freeze_strategies(Study("data"), host.parts(FreezeStrategy), SingleLabel())
+    assert [one.name for one in found] == ["probe", "full", "last_stages", "bias_norm"]
 
 
 class Asking(Plain):

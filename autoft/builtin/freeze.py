@@ -11,7 +11,9 @@ that a rate means the same at every batch size. Only the rate is scaled: AdamW's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 from autoft import (
     Choice,
@@ -37,12 +39,17 @@ from autoft import (
 # one that starts from the ridge solution must not run away from it (Kumar et al. 2022, arXiv 2202.10054).
 HEAD_SPEED_UP = {"zero": 10.0, "ridge": 1.0}
 
+LAYER_DECAYS = (0.6, 0.8, 1.0)
+BLOCKS = ("first", "middle", "last")
+
 RATED_BATCH = 32
 # On a CPU a larger batch is no faster. On a GPU a step of a small network takes as long for 128 images as for 32.
 BATCH_SIZES = {"cpu": (16, 32), "cuda": (16, 32, 64, 128, 256)}
 SEARCHED_SIZES = 3
 # With four steps a pass the scaled rate is too much, with nine it is not (benchmarks/batch_size.py).
 FEWEST_STEPS = 8
+
+T = TypeVar("T")
 
 
 class ByGradient(FreezeStrategy):
@@ -122,7 +129,7 @@ class Full(ByGradient):
         """The learning rate, its decay from stage to stage, and the common training dimensions."""
         dimensions: dict[str, Dimension] = {
             "learning_rate": Float(5e-5, 3e-3, log=True),
-            "layer_decay": Choice((0.6, 0.8, 1.0)),
+            "layer_decay": Choice(LAYER_DECAYS),
             **_dimensions(circumstances),
         }
         start: dict[str, Scalar] = {"learning_rate": 5e-4, "layer_decay": 0.8, **_start(circumstances)}
@@ -132,13 +139,91 @@ class Full(ByGradient):
 
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         """One pair of groups a stage: weights with weight decay, biases and norms without."""
-        rate, decay = _rate(params), float(params["layer_decay"])
-        groups = [
-            group
-            for distance, stage in enumerate(reversed(stages))
-            for group in _split_decay(stage.parameters, rate * decay**distance, params)
-        ]
-        return _plan(groups, rate, params)
+        rate = _rate(params)
+        return _plan(_by_stage(stages, rate, params), rate, params)
+
+
+class Surgical(ByGradient):
+    """One block of neighbouring stages trains: the first third, the middle or the last one, whichever shift there is.
+
+    Surgical fine-tuning (Lee et al. 2023, arXiv 2210.11466): the first block where images look different from those of
+    pretraining, the last where other things are asked of them.
+    """
+
+    name = "surgical"
+    summary = "the first, middle or last third of the stages trains"
+    by_default = False
+
+    def space_for(self, circumstances: Circumstances) -> Space:
+        """Which block, the learning rate, and the common training dimensions; each block is a start."""
+        dimensions: dict[str, Dimension] = {
+            "block": Choice(BLOCKS),
+            "learning_rate": Float(1e-4, 3e-3, log=True),
+            **_dimensions(circumstances),
+        }
+        start: dict[str, Scalar] = {"learning_rate": 5e-4, **_start(circumstances)}
+        return Space(dimensions, starts=tuple({"block": block, **start} for block in BLOCKS))
+
+    def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
+        """The block at one learning rate. Of fewer than three stages some blocks are the same one."""
+        rate, place = _rate(params), BLOCKS.index(str(params["block"]))
+        first, end = (len(stages) * bound // len(BLOCKS) for bound in (place, place + 1))
+        trained = stages[first : max(first + 1, end)]
+        return _plan(_split_decay(_parameters(trained), rate, params), rate, params)
+
+
+class Gradual(ByGradient):
+    """Stages begin to train one after the other, from head to input, each `layer_decay` times slower than that before.
+
+    Gradual unfreezing (Howard and Ruder 2018, arXiv 1801.06146); with few stages and `thawed_by` 1 it is what fastai's
+    `fine_tune` does. What has not begun costs no backward pass.
+    """
+
+    name = "gradual"
+    summary = "stages thaw one after the other, from head to input"
+    by_default = False
+
+    def space_for(self, circumstances: Circumstances) -> Space:
+        """As of `full`, and after how many passes everything trains."""
+        full = Full().space_for(circumstances)
+        dimensions: dict[str, Dimension] = {**full.dimensions, "thawed_by": Float(0.5, 6.0)}
+        return Space(dimensions, starts=({**full.starts[0], "thawed_by": 2.0},))
+
+    def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
+        """One pair of groups a stage, that of the input beginning after `thawed_by` passes and the others evenly."""
+        rate, apart = _rate(params), float(params["thawed_by"]) / max(1, len(stages) - 1)
+        return _plan(_by_stage(stages, rate, params, apart), rate, params)
+
+
+class LpFt(ByGradient):
+    """Everything trains, from the probe's head on, which has a small rate of its own (Kumar et al. 2022, 2202.10054).
+
+    The head is the shrunk one, in closed form. One that was trained to the end has large weights, and so have the
+    gradients behind it: at a rate of 1e-3 that left .18 of the accuracy where heads of zeros reached .96 (digits). Nor
+    is the start better in general, so this is one more trial of a race.
+    """
+
+    name = "lp_ft"
+    summary = "everything trains, from the probe's head on"
+    by_default = False
+
+    def space_for(self, circumstances: Circumstances) -> Space:
+        """Both rates, the decay from stage to stage, and the common training dimensions without the head's start."""
+        dimensions: dict[str, Dimension] = {
+            "learning_rate": Float(1e-5, 3e-4, log=True),
+            "head_learning_rate": Float(1e-5, 3e-4, log=True),
+            "layer_decay": Choice(LAYER_DECAYS),
+            **_without_init(_dimensions(circumstances)),
+        }
+        start: dict[str, Scalar] = {"layer_decay": 1.0, **_without_init(_start(circumstances))}
+        rates = ({"learning_rate": rate, "head_learning_rate": rate} for rate in (1e-4, 3e-5))
+        return Space(dimensions, starts=tuple({**start, **both} for both in rates))
+
+    def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
+        """As of `full`, with the head at its own rate."""
+        groups = _by_stage(stages, _rate(params), params)
+        head = GradientHead(_rate(params, "head_learning_rate"), float(params["weight_decay"]), "ridge")
+        return Plan(tuple(groups), head, recipe=_recipe(params))
 
 
 def batch_sizes(circumstances: Circumstances) -> tuple[int, ...]:
@@ -164,9 +249,13 @@ def _start(circumstances: Circumstances) -> dict[str, Scalar]:
     return {"head_init": "zero", "weight_decay": 0.05, "augment": "none", "batch_size": largest}
 
 
-def _rate(params: Params) -> float:
-    """The rate at which the stage nearest the head trains: `learning_rate` is that of `RATED_BATCH` images a step."""
-    return float(params["learning_rate"]) * math.sqrt(int(params["batch_size"]) / RATED_BATCH)
+def _without_init(of: Mapping[str, T]) -> dict[str, T]:
+    return {name: one for name, one in of.items() if name != "head_init"}
+
+
+def _rate(params: Params, of: str = "learning_rate") -> float:
+    """The rate at which the stage nearest the head trains, or what else has one: given is that of `RATED_BATCH`."""
+    return float(params[of]) * math.sqrt(int(params["batch_size"]) / RATED_BATCH)
 
 
 def _parameters(stages: Iterable[Stage]) -> tuple[ParameterInfo, ...]:
@@ -177,8 +266,22 @@ def _split_decay(infos: tuple[ParameterInfo, ...], rate: float, params: Params) 
     """Weight decay is for weights: on norms and biases it only shrinks what carries no risk of overfitting."""
     weights = tuple(info.name for info in infos if info.role == "weight")
     others = tuple(info.name for info in infos if info.role != "weight")
-    decayed = ParameterGroup(weights, rate, float(params["weight_decay"]))
-    return [decayed, ParameterGroup(others, rate)]
+    groups = [ParameterGroup(weights, rate, float(params["weight_decay"])), ParameterGroup(others, rate)]
+    return [group for group in groups if group.names]
+
+
+def _by_stage(stages: tuple[Stage, ...], rate: float, params: Params, apart: float = 0.0) -> list[ParameterGroup]:
+    """Everything; each stage `layer_decay` times slower than the next one to the head, and `apart` passes later."""
+    decay = float(params["layer_decay"])
+    return [
+        replace(group, from_pass=distance * apart)
+        for distance, stage in enumerate(reversed(stages))
+        for group in _split_decay(stage.parameters, rate * decay**distance, params)
+    ]
+
+
+def _recipe(params: Params) -> Recipe:
+    return Recipe(batch_size=int(params["batch_size"]), augment=str(params["augment"]))  # type: ignore[arg-type]
 
 
 def _plan(groups: list[ParameterGroup], rate: float, params: Params) -> Plan:
@@ -186,11 +289,10 @@ def _plan(groups: list[ParameterGroup], rate: float, params: Params) -> Plan:
     head = GradientHead(
         rate * HEAD_SPEED_UP[init], float(params["weight_decay"]), "ridge" if init == "ridge" else "zero"
     )
-    recipe = Recipe(batch_size=int(params["batch_size"]), augment=str(params["augment"]))  # type: ignore[arg-type]
-    return Plan(tuple(group for group in groups if group.names), head, recipe=recipe)
+    return Plan(tuple(group for group in groups if group.names), head, recipe=_recipe(params))
 
 
 @hookimpl
 def autoft_freeze_strategies() -> list[FreezeStrategy]:
     """The built-in strategies, in the order in which a searcher without other knowledge should try them."""
-    return [Probe(), Full(), LastStages(), BiasNorm()]
+    return [Probe(), Full(), LastStages(), BiasNorm(), LpFt(), Surgical(), Gradual()]

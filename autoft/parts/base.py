@@ -72,10 +72,12 @@ class Zoo(Part):
 class FreezeStrategy(Part):
     """What trains, when, at which learning rate; with its own flat space of hyperparameters.
 
-    `fit` is how the head is fitted: "closed_form" makes a trial one cheap slice.
+    `fit` is how the head is fitted: "closed_form" makes a trial one cheap slice. `by_default` says whether a search
+    tries it unasked; one that is not by default is named, `--freeze NAME`.
     """
 
     fit: Fit = "gradient"
+    by_default: bool = True
 
     @abstractmethod
     def space(self) -> Space:
@@ -92,7 +94,34 @@ class FreezeStrategy(Part):
     def plan(self, stages: tuple[Stage, ...], params: Params) -> Plan:
         """What to train of a network with these `stages`, ordered from input to head.
 
-        There may be a single stage. The head that classifies is in none of them; the plan's `head` is about it.
+        There may be a single stage. The head that classifies is in none of them; the plan's `head` is about it. With an
+        `adapter` for these parameters its own stand among the others, in the stages of what they were put into.
+        """
+
+    def adapter(self, params: Params) -> Adapter | None:
+        """What puts parameters of its own into a network for a trial with these parameters; by default None."""
+        return None
+
+
+class Adapter(ABC):
+    """Puts parameters of its own into a network that is to train, and takes them out again, as low-rank adapters do.
+
+    What is averaged and goes on is the adapted network; what is scored, kept, exported and handed to a child is merged.
+    """
+
+    @abstractmethod
+    def adapt(self, module: nn.Module) -> nn.Module:
+        """The module with parameters added, changed in place or another one; features are as they were at first.
+
+        A function of the module and of torch's generator, which is seeded before. Where nothing can be added, the
+        module as it is.
+        """
+
+    @abstractmethod
+    def merge(self, adapted: nn.Module) -> nn.Module:
+        """The plain module again, with the names and shapes of tensors that it had, and the features of `adapted`.
+
+        In place or another one; it is called with a copy of what `adapt` gave, as it has trained.
         """
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from autoft.errors import unknown_name
 from autoft.parts import contract, optimizers
-from autoft.parts.base import Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
+from autoft.parts.base import Adapter, Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
 from autoft.parts.metric import Counts, Floats, Metric, Statistic
 from autoft.parts.network import Network
 from autoft.parts.plugins import PluginRef, switch_off
@@ -82,6 +82,7 @@ class GuardedFreezeStrategy(FreezeStrategy):
 
     def __init__(self, strategy: FreezeStrategy, blame: Blame, ref: PluginRef) -> None:
         self.name, self.summary, self.fit = strategy.name, strategy.summary, strategy.fit
+        self.by_default = strategy.by_default
         self._strategy, self._blame = strategy, blame
 
     def space(self) -> Space:
@@ -101,6 +102,29 @@ class GuardedFreezeStrategy(FreezeStrategy):
             if problem := plan_problem(plan, stages):
                 raise ValueError(problem)
         return plan
+
+    def adapter(self, params: Params) -> Adapter | None:
+        """As the strategy gives it."""
+        with self._blame("adapter()"):
+            adapter = self._strategy.adapter(params)
+            return None if adapter is None else GuardedAdapter(_checked(adapter, Adapter), self._blame)
+
+
+class GuardedAdapter(Adapter):
+    """An adapter."""
+
+    def __init__(self, adapter: Adapter, blame: Blame) -> None:
+        self._adapter, self._blame = adapter, blame
+
+    def adapt(self, module: nn.Module) -> nn.Module:
+        """As the adapter does it."""
+        with self._blame("adapt()"):
+            return self._adapter.adapt(module)
+
+    def merge(self, adapted: nn.Module) -> nn.Module:
+        """As the adapter does it."""
+        with self._blame("merge()"):
+            return self._adapter.merge(adapted)
 
 
 class GuardedSearcher(Searcher):

@@ -94,10 +94,30 @@ class Network:
         behind = {parameter.name for stage in self.stages[depth:] for parameter in stage.parameters}
         return Cut.of(self.module, behind, size or self.input.size)
 
+    def adapted(self, module: nn.Module) -> Network:
+        """It, made of a module that has other parameters: each in the stage of what they were put into.
+
+        That is the first stage with anything in the innermost module that both networks have.
+        """
+        stage_of: dict[str, str] = {}
+        for stage in self.stages:
+            for place in (place for info in stage.parameters for place in _around(info.name)):
+                stage_of.setdefault(place, stage.name)
+        groups: dict[str, list[str]] = {stage.name: [] for stage in self.stages}
+        for name, _ in module.named_parameters():
+            groups[next(stage_of[place] for place in _around(name) if place in stage_of)].append(name)
+        return Network(module, self.input, _stages(module, groups), self.dim)
+
     def features(self, images: Tensor) -> Tensor:
         """Features `(batch, dim)` of normalised images `(batch, 3, size, size)`."""
         features: Tensor = self.module(images)
         return features
+
+
+def _around(name: str) -> list[str]:
+    """A parameter and the modules that hold it, from the inside; last the whole, which is called ""."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), -1, -1)]
 
 
 def _own_stages(module: nn.Module) -> dict[str, list[str]]:

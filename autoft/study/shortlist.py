@@ -120,8 +120,12 @@ def scored_images(study: Study, machine: Machine, candidates: Iterable[Candidate
 
 
 def freeze_strategies(study: Study, known: Mapping[str, FreezeStrategy], task: Task) -> list[FreezeStrategy]:
-    """The freeze strategies to search, as far as the task can be fitted so. Raises `StudyError`."""
-    named = study.freeze or tuple(name for name, one in known.items() if task.has_closed_form or one.fit == "gradient")
+    """The strategies that are named, else those by default that can fit the task. Raises `StudyError`."""
+    usual = [one for one in known.values() if one.by_default and (task.has_closed_form or one.fit == "gradient")]
+    named = study.freeze or tuple(one.name for one in usual)
+    if not named:
+        others = f"name some with --freeze: {', '.join(known)}" if known else "leave 'freeze' on"
+        raise StudyError(f"no freeze strategy is tried unasked for task {task.name!r}; {others}")
     for name in named:
         if name not in known:
             raise unknown_name("freeze strategy", name, known)

@@ -64,7 +64,7 @@ class Study:
     fail_under: Annotated[float | None, Option("Exit with code 3 when the test score is below this.", "SCORE")] = None
     fail_above: Annotated[float | None, Option("Exit with code 3 when the test loss is above this.", "LOSS")] = None
     backbones: Annotated[tuple[str, ...], Option("Search these; see autoft backbones.", "GLOB,...")] = ()
-    freeze: Annotated[tuple[str, ...], Option("Search these freeze strategies.", "NAME,...", default="all")] = ()
+    freeze: Annotated[tuple[str, ...], Option("Search these freeze strategies.", "NAME,...", default="usual ones")] = ()
     image_size: Annotated[
         int,
         Option(

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator
-from typing import get_args
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
 
 from autoft.parts.base import FreezeStrategy
 from autoft.parts.guard import plan_problem
+from autoft.parts.network import Network
 from autoft.testing.base import Conformance
-from autoft.testing.training import small_network, train
+from autoft.testing.training import IMAGES, STEPS, small_networks, train
 from autoft.values.backbone import ParameterInfo, Stage
 from autoft.values.codec import decode, encode
 from autoft.values.plan import ClosedFormHead, Plan
 from autoft.values.space import Circumstances, Device, Params, Space
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from autoft.train.adaptation import Adaptation
+
+STEPS_A_PASS = 2
 
 RUNS = tuple(Circumstances(device, images) for device in get_args(Device) for images in (10, 100_000))
 
@@ -43,6 +53,10 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
     def layouts(self) -> dict[str, tuple[Stage, ...]]:
         """The networks it must cope with, by name; override it to add your own."""
         return layouts()
+
+    def networks(self) -> dict[str, Network]:
+        """The networks that it must train, by name; override it to add your own."""
+        return small_networks()
 
     def spaces(self) -> list[Space]:
         """Its space, and that of a run on little and on much, on a CPU and on a GPU; each once."""
@@ -76,25 +90,52 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
             problem = plan_problem(plan, stages)
             assert problem is None, f"{layout}, {params}: {problem}"
 
-    def test_its_plans_train_a_real_network(self) -> None:
-        """Two steps with each start and two samples: what the groups name moves once they have begun, and nothing else.
+    def test_its_plans_train_real_networks(self) -> None:
+        """Each start and two samples on each network: at every step its groups that have begun can train, and no more.
 
-        So from the first step on and, for groups that begin later, from their pass on.
+        So until the last of them has taken two steps. Nothing else moves, running statistics among it unless the plan
+        says so, and of what has begun something does.
+        """
+        space, rng = self.part().space(), random.Random(1)
+        drawn = (*space.starts, space.sample(rng), space.sample(rng))
+        for (kind, network), params in itertools.product(self.networks().items(), drawn):
+            adaptation = self._adaptation(network, params)
+            trained = network if adaptation is None else adaptation.network
+            plan = self.part().plan(trained.stages, params)
+            if not isinstance(plan.head, ClosedFormHead):
+                _train_step_by_step(trained, plan, adaptation, f"{kind}, {params}")
+
+    def test_what_it_puts_into_a_network_comes_out_again(self) -> None:
+        """With an `adapter`, features are as before at first, and once merged as they were with what has trained.
+
+        The same seed gives the same network.
         """
         import torch
 
-        network, space, rng = small_network(), self.part().space(), random.Random(1)
-        for params in (*space.starts, space.sample(rng), space.sample(rng)):
-            plan = self.part().plan(network.stages, params)
-            if isinstance(plan.head, ClosedFormHead):
+        from autoft.train.classifier import Classifier
+
+        for (kind, network), params in itertools.product(self.networks().items(), self.part().space().starts):
+            one, two = (self._adaptation(network, params) for _ in range(2))
+            if one is None or two is None:
                 continue
-            before = dict(network.module.named_parameters())
-            for passes in sorted({0.0, *(group.from_pass for group in plan.groups)}):
-                after = train(network, plan, network.input.size, passes)
-                moved = {name for name, one in before.items() if not torch.equal(one, after.tensors[name])}
-                idle, when = sorted(after.begun - moved)[:3], f"{params}: two steps after {passes:g} passes"
-                assert moved <= after.begun, f"{when}: {sorted(moved - after.begun)[:3]} moved, of no group that began"
-                assert moved or not after.begun, f"{when}: nothing moved of {idle}"
+            whose, images = f"{kind}, {params}", torch.randn(2, 3, *[network.input.size] * 2)
+            tensors, again = one.network.module.state_dict(), two.network.module.state_dict()
+            same = all(torch.equal(tensor, again[name]) for name, tensor in tensors.items())
+            assert same, f"{whose}: adapt() gives another network with the same seed"
+            _require_same(network.module, one.network.module, images, f"{whose}: adapt() changes the features")
+            names = [name for group in self.part().plan(one.network.stages, params).groups for name in group.names]
+            with torch.no_grad():
+                for name in names:
+                    parameter = one.network.module.get_parameter(name)
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+            merged = one.merged(Classifier.of(one.network, 2)).backbone
+            _require_same(merged, one.network.module, images, f"{whose}: merge() changes the features")
+
+    def _adaptation(self, network: Network, params: Params) -> Adaptation | None:
+        from autoft.train.adaptation import Adaptation
+
+        adapter = self.part().adapter(params)
+        return None if adapter is None else Adaptation.of(network, adapter, 0)
 
     def test_plans_survive_json(self) -> None:
         """Plans are recorded with the trial."""
@@ -112,3 +153,35 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
         for layout, _, params, plan in self.plans():
             agrees = isinstance(plan.head, ClosedFormHead) == closed
             assert agrees, f"{layout}, {params}: `fit` is {self.part().fit!r}, the head {plan.head}"
+
+
+def _require_same(one: nn.Module, two: nn.Module, images: Tensor, otherwise: str) -> None:
+    images.requires_grad_()  # else torch's transformers take a fast path, past what is put into them
+    apart = float((one.eval()(images) - two.eval()(images)).detach().abs().max())
+    assert apart < 1e-4, f"{otherwise} by {apart:.2g}"
+
+
+def _train_step_by_step(network: Network, plan: Plan, adaptation: Adaptation | None, whose: str) -> None:
+    import torch
+
+    plan = replace(plan, recipe=replace(plan.recipe, batch_size=IMAGES // STEPS_A_PASS))
+    begins = {name: round(group.from_pass * STEPS_A_PASS) for group in plan.groups for name in group.names}
+    buffers = {name for name, _ in network.module.named_buffers()} if plan.batch_norm == "train" else set()
+    moved: set[str] = set()
+    before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
+    steps = max(begins.values(), default=0) + STEPS
+    for step, after in enumerate(train(network, plan, network.input.size, steps, adaptation)):
+        begun, when = {name for name, first in begins.items() if first <= step}, f"{whose}: in step {step + 1}"
+        asked = f"{sorted(after.trainable ^ begun)[:3]} can train and should not, or the other way round"
+        assert after.trainable == begun, f"{when} {asked}"
+        now = {name for name, one in before.items() if not torch.equal(one, after.tensors[name])}
+        shared = {name for name in now if _is_one_of(after.tensors, name, begun)}
+        assert now <= shared | buffers, f"{when} {sorted(now - shared - buffers)[:3]} moved, of no group that began"
+        moved |= now
+        before = {name: tensor.clone() for name, tensor in after.tensors.items()}
+    assert moved or not begins, f"{whose}: nothing moved of {sorted(begins)[:3]} in {STEPS} steps"
+
+
+def _is_one_of(tensors: Mapping[str, Tensor], name: str, names: Collection[str]) -> bool:
+    """Whether it is one of these parameters, perhaps under another name that the module has for it."""
+    return name in names or any(tensors[name].data_ptr() == tensors[one].data_ptr() for one in names)

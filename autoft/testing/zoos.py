@@ -145,7 +145,8 @@ class ZooConformance(Conformance[Zoo]):
         for backbone in self._at_hand():
             network = self.part().build(backbone)
             before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
-            after = train(network, everything(network), network.input.size).tensors
+            *_, last = train(network, everything(network), network.input.size)
+            after = last.tensors
             parameters = [name for name, _ in network.module.named_parameters()]
             moved = [name for name in parameters if not torch.equal(before[name], after[name])]
             assert moved, f"{backbone.name}: no gradient reaches its parameters; is there a detach() or no_grad()?"

@@ -87,7 +87,7 @@ def _run_of(bench: Bench, checkpoint: Checkpoint | None, classifier: Classifier,
     if checkpoint is not None:
         require_same_weights(bench.network, checkpoint)
     classifier.to(shop.device).to(memory_format=arithmetic.memory_format)
-    run = GradientRun(classifier, plan, stream, shop.task, arithmetic, bench.network)
+    run = GradientRun(classifier, plan, stream, shop.task, arithmetic, bench.trained, bench.adaptation)
     if checkpoint is not None:
         run.go_on(checkpoint.step, checkpoint.model, checkpoint.training)
     return run
@@ -104,7 +104,8 @@ def _beginning(bench: Bench) -> _Start:
     """Before the first step: a parent's weights, a head in closed form, or a head of zeros."""
     shop, head = bench.shop, bench.plan.head
     if bench.trial.parents:
-        return _Start(shop.restored(shop.saved(bench.trial.parents[0])), {})
+        parent = shop.restored(shop.saved(bench.trial.parents[0]))
+        return _Start(bench.adaptation.begin(parent) if bench.adaptation else parent, {})
     if isinstance(head, GradientHead) and head.init == "ridge" and shop.task.has_closed_form:
         solved = closed_form_head(bench, bench.job.seconds_left * TRAINING_SHARE)
         return _Start(_untouched(bench).with_head(solved.head), solved.forward.facts)
@@ -113,7 +114,7 @@ def _beginning(bench: Bench) -> _Start:
 
 def _untouched(bench: Bench) -> Classifier:
     """The network as it came, under a head of zeros."""
-    return Classifier.of(bench.network, bench.shop.task.outputs)
+    return Classifier.of(bench.trained, bench.shop.task.outputs)
 
 
 def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:

@@ -49,6 +49,14 @@ class Classifier(nn.Module):
             self.head.bias.copy_(head.bias)
         return self
 
+    def over(self, backbone: nn.Module, pristine: nn.Module) -> Classifier:
+        """Itself, over another backbone, of which counts as restored what is not as in the `pristine` one."""
+        self.backbone, before = backbone, pristine.state_dict()
+        tensors = backbone.state_dict().items()
+        differing = {name for name, one in tensors if not torch.equal(one, before[name].to(one.device))}
+        self._restored = frozenset(f"backbone.{name}" for name in differing)
+        return self
+
     def prepare(self, plan: Plan, size: int) -> None:
         """Freeze and thaw as the plan says for images of that size, put in what drops out, and set train mode."""
         trained = {name for group in plan.groups for name in group.names}

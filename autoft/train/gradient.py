@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import Task
 from autoft.parts.network import Network
+from autoft.train.adaptation import Adaptation
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.average import Average
 from autoft.train.captured import Captured
@@ -45,11 +46,14 @@ class GradientRun:
         task: Task,
         arithmetic: Arithmetic = Arithmetic(),  # noqa: B008  frozen
         network: Network | None = None,
+        adaptation: Adaptation | None = None,
     ) -> None:
         """`network` is what the classifier's backbone is a copy of: its stages are watched, and L2-SP pulls to it.
 
         Without it nothing is watched, and the weights that the classifier comes with are taken for the pretrained ones.
+        Where the backbone is adapted, the `adaptation` says how.
         """
+        self._adaptation = adaptation
         self.classifier, self.plan, self.stream, self.arithmetic = classifier, plan, stream, arithmetic
         self.step = 0
         self.at_once = stream.images.at_once
@@ -180,7 +184,9 @@ class GradientRun:
         """
         if self.folded is not None:
             return
-        held, pixels = self.plan.batch_norm == "frozen", min(len(images), self.at_once) * images[0, 0].numel()
+        # What an adapter has put beside a convolution does nothing yet, so that trying would not show it is in the way.
+        held = self.plan.batch_norm == "frozen" and self._adaptation is None
+        pixels = min(len(images), self.at_once) * images[0, 0].numel()
         pays = pixels >= FOLDED_FROM_PIXELS[images.device.type]
         self.folded = fold_norms(self._forward, images) if held and pays else ()
 
@@ -274,8 +280,9 @@ class GradientRun:
         return share * loss + (1.0 - share) * self._task.loss(outputs, others, recipe)
 
     def scored(self) -> Classifier:
-        """The classifier that is scored and exported: averaged weights, eval mode."""
-        return self._average.classifier
+        """The classifier that is scored and exported: averaged weights, eval mode, nothing in it that was put there."""
+        averaged = self._average.classifier
+        return averaged if self._adaptation is None else self._adaptation.merged(averaged)
 
     def model_tensors(self) -> dict[str, Tensor]:
         """What exporting needs: the averaged tensors that training changed."""
@@ -284,6 +291,9 @@ class GradientRun:
     def training_tensors(self) -> dict[str, Tensor]:
         """What going on needs besides: the raw weights, the optimiser's memory, and what steps are computed in."""
         raw = {f"raw.{name}": tensor for name, tensor in self.classifier.trained(self.plan).items()}
+        if self._adaptation is not None:  # of which the merged tensors say too little
+            averaged = self._average.classifier.changed(self.plan)
+            raw |= {f"averaged.{name}": tensor for name, tensor in averaged.items()}
         return {**raw, **self._optimizer.memory(), **self.arithmetic.note(self._scalars.device)}
 
     def go_on(self, passes: float, model: Mapping[str, Tensor], training: Mapping[str, Tensor]) -> None:
@@ -293,8 +303,9 @@ class GradientRun:
         and is in `without_moments`: it did not train before, or `Optimizer.remember` says so.
         """
         self.step = round(passes * self.stream.steps_per_pass)
-        self._average.classifier.restore(model)
-        self.classifier.restore(model)  # what a parent trained and this trial does not
+        averaged = model if self._adaptation is None else _with_prefix(training, "averaged.")
+        self._average.classifier.restore(averaged)
+        self.classifier.restore(averaged)  # what a parent trained and this trial does not
         raw = _with_prefix(training, "raw.")
         self.classifier.restore(raw)
         anew = self._optimizer.remember(training)

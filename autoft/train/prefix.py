@@ -201,6 +201,8 @@ def _cut(bench: Bench, classifier: Classifier) -> Cut:
         raise _NotKept("blocks are left out at random")
     if plan.batch_norm != "frozen":
         raise _NotKept("BatchNorm trains")
+    if bench.adaptation is not None:
+        raise _NotKept("the strategy puts parameters of its own into the network")
     if not (depth := _frozen_stages(bench)):
         raise _NotKept("the first stage trains")
     if (cut := shop.cut(bench.trial.backbone, depth, bench.trial.image_size)) is None:

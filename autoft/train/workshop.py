@@ -29,6 +29,7 @@ from autoft.system.disk_cache import cache_root
 from autoft.system.signals import Cancelled
 from autoft.tasks.scores import interval
 from autoft.tasks.statistics import RESAMPLES
+from autoft.train.adaptation import Adaptation
 from autoft.train.arithmetic import begun
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
@@ -123,9 +124,12 @@ class Workshop:
     def bench(self, job: Job) -> Bench:
         """What the job's slice works with: its images in as small parts as are known to be needed."""
         trial = job.slice.trial
-        network = self.network(trial.backbone)
-        plan = self.host.part(FreezeStrategy, trial.freeze).plan(network.stages, trial.params)
-        bench = Bench(self, job, network, plan, self.images(trial))
+        network, strategy = self.network(trial.backbone), self.host.part(FreezeStrategy, trial.freeze)
+        adapter = strategy.adapter(trial.params)
+        adaptation = None if adapter is None else Adaptation.of(network, adapter, trial.seed)
+        stages = network.stages if adaptation is None else adaptation.network.stages
+        plan = strategy.plan(stages, trial.params)
+        bench = Bench(self, job, network, plan, self.images(trial), adaptation)
         if self.task.form == "numbers" and plan.recipe.is_mixing:  # half of two images is not half of what they show
             unmixed = replace(plan, recipe=replace(plan.recipe, mixup=0.0, cutmix=0.0))
             bench = replace(bench, plan=unmixed, left_out={"mixing": "left out: answers are numbers"})
@@ -221,6 +225,8 @@ class Bench:
     network: Network
     plan: Plan
     images: Images
+    adaptation: Adaptation | None = None
+    """Where the strategy puts parameters into the network."""
     left_out: Mapping[str, Scalar] = field(default_factory=dict)
     """Of the strategy's plan, what the task does not take."""
 
@@ -228,6 +234,11 @@ class Bench:
     def trial(self) -> Trial:
         """Whose slice it is."""
         return self.job.slice.trial
+
+    @property
+    def trained(self) -> Network:
+        """The network that trains by gradient."""
+        return self.network if self.adaptation is None else self.adaptation.network
 
     @property
     def image_seconds(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from parts.data import source
@@ -20,11 +21,12 @@ from autoft.system.stopwatch import Stopwatch
 ZOO = str(Path(__file__).parent / "small_zoo.py")
 
 
-def small_run(images: Path, folder: Path) -> Run:
+def small_run(images: Path, folder: Path, plugins: Sequence[str] = (ZOO,), freeze: Sequence[str] = ()) -> Run:
     """In `folder`, over the images, 64 px."""
     study = Study(
         data=str(images),
-        plugins=(ZOO,),
+        plugins=tuple(plugins),
+        freeze=tuple(freeze),
         backbones=("small/*",),
         image_size=64,
         runner="inline",

@@ -1,0 +1,183 @@
+"""Parameters that a strategy puts into a network: they train, and nobody after training sees them."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from parts.gains import Gain, Gains
+from parts.small_run import ZOO, small_run
+from parts.small_zoo import SmallZoo
+from torch import nn
+
+from autoft.store import Checkpoint
+from autoft.testing import FreezeStrategyConformance
+from autoft.train.adaptation import Adaptation
+from autoft.train.classifier import Classifier
+from autoft.train.job import Job
+from autoft.train.worker import Worker
+from autoft.train.workshop import Workshop
+from autoft.values.trial import Parent, Slice, Trial
+
+GAINS = ZOO.replace("small_zoo", "gains")
+FAMILIES = ("test_resnet", "test_vit")
+
+
+class TestGains(FreezeStrategyConformance):
+    def part(self):
+        return Gains()
+
+
+@pytest.fixture
+def run(tiny_images, tmp_path):
+    return small_run(tiny_images, tmp_path / "run", plugins=(ZOO, GAINS), freeze=("full", "gains"))
+
+
+def worker(run) -> Worker:
+    return Worker(Workshop(run, run.host()))
+
+
+def trial(run, number: int, family: str, freeze: str, parents: tuple[Parent, ...] = ()) -> Trial:
+    (found,) = [one for one in run.record.candidates if (one.backbone, one.freeze) == (f"small/{family}", freeze)]
+    return found.trial(number, found.space.starts[0], seed=5, parents=parents)
+
+
+def execute(worker: Worker, of: Trial, *stops: float) -> Checkpoint:
+    """The checkpoint behind the last of the slices that end there."""
+    for start, until in zip((0.0, *stops), stops, strict=False):
+        report = worker.run(Job(Slice(of, start, until, 1e12), origin=time.time()))
+        assert report.error is None, report.error
+        assert report.step == until
+    found = worker.shop.checkpoints.load(Parent(of.id, stops[-1]))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_kept_and_scored_is_the_plain_network(run, family):
+    one = worker(run)
+    network = one.shop.network(f"small/{family}")
+    pristine = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
+    checkpoint = execute(one, trial(run, 0, family, "gains"), 2.0)
+    assert {name.removeprefix("backbone.") for name in checkpoint.model} <= pristine.keys() | {
+        "head.weight",
+        "head.bias",
+    }
+    assert checkpoint.weights == worker(run).shop.network(f"small/{family}").fingerprint
+    assert all(torch.equal(tensor, pristine[name]) for name, tensor in network.module.state_dict().items())
+    restored = one.shop.restored(checkpoint)
+    moved = {n for n, t in restored.backbone.state_dict().items() if not torch.equal(t, pristine[n])}
+    assert {f"backbone.{name}" for name in moved} == checkpoint.model.keys() - {"head.weight", "head.bias"}
+    assert moved
+    images = one.shop.images(checkpoint.trial).batches(one.shop.dataset.rows("val"))
+    np.testing.assert_allclose(one.shop.outputs(restored, images), checkpoint.logits, rtol=1e-5, atol=1e-5)
+
+
+def same(one: Checkpoint, two: Checkpoint) -> None:
+    assert one.model.keys() == two.model.keys()
+    assert one.training.keys() == two.training.keys()
+    for name, tensor in {**one.model, **one.training}.items():
+        torch.testing.assert_close({**two.model, **two.training}[name], tensor, rtol=0, atol=0)
+    assert one.logits is not None and two.logits is not None
+    assert np.array_equal(one.logits, two.logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pause_changes_nothing(run, tiny_images, tmp_path, family):
+    whole = execute(worker(run), trial(run, 0, family, "gains"), 2.0)
+    other = small_run(tiny_images, tmp_path / "other", plugins=(ZOO, GAINS), freeze=("full", "gains"))
+    execute(worker(other), trial(other, 0, family, "gains"), 1.0)
+    report = worker(other).run(Job(Slice(trial(other, 0, family, "gains"), 1.0, 2.0, 1e12), origin=time.time()))
+    assert report.error is None
+    found = other.checkpoints.load(Parent(0, 2.0))
+    assert found is not None
+    same(whole, found)
+
+
+def test_a_child_begins_with_what_its_parent_trained_and_a_pause_changes_nothing(run):
+    one = worker(run)
+    parent = execute(one, trial(run, 0, "test_resnet", "full"), 3.0)  # the head is zero in the first
+    parents = (Parent(0, 3.0),)
+    whole = execute(one, trial(run, 1, "test_resnet", "gains", parents), 2.0)
+    pristine = one.shop.network("small/test_resnet").module.state_dict()
+    backbone = {name: tensor for name, tensor in parent.model.items() if name.startswith("backbone.")}
+    moved = {name for name, one in backbone.items() if not torch.equal(one, pristine[name.removeprefix("backbone.")])}
+    norms = {name for name in moved if ".bn" in name}  # which have no gain
+    assert norms and moved <= whole.model.keys()
+    assert all(torch.equal(whole.model[name], parent.model[name]) for name in norms)
+    paused = execute(worker(run), trial(run, 2, "test_resnet", "gains", parents), 1.0, 2.0)
+    same(whole, paused)
+    grandchild = execute(one, trial(run, 3, "test_resnet", "full", (Parent(1, 2.0),)), 1.0)
+    assert whole.model.keys() <= grandchild.model.keys()
+
+
+def test_added_parameters_are_in_the_stages_that_they_were_put_into():
+    zoo = SmallZoo()
+    for backbone in zoo.backbones():
+        network = zoo.build(backbone)
+        adapted = Adaptation.of(network, Gain(), 0).network
+        where = {info.name: stage.name for stage in network.stages for info in stage.parameters}
+        added = [(stage.name, info.name) for stage in adapted.stages for info in stage.parameters]
+        assert any(name.endswith(".gain") for _, name in added)
+        for stage, name in added:
+            plain = name.removesuffix(".gain") + ".weight" if name.endswith(".gain") else name.replace(".base.", ".")
+            assert where[plain] == stage, f"{backbone.name}: {name}"
+
+
+class Forgetful(Gain):
+    """Takes its parameters out and adds nothing to the weights."""
+
+    def merge(self, adapted):
+        for name, layer in [*adapted.named_modules()]:
+            if hasattr(layer, "gain"):
+                adapted.set_submodule(name, layer.base)
+        return adapted
+
+
+class Stubborn(Gain):
+    """Leaves everything in the network."""
+
+    def merge(self, adapted):
+        return adapted
+
+
+class Unsteady(Gain):
+    """Puts in something else than nothing."""
+
+    def adapt(self, module):
+        for layer in super().adapt(module).modules():
+            if hasattr(layer, "gain"):
+                nn.init.normal_(layer.gain)
+        return module
+
+
+@pytest.mark.parametrize(
+    ("adapter", "error", "says"),
+    [
+        (Forgetful, AssertionError, r"merge\(\) changes the features"),
+        (Stubborn, ValueError, r"merge\(\) leaves other tensors than the network came with"),
+        (Unsteady, AssertionError, r"adapt\(\) changes the features"),
+    ],
+)
+def test_a_wrong_adapter_is_told_what_is_wrong(adapter, error, says):
+    class Wrong(Gains):
+        def adapter(self, params):
+            return adapter()
+
+    class Suite(FreezeStrategyConformance):
+        def part(self):
+            return Wrong()
+
+    with pytest.raises(error, match=says):
+        Suite().test_what_it_puts_into_a_network_comes_out_again()
+
+
+def test_an_adapted_classifier_is_left_as_it_is_when_a_copy_is_merged():
+    backbone = SmallZoo().backbones()[0]
+    adaptation = Adaptation.of(SmallZoo().build(backbone), Gain(), 0)
+    classifier = Classifier.of(adaptation.network, 2)
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    adaptation.merged(classifier)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
