@@ -241,6 +241,34 @@ def test_what_the_result_says_to_do_next_can_be_done(
     assert len(executed) == len(hints)
 
 
+def reported(event: Literal["paused", "finished", "failed"], score: float | None, elapsed: float) -> Report:
+    return Report(1, event, 1.0 if score else 0.0, score, 2.0, elapsed=elapsed, error=None if score else "why")
+
+
+@pytest.mark.parametrize(
+    ("report", "goes_on", "says"),
+    [
+        (reported("finished", 0.5, 70.0), True, "nothing better was found"),
+        (reported("failed", None, 70.0), False, "nothing better was found"),
+        (reported("paused", None, 70.0), True, "there was no time to look for a better one"),
+        (reported("finished", 0.5, 5.0), True, "there was no time to look for a better one"),
+        (reported("finished", 0.5, 5.0), False, "there was nothing more to try"),
+    ],
+)
+def test_why_a_model_stands_is_said_as_it_is(report: Report, goes_on: bool, says: str, run: Run) -> None:
+    ledger, said = run.ledger(), list[str]()
+    ledger.record(Queued(1, Slice(run.record.candidates[0].trial(1, {}, 0), 0.0, 1.0, 60.0), Clock(4.0, 60.0)))
+    ledger.record(report)
+    screen = SimpleNamespace(note=said.append)
+    search: Any = SimpleNamespace(
+        ledger=ledger, clock=RunClock(time.time() - 71.0, 90.0), screen=screen, goes_on=lambda: goes_on
+    )
+    before = run.summary()
+    assert before is not None
+    let_stand(run, search, before)
+    assert said == [f"{says}; the model and its score stand, and the test images stay shut"]
+
+
 def test_trials_that_ended_after_the_last_summary_are_exported_with_no_trial_left(
     run: Run, executed: list[Run]
 ) -> None:
