@@ -233,7 +233,7 @@ def test_what_the_result_says_to_do_next_can_be_done(
         ending = Ending(run.record, Preparation(run, ()), lambda: 1.0)
         before = run.summary()
         assert before is not None
-        summary = let_stand(run, _search(run, sitting, journal, stopped, ending), before)
+        summary = let_stand(run, _search(run, sitting, run.ledger(), journal, stopped, ending), before)
     hints = [line.split() for line in _next(summary) if " resume " in line]
     assert [words[:2] for words in hints] == [["autoft", "resume"]] * goes_on
     assert summary == run.summary()
