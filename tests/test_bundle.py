@@ -241,7 +241,8 @@ def test_what_goes_with_a_model_names_no_place_on_this_machine(dataset: Dataset)
         metric=MetricFacts("accuracy"),
     )
     report = Report(0, "finished", 1.0, 0.75, 2.0)
-    made = handoff_of(study, TrialRecord(candidate.trial(0, {}, 0), (), (report,)), 0.75)
+    record = TrialRecord(candidate.trial(0, {}, 0), (), (report,))
+    made = handoff_of(study, record, record)
     assert made.backbone.source == "net.pth"
     assert (made.preprocess.size, made.preprocess.view) == (SIZE, "pad")
     assert (made.validation_score, made.targets) == (0.75, dataset.info.targets)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import string
 import subprocess
 import sys
@@ -137,6 +138,24 @@ def test_a_number_that_is_not_finite_is_refused_by_name(bad: float) -> None:
         encode(Report(0, "finished", 1.0, bad, 1.0))
     with pytest.raises(ValueError, match="elapsed"):
         decode(Clock, '{"elapsed": NaN, "deadline": 1.0}')
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (Plan((), GradientHead(1e-3), recipe=Recipe(batch_size=True)), "recipe.batch_size"),
+        (Plan((), GradientHead(1e-3), recipe=Recipe(dropout=False)), "recipe.dropout"),
+        (Plan((), GradientHead(True)), "learning_rate"),
+        (Plan((ParameterGroup(("a",), 1e-3, from_pass=True),), GradientHead(1e-3)), "groups.0.from_pass"),
+        (Backbone("zoo/net", True, InputSpec(64)), "parameters"),
+        (Backbone("zoo/net", 1, InputSpec(64, mean=(True, 0.5, 0.5))), "input.mean.0"),
+        (Report(0, "finished", 1.0, True, 1.0), "score"),
+        (Slice(Trial(0, "z/b", "f", 32, {}, 1), False, 1.0, 2.0), "start"),
+    ],
+)
+def test_a_truth_value_where_a_number_belongs_is_refused_when_written(value: object, where: str) -> None:
+    with pytest.raises(ValueError, match=rf"{re.escape(where)}: .*(number|integer)"):
+        encode(value)
 
 
 def test_what_json_cannot_hold_is_refused_when_written() -> None:

@@ -228,6 +228,9 @@ def groups(*names: tuple[str, ...], from_pass: float = 0.0) -> autoft.Plan:
         (groups(("stem.weight",), from_pass=-1.0), "group 0 (stem.weight) begins within the 27 passes of the recipe"),
         (plan(augment="flip"), "augment"),
         (plan(batch_size=16.5), "batch_size"),
+        (autoft.Plan((), autoft.GradientHead(True)), "learning_rate: Input should be a valid number"),
+        (plan(batch_size=True), "recipe.batch_size: Input should be a valid integer"),
+        (plan(momentum=True), "recipe.momentum: Input should be a valid number"),
         (autoft.Plan((autoft.ParameterGroup(("stem.weight",), 1e-3),), autoft.ClosedFormHead()), "closed-form"),
     ],
 )

@@ -161,13 +161,25 @@ REFIT = {"id": 1, "train_on": "train+val", "twin": Parent(0, 3.0)}
         ({}, 0.25, "Trained on 150 of the 601 training images, for lack of time. The 202 validation"),
         (REFIT, 1.0, "trained on all 803 training and validation images (trial 1, a refit)."),
         (REFIT, 0.25, "trained on 201 of the 803 training and validation images, for lack of time (trial 1,"),
-        (REFIT, 1.0, "below and the calibration come from trial 0, the same training on the 601 training images alone"),
+        (REFIT, 1.0, "and the calibration come from trial 0, the same training on all 601 training images, scored"),
     ],
 )
 def test_the_card_says_which_images_trained_it(trial: dict[str, Any], share: float, words: str) -> None:
     of = facts()
     made = replace(of.handoff, share=share, trial=replace(of.handoff.trial, **trial))
     assert words in " ".join(section(model_card(replace(of, handoff=made)), "Data").split())
+
+
+def test_the_card_of_a_refit_says_that_its_twin_had_no_time_for_all_images() -> None:
+    of = facts()
+    made = replace(of.handoff, scored_share=0.25, trial=replace(of.handoff.trial, **REFIT))
+    metrics = replace(of.metrics, split="val", of_trial=0)
+    card = model_card(replace(of, handoff=made, metrics=metrics))
+    part = "150 of the 601 training images, for lack of time"
+    head, data = (" ".join(text.split()) for text in (card.split("## ")[0], section(card, "Data")))
+    assert f"It had the same training without these images and on {part}; this model was trained on them too" in head
+    assert "trained on all 803 training and validation images (trial 1, a refit)" in data
+    assert f"trial 0, the same training on {part}, scored on the 202 validation images" in data
 
 
 @pytest.mark.parametrize("trial", [{}, REFIT])
@@ -349,8 +361,8 @@ def changed(value, path, number):
     return (*value[:key], changed(value[key], rest, number), *value[key + 1 :])
 
 
-# The card says nothing of these: they are in the JSON files beside it.
-LEFT_OUT = ("mean_delta", "input", "confusion", "ece_before_temperature.ci95", "prior")
+# The card says nothing of these: they are in the JSON files beside it, or are told of refits only.
+LEFT_OUT = ("mean_delta", "input", "confusion", "ece_before_temperature.ci95", "prior", "scored_share")
 PATHS = [path for path, _ in numbers(facts()) if not any(part in ".".join(map(str, path)) for part in LEFT_OUT)]
 
 

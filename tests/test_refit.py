@@ -783,8 +783,11 @@ def test_a_refit_is_handed_over_with_the_figures_of_its_twin(run: Run, worker: W
     assert numbers([refit, twin]) == [1, 0]
     np.testing.assert_array_equal(maker._twins_logits(refit), worker.shop.saved(Parent(0, 1.0)).logits)
     assert maker._twins_logits(twin) is None
-    made = handoff_of(run.record, refit, ledger.scored_as(refit).score)
+    made = handoff_of(run.record, refit, ledger.scored_as(refit))
     assert (made.trial.train_on, made.validation_score) == ("train+val", twin.score)
+    on_a_part = replace(twin, reports=tuple(replace(report, share=0.25) for report in twin.reports))
+    made = handoff_of(run.record, refit, on_a_part)
+    assert (made.share, made.scored_share) == (1.0, 0.25)
 
 
 def test_a_refit_whose_twin_is_gone_is_passed_over(run: Run, worker: Worker) -> None:

@@ -18,11 +18,11 @@ from autoft.__main__ import _run
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.known import DIGITS, KnownImages, known_images
 from autoft.bundle.onnx_runtime import PixelModel
-from autoft.bundle.rescore import Rescored, labelled_images, read_known, read_source, rescore
+from autoft.bundle.rescore import Rescored, labelled_images, read_known, read_source, rescore, task_of
 from autoft.data.folder import split_folders
 from autoft.errors import DataError, UserError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
-from autoft.shell.commands.handoff import Verified, _doubt, _provenance
+from autoft.shell.commands.handoff import Verified, _copies, _doubt, _provenance
 from autoft.values.codec import decode, encode
 from autoft.values.dataset import Sample, SplitName, TrainOn
 from autoft.values.summary import Scores
@@ -60,7 +60,7 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 
 
 def scored(model: PixelModel, folder: Path, known: KnownImages, everything: bool = False) -> Rescored:
-    labelled = labelled_images(read_source(model, folder).images, known)
+    labelled = labelled_images(read_source(model, folder).images, known, task_of(model))
     return rescore(model, labelled, labelled.everything if everything else labelled.fair)
 
 
@@ -78,6 +78,48 @@ def test_images_of_training_and_validation_are_left_out(model: PixelModel, photo
     everything = scored(model, folder, known, everything=True)
     assert (everything.scores.n, everything.left_out) == (4, 0)
     assert list(_provenance(everything)) == ["optimistic  50% of these images trained the model (1) or chose it (1)"]
+
+
+def test_copies_of_an_image_count_once(model: PixelModel, photos: dict[str, Path]) -> None:
+    for name in ("wrong", "a"):
+        shutil.copy(photos[name], photos[name].with_name(f"{name} again.png"))
+    shutil.copy(photos["wrong"], photos["wrong"].with_name("and again.png"))
+    for name in ("x.png", "y.png"):
+        photos["a"].with_name(name).touch()
+    folder = photos["a"].parents[1]
+    found = scored(model, folder, known_images([sample(photos["a"], "train")]))
+    assert (found.scores.n, found.scores.correct, found.left_out, found.copies) == (3, 2, 1, 4)
+    assert list(_copies(found)) == ["copies      4 files are copies of others; each image counts once"]
+    assert found.known == {"train": 1, "val": 0, "test": 0}
+    everything = scored(model, folder, known_images([sample(photos["a"], "train")]), everything=True)
+    assert (everything.scores.n, everything.copies) == (4, 4)
+    (line,) = _copies(replace(found, copies=1))
+    assert line == "copies      1 file is a copy of another; each image counts once"
+    assert list(_copies(replace(found, copies=0))) == []
+
+
+def test_a_copy_with_another_label_is_named(model: PixelModel, photos: dict[str, Path]) -> None:
+    other = photos["a"].parents[1] / LABELS[1] / "copy.png"
+    other.parent.mkdir()
+    shutil.copy(photos["a"], other)
+    source = read_source(model, other.parents[1])
+    labelled = labelled_images(source.images, known_images([]), task_of(model))
+    assert labelled.copies == 1 and len(labelled.everything) == 4
+    one, two = sorted((photos["a"], other), key=[image.path for image in source.images].index)
+    assert labelled.contradictions == (
+        f"{two}: {two.parent.name!r}, but the same image is in {one.parent.name!r} ({one}), which counts",
+    )
+
+
+def test_of_copies_that_of_the_test_split_counts(model: PixelModel, tmp_path: Path) -> None:
+    """As in a search, which leaves the other out: without a list of images what the folder says is all there is."""
+    trained = colour(tmp_path / "data" / "train" / LABELS[0] / "a.png", (255, 0, 0))
+    colour(tmp_path / "data" / "train" / LABELS[0] / "b.png", (254, 0, 0))
+    tested = tmp_path / "data" / "test" / LABELS[0] / "c.png"
+    tested.parent.mkdir(parents=True)
+    shutil.copy(trained, tested)
+    found = scored(model, tmp_path / "data", read_known(tmp_path))
+    assert (found.scores.n, found.left_out, found.copies) == (1, 1, 1)
 
 
 def test_with_nothing_but_training_images_all_are_scored_and_it_is_said(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+import torch
 from parts.data import TASKS, dataset
 
 import autoft
@@ -26,7 +28,7 @@ from autoft.data.dataset import write_split_csv
 from autoft.engine import engine
 from autoft.engine.conclude import let_stand
 from autoft.engine.ending import Ending
-from autoft.engine.execution import ExportWish, _export_path, _layout, _search, execute, export_trial
+from autoft.engine.execution import ExportWish, _damage, _export_path, _layout, _search, execute, export_trial
 from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
 from autoft.errors import AutoftError, DataError, Interrupted, PluginError, RunFolderError, StudyError
@@ -37,7 +39,7 @@ from autoft.runners.base import Site
 from autoft.runners.inline import InlineRunner
 from autoft.runners.search import Search
 from autoft.shell.commands.run import _next
-from autoft.store import Journal, RunFolder
+from autoft.store import Checkpoint, Journal, RunFolder
 from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
 from autoft.study.study import Study
@@ -51,7 +53,7 @@ from autoft.values.ledger import Ledger
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts
-from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice, Stopped, Trial
+from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice, Started, Stopped, Trial
 
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
@@ -231,7 +233,7 @@ def test_what_the_result_says_to_do_next_can_be_done(
         ending = Ending(run.record, Preparation(run, ()), lambda: 1.0)
         before = run.summary()
         assert before is not None
-        summary = let_stand(run, _search(run, sitting, journal, stopped, ending), before)
+        summary = let_stand(run, _search(run, sitting, run.ledger(), journal, stopped, ending), before)
     hints = [line.split() for line in _next(summary) if " resume " in line]
     assert [words[:2] for words in hints] == [["autoft", "resume"]] * goes_on
     assert summary == run.summary()
@@ -239,6 +241,34 @@ def test_what_the_result_says_to_do_next_can_be_done(
         monkeypatch.setattr(sys, "argv", hint)
         assert _run() == (0 if goes_on else 2)
     assert len(executed) == len(hints)
+
+
+def reported(event: Literal["paused", "finished", "failed"], score: float | None, elapsed: float) -> Report:
+    return Report(1, event, 1.0 if score else 0.0, score, 2.0, elapsed=elapsed, error=None if score else "why")
+
+
+@pytest.mark.parametrize(
+    ("report", "goes_on", "says"),
+    [
+        (reported("finished", 0.5, 70.0), True, "nothing better was found"),
+        (reported("failed", None, 70.0), False, "nothing better was found"),
+        (reported("paused", None, 70.0), True, "there was no time to look for a better one"),
+        (reported("finished", 0.5, 5.0), True, "there was no time to look for a better one"),
+        (reported("finished", 0.5, 5.0), False, "there was nothing more to try"),
+    ],
+)
+def test_why_a_model_stands_is_said_as_it_is(report: Report, goes_on: bool, says: str, run: Run) -> None:
+    ledger, said = run.ledger(), list[str]()
+    ledger.record(Queued(1, Slice(run.record.candidates[0].trial(1, {}, 0), 0.0, 1.0, 60.0), Clock(4.0, 60.0)))
+    ledger.record(report)
+    screen = SimpleNamespace(note=said.append)
+    search: Any = SimpleNamespace(
+        ledger=ledger, clock=RunClock(time.time() - 71.0, 90.0), screen=screen, goes_on=lambda: goes_on
+    )
+    before = run.summary()
+    assert before is not None
+    let_stand(run, search, before)
+    assert said == [f"{says}; the model and its score stand, and the test images stay shut"]
 
 
 def test_trials_that_ended_after_the_last_summary_are_exported_with_no_trial_left(
@@ -286,6 +316,85 @@ def test_the_time_of_a_search_that_is_cut_short_is_used(how: BaseException, run:
     last = Journal.read(run.folder.journal)[-1]
     assert isinstance(last, Stopped)
     assert run.ledger().elapsed == last.elapsed >= 90.0
+
+
+@pytest.mark.parametrize(("later", "used"), [(20.0, 23.0), (-5.0, 3.0), (3600.0, 60.0)])
+@pytest.mark.parametrize("place", ["curves", "checkpoints"])
+def test_the_time_until_a_killed_worker_last_wrote_is_used(place: str, later: float, used: float, run: Run) -> None:
+    """But no more than its slice had: a copy of a run may have files of any time."""
+    folder = run.folder
+    trial = run.record.candidates[0].trial(1, {}, 0)
+    with Journal(folder.journal) as journal:
+        journal.append(Queued(1, Slice(trial, 0.0, 9.0, 60.0), Clock(3.0, 60.0)))
+        journal.append(Started(1, 3.0))
+    assert run.elapsed(run.ledger()) == 3.0
+    (folder.path / place).mkdir()
+    (written := folder.path / place / "00001").touch()
+    os.utime(folder.journal, (1e9, 1e9))
+    os.utime(written, (1e9 + later, 1e9 + later))
+    assert run.elapsed(run.ledger()) == used
+    with Journal(folder.journal) as journal:  # what ends in good order knows its time
+        journal.append(Stopped(4.0))
+    os.utime(folder.journal, (1e9, 1e9))
+    assert run.elapsed(run.ledger()) == 4.0
+
+
+def test_what_a_killed_run_has_used_counts_when_it_goes_on(
+    run: Run, executed: list[Run], crowded: None, started: list[str]
+) -> None:
+    unfinished(run, seconds=60.0, elapsed=3.0, score=None)
+    trial = run.record.candidates[0].trial(2, {}, 0)
+    with Journal(run.folder.journal) as journal:
+        journal.append(Queued(2, Slice(trial, 0.0, 9.0, 60.0), Clock(3.0, 60.0)))
+        journal.append(Started(2, 3.0))
+    os.utime(run.folder.journal, (1e9, 1e9))
+    run.folder.curve(2).parent.mkdir()
+    run.folder.curve(2).touch()
+    os.utime(run.folder.curve(2), (1e9 + 50.0, 1e9 + 50.0))
+    with pytest.raises(StudyError, match=r"--time 60s is too short: 5\d s are over"):
+        api.resume(run.folder.path)
+
+
+def damaged_weights(folder: Path, trial: int) -> None:
+    (path,) = folder.glob(f"{trial:05d}-*.model.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+def damaged_state(folder: Path, trial: int) -> None:
+    (path,) = folder.glob(f"{trial:05d}-*.training.safetensors")
+    path.write_bytes(b"")
+
+
+def without_files(folder: Path, trial: int) -> None:
+    for path in folder.glob(f"{trial:05d}-*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "trial", "says"),
+    [
+        (damaged_weights, 0, r"trial 0 is passed over in the export: 00000-1.* is damaged"),
+        (without_files, 0, r"trial 0 is passed over in the export: 00000-1.*json is gone"),
+        (damaged_weights, 1, r"trial 1 is passed over in the export and begins anew if it goes on: .* is damaged"),
+        (damaged_state, 1, r"trial 1 begins anew if it goes on: .*training.* is damaged"),
+        (without_files, 1, r"trial 1 is passed over in the export and begins anew if it goes on: .*json is gone"),
+    ],
+)
+def test_a_checkpoint_that_is_damaged_or_gone_is_told_when_the_run_goes_on(
+    damage: Callable[[Path, int], None], trial: int, says: str, run: Run
+) -> None:
+    tensors = {"head": torch.ones(3)}
+    begun = run.record.candidates[0].trial(1, {}, 0)
+    with Journal(run.folder.journal) as journal:
+        journal.append(Queued(1, Slice(begun, 0.0, 4.0, 60.0), Clock(3.0, 60.0)))
+        journal.append(Report(1, "paused", 4.0, 0.5, 2.0, elapsed=6.0))
+    finished = run.record.candidates[0].trial(0, {}, 0)
+    run.checkpoints.save(Checkpoint(finished, 1.0, "weights", tensors))
+    run.checkpoints.save(Checkpoint(begun, 4.0, "weights", tensors, {"moment": torch.ones(3)}))
+    assert list(_damage(run.checkpoints, run.ledger())) == []
+    damage(run.folder.checkpoints, trial)
+    (line,) = _damage(run.checkpoints, run.ledger())
+    assert re.match(says, line), line
 
 
 def unfinished(run: Run, seconds: float, elapsed: float, score: float | None) -> None:

@@ -284,6 +284,48 @@ def test_a_trial_given_back_before_its_first_step_goes_on_as_the_same_with_more_
     assert (play.start().trial, len(play.ledger.trials)) == (asked.trial, asked.trial.id + 1)
 
 
+def cut_short(play: Play, asked: Slice, step: float) -> None:
+    """By its deadline, with a score."""
+    play.now = play.deadline
+    play.ledger.record(Report(asked.trial.id, "paused", step, 0.5, 9.0, elapsed=play.now))
+
+
+def test_random_ends_a_trial_that_was_cut_short_before_it_begins_another():
+    play = Play(problem(("z/a",), strategies=("full",), trials=3), Random(), deadline=30.0)
+    first = play.start()
+    while first.trial.freeze == "probe":
+        play.report(first, 0.5)
+        first = play.start()
+    cut_short(play, first, 4.0)
+    play.deadline += 20.0  # less than it had
+    again = play.start()
+    assert (again.trial, again.start, again.until, again.deadline) == (first.trial, 4.0, first.until, play.deadline)
+    given_back(play, again)  # no time for a step: not to be asked for at once, over and over
+    assert play.ask() != replace(again, deadline=play.deadline)
+    play.deadline = 600.0
+    again = play.start()
+    assert (again.trial, again.start) == (first.trial, 4.0)
+    play.report(again, 0.6)  # paused where it was to go, which is not where its plan ends
+    assert play.ask() == DONE or play.ask().trial.id != first.trial.id
+
+
+def test_random_leaves_a_trial_that_cannot_go_on():
+    """Its checkpoint is not kept, or its backbone is not on offer."""
+    play = Play(problem(("z/a",), strategies=("full",)), Random(), deadline=30.0)
+    asked = play.start()
+    while asked.trial.freeze == "probe":
+        play.report(asked, 0.5)
+        asked = play.start()
+    cut_short(play, asked, 4.0)
+    play.deadline = 600.0
+    assert play.ask().trial == asked.trial
+    whole, play.problem = play.problem, problem(("z/b",), strategies=("full",))
+    assert play.ask().trial.id != asked.trial.id
+    play.problem = whole
+    play.ledger.with_checkpoint = frozenset
+    assert play.ask().trial.id != asked.trial.id
+
+
 @pytest.mark.parametrize("searcher", [Halving(), Random()])
 def test_a_trial_given_back_uses_up_no_trial(searcher: Searcher):
     play = Play(problem(("z/a",), strategies=("full",), trials=2), searcher, deadline=30.0)

@@ -62,6 +62,12 @@ def test_a_truth_value_is_no_number(dimension: Float | Int) -> None:
     assert dimension.contains(1)
 
 
+@pytest.mark.parametrize(("options", "value"), [((1, 2), True), ((0.0, 0.5), False), ((True, False), 1)])
+def test_a_truth_value_is_no_option_that_is_a_number(options: Any, value: Any) -> None:
+    assert not Choice(options).contains(value)
+    assert all(Choice(options).contains(option) for option in options)
+
+
 def test_a_fraction_is_no_whole_number() -> None:
     assert not Int(0, 5).contains(2.0)
 

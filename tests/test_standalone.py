@@ -737,6 +737,22 @@ def node(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_node_example_says_in_a_line_what_to_install(bundle: Path) -> None:
+    done = node(bundle)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "onnxruntime-node" in line and line.endswith("or a folder above it: npm install onnxruntime-node")
+
+
+@pytest.mark.parametrize("missing", ["numpy", "onnxruntime", "PIL"])
+def test_the_python_example_says_in_a_line_what_to_install(missing: str, bundle: Path) -> None:
+    (bundle / "examples" / f"{missing}.py").write_text(f"raise ImportError('no {missing} here')")
+    done = infer(bundle)
+    line = f"no {missing} here; pip install -U onnxruntime numpy pillow\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_node_example_runs_the_vectors_and_classifies(layout: str, node_place: Path) -> None:
     folder = make_bundle(node_place / layout, layout)

@@ -54,10 +54,12 @@ class Random(Searcher):
     summary = "random trials, nine passes each"
 
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
-        """One that was given back and has more time now, or a new trial while there is time and `trials` allows."""
-        again = next((record for record in ledger.trials.values() if _has_more_time(record, clock)), None)
-        if again is not None:
-            return Slice(again.trial, 0.0, again.slices[-1].until, clock.deadline)
+        """More of a trial that was cut short, or a new one while there is time and `trials` allows."""
+        offered = set(map(_address, problem.candidates))
+        begun = (record for record in ledger.trials.values() if _address(record.trial) in offered)
+        cut_short = (record for record in begun if _is_cut_short(record, ledger, clock))
+        if (again := next(cut_short, None)) is not None:
+            return Slice(again.trial, again.step, again.slices[-1].until, clock.deadline)
         number = len(ledger.trials)
         open_to_all = _promising(problem.candidates, ledger)
         if _exhausted(problem, ledger) or clock.remaining <= 0 or not open_to_all:
@@ -168,7 +170,7 @@ class _Race:
         """
         lanes = [lane for lane in self._lanes() if self._fits(lane)]
         for record in self.ledger.trials.values():
-            waiting = self._is_raced(record) and _has_more_time(record, self.clock)
+            waiting = record.given_back and self._is_raced(record) and _has_more_time(record, self.clock)
             if waiting and any(_address(lane) == _address(record.trial) for lane in lanes):
                 return self._go_on(record)
         if not lanes or _exhausted(self.problem, self.ledger):
@@ -346,10 +348,19 @@ def _seconds_besides(record: TrialRecord, a_pass: float) -> Iterator[float]:
             yield max(0.0, report.seconds - a_pass * (report.step - slice_.start))
 
 
-def _has_more_time(record: TrialRecord, clock: Clock) -> bool:
-    """Whether the trial was given back before its first step, and would have more time now than it had then."""
-    if not record.given_back:
+def _is_cut_short(record: TrialRecord, ledger: Ledger, clock: Clock) -> bool:
+    """Whether a trial has not reached what was asked for, can go on, and has time for that now."""
+    if record.state != "paused" or record.step > record.slices[-1].until - EPSILON:
         return False
+    if record.step < record.slices[-1].start + EPSILON:  # not even a step: with less time it would be given back again
+        has_time = _has_more_time(record, clock)
+    else:
+        has_time = clock.remaining > MIN_SLICE_SECONDS
+    return has_time and (record.given_back or record.trial.id in ledger.with_checkpoint())
+
+
+def _has_more_time(record: TrialRecord, clock: Clock) -> bool:
+    """Whether the last slice of a trial would have more time now than it had then."""
     report = record.reports[-1]
     return clock.remaining > record.slices[-1].deadline - (report.elapsed - report.seconds)
 

@@ -36,9 +36,9 @@ _TRUST: Final[Mapping[SplitName, str]] = {
     "was {chosen}. No figures from a test split are here.",
     "train": "**Its figures say little.** They come from {n:,} images that it was trained on.",
 }
-_OF_THE_TWIN: Final = """**Its figures are not its own.** They are those of trial {twin}, the same training without the
-validation images, on {n:,} of these, by which it was {chosen}, so they are optimistic. This model was trained on them
-too. No figures from a test split are here."""
+_OF_THE_TWIN: Final = """**Its figures are not its own.** They are those of trial {twin} on {n:,} validation images,
+by which it was {chosen}, so they are optimistic. It had the same training without these images{part}; this
+model was trained on them too. No figures from a test split are here."""
 _REOPENED: Final = """
 The test images were scored {times} times in this run's life, as it went on after it had ended; whoever went on because
 of such a score has chosen by it."""
@@ -110,9 +110,11 @@ def _head(facts: CardFacts) -> str:
     trust = _TRUST[metrics.split] if metrics.of_trial is None else _OF_THE_TWIN
     chosen = "chosen and calibrated" if metrics.calibration.is_fitted else "chosen"
     again = _REOPENED.format(times=metrics.test_openings) if metrics.test_openings > 1 else ""
+    share, train = facts.handoff.scored_share, facts.data.counts["train"]
+    part = "" if share == 1 else f" and on {_part(share, train, 'training images')}"
     return f"""# {facts.form.title(targets)}
 
-{trust.format(n=metrics.n, twin=metrics.of_trial, chosen=chosen)}{again}
+{trust.format(n=metrics.n, twin=metrics.of_trial, chosen=chosen, part=part)}{again}
 
 {facts.form.about(targets)}
 autoft made it on {plain(facts.created)} from the pretrained backbone {plain(backbone.name)}
@@ -184,9 +186,10 @@ def _trained_on(facts: CardFacts) -> str:
     part = _part(facts.handoff.share, train + val, "training and validation images")
     come = "the validation score below and the calibration come" if fitted else "and the validation score below come"
     settings = "The settings, " if fitted else "The settings "
+    twin = _part(facts.handoff.scored_share, train, "training images")
     return f"""This model was trained on {part} (trial {trial.id}, a refit).
-{settings}{come} from trial {trial.twin.trial}, the same training on the {train:,}
-training images alone, scored on the {val:,} validation images."""
+{settings}{come} from trial {trial.twin.trial}, the same training on
+{twin}, scored on the {val:,} validation images."""
 
 
 def _part(share: float, images: int, what: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 
@@ -14,10 +14,11 @@ from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.predict import answered, image_files
 from autoft.data.folder import SPLIT_NAMES, split_folders, subfolder_names
 from autoft.data.manifest import with_columns
-from autoft.data.meaning import contradictions
+from autoft.data.meaning import contradictions, meanings
 from autoft.data.readers import read_labelled
 from autoft.data.scan import content_hash
 from autoft.errors import DataError, UserError
+from autoft.parts.base import Task
 from autoft.system.files import as_path, as_text
 from autoft.system.parallel import ordered_map
 from autoft.values.bundle import IMAGES
@@ -26,6 +27,7 @@ from autoft.values.dataset import Listing, SplitName, TrainOn
 from autoft.values.summary import Scores
 
 _READERS: Final = 4
+_SPLITS: Final[Sequence[SplitName]] = get_args(SplitName)
 _SHOWN: Final = 3
 
 
@@ -43,13 +45,17 @@ class Labelled:
     """Labelled images, sorted by what the bundle knows of them.
 
     `known`: images of the run it came from, by split. `fresh` are new to it. `unsure` may be either: the bundle lists
-    a sample of its images only. `train_on` are the splits that the model has trained on.
+    a sample of its images only. `train_on` are the splits that the model has trained on. Each image is there once:
+    `copies` counts the files that hold one which another file holds, and counts for; `contradictions` says of those
+    with another label what they contradict, a line each.
     """
 
     known: Mapping[SplitName, tuple[LabelledImage, ...]]
     fresh: tuple[LabelledImage, ...]
     unsure: tuple[LabelledImage, ...]
     train_on: TrainOn = "train"
+    copies: int = 0
+    contradictions: tuple[str, ...] = ()
 
     @property
     def everything(self) -> tuple[LabelledImage, ...]:
@@ -75,6 +81,7 @@ class Rescored:
     are of the run the model came from, `scored` those of them that were scored, and `fresh` those scored that are new
     to the model. `left_out` counts the images that nobody tried to score. `train_on` are the splits that the model has
     trained on; the validation split chose it in any case. `unsure` counts those scored that may be of any split.
+    `copies` of other files are in none of these counts.
     """
 
     scores: Scores
@@ -85,6 +92,7 @@ class Rescored:
     left_out: int
     train_on: TrainOn = "train"
     unsure: int = 0
+    copies: int = 0
 
 
 def read_known(bundle: Path, train_on: TrainOn = "train") -> KnownImages:
@@ -128,7 +136,7 @@ def _of_manifest(model: PixelModel, path: Path) -> Source:
     for entry in listing.entries:
         if problem := model.form.problem(entry.label, model.targets):
             raise DataError(f"{path}: {entry.path}: {problem}; the model knows {_some(model.labels)}")
-    root, task = as_path(listing.root), model.form.task(model.targets.task).on(model.targets)
+    root, task = as_path(listing.root), task_of(model)
     asked = {name.casefold() for name in listing.columns}
     further = [name for name in everything.columns if name.casefold() not in asked]
     notes = [f"{path}: the column {name!r} is not used, as the model says nothing of it" for name in further]
@@ -137,6 +145,11 @@ def _of_manifest(model: PixelModel, path: Path) -> Source:
         unreadable=tuple(f"{problem.path}: {problem.reason}" for problem in listing.problems),
         notes=(*notes, *(f"{problem.path}: {problem.reason}" for problem in contradictions(task, listing))),
     )
+
+
+def task_of(model: PixelModel) -> Task:
+    """What the model predicts, bound to its targets."""
+    return model.form.task(model.targets.task).on(model.targets)
 
 
 def _by_column(model: PixelModel, everything: Listing) -> Listing:
@@ -158,18 +171,39 @@ def _of_folder(model: PixelModel, source: Path) -> Source:
     return Source(tuple(found))
 
 
-def labelled_images(images: Sequence[LabelledImage], known: KnownImages) -> Labelled:
-    """The images, sorted by what the bundle knows of them."""
+def labelled_images(images: Sequence[LabelledImage], known: KnownImages, task: Task) -> Labelled:
+    """The images, sorted by what the bundle knows of them; `task`, of the model's targets, says what labels mean."""
     splits: dict[SplitName, list[LabelledImage]] = {"train": [], "val": [], "test": []}
     fresh: list[LabelledImage] = []
     unsure: list[LabelledImage] = []
+    same: dict[tuple[str, Path | None], list[LabelledImage]] = {}
     digests = ordered_map(_hash, [image.path for image in images], _READERS)
     for image, digest in zip(images, digests, strict=True):
+        same.setdefault((digest, None if digest else image.path), []).append(image)
+    for (digest, _), files in same.items():
         split = known.split_of(digest)
         place = splits[split] if split else fresh if known.may_list(digest) else unsure
-        place.append(image)
+        place.append(_counting(files))
     sorted_out = {split: tuple(found) for split, found in splits.items()}
-    return Labelled(sorted_out, tuple(fresh), tuple(unsure), known.train_on)
+    contradictory = tuple(_contradictory(same.values(), task))
+    return Labelled(sorted_out, tuple(fresh), tuple(unsure), known.train_on, len(images) - len(same), contradictory)
+
+
+def _counting(files: Sequence[LabelledImage]) -> LabelledImage:
+    """Of files that hold one image that which counts: as in a search one of the test split, or else the first."""
+    return max(files, key=lambda file: _SPLITS.index(file.split) if file.split else -1)
+
+
+def _contradictory(same: Iterable[Sequence[LabelledImage]], task: Task) -> Iterator[str]:
+    """A line for each file that has another label than the one of the same image that counts."""
+    copied = [files for files in same if len(files) > 1]
+    meaning = meanings(task, (file.label for files in copied for file in files))
+    for files in copied:
+        one = _counting(files)
+        for file in files:
+            if meaning[file.label] != meaning[one.label]:
+                where = f"{one.label!r} ({as_text(one.path)}), which counts"
+                yield f"{as_text(file.path)}: {file.label!r}, but the same image is in {where}"
 
 
 def rescore(
@@ -192,6 +226,7 @@ def rescore(
         len(labelled.everything) - len(chosen),
         labelled.train_on,
         len(where.intersection(labelled.unsure)),
+        labelled.copies,
     )
 
 

@@ -126,8 +126,8 @@ class BundleMaker:
             checkpoint, classifier = self._restored(record)
         run, shop, host = self.run, self.shop, self.shop.host
         dataset = shop.dataset
-        score = self.ledger.scored_as(record).score or 0.0
-        handoff = replace(handoff_of(run.record, record, score), outputs=dataset.task.outputs)
+        handoff = handoff_of(run.record, record, self.ledger.scored_as(record))
+        handoff = replace(handoff, outputs=dataset.task.outputs)
         order = Order(
             handoff=handoff,
             reference=lambda images: shop.answers(classifier, torch.from_numpy(images)),
@@ -221,8 +221,11 @@ def export_best(
     raise GateFailed(f"none of {len(causes)} trials can be exported: {every}")
 
 
-def handoff_of(study: StudyRecord, record: TrialRecord, score: float) -> Handoff:
-    """What goes with the trial's weights, which were chosen by that score; nothing of this machine is in it."""
+def handoff_of(study: StudyRecord, record: TrialRecord, scored: TrialRecord) -> Handoff:
+    """What goes with the trial's weights, which were chosen by the score of `scored`: the trial itself, or its twin.
+
+    Nothing of this machine is in it.
+    """
     trial, info = record.trial, study.data
     backbone = next(backbone for backbone in study.backbones if backbone.name == trial.backbone)
     spec = backbone.input
@@ -234,9 +237,10 @@ def handoff_of(study: StudyRecord, record: TrialRecord, score: float) -> Handoff
         backbone=replace(backbone, source=without_place(backbone.source)),
         trial=trial,
         metric=study.metric.name,
-        validation_score=study.metric.shown(score),
+        validation_score=study.metric.shown(scored.score or 0.0),
         data_fingerprint=info.fingerprint,
         share=record.share,
+        scored_share=scored.share,
         precision=record.precision,
     )
 
@@ -262,9 +266,18 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
 
 
 def let_stand(run: Run, search: Search, before: Summary) -> Summary:
-    """Write what the run came to `before` as what it comes to with the time it has now: nothing better was found."""
-    search.screen.note("nothing better was found; the model and its score stand, and the test images stay shut")
-    return _written(run, search, replace(before, goes_on=search.goes_on()))
+    """Write what the run came to `before` as what it comes to with the time it has now: its model is the best still."""
+    now = replace(before, goes_on=search.goes_on())
+    search.screen.note(f"{_why_it_stands(search, now)}; the model and its score stand, and the test images stay shut")
+    return _written(run, search, now)
+
+
+def _why_it_stands(search: Search, before: Summary) -> str:
+    own = (record for record in search.ledger.trials.values() if not record.is_refit)
+    since = (report for record in own for report in record.reports if report.elapsed > before.elapsed)
+    if any(report.score is not None or report.event == "failed" for report in since):
+        return "nothing better was found"
+    return "there was no time to look for a better one" if before.goes_on else "there was nothing more to try"
 
 
 def _written(run: Run, search: Search, summary: Summary) -> Summary:

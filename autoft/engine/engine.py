@@ -101,7 +101,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     watch = Stopwatch(began)
     recorded = Run.open(path)
     ledger, finished = recorded.ledger(), recorded.summary()
-    elapsed = max(ledger.elapsed, finished.elapsed if finished else 0.0)
+    elapsed = max(recorded.elapsed(ledger), finished.elapsed if finished else 0.0)
     run = _changed(recorded, change, finished, elapsed)
     screen.metric = run.record.metric
     if finished and run.concluded(ledger):

@@ -35,7 +35,7 @@ from autoft.parts.host import Host
 from autoft.runners.base import Site
 from autoft.runners.refit import Refits
 from autoft.runners.search import Search
-from autoft.store import Journal
+from autoft.store import CheckpointStore, Journal
 from autoft.study.machine import Crowding
 from autoft.study.run import Run
 from autoft.system.files import as_path, as_text
@@ -46,6 +46,7 @@ from autoft.train.workshop import Workshop
 from autoft.values.handoff import Layout
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.summary import Summary
+from autoft.values.trial import Parent
 
 
 def execute(run: Run, sitting: Sitting) -> Summary:
@@ -64,6 +65,8 @@ def execute(run: Run, sitting: Sitting) -> Summary:
         with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:
             ending = Ending(run.record, preparation, Crowding(own=run.record.machine.busy + 1.0))
             search = _search(run, sitting, ledger, journal, stopped, ending)
+            for line in _damage(run.checkpoints, ledger):
+                sitting.screen.note(line)
             with _time_is_used(search):
                 with watch.phase("search"):
                     run.save()  # workers read it
@@ -229,6 +232,20 @@ def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stoppe
         refits=refits,
         starting=sitting.runner.starting,
     )
+
+
+def _damage(checkpoints: CheckpointStore, ledger: Ledger) -> Iterator[str]:
+    """A line for each trial whose checkpoint is damaged or gone: what becomes of the trial, and what is wrong.
+
+    What one that a kill cut short goes on from is not known before its worker has looked.
+    """
+    for number in sorted(ledger.with_checkpoint()):
+        record = ledger.trials[number]
+        going_on = checkpoints.going_on_problem(Parent(number, record.step)) if record.state == "paused" else None
+        kept = checkpoints.problem(record.best_checkpoint)
+        becomes = ["is passed over in the export"] * bool(kept) + ["begins anew if it goes on"] * bool(going_on)
+        if becomes:
+            yield f"trial {number} {' and '.join(becomes)}: {kept or going_on}"
 
 
 def _raise_if_stopped(run: Run, ledger: Ledger, stopped: StopFlag) -> None:

@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,12 +83,17 @@ class _Sidecar:
         return replace(self, check=_check(encode_python(replace(self, check=""))))
 
     @classmethod
-    def read(cls, text: str) -> _Sidecar:
-        """The sidecar in a text. Raises `ValueError` when it is not as it was written, by this version or an older."""
-        data = json.loads(text)
+    def of(cls, path: Path, trial_id: int) -> _Sidecar:
+        """The sidecar in a file of the trial.
+
+        Raises `OSError`, and `ValueError` when it is not as it was written, by this version or an older, or another's.
+        """
+        data = json.loads(path.read_text(encoding="utf-8"))
         sidecar = decode(cls, data)
         if _check(data | {"check": ""}) != sidecar.check:
             raise ValueError("the sidecar is damaged")
+        if path.stem != _stem(trial_id, sidecar.step) or sidecar.trial.id != trial_id:
+            raise ValueError("the sidecar is of another checkpoint")
         return sidecar
 
 
@@ -139,6 +144,17 @@ class CheckpointStore:
         """
         return self._first_whole(trial_id, self._sidecars(trial_id), going_on=True)
 
+    def problem(self, wanted: Parent) -> str | None:
+        """What is wrong with the weights of a checkpoint; None when they are whole.
+
+        Here and in `going_on_problem` files that nobody has touched since they were written are not read.
+        """
+        return self._problem(wanted, lambda sidecar: sidecar.model)
+
+    def going_on_problem(self, wanted: Parent) -> str | None:
+        """Why training cannot go on from a checkpoint; None when it can."""
+        return self.problem(wanted) or self._problem(wanted, lambda sidecar: sidecar.training)
+
     def is_empty(self) -> bool:
         """Whether no trial has a checkpoint."""
         return not any(path.suffix == ".json" for _, path in self._named())
@@ -170,9 +186,7 @@ class CheckpointStore:
     def _first_whole(self, trial_id: int, sidecars: Iterable[Path], going_on: bool = False) -> Checkpoint | None:
         for path in sidecars:
             try:
-                sidecar = _Sidecar.read(path.read_text(encoding="utf-8"))
-                if path.stem != _stem(trial_id, sidecar.step) or sidecar.trial.id != trial_id:
-                    raise ValueError("the sidecar is of another checkpoint")
+                sidecar = _Sidecar.of(path, trial_id)
                 if not going_on:
                     return _checkpoint(sidecar, self._tensors(sidecar.model), {})
                 if sidecar.training is not None:
@@ -185,19 +199,40 @@ class CheckpointStore:
         """The tensors in a file, once its SHA-256 is the one it was written with. Raises `ValueError`."""
         from safetensors.torch import load_file
 
-        path = self._folder / Path(file.name).name
-        if sha256(path) != file.sha256:
-            raise ValueError(f"{path.name} is damaged: its SHA-256 is not the one in the sidecar")
-        return load_file(path)
+        self._require_whole(file)
+        return load_file(self._path(file))
 
     def _untouched(self, file: _File) -> dict[str, Tensor]:
         """As `_tensors`, but a file that nobody has touched since is not read twice: a slice hashes what it writes."""
         from safetensors.torch import load_file
 
-        path = self._folder / Path(file.name).name
-        status = path.stat()
-        same = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
-        return load_file(path) if same else self._tensors(file)
+        return load_file(self._path(file)) if self._is_untouched(file) else self._tensors(file)
+
+    def _is_untouched(self, file: _File) -> bool:
+        status = self._path(file).stat()
+        return (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
+
+    def _path(self, file: _File) -> Path:
+        return self._folder / Path(file.name).name
+
+    def _problem(self, wanted: Parent, part: Callable[[_Sidecar], _File | None]) -> str | None:
+        sidecar = self._folder / f"{_stem(wanted.trial, wanted.step)}.json"
+        try:
+            file = part(_Sidecar.of(sidecar, wanted.trial))
+            if file is None:
+                return f"{sidecar.name} has nothing to go on from"
+            if not self._is_untouched(file):
+                self._require_whole(file)
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is gone"
+        except (OSError, ValueError) as error:
+            return f"{sidecar.name}: {error}"
+        return None
+
+    def _require_whole(self, file: _File) -> None:
+        """Raise `ValueError` unless the SHA-256 of a file is the one it was written with."""
+        if sha256(self._path(file)) != file.sha256:
+            raise ValueError(f"{file.name} is damaged: its SHA-256 is not the one in the sidecar")
 
     def _sidecars(self, trial_id: int) -> list[Path]:
         """The trial's sidecars, highest step first."""

@@ -151,6 +151,12 @@ class RunFolder:
                 "backup, or begin a new run"
             )
 
+    def seconds_after_journal(self) -> float:
+        """By how many seconds a curve or a checkpoint is younger than the last line of the journal, which is there."""
+        folders = (self.checkpoints, self._curves)
+        written = (path.stat().st_mtime for folder in folders if folder.is_dir() for path in folder.iterdir())
+        return max(0.0, max(written, default=0.0) - self.journal.stat().st_mtime)
+
     @property
     def study(self) -> Path:
         """The resolved study."""
@@ -173,7 +179,7 @@ class RunFolder:
 
     def curve(self, trial: int) -> Path:
         """How the training of a trial went, step by step; there is none of a trial that trained nothing by gradient."""
-        return self.path / "curves" / f"{trial:05d}.csv"
+        return self._curves / f"{trial:05d}.csv"
 
     @property
     def errors(self) -> Path:
@@ -199,6 +205,10 @@ class RunFolder:
     def test_openings(self) -> Path:
         """How often the test images were scored; written before they are. There is none in a run that has not ended."""
         return self.path / ".test_openings"
+
+    @property
+    def _curves(self) -> Path:
+        return self.path / "curves"
 
     @property
     def _lock_file(self) -> Path:

@@ -157,6 +157,17 @@ class Run:
         Journal.read(self.folder.journal, ledger)
         return ledger
 
+    def elapsed(self, ledger: Ledger) -> float:
+        """Run time in seconds that is used.
+
+        Of a run that was killed that is until its workers last wrote something, as far as that is within their slices:
+        who copies a run may make all of its files new.
+        """
+        ends = [record.slices[-1].deadline for record in ledger.trials.values() if record.is_cut_short]
+        if not ends:
+            return ledger.elapsed
+        return max(ledger.elapsed, min(ledger.elapsed + self.folder.seconds_after_journal(), max(ends)))
+
     def problem(self, ledger: Ledger) -> Problem:
         """What its searcher is told. Refits, which it has not asked for, use up none of its trials."""
         study, refits = self.record.study, sum(record.is_refit for record in ledger.trials.values())

@@ -126,7 +126,7 @@ class FeaturePass:
 
     def recall(self, check: Check) -> None:
         """Take what is kept, in fp32 if it is there."""
-        for path in {self.path: None, self._own_path: None}:
+        for path in dict.fromkeys((self.path, self._own_path)):  # one, of a pass in fp32
             wanted = np.flatnonzero(~self.known)
             with self._table(path) as table:
                 for place, row in table.read(self.rows[wanted]):

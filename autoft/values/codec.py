@@ -1,7 +1,8 @@
 """Our frozen values to JSON and back, exactly: what is written is what is read.
 
-Reading is strict: an unknown key, a missing one, a number where a text belongs or a NaN is a `ValueError` with one line
-that says where. Writing is as strict, so that nothing is written that could not be read again.
+Reading is strict: an unknown key, a missing one, a number where a text belongs, a truth value where a number belongs or
+a NaN is a `ValueError` with one line that says where. Writing is as strict, so that nothing is written that could not
+be read again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 _FLAT_LIST = re.compile(r"\[\n[^\[\]{}]*\]")
 _LINE_BREAK = re.compile(r"\n *")
+_ODD_FIELDS = ("missing", "missing_argument", "unexpected_keyword_argument")  # as pydantic calls them
 
 
 def encode(value: object) -> str:
@@ -43,7 +45,9 @@ def encode_python(value: object) -> Any:
         (data,) = adapter.dump_python((value,), mode="json", warnings=False)
     except PydanticSerializationError as error:
         raise ValueError(f"not a {cls.__name__} that JSON can hold: {_one_line(str(error))}") from None
-    _decode(cls, [data])
+    # For JSON a True where a number belongs has become 1; what the value itself holds is what has to be right.
+    (as_it_is,) = adapter.dump_python((value,), warnings=False)
+    _decode(cls, [as_it_is])
     return data
 
 
@@ -87,11 +91,14 @@ def _adapter(cls: Any) -> TypeAdapter[Any]:
 
 
 def _explain(cls: Any, error: ValidationError) -> str:
-    """One line for the error that goes deepest: of a union's branches that is the one that was meant."""
+    """One line for the error that goes deepest: of a union's branches that is the one that was meant.
+
+    Of equally deep ones a wrong value tells more than a field too many, which may be that of another branch.
+    """
     errors = error.errors(include_url=False, include_context=False)
     tags = {tuple(e["loc"][:-1]) for e in errors if e["type"] == "literal_error" and e["loc"][-1] in ("kind", "event")}
     meant = [e for e in errors if not any(tuple(e["loc"][: len(tag)]) == tag for tag in tags)] or errors
-    deepest = max(meant, key=lambda e: len(e["loc"]))
+    deepest = max(meant, key=lambda e: (len(e["loc"]), e["type"] not in _ODD_FIELDS))
     where = ".".join(str(part) for part in deepest["loc"][1:]) or "value"
     more = f" (and {len(meant) - 1} more)" if len(meant) > 1 else ""
     return _one_line(f"not a valid {getattr(cls, '__name__', cls)}: {where}: {deepest['msg']}{more}")

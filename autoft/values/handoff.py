@@ -79,8 +79,9 @@ class Handoff:
     """What an exporter has to put beside the weights so that a stranger can deploy them.
 
     `targets` say what the answers are about. `validation_score` is that of a refit's twin. `share` is the part of the
-    images to train on that a closed-form head was fitted on. `outputs` is how many numbers the network gives for an
-    image; None: one a name. `precision` is what training steps were computed in, "" where there were none.
+    images to train on that a closed-form head was fitted on, `scored_share` that of the one whose `validation_score` it
+    is: the same, but of a refit, whose twin may have had no time for all. `outputs` is how many numbers the network
+    gives for an image; None: one a name. `precision` is what training steps were computed in, "" where there were none.
     """
 
     targets: Targets
@@ -91,6 +92,7 @@ class Handoff:
     validation_score: float
     data_fingerprint: str
     share: float = 1.0
+    scored_share: float = 1.0
     outputs: int | None = None
     precision: str = ""
 

@@ -85,7 +85,7 @@ class Choice:
 
     def contains(self, value: Scalar) -> bool:
         """Whether `value` is one of the options."""
-        return value in self.options
+        return any(value == option and _is_number(value) == _is_number(option) for option in self.options)
 
 
 Dimension = Float | Int | Choice

@@ -10,8 +10,12 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import ort from "onnxruntime-node";
 
+const { default: ort } = await import("onnxruntime-node").catch((error) => {
+  const why = error.message.replace(/\s+/g, " ");
+  console.error(`${why}; run this in the bundle or a folder above it: npm install onnxruntime-node`);
+  process.exit(2);
+});
 const usage = "usage: node examples/infer.mjs PHOTO.rgb WIDTH HEIGHT, raw RGB bytes, 3 a pixel, row by row";
 
 const bundle = join(dirname(fileURLToPath(import.meta.url)), "..");

@@ -1,7 +1,7 @@
 """What this bundle's model says of photos: `python examples/infer.py photo.jpg ...`; copy it into your own program.
 
 Needs onnxruntime, numpy and Pillow. Without photos it runs the bundle's test vectors and prints PASS. Exit code 1 when
-a photo cannot be read, or a vector does not pass.
+a photo cannot be read, or a vector does not pass; 2 without those packages.
 """
 # ruff: noqa: T201
 
@@ -15,9 +15,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
-from PIL import Image
+try:
+    import numpy as np
+    import onnxruntime
+    from PIL import Image
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    print(f"{error}; pip install -U onnxruntime numpy pillow", file=sys.stderr)
+    sys.exit(2)
 
 BUNDLE = Path(__file__).resolve().parent.parent
 VECTORS = BUNDLE / "test_vectors" / "vectors.json"

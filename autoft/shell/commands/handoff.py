@@ -124,8 +124,8 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
 
     BUNDLE is an exported folder, or a run folder with one. IMAGES, a CSV manifest or one folder of images a class,
     also inside split folders, is scored as well; images that the model was trained or chosen on are recognised by
-    their content and left out. Exit code 3 when something is not as promised, 2 when an image cannot be read. Needs no
-    torch; nothing in the bundle is executed.
+    their content and left out, and copies of one image count once. Exit code 3 when something is not as promised, 2
+    when an image cannot be read. Needs no torch; nothing in the bundle is executed.
     """
     from autoft.bundle.standalone.verify import measured_line, unlisted_line
 
@@ -145,7 +145,7 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
         return
     if not as_json:
         say(f"{_figures(result.rescored.scores)}{_doubt(result.rescored)}")
-        for line in _provenance(result.rescored):
+        for line in (*_provenance(result.rescored), *_copies(result.rescored)):
             say(line)
         for line in result.rescored.unreadable:
             click.echo(line, err=True)
@@ -184,6 +184,12 @@ def _provenance(rescored: Rescored) -> Iterator[str]:
         yield f"left out    {unsure} {untold}"
 
 
+def _copies(rescored: Rescored) -> Iterator[str]:
+    if copies := rescored.copies:
+        said = "1 file is a copy of another" if copies == 1 else f"{copies} files are copies of others"
+        yield f"copies      {said}; each image counts once"
+
+
 def _chose(rescored: Rescored) -> str:
     """What validation images did."""
     return "chose it" if rescored.train_on == "train" else "chose it and trained it too"
@@ -192,7 +198,7 @@ def _chose(rescored: Rescored) -> str:
 def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
     from autoft.bundle.onnx_runtime import PixelModel
     from autoft.bundle.predict import find_bundle
-    from autoft.bundle.rescore import labelled_images, read_known, read_source, rescore
+    from autoft.bundle.rescore import labelled_images, read_known, read_source, rescore, task_of
     from autoft.bundle.standalone import verify as standalone
     from autoft.values.bundle import MODEL
 
@@ -205,10 +211,10 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
     if images and not outcome.problems:
         model = PixelModel(folder / MODEL)
         source = read_source(model, images)
-        labelled = labelled_images(source.images, read_known(folder, model.train_on))
+        labelled = labelled_images(source.images, read_known(folder, model.train_on), task_of(model))
         chosen = labelled.everything if everything else labelled.fair
         rescored = rescore(model, labelled, chosen, source.unreadable)
-        notes += source.notes
+        notes += (*source.notes, *labelled.contradictions)
     return Verified(
         passed=not outcome.problems,
         problems=tuple(outcome.problems),
