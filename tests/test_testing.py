@@ -240,7 +240,7 @@ class TestThawing(FreezeStrategyConformance):
             lambda run: [p.requires_grad_(False) for p in run.classifier.backbone.parameters()],
             "can train and should not",
         ),
-        (lambda run: [p.data.zero_() for p in run.classifier.parameters()], "nothing moved of"),
+        (lambda run: setattr(run._optimizer, "step", lambda: None), "nothing moved of"),
         (lambda run: [p.data.add_(1.0) for p in run.classifier.backbone.parameters()], "moved, of no group that began"),
     ],
 )
@@ -528,7 +528,10 @@ def test_a_module_is_checked_as_a_file_is(run: Run, tmp_path: Path, monkeypatch:
 def test_a_module_that_is_installed_is_the_one_of_a_search() -> None:
     host, plugin = loaded("autoft.builtin.freeze")
     assert plugin == "freeze"
-    assert [suite.part().name for suite in suites(host, plugin)] == ["probe", "full", "last_stages", "bias_norm"]
+    assert [suite.part().name for suite in suites(host, plugin)] == [
+        *("probe", "full", "last_stages", "bias_norm"),
+        *("lp_ft", "surgical", "gradual"),
+    ]
 
 
 def test_an_exporter_called_onnx_writes_the_core() -> None:
