@@ -839,7 +839,7 @@ def test_from_a_kill_in_the_refit_to_the_bundle_of_the_refit_and_back_to_its_twi
     card = (run.folder.export / "MODEL_CARD.md").read_text()
     both = counts["train"] + counts["val"]
     assert f"trained on all {both} training and validation images (trial 1, a refit)" in card
-    assert f"come from trial 0, the same training on the {counts['train']}\ntraining images alone" in card
+    assert f"come from trial 0, the same training on\nall {counts['train']} training images, scored on" in card
     assert "calibrated" not in card  # on so few validation images
     report = decode(MetricsReport, (run.folder.export / "metrics.json").read_text())
     written = decode(Manifest, (run.folder.export / "manifest.json").read_text())

@@ -255,8 +255,8 @@ def test_split_folders_are_taken_as_a_search_takes_them(
 
 
 def test_splits_of_a_manifest_are_all_there_is_without_a_list_of_images(model: PixelModel, tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
-        colour(tmp_path / f"{name}.png", (255, 0, 0))
+    for number, name in enumerate(("a", "b", "c")):
+        colour(tmp_path / f"{name}.png", (255 - number, 0, 0))
     rows = [f"{name}.png,{LABELS[0]},{split}" for name, split in (("a", "train"), ("b", "val"), ("c", "test"))]
     (tmp_path / "data.csv").write_text("\n".join(["image,label,split", *rows]))
     found = scored(model, tmp_path / "data.csv", read_known(tmp_path))

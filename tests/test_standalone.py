@@ -748,7 +748,8 @@ def test_the_node_example_says_in_a_line_what_to_install(bundle: Path) -> None:
 @pytest.mark.parametrize("missing", ["numpy", "onnxruntime", "PIL"])
 def test_the_python_example_says_in_a_line_what_to_install(missing: str, bundle: Path) -> None:
     (bundle / "examples" / f"{missing}.py").write_text(f"raise ImportError('no {missing} here')")
-    done = infer(bundle)
+    command = [sys.executable, bundle / "examples/infer.py"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     line = f"no {missing} here; pip install -U onnxruntime numpy pillow\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 

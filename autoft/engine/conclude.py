@@ -268,16 +268,17 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
 def let_stand(run: Run, search: Search, before: Summary) -> Summary:
     """Write what the run came to `before` as what it comes to with the time it has now: its model is the best still."""
     now = replace(before, goes_on=search.goes_on())
-    search.screen.note(f"{_why_it_stands(search, now)}; the model and its score stand, and the test images stay shut")
+    why = _why_it_stands(search.ledger, now)
+    search.screen.note(f"{why}; the model and its score stand, and the test images stay shut")
     return _written(run, search, now)
 
 
-def _why_it_stands(search: Search, before: Summary) -> str:
-    own = (record for record in search.ledger.trials.values() if not record.is_refit)
-    since = (report for record in own for report in record.reports if report.elapsed > before.elapsed)
+def _why_it_stands(ledger: Ledger, summary: Summary) -> str:
+    own = (record for record in ledger.trials.values() if not record.is_refit)
+    since = (report for record in own for report in record.reports if report.elapsed > summary.elapsed)
     if any(report.score is not None or report.event == "failed" for report in since):
         return "nothing better was found"
-    return "there was no time to look for a better one" if before.goes_on else "there was nothing more to try"
+    return "there was no time to look for a better one" if summary.goes_on else "there was nothing more to try"
 
 
 def _written(run: Run, search: Search, summary: Summary) -> Summary:
