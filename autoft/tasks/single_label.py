@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,8 @@ from autoft.tasks.calibration import calibrated, fit_temperature
 from autoft.tasks.lookalikes import printed, refuse_lookalikes
 from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, log_losses, macro_f1, mean
 from autoft.values.bundle import Calibration
-from autoft.values.plan import Recipe
+from autoft.values.dataset import Imbalance
+from autoft.values.plan import Balance, Recipe
 from autoft.values.target import MetricFacts
 
 if TYPE_CHECKING:
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from autoft.parts.linear_head import LinearHead
+    from autoft.tasks.ridge import Alike
 else:
     np = Lazy("numpy")  # commands that only list tasks start without it
 
 SEPARATOR: Final = "|"
 """Between labels in one cell of a manifest."""
+
+IMBALANCED: Final = 3.0
+"""Images of the largest class for one of the smallest. From here on accuracy is the worse goal; see ARCHITECTURE.md."""
 
 METRICS: Final[tuple[Metric, ...]] = (
     Metric(
@@ -58,6 +64,7 @@ class SingleLabel(Task):
     summary = "one class an image"
     form = "one_of"
     metrics: Sequence[Metric] = METRICS
+    balances: Sequence[Balance] = ("logits", "sampling", "weights")
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The classes. Raises `DataError` for fewer than two, two that are printed alike, or several columns."""
@@ -92,6 +99,14 @@ class SingleLabel(Task):
         hint = f" (if {SEPARATOR} parts several labels, say --task multi_label)" if several else ""
         return f"class {shown}{more}{hint}: each class needs"
 
+    def imbalance(self, labels: Sequence[str]) -> Imbalance | None:
+        """The classes of most and fewest images, from `IMBALANCED` times as many on; one without images has no part."""
+        sizes = Counter(labels).most_common()
+        if not sizes or sizes[0][1] < IMBALANCED * sizes[-1][1]:
+            return None
+        (common, most), *_, (rare, fewest) = sizes
+        return Imbalance(common, most, rare, fewest)
+
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`."""
         from torch.nn.functional import cross_entropy
@@ -99,10 +114,11 @@ class SingleLabel(Task):
         return cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
 
     def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
-        """The best of a ridge path by leave-one-out accuracy."""
+        """The best of a ridge path by leave-one-out accuracy; the balanced one where the goal weighs classes alike."""
         from autoft.tasks.ridge import ridge_of_classes
 
-        return ridge_of_classes(features, targets, self.outputs, check)
+        alike: Alike = "classes" if self.metric("auto").facts.weighs_classes else "images"
+        return ridge_of_classes(features, targets, self.outputs, check, alike)
 
     def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
         """Logits `(n, classes)` at the temperature."""

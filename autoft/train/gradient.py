@@ -14,6 +14,7 @@ from autoft.parts.base import Task
 from autoft.parts.network import Network
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.average import Average
+from autoft.train.balance import balanced
 from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
 from autoft.train.folding import FOLDED_FROM_PIXELS, Pair, fold_norms
@@ -58,13 +59,15 @@ class GradientRun:
         self.folded: tuple[Pair, ...] | None = None
         """Convolutions that do the part of held norms; None before the first step."""
         self._task = task
+        device = classifier.head.weight.device
+        classes = torch.from_numpy(stream.targets).to(device)
+        self._balanced = balanced(plan.recipe.balance, classes, task.outputs)
         self._optimizer = Optimizer(classifier, plan)
         self.without_moments: tuple[str, ...] = ()
         """Parameters of which `go_on` found no moments, although they had trained."""
         self._begins = [*(round(group.from_pass * stream.steps_per_pass) for group in plan.groups), 0]  # and the head
         self._average = Average(classifier, [*classifier.trained(plan)], plan.recipe.ema_passes * stream.steps_per_pass)
         self._forward: nn.Module = classifier
-        device = classifier.head.weight.device
         # What changes from step to step, where a graph can read it: the rates of the groups, the share of an image in
         # its mixture, and the average's weight.
         self._scalars = torch.zeros(len(self._begins) + 2, device=device)
@@ -259,11 +262,11 @@ class GradientRun:
     def _loss(self, outputs: Tensor, targets: Tensor, others: Tensor) -> Tensor:
         """Of mixed images, by their shares the losses for the targets of both, as whatever task has them."""
         recipe = self.plan.recipe
-        loss = self._task.loss(outputs, targets, recipe)
+        loss = self._task.loss(self._balanced(outputs, targets), targets, recipe)
         if not recipe.is_mixing:
             return loss
         share = self._scalars[-2]
-        return share * loss + (1.0 - share) * self._task.loss(outputs, others, recipe)
+        return share * loss + (1.0 - share) * self._task.loss(self._balanced(outputs, others), others, recipe)
 
     def scored(self) -> Classifier:
         """The classifier that is scored and exported: averaged weights, eval mode."""

@@ -9,6 +9,10 @@ Fit = Literal["closed_form", "gradient"]
 """How a head is fitted, and with it how a slice is executed."""
 
 
+Balance = Literal["none", "logits", "sampling", "weights"]
+"""What training does for rare classes; see `Recipe`."""
+
+
 @dataclass(frozen=True)
 class ParameterGroup:
     """Backbone parameters that train together, by name; `learning_rate` and `weight_decay` as the optimiser takes them.
@@ -57,6 +61,9 @@ class Recipe:
     Regularisers, each off at 0: `dropout` of features before the head; `drop_path`, how often a network that has such
     places leaves out its last block (those before it less often); `l2_sp`, the pull back to the pretrained weights;
     `mixup` and `cutmix`, the alphas of both ways to mix images, where answers are no numbers.
+    `balance` is what is done for rare classes, where answers are classes. "logits": the loss is that of logits plus the
+    logarithms of the classes' shares, which the scored model leaves out (Menon et al. 2021, arXiv 2007.07314).
+    "sampling": each batch draws from all classes alike. "weights": an image counts by the inverse of its class's share.
     """
 
     passes: float = 27.0
@@ -73,6 +80,7 @@ class Recipe:
     l2_sp: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    balance: Balance = "none"
 
     @property
     def is_mixing(self) -> bool:
