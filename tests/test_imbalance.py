@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ from autoft.engine.engine import _circumstances, _metric
 from autoft.engine.review import said_of, training_labels
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import FreezeStrategy, Task
+from autoft.parts.guard import plan_problem
 from autoft.parts.host import Host
 from autoft.study.record import Machine
 from autoft.study.run import Run
@@ -27,12 +29,14 @@ from autoft.tasks.multi_label import MultiLabel
 from autoft.tasks.ordinal import Ordinal
 from autoft.tasks.regression import Regression
 from autoft.tasks.single_label import IMBALANCED, SingleLabel
+from autoft.train.arithmetic import Arithmetic
 from autoft.train.balance import balanced
+from autoft.train.by_gradient import _run_of
 from autoft.train.job import Job
 from autoft.train.worker import Worker
 from autoft.train.workshop import Workshop, _taken
 from autoft.values.dataset import Entry, Listing
-from autoft.values.plan import Balance, Recipe
+from autoft.values.plan import Balance, GradientHead, Plan, Recipe
 from autoft.values.space import Circumstances
 from autoft.values.target import Targets
 from autoft.values.trial import Report, Slice
@@ -226,18 +230,20 @@ def test_a_trial_trains_so_and_pauses_anywhere(tiny_images: Path, tmp_path: Path
 
     at_once = execute(Slice(straight, 0.0, 2.0, 1e12))
     assert at_once.error is None
-    assert "balance" not in at_once.facts  # nothing was left out
+    assert at_once.facts["balance"] == balance
     execute(Slice(halting, 0.0, 1.0, 1e12))
     in_parts = execute(Slice(halting, 1.0, 2.0, 1e12))
     assert in_parts.loss == pytest.approx(at_once.loss, abs=1e-6)
     plain = candidate.trial(2, {name: value for name, value in params.items() if name != "balance"}, 5)
-    assert execute(Slice(plain, 0.0, 2.0, 1e12)).loss != pytest.approx(at_once.loss, abs=1e-4)
+    unbalanced = execute(Slice(plain, 0.0, 2.0, 1e12))
+    assert unbalanced.loss != pytest.approx(at_once.loss, abs=1e-4)
+    assert "balance" not in unbalanced.facts
 
 
 @pytest.mark.parametrize("task", [Regression(), Ordinal()], ids=lambda task: task.name)
 def test_what_a_task_does_not_take_is_left_out_and_said(task: Task) -> None:
     recipe, left_out = _taken(Recipe(balance="logits"), task)
-    assert (recipe, left_out) == (Recipe(), {"balance": f"logits left out: not for task {task.name!r}"})
+    assert (recipe, left_out) == (Recipe(), {"balance_left_out": f"logits: not for task {task.name!r}"})
 
 
 def test_macro_mae_is_the_mean_over_classes() -> None:
@@ -246,3 +252,34 @@ def test_macro_mae_is_the_mean_over_classes() -> None:
     truth = np.array([0, 0, 0, 0, 2])
     assert task.metric("macro_mae").score(logits, truth) == pytest.approx(-1.0)
     assert task.metric("mae").score(logits, truth) == pytest.approx(-0.4)
+
+
+@pytest.mark.parametrize(
+    ("task", "targets"),
+    [(SingleLabel(), torch.tensor([0, 1])), (MultiLabel(), torch.eye(2))],
+    ids=["classes", "labels"],
+)
+def test_focal_loss_by_name_hardly_minds_easy_images(task: Task, targets: torch.Tensor) -> None:
+    easy, unsure = torch.tensor([[3.0, -3.0], [-3.0, 3.0]]), torch.zeros(2, 2)
+    plain, focal = Recipe(label_smoothing=0.0), Recipe(label_smoothing=0.0, loss="focal")
+    at_half = task.loss(unsure, targets, plain) / 4  # (1 - 1/2) ** 2
+    torch.testing.assert_close(task.loss(unsure, targets, focal), at_half)
+    assert task.loss(easy, targets, focal) < 0.01 * task.loss(easy, targets, plain)
+
+
+@pytest.mark.parametrize(("recipe", "says"), [({"balance": "weight"}, "weights"), ({"loss": "fokal"}, "focal")])
+def test_a_misspelt_name_in_a_recipe_is_refused_with_the_near_one(recipe: dict[str, Any], says: str) -> None:
+    plan = Plan((), GradientHead(1e-3), recipe=Recipe(**recipe))
+    assert re.search(f"did you mean '?{says}", plan_problem(plan, ()) or "")
+
+
+def test_adjusted_logits_take_no_smoothed_labels(tiny_images: Path, tmp_path: Path) -> None:
+    """Smoothed labels give a rare class more than its share: even of nothing but noise it would be named always."""
+    run = small_run(thinned(tiny_images, 4), tmp_path / "run")
+    shop = Workshop(run, run.host())
+    (candidate,) = [c for c in run.record.candidates if (c.backbone, c.freeze) == ("small/test_resnet", "full")]
+    for balance, smoothed in (("logits", 0.0), ("weights", 0.1)):
+        trial = candidate.trial(0, {**candidate.space.starts[0], "batch_size": 8, "balance": balance}, 5)
+        bench = shop.bench(Job(Slice(trial, 0.0, 1.0, 1e12), time.time()))
+        asked = _run_of(bench, None, Arithmetic())._recipe
+        assert (asked.balance, asked.label_smoothing) == (balance, smoothed)

@@ -238,6 +238,7 @@ def handoff_of(study: StudyRecord, record: TrialRecord, score: float) -> Handoff
         data_fingerprint=info.fingerprint,
         share=record.share,
         precision=record.precision,
+        balance=record.balance,
     )
 
 

@@ -50,6 +50,7 @@ Alike = Literal["images", "classes"]
 """What counts alike."""
 
 _ACCURACIES: Mapping[Alike, str] = {"images": "loo_accuracy", "classes": "loo_balanced_accuracy"}
+_FACTS: Mapping[Alike, dict[str, Scalar]] = {"images": {}, "classes": {"balance": "weights"}}
 
 CONSTANT = 1e-12
 """A column that deviates by no more than this part of its mean is constant: rounding leaves a thousandth of that."""
@@ -378,7 +379,7 @@ def ridge_of_classes(
     for at, predictions in ridge.left_out():
         scores[at] = predictions - predictions.mean(dim=1, keepdim=True)
     scale = _logit_scale(scores, targets, check)
-    facts = {_ACCURACIES[alike]: float(ridge.totals[0]) / len(labels)}
+    facts = _FACTS[alike] | {_ACCURACIES[alike]: float(ridge.totals[0]) / len(labels)}
     return ridge.head(scale, scale * (targets.mean - 1 / classes), facts)
 
 

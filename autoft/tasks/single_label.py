@@ -57,6 +57,11 @@ METRICS: Final[tuple[Metric, ...]] = (
 )
 
 
+def focal(losses: Tensor, found: Tensor) -> Tensor:
+    """The mean of cross entropies, each the less the greater the probability `found` of what is true; gamma is 2."""
+    return ((1 - found).square() * losses).mean()
+
+
 class SingleLabel(Task):
     """One class an image."""
 
@@ -64,7 +69,7 @@ class SingleLabel(Task):
     summary = "one class an image"
     form = "one_of"
     metrics: Sequence[Metric] = METRICS
-    balances: Sequence[Balance] = ("logits", "sampling", "weights")
+    balances: Sequence[Balance] = ("logits", "weights", "sampling")
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The classes. Raises `DataError` for fewer than two, two that are printed alike, or several columns."""
@@ -108,17 +113,25 @@ class SingleLabel(Task):
         return Imbalance(common, most, rare, fewest)
 
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
-        """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`."""
+        """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`, or mean focal loss."""
         from torch.nn.functional import cross_entropy
 
+        if recipe.loss == "focal":
+            losses = cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing, reduction="none")
+            return focal(losses, outputs.softmax(dim=1).gather(1, targets[:, None])[:, 0])
         return cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
 
     def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
         """The best of a ridge path by leave-one-out accuracy; the balanced one where the goal weighs classes alike."""
         from autoft.tasks.ridge import ridge_of_classes
 
-        alike: Alike = "classes" if self.metric("auto").facts.weighs_classes else "images"
+        alike: Alike = "classes" if self._weighs_classes else "images"
         return ridge_of_classes(features, targets, self.outputs, check, alike)
+
+    @property
+    def _weighs_classes(self) -> bool:
+        """Whether the metric that is searched by does."""
+        return self.metric("auto").facts.weighs_classes
 
     def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
         """Logits `(n, classes)` at the temperature."""
@@ -127,7 +140,7 @@ class SingleLabel(Task):
 
     def calibrate(self, outputs: Logits, targets: Labels) -> Calibration:
         """A temperature, where it helps."""
-        return fit_temperature(outputs, targets)
+        return fit_temperature(outputs, targets, weighs_classes=self._weighs_classes)
 
     def answers(self, outputs: Logits, calibration: Calibration) -> NDArray[np.float32]:
         """Probabilities `(n, classes)`, which add up to 1."""

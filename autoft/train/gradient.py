@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -62,6 +63,8 @@ class GradientRun:
         device = classifier.head.weight.device
         classes = torch.from_numpy(stream.targets).to(device)
         self._balanced = balanced(plan.recipe.balance, classes, task.outputs)
+        adjusted = plan.recipe.balance == "logits"
+        self._recipe = replace(plan.recipe, label_smoothing=0.0) if adjusted else plan.recipe
         self._optimizer = Optimizer(classifier, plan)
         self.without_moments: tuple[str, ...] = ()
         """Parameters of which `go_on` found no moments, although they had trained."""
@@ -108,6 +111,8 @@ class GradientRun:
             facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {why}"
         if self._vanishing.stages:
             facts["vanishing_gradients"] = ", ".join(self._vanishing.stages)
+        if self.plan.recipe.balance != "none":
+            facts["balance"] = self.plan.recipe.balance
         if self.plan.recipe.drop_path and not self.classifier.droppable:
             facts["drop_path"] = "no block of this network can be left out"
         if self.at_once < self.stream.images.usually_at_once:
@@ -261,7 +266,7 @@ class GradientRun:
 
     def _loss(self, outputs: Tensor, targets: Tensor, others: Tensor) -> Tensor:
         """Of mixed images, by their shares the losses for the targets of both, as whatever task has them."""
-        recipe = self.plan.recipe
+        recipe = self._recipe
         loss = self._task.loss(self._balanced(outputs, targets), targets, recipe)
         if not recipe.is_mixing:
             return loss

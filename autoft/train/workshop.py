@@ -185,7 +185,7 @@ def _taken(recipe: Recipe, task: Task) -> tuple[Recipe, dict[str, Scalar]]:
         recipe = replace(recipe, mixup=0.0, cutmix=0.0)
         left_out["mixing"] = "left out: answers are numbers"
     if recipe.balance not in ("none", *task.balances):
-        left_out["balance"] = f"{recipe.balance} left out: not for task {task.name!r}"
+        left_out["balance_left_out"] = f"{recipe.balance}: not for task {task.name!r}"
         recipe = replace(recipe, balance="none")
     return recipe, left_out
 

@@ -80,7 +80,8 @@ class Handoff:
 
     `targets` say what the answers are about. `validation_score` is that of a refit's twin. `share` is the part of the
     images to train on that a closed-form head was fitted on. `outputs` is how many numbers the network gives for an
-    image; None: one a name. `precision` is what training steps were computed in, "" where there were none.
+    image; None: one a name. `precision` is what training steps were computed in, "" where there were none. `balance` is
+    what training did to weigh classes alike, "" where it did not.
     """
 
     targets: Targets
@@ -93,6 +94,7 @@ class Handoff:
     share: float = 1.0
     outputs: int | None = None
     precision: str = ""
+    balance: str = ""
 
     @property
     def width(self) -> int:

@@ -9,8 +9,10 @@ Fit = Literal["closed_form", "gradient"]
 """How a head is fitted, and with it how a slice is executed."""
 
 
-Balance = Literal["none", "logits", "sampling", "weights"]
+Balance = Literal["none", "logits", "weights", "sampling"]
 """What training does for rare classes; see `Recipe`."""
+
+Loss = Literal["cross_entropy", "focal"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,10 @@ class Recipe:
     places leaves out its last block (those before it less often); `l2_sp`, the pull back to the pretrained weights;
     `mixup` and `cutmix`, the alphas of both ways to mix images, where answers are no numbers.
     `balance` is what is done for rare classes, where answers are classes. "logits": the loss is that of logits plus the
-    logarithms of the classes' shares, which the scored model leaves out (Menon et al. 2021, arXiv 2007.07314).
-    "sampling": each batch draws from all classes alike. "weights": an image counts by the inverse of its class's share.
+    logarithms of the classes' shares, which the scored model leaves out (Menon et al. 2021, arXiv 2007.07314); labels
+    are not smoothed, as that would give rare classes more than their share. "weights": an image counts by the inverse
+    of its class's share. "sampling": all classes are drawn from alike.
+    `loss` "focal" is the focal loss (Lin et al. 2017, arXiv 1708.02002) of tasks with classes or labels, gamma 2.
     """
 
     passes: float = 27.0
@@ -81,6 +85,7 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     balance: Balance = "none"
+    loss: Loss = "cross_entropy"
 
     @property
     def is_mixing(self) -> bool:
