@@ -15,7 +15,10 @@ from autoft.values.codec import decode, encode
 from autoft.values.plan import ClosedFormHead, Plan
 from autoft.values.space import Circumstances, Device, Params, Space
 
-RUNS = tuple(Circumstances(device, images) for device in get_args(Device) for images in (10, 100_000))
+RUNS = (
+    *(Circumstances(device, images) for device in get_args(Device) for images in (10, 100_000)),
+    Circumstances(balances=("logits", "weights", "sampling")),
+)
 
 
 def layouts() -> dict[str, tuple[Stage, ...]]:
