@@ -54,7 +54,7 @@ class Ordinal(SingleLabel):
     name = "ordinal"
     summary = "one class an image, of classes in an order"
     metrics: Sequence[Metric] = (STEPS, STEPS_BY_CLASS, *METRICS)
-    balances: Sequence[Balance] = ("weights", "sampling")  # logits of steps are no logits of classes
+    balances: Sequence[Balance] = ("sampling", "weights")  # logits of steps are no logits of classes
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The classes from lowest to highest, by their numbers.

@@ -69,7 +69,7 @@ class SingleLabel(Task):
     summary = "one class an image"
     form = "one_of"
     metrics: Sequence[Metric] = METRICS
-    balances: Sequence[Balance] = ("logits", "weights", "sampling")
+    balances: Sequence[Balance] = ("sampling", "logits", "weights")
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The classes. Raises `DataError` for fewer than two, two that are printed alike, or several columns."""

@@ -23,7 +23,7 @@ def balanced(balance: Balance, classes: Tensor, outputs: int) -> Balanced:
         shift = _shares(classes, outputs).log()
         return lambda found, targets: found + shift
     if balance == "weights":
-        weights = 1 / (_shares(classes, outputs) * len(classes.unique()))
+        weights = 1 / (_shares(classes, outputs) * (torch.bincount(classes) > 0).sum())
         return lambda found, targets: _weighted(found, weights[targets][:, None])
     return lambda found, targets: found
 

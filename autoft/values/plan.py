@@ -9,7 +9,7 @@ Fit = Literal["closed_form", "gradient"]
 """How a head is fitted, and with it how a slice is executed."""
 
 
-Balance = Literal["none", "logits", "weights", "sampling"]
+Balance = Literal["none", "sampling", "logits", "weights"]
 """What training does for rare classes; see `Recipe`."""
 
 Loss = Literal["cross_entropy", "focal"]
