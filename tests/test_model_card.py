@@ -474,3 +474,11 @@ def test_of_a_metric_that_nobody_here_knows_a_stranger_sees_whether_less_is_bett
     assert meanings["mine"] == "smaller is better"
     assert meanings["yours"] == ""
     assert meanings["log\\_loss"] == "natural logarithm; smaller is better"
+
+
+def test_what_probabilities_mean_after_training_for_classes_of_one_size() -> None:
+    of = facts()
+    assert "equally frequent" not in model_card(of)
+    text = section(model_card(replace(of, handoff=replace(of.handoff, balance="logits"))), "Calibration")
+    assert "(by `logits`)" in text
+    assert "probabilities are those for classes that are equally frequent" in " ".join(text.split())

@@ -96,6 +96,52 @@ def test_leave_one_out_is_exact(n, dim, place):
     torch.testing.assert_close(fast, slow, rtol=1e-7, atol=1e-7)
 
 
+def _weighted_ridge(x, y, weights, strength):
+    """A plain solve of least squares that count so much each, with a free intercept: a function of rows."""
+    total = weights.sum()
+    a, b = x - weights @ x / total, y - weights @ y / total
+    coefficients = torch.linalg.solve(
+        a.T @ (weights[:, None] * a) + strength * torch.eye(x.shape[1]).double(), a.T @ (weights[:, None] * b)
+    )
+    return lambda rows: (rows - weights @ x / total) @ coefficients + weights @ y / total
+
+
+@pytest.mark.parametrize(("n", "dim"), [(40, 7), (12, 30)], ids=["more rows", "more columns"])
+@pytest.mark.parametrize("place", [0, 12, -1])
+def test_leave_one_out_is_exact_where_classes_count_alike(n, dim, place):
+    features, _ = _problem(n, dim)
+    labels = (torch.arange(n) % 6).clamp(max=2)  # the last class is four times as large as the others
+    targets = _Classes.of(labels, 3, never_stop, "classes")
+    rows = _Rows.of(features, never_stop, targets.weights)
+    path = _Path.of(rows, targets)
+    ((at, block),) = rows.blocks()
+    fast = path.leave_one_out(block @ path.axes, at, path.strengths[place])
+    x, y, weights = block / rows.roots, torch.nn.functional.one_hot(labels, 3).double(), targets.weights
+    for row in range(n):
+        rest = torch.arange(n) != row
+        slow = _weighted_ridge(x[rest], y[rest], weights[rest], path.strengths[place])(x[row])
+        torch.testing.assert_close(fast[row], slow, rtol=1e-7, atol=1e-7)
+
+
+def test_a_head_to_which_classes_count_alike_finds_the_rare_one():
+    features, labels = _problem(700, 20, classes=2, spread=2.5)
+    rare = (labels == 1).nonzero()[:, 0]
+    kept = torch.cat([(labels == 0).nonzero()[:, 0], rare[:7]])  # 50 : 1
+    plain, fair = (ridge_of_classes(features[kept], labels[kept], 2, alike=alike) for alike in ("images", "classes"))
+    found = [float((_logits(head, features[rare[7:]]).argmax(dim=1) == 1).double().mean()) for head in (plain, fair)]
+    assert found[0] < 0.2
+    assert found[1] > 0.6
+    assert 0.6 < fair.facts["loo_balanced_accuracy"] <= 1
+    assert "loo_accuracy" not in fair.facts
+
+
+def test_of_classes_of_one_size_it_is_the_same_head_to_the_bit():
+    features, labels = _problem(300, 20, spread=2.0)
+    one, other = (ridge_of_classes(features, labels, 3, alike=alike) for alike in ("images", "classes"))
+    assert torch.equal(one.weight, other.weight)
+    assert torch.equal(one.bias, other.bias)
+
+
 @pytest.mark.parametrize(("n", "dim"), [(40, 7), (12, 30)], ids=["more rows", "more columns"])
 @pytest.mark.parametrize("place", [0, 12, -1])
 @pytest.mark.parametrize("problem", [_values, _marks])

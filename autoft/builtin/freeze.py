@@ -241,12 +241,19 @@ def _dimensions(circumstances: Circumstances) -> dict[str, Dimension]:
         "weight_decay": Choice((0.0, 0.05)),
         "augment": Choice(("none", "crop", "crop_flip")),
         "batch_size": Choice(batch_sizes(circumstances)),
+        **_balances(circumstances),
     }
+
+
+def _balances(circumstances: Circumstances) -> dict[str, Dimension]:
+    """What is done for rare classes, where that is to be decided."""
+    return {"balance": Choice(("none", *circumstances.balances))} if circumstances.balances else {}
 
 
 def _start(circumstances: Circumstances) -> dict[str, Scalar]:
     largest = batch_sizes(circumstances)[-1]
-    return {"head_init": "zero", "weight_decay": 0.05, "augment": "none", "batch_size": largest}
+    start: dict[str, Scalar] = {"head_init": "zero", "weight_decay": 0.05, "augment": "none", "batch_size": largest}
+    return start | ({"balance": circumstances.balances[0]} if circumstances.balances else {})
 
 
 def _without_init(of: Mapping[str, T]) -> dict[str, T]:
@@ -281,7 +288,8 @@ def _by_stage(stages: tuple[Stage, ...], rate: float, params: Params, apart: flo
 
 
 def _recipe(params: Params) -> Recipe:
-    return Recipe(batch_size=int(params["batch_size"]), augment=str(params["augment"]))  # type: ignore[arg-type]
+    augment, balance = params["augment"], params.get("balance", "none")
+    return Recipe(batch_size=int(params["batch_size"]), augment=augment, balance=balance)  # type: ignore[arg-type]
 
 
 def _plan(groups: list[ParameterGroup], rate: float, params: Params) -> Plan:

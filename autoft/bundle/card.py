@@ -95,7 +95,7 @@ def model_card(facts: CardFacts) -> str:
         _limits(facts),
         _data(facts),
         form.score(metrics, facts.shown),
-        f"## Calibration\n\n{form.calibration(metrics)}",
+        f"## Calibration\n\n{form.calibration(metrics)}{_prior(facts)}",
         figures.parity(facts.parity, form),
         figures.speed(facts.latency),
         _preprocessing(handoff.preprocess, form.from_core(Model(handoff.targets, metrics.calibration))),
@@ -197,6 +197,18 @@ def _part(share: float, images: int, what: str) -> str:
     if share == 1:
         return f"all {images:,} {what}"
     return f"{round(share * images):,} of the {images:,} {what}, for lack of time"
+
+
+def _prior(facts: CardFacts) -> str:
+    """What probabilities of a model mean that was trained for classes of one size."""
+    if not facts.handoff.balance:
+        return ""
+    return f"""
+
+Training weighed all classes alike, whatever their sizes (by `{plain(facts.handoff.balance)}`). So the
+probabilities are those for classes that are equally frequent: where some are rare, they are named more often than
+they occur, and the calibration error, by images as they come, is greater. For classes of shares `p`, which add up
+to 1, take `probabilities * p`, divided by their sum."""
 
 
 def _preprocessing(recipe: Preprocess, from_core: str) -> str:

@@ -55,11 +55,11 @@ class Dataset:
 
     def targets(self, split: SplitName | TrainOn) -> NDArray[Any]:
         """Targets `(n, ...)` of a split as its task encodes them, in the order of `rows`."""
-        return self.task.encode(self._labels(split))
+        return self.task.encode(self.labels(split))
 
     def stratified(self, split: SplitName | TrainOn, seed: int) -> NDArray[np.int64]:
         """The positions `(n,)` of a split's images in an order whose every beginning is like the whole."""
-        return stratified_order(self.task.strata(self._labels(split)), seed)
+        return stratified_order(self.task.strata(self.labels(split)), seed)
 
     def limited(self, split: SplitName, most: int) -> Dataset:
         """With at most so many images of a split, with the classes as in the whole."""
@@ -116,7 +116,8 @@ class Dataset:
             build(caches, found.paths, threads, check)
             self._open(caches)
 
-    def _labels(self, split: SplitName | TrainOn) -> list[str]:
+    def labels(self, split: SplitName | TrainOn) -> list[str]:
+        """Labels of a split as text, in the order of `rows`."""
         return [sample.label for sample in self._of(split)]
 
     def _of(self, split: SplitName | TrainOn) -> Iterator[Sample]:

@@ -242,6 +242,7 @@ def handoff_of(study: StudyRecord, record: TrialRecord, scored: TrialRecord) -> 
         share=record.share,
         scored_share=scored.share,
         precision=record.precision,
+        balance=record.balance,
     )
 
 

@@ -25,7 +25,7 @@ from autoft.engine.ending import (
     require_enough_time,
     require_more_time,
 )
-from autoft.engine.review import bound_as_chosen, review
+from autoft.engine.review import bound_as_chosen, review, said_of, training_labels
 from autoft.engine.sitting import Sitting
 from autoft.engine.views import decide
 from autoft.errors import GateFailed, StudyError, unknown_name
@@ -49,7 +49,7 @@ from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.forms.table import FORMS, answering
 from autoft.values.backbone import Backbone
 from autoft.values.codec import encode
-from autoft.values.dataset import DataProblem, Listing
+from autoft.values.dataset import DataProblem, Imbalance, Listing
 from autoft.values.handoff import View
 from autoft.values.ledger import Ledger
 from autoft.values.space import Circumstances
@@ -83,8 +83,12 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         listing = read_labelled(as_path(study.data).resolve(), in_time)
         out = _run_path(study, listing)
         task = _task(study, host, listing, screen)
-        screen.metric = _metric(study.metric, task, host)
+        uneven = task.imbalance(training_labels(task, listing))
+        screen.metric = _metric(study.metric, task, uneven, host)
         study.require_bounds(screen.metric)
+        if uneven:
+            screen.note(said_of(uneven, screen.metric, study.metric, task))
+        task = task.towards(screen.metric.name)
         source = Source(scan(listing, cores(), in_time), task)
     with _runner(_for_the_time(study, clock, screen), host, watch, screen) as runner:
         sitting = Sitting(host, runner, screen, watch, clock)
@@ -142,7 +146,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         freezing = freeze_strategies(study, host.parts(FreezeStrategy), task)
         backbones = shortlist(study, host, machine, workload, screen, downloading)
     seen = _seen(study, source, backbones, sitting)
-    circumstances = Circumstances(machine.device, seen.dataset.info.counts["train"])
+    circumstances = _circumstances(seen.dataset, metric, machine)
     searched = candidates(study, freezing, seen.backbones, seen.side, circumstances)
     record = StudyRecord(
         study=replace(study, out=as_text(out), task=task.name, metric=metric.name),
@@ -381,15 +385,28 @@ def _require_metric(name: str, host: Host) -> None:
         raise unknown_name("metric", name, known)
 
 
-def _metric(name: str, task: Task, host: Host) -> MetricFacts:
-    """The metric of the task by that name. Raises `StudyError`, which says whose it is when it is another's."""
+def _metric(name: str, task: Task, uneven: Imbalance | None, host: Host) -> MetricFacts:
+    """The metric of the task by that name; "auto" of uneven classes is the first that weighs each alike.
+
+    Raises `StudyError`, which says whose it is when it is another's.
+    """
     own = [metric.name for metric in task.metrics]
     others = [other.name for other in host.tasks().values() if any(metric.name == name for metric in other.metrics)]
     if others and name not in own:
         raise StudyError(
             f"{name!r} is a metric of {' and '.join(others)}; this is {task.name}, which has {', '.join(own)}"
         )
-    return task.metric(name).facts
+    facts = task.metric(name).facts
+    if name != "auto" or uneven is None or facts.weighs_classes:
+        return facts
+    return next((metric.facts for metric in task.metrics if metric.facts.weighs_classes), facts)
+
+
+def _circumstances(dataset: Dataset, metric: MetricFacts, machine: Machine) -> Circumstances:
+    """What spaces may go by."""
+    task, labels = dataset.task, dataset.labels("train")
+    rare = metric.weighs_classes and task.imbalance(labels)
+    return Circumstances(machine.device, len(labels), tuple(task.balances) if rare else ())
 
 
 def _task(study: Study, host: Host, listing: Listing, screen: Screen) -> Task:

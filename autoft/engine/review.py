@@ -12,7 +12,8 @@ from autoft.system.screen import Screen
 from autoft.tasks.forms.table import FORMS
 from autoft.tasks.lookalikes import loosely, twins
 from autoft.tasks.regression import numbers_in
-from autoft.values.dataset import Listing, SplitName
+from autoft.values.dataset import Imbalance, Listing, SplitName
+from autoft.values.target import MetricFacts
 
 NAMES_SHOWN: Final = 5
 
@@ -69,6 +70,23 @@ def _is_numbers(label: str) -> bool:
         return bool(numbers_in(label))
     except ValueError:
         return False
+
+
+def training_labels(task: Task, listing: Listing) -> list[str]:
+    """The labels of the images of a listing that train, and of those that are yet to be split."""
+    return [one.label for one in listing.entries if one.side == "train" and not task.problem(one.label)]
+
+
+def said_of(uneven: Imbalance, metric: MetricFacts, asked: str, task: Task) -> str:
+    """That classes are uneven, and what that means for the metric: the one that was `asked` for, or why it is this."""
+    sizes = f"{uneven.common!r} has {uneven.most:,} images to train on, {uneven.rare!r} {uneven.fewest:,}"
+    if metric.weighs_classes:
+        first = task.metrics[0].name
+        other = f"; --metric {first} has each image count alike" if asked == "auto" and first != metric.name else ""
+        return f"{sizes}: searching by {metric.name}, to which each class counts alike{other}"
+    alike = next((one.name for one in task.metrics if one.facts.weighs_classes), "")
+    advice = f"; --metric {alike} has each class count alike" if alike else ""
+    return f"{sizes}: by {metric.name} a rare class that is never found costs little{advice}"
 
 
 def review(dataset: Dataset, screen: Screen) -> None:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from autoft.errors import unknown_name
 from autoft.values.backbone import Backbone, Stage
 from autoft.values.bundle import Calibration
-from autoft.values.dataset import Listing
+from autoft.values.dataset import Imbalance, Listing
 from autoft.values.handoff import Artifact, Handoff
 from autoft.values.ledger import Ledger
-from autoft.values.plan import Fit, Plan, Recipe
+from autoft.values.plan import Balance, Fit, Plan, Recipe
 from autoft.values.space import Circumstances, Params, Space
 from autoft.values.target import Form, Targets
 from autoft.values.trial import Candidate, Clock, Done, Slice, Wait
@@ -221,11 +221,23 @@ class Task(Part):
     targets: Targets
     """What is predicted of the data set at hand; `on` sets it."""
 
+    balances: Sequence[Balance] = ()
+    """What training by gradient may do for rare classes, besides "none"; by default there are no classes."""
+
+    goal: str = ""
+    """The metric that is searched by, where it is known; `towards` sets it."""
+
     def on(self, targets: Targets) -> Self:
         """The task of one data set: a copy that knows its `targets`."""
         bound = copy.copy(self)
         bound.targets = targets
         return bound
+
+    def towards(self, metric: str) -> Self:
+        """The task of a search by that metric: a copy, whose metric "auto" it is. Raises as `metric`."""
+        aimed = copy.copy(self)
+        aimed.goal = self.metric(metric).name
+        return aimed
 
     def with_metrics(self, further: Iterable[Metric]) -> Self:
         """The task with further metrics after its own: a copy."""
@@ -268,6 +280,13 @@ class Task(Part):
     def with_moments(self, targets: Targets, training: NDArray[Any]) -> Targets:
         """The targets of a data set once its training images `(n, ...)` are known; by default as they are."""
         return targets
+
+    def imbalance(self, labels: Sequence[str]) -> Imbalance | None:
+        """How unlike in size the classes of training images with these labels are.
+
+        By default None, as where they are near enough or there are no classes.
+        """
+        return None
 
     def remark(self) -> str:
         """What a user should know of how the labels were taken, said before anything trains; by default nothing."""
@@ -320,10 +339,10 @@ class Task(Part):
         """
 
     def metric(self, name: str) -> Metric:
-        """The metric of that name, "auto" the first. Raises `StudyError`."""
+        """The metric of that name, "auto" the one that is searched by, else the first. Raises `StudyError`."""
         known = {metric.name: metric for metric in self.metrics}
         if name == "auto":
-            return self.metrics[0]
+            return known.get(self.goal, self.metrics[0])
         if name not in known:
             raise unknown_name("metric", name, known)
         return known[name]

@@ -12,7 +12,7 @@ import inspect
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from autoft.values.backbone import Backbone, Stage
 from autoft.values.codec import encode
 from autoft.values.handoff import Artifact, Handoff
 from autoft.values.ledger import Ledger
-from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan, Recipe
+from autoft.values.plan import Balance, ClosedFormHead, GradientHead, Loss, ParameterGroup, Plan, Recipe
 from autoft.values.schedule import SCHEDULES
 from autoft.values.space import Circumstances, Params, Space
 from autoft.values.target import Form, MetricFacts
@@ -267,8 +267,14 @@ def plan_problem(plan: Plan, stages: tuple[Stage, ...]) -> str | None:
     closed, recipe = isinstance(plan.head, ClosedFormHead), plan.recipe
     if not optimizers.is_known(recipe.optimizer):
         return str(unknown_name("optimiser", recipe.optimizer, optimizers.names(), NEAR_NAMES))
-    if recipe.schedule not in SCHEDULES:
-        return str(unknown_name("schedule", recipe.schedule, SCHEDULES, NEAR_NAMES))
+    named: tuple[tuple[str, str, Collection[str]], ...] = (
+        ("schedule", recipe.schedule, SCHEDULES),
+        ("balance", recipe.balance, get_args(Balance)),
+        ("loss", recipe.loss, get_args(Loss)),
+    )
+    for kind, name, known in named:
+        if name not in known:
+            return str(unknown_name(kind, name, known, NEAR_NAMES))
     rules = {
         "a closed-form head trains no parameter group": not (closed and plan.groups),
         **_rules_of_rates(plan),

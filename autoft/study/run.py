@@ -124,7 +124,7 @@ class Run:
         """What is predicted of the images. Raises `StudyError` when no plugin has the task, or the run's metric."""
         task = host.task(self.record.study.task).on(self.record.data.targets)
         try:
-            task.metric(self.record.metric.name)
+            task = task.towards(self.record.metric.name)
         except StudyError as unknown:
             raise StudyError(f"{unknown}{host.suspects()}") from None
         return task

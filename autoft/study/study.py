@@ -60,7 +60,7 @@ class Study:
     task: Annotated[str, Option("What is predicted; see autoft plugins.", "NAME", default="auto, by the labels")] = (
         "auto"
     )
-    metric: Annotated[str, Option("What to be best in.", "NAME", default="auto, the task's first")] = "auto"
+    metric: Annotated[str, Option("What to be best in.", "NAME", default="auto, by task and classes")] = "auto"
     fail_under: Annotated[float | None, Option("Exit with code 3 when the test score is below this.", "SCORE")] = None
     fail_above: Annotated[float | None, Option("Exit with code 3 when the test loss is above this.", "LOSS")] = None
     backbones: Annotated[tuple[str, ...], Option("Search these; see autoft backbones.", "GLOB,...")] = ()

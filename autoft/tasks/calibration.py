@@ -32,9 +32,17 @@ _HELPS = "It lowers the log loss of validation images that it was not fitted on.
 _NO_HELP = "A fitted temperature does not lower the log loss of validation images that it was not fitted on."
 
 
-def fit_temperature(logits: Logits, labels: Labels, seed: int = 0) -> Calibration:
-    """The temperature for logits `(n, classes)` of validation images with class indices `(n,)`; see `cross_fitted`."""
-    return cross_fitted(lambda rows, temperature: log_losses(logits[rows], labels[rows], temperature), labels, seed)
+def fit_temperature(logits: Logits, labels: Labels, seed: int = 0, weighs_classes: bool = False) -> Calibration:
+    """The temperature for logits `(n, classes)` of validation images with class indices `(n,)`; see `cross_fitted`.
+
+    For probabilities of classes that are equally frequent the log loss is one that weighs all of them alike.
+    """
+    weights = _even(labels) if weighs_classes else np.ones(len(labels))
+
+    def losses(rows: Labels, temperature: float) -> Floats:
+        return log_losses(logits[rows], labels[rows], temperature) * weights[rows]
+
+    return cross_fitted(losses, labels, seed)
 
 
 def cross_fitted(losses: Losses, strata: Labels, seed: int = 0) -> Calibration:
@@ -68,6 +76,13 @@ def _held_out(losses: Losses, strata: Labels, seed: int) -> Floats:
     for others, held in folds.split(found, _large(strata)):
         found[held] = losses(held, _minimum(losses, others))
     return found
+
+
+def _even(labels: Labels) -> Floats:
+    """What each image counts for when all classes count alike, `(n,)`, on average 1."""
+    sizes = np.bincount(labels)
+    weights: Floats = len(labels) / (np.count_nonzero(sizes) * sizes[labels])
+    return weights
 
 
 def _large(strata: Labels) -> Labels:

@@ -16,6 +16,7 @@ from autoft.system.natural import natural_key
 from autoft.tasks.calibration import cross_fitted
 from autoft.tasks.label_statistics import Marks, macro_f1, mean_average_precision, micro_f1, subset_accuracy
 from autoft.tasks.lookalikes import loosely, refuse_lookalikes
+from autoft.tasks.single_label import focal
 from autoft.tasks.statistics import Labels, Logits
 from autoft.tasks.thresholds import MIN_IMAGES, fit_thresholds
 from autoft.values.bundle import DEFAULT_THRESHOLD, Calibration
@@ -120,13 +121,16 @@ class MultiLabel(Task):
         return [min(names, key=lambda name: (counts[name], name), default="") for names in found]
 
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
-        """Mean binary cross entropy of logits against marks, both `(batch, labels)`.
+        """Mean binary cross entropy, or focal loss, of logits against marks, both `(batch, labels)`.
 
         Smoothing takes from a mark what it does from one of two classes, and gives it to its absence as well.
         """
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         smoothed = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
+        if recipe.loss == "focal":
+            found = (outputs * (2 * targets - 1)).sigmoid()
+            return focal(binary_cross_entropy_with_logits(outputs, smoothed, reduction="none"), found)
         return binary_cross_entropy_with_logits(outputs, smoothed)
 
     def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:

@@ -15,9 +15,9 @@ from autoft.parts.metric import Metric
 from autoft.system.lazy import Lazy
 from autoft.tasks.number import number
 from autoft.tasks.single_label import METRICS, SEPARATOR, SingleLabel
-from autoft.tasks.statistics import Labels, Logits, mean
+from autoft.tasks.statistics import Floats, Labels, Logits, mean, mean_by_class
 from autoft.values.bundle import Calibration
-from autoft.values.plan import Recipe
+from autoft.values.plan import Balance, Recipe
 from autoft.values.target import MetricFacts
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ else:
 
 STEPS: Final = Metric(
     MetricFacts("mae", is_loss=True, greatest=None),
-    lambda logits, classes: mean(-np.abs(logits.argmax(axis=1) - classes).astype(np.float64)),
+    lambda logits, classes: mean(-_steps_off(logits, classes)),
+)
+
+STEPS_BY_CLASS: Final = Metric(
+    MetricFacts("macro_mae", is_loss=True, weighs_classes=True, greatest=None),
+    lambda logits, classes: mean_by_class(classes, -_steps_off(logits, classes)),
 )
 
 _BEGINS: Final = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
@@ -42,13 +47,14 @@ class Ordinal(SingleLabel):
     """One class an image, of classes in an order: numbers, or names that begin or end with one ("1 poor", "grade 2").
 
     Output k is the logit of being above class k, given that the image is not below it (CORN, Shi, Cao and Raschka
-    2021), so the probabilities of "above" fall from class to class whatever the network gives. `mae` is in classes.
-    Nothing is claimed: whether classes have an order is for the user to say.
+    2021), so the probabilities of "above" fall from class to class whatever the network gives. `mae` is in classes,
+    `macro_mae` the mean of the classes' own. Nothing is claimed: whether classes have an order is for the user to say.
     """
 
     name = "ordinal"
     summary = "one class an image, of classes in an order"
-    metrics: Sequence[Metric] = (STEPS, *METRICS)
+    metrics: Sequence[Metric] = (STEPS, STEPS_BY_CLASS, *METRICS)
+    balances: Sequence[Balance] = ("sampling", "weights")  # logits of steps are no logits of classes
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The classes from lowest to highest, by their numbers.
@@ -127,6 +133,12 @@ class Ordinal(SingleLabel):
             temperature = Constant <value = float {{{calibration.temperature!r}}}> ()
             cooled = Div (logarithms, temperature)
             answers = Softmax <axis = -1> (cooled)"""
+
+
+def _steps_off(logits: Logits, classes: Labels) -> Floats:
+    """How many classes the likeliest one is away from an image's own, `(n,)`."""
+    steps: Floats = np.abs(logits.argmax(axis=1) - classes).astype(np.float64)
+    return steps
 
 
 def _number(name: str) -> float:

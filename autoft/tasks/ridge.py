@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +46,12 @@ LENT = 10
 MOST_STEPS, STILL = 100, 1e-3
 """Newton steps, and the change of a logit after which another one would hardly move it."""
 
+Alike = Literal["images", "classes"]
+"""What counts alike."""
+
+_ACCURACIES: Mapping[Alike, str] = {"images": "loo_accuracy", "classes": "loo_balanced_accuracy"}
+_FACTS: Mapping[Alike, dict[str, Scalar]] = {"images": {}, "classes": {"balance": "weights"}}
+
 CONSTANT = 1e-12
 """A column that deviates by no more than this part of its mean is constant: rounding leaves a thousandth of that."""
 
@@ -53,35 +60,42 @@ CONSTANT = 1e-12
 class _Rows:
     """Features of training images, standardised and in double precision a block at a time; `check` is asked before
     each.
+
+    `roots` `(n, 1)` of what each image counts for, on average 1: least squares of rows times these are weighted ones.
     """
 
     features: Tensor
+    roots: Tensor
     mean: Tensor
     deviation: Tensor
     rounding: Tensor  # of a standardised feature, (dim,)
     check: Check
 
     @classmethod
-    def of(cls, features: Tensor, check: Check) -> _Rows:
-        """Standardise, in two passes. Raises `FloatingPointError` when something is not finite."""
-        mean = _mean(features, lambda block: block, check)
+    def of(cls, features: Tensor, check: Check, weights: Tensor | None = None) -> _Rows:
+        """Standardise, in two passes; `weights` `(n,)` are what each image counts for, None all the same.
+
+        Raises `FloatingPointError` when something is not finite.
+        """
+        weights = torch.ones(len(features), dtype=torch.double) if weights is None else weights
+        mean = _mean(features, lambda block: block, check, weights)
         if not torch.isfinite(mean).all():
             _require_finite(features, "features", check)
-        variance = _mean(features, lambda block: (block - mean).square(), check)
+        variance = _mean(features, lambda block: (block - mean).square(), check, weights)
         squares = variance + mean.square()
         rounding = ROUNDING**2 * (squares + squares.mean())
         deviation = (variance + DEVIATION_FLOOR**2 * variance.mean() + rounding).sqrt()
         deviation = deviation.clamp_min(torch.finfo(torch.double).tiny)
-        return cls(features, mean, deviation, rounding.sqrt() / deviation, check)
+        return cls(features, weights.sqrt()[:, None], mean, deviation, rounding.sqrt() / deviation, check)
 
     def __len__(self) -> int:
         return len(self.features)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Where each block is, and its standardised features `(rows, dim)`."""
+        """Where each block is, and its standardised features `(rows, dim)`, times their roots."""
         for at in _slices(len(self)):
             self.check()
-            yield at, (self.features[at].double() - self.mean) / self.deviation
+            yield at, (self.features[at].double() - self.mean) / self.deviation * self.roots[at]
 
 
 class _Targets(ABC):
@@ -89,8 +103,13 @@ class _Targets(ABC):
 
     @property
     @abstractmethod
+    def weights(self) -> Tensor:
+        """What each image `(n,)` counts for, on average 1."""
+
+    @property
+    @abstractmethod
     def mean(self) -> Tensor:
-        """Of each output `(outputs,)`."""
+        """Of each output `(outputs,)`, by weights."""
 
     @abstractmethod
     def add(self, predictions: Tensor, weight: Tensor, at: slice) -> Tensor:
@@ -112,7 +131,7 @@ class _Targets(ABC):
 @dataclass(frozen=True, eq=False)
 class _Classes(_Targets):
     """One of so many classes an image: 1 for its class, 0 for the others. The best strength is the most accurate one,
-    the mean squared error deciding ties.
+    the mean squared error deciding ties, both by weights.
 
     Of the only image of a class leave-one-out can say nothing: it counts as an error whatever the strength.
     """
@@ -120,19 +139,27 @@ class _Classes(_Targets):
     labels: Tensor
     sizes: Tensor  # images of each class, (classes,)
     judged: Tensor  # which images (n,) have company in their class
+    importance: Tensor  # of an image of each class, (classes,)
 
     @classmethod
-    def of(cls, labels: Tensor, classes: int, check: Check) -> _Classes:
+    def of(cls, labels: Tensor, classes: int, check: Check, alike: Alike = "images") -> _Classes:
         """Raises `FloatingPointError` when something is not finite."""
         _require_finite(labels[:, None], "labels", check)
         labels = labels.long()
         sizes = torch.bincount(labels, minlength=classes)
-        return cls(labels, sizes, sizes[labels] > 1)
+        importance = torch.ones(classes, dtype=torch.double)
+        if alike == "classes":
+            importance = len(labels) / (sizes.clamp_min(1).double() * (sizes > 0).sum())
+        return cls(labels, sizes, sizes[labels] > 1, importance)
+
+    @property
+    def weights(self) -> Tensor:
+        return self.importance[self.labels]
 
     @property
     def mean(self) -> Tensor:
         """The share of each class."""
-        return self.sizes.double() / len(self.labels)
+        return self.sizes.double() * self.importance / len(self.labels)
 
     def add(self, predictions: Tensor, weight: Tensor, at: slice) -> Tensor:
         return predictions.scatter_add_(1, self.labels[at, None], weight)
@@ -141,17 +168,19 @@ class _Classes(_Targets):
         return products.index_add_(0, self.labels[at], block)
 
     def judge(self, predictions: Tensor, at: slice) -> Tensor:
-        """How many are right, and the squared error."""
-        own, judged = self.labels[at, None], self.judged[at]
+        """How many are right, and the squared error, both by weights."""
+        own, counted = self.labels[at, None], self.judged[at] * self.importance[self.labels[at]]
         right = predictions.gather(1, own)[:, 0]
         error = torch.linalg.vector_norm(predictions, dim=1).square() - 2 * right + 1
         others = predictions.scatter_(1, own, -torch.inf).amax(dim=1)
-        return torch.stack([((right > others) & judged).sum(), error[judged].sum()])
+        return torch.stack([((right > others) * counted).sum(), (error * counted).sum()])
 
     def losses(self, totals: Tensor) -> list[float]:
         accuracies = totals[:, 0] / len(self.labels)
         best = float(accuracies.max())
-        least = best - TIE * math.sqrt(best * (1 - best) / len(self.labels))
+        # Unequal weights tell as much as fewer equal ones (Kish 1965).
+        images = len(self.labels) ** 2 / float(self.sizes.double() @ self.importance.square())
+        least = best - TIE * math.sqrt(max(0.0, best * (1 - best)) / images)
         return totals[:, 1].where(accuracies >= least, torch.inf).tolist()
 
 
@@ -185,6 +214,11 @@ class _Columns(_Targets):
         return replace(standardised, judged=~constant & (farthest < (n - 1) * (1 - 1e-9)))
 
     @property
+    def weights(self) -> Tensor:
+        """All alike."""
+        return torch.ones(len(self.values), dtype=torch.double)
+
+    @property
     def mean(self) -> Tensor:
         """0 each."""
         return torch.zeros_like(self.centre)
@@ -215,10 +249,11 @@ class _Columns(_Targets):
 @dataclass(frozen=True, eq=False)
 class _Path:
     """The eigenbasis in which every strength is a division: `values (k,)`, `axes (dim, k)`, and the targets on its
-    axes, `projected (k, outputs)`.
+    axes, `projected (k, outputs)`; `roots (n, 1)` are those of the rows.
     """
 
     n: int
+    roots: Tensor
     values: Tensor
     axes: Tensor
     projected: Tensor
@@ -237,8 +272,8 @@ class _Path:
         axes = vectors if wide is None else wide @ vectors / values.sqrt()
         products = torch.zeros(len(targets.mean), dim, dtype=torch.double)
         for at, block in rows.blocks():
-            targets.add_products(products, block, at)
-        return cls(n, values, axes, (products @ axes).T, targets)
+            targets.add_products(products, block * rows.roots[at], at)
+        return cls(n, rows.roots, values, axes, (products @ axes).T, targets)
 
     @property
     def mean_eigenvalue(self) -> float:
@@ -264,11 +299,13 @@ class _Path:
     def leave_one_out(self, scores: Tensor, at: slice, strength: float) -> Tensor:
         """Predictions `(rows, outputs)` for each row by the model fitted without it; `scores (rows, k)` on the axes.
 
-        The intercept is not penalised; it adds 1/n to every leverage (Hastie et al., ESL 2009, section 7.10).
+        The intercept is not penalised; it adds 1/n to every leverage (Hastie et al., ESL 2009, section 7.10), times
+        what the row counts for.
         """
-        leverage = (scores.square() @ (1 / (self.values + strength)) + 1 / self.n)[:, None]
+        roots = self.roots[at]
+        leverage = (scores.square() @ (1 / (self.values + strength)))[:, None] + roots.square() / self.n
         rest = (1 - leverage).clamp_min(1e-9)
-        fitted = torch.addmm(self.targets.mean, scores, self.coefficients(strength))
+        fitted = torch.addmm(self.targets.mean, scores / roots, self.coefficients(strength))
         return self.targets.add(fitted.div_(rest), -leverage / rest, at)
 
 
@@ -284,7 +321,7 @@ class _Ridge:
     @classmethod
     def of(cls, features: Tensor, targets: _Targets, check: Check) -> _Ridge:
         """The strength nearest to the mean eigenvalue where leave-one-out can say nothing."""
-        rows = _Rows.of(features, check)
+        rows = _Rows.of(features, check, targets.weights)
         path = _Path.of(rows, targets)
         strengths = _steady(path, rows)
         totals = torch.zeros((), dtype=torch.double)
@@ -317,13 +354,18 @@ class _Ridge:
         return head
 
 
-def ridge_of_classes(features: Tensor, labels: Tensor, classes: int, check: Check = never_stop) -> LinearHead:
+def ridge_of_classes(
+    features: Tensor, labels: Tensor, classes: int, check: Check = never_stop, alike: Alike = "images"
+) -> LinearHead:
     """The head whose leave-one-out accuracy is best, for one class an image; the mean squared error decides ties.
+
+    With `alike` "classes" an image counts for the inverse of its class's share throughout: the accuracy is the balanced
+    one, and the logits are those of classes that are equally frequent.
 
     `features` `(n, dim)`, `labels` `(n,)` class indices, both on the CPU. Its outputs are logits: the scores of the
     ridge times one factor, chosen by the log-loss of the leave-one-out predictions; those of an image add up to zero.
-    Facts: `ridge_strength`, the penalty on the standardised features, and `loo_accuracy` in [0, 1], where the only
-    image of a class counts as an error.
+    Facts: `ridge_strength`, the penalty on the standardised features, and `loo_accuracy`, or `loo_balanced_accuracy`,
+    in [0, 1], where the only image of a class counts as an error.
 
     Features are standardised first (Marks et al. 2025, arXiv 2407.12210); the standardisation is folded into the head.
     Everything is in double precision: where the path nearly interpolates, single precision is off by .03 in the
@@ -331,13 +373,13 @@ def ridge_of_classes(features: Tensor, labels: Tensor, classes: int, check: Chec
     `(min(n, dim), dim)` and `(dim, classes)`. `check` is asked every second or so and may raise to give up. Raises
     `FloatingPointError` when features or labels are not finite. All this goes for the other heads too.
     """
-    targets = _Classes.of(labels, classes, check)
+    targets = _Classes.of(labels, classes, check, alike)
     ridge = _Ridge.of(features, targets, check)
     scores = torch.empty(len(labels), classes)
     for at, predictions in ridge.left_out():
         scores[at] = predictions - predictions.mean(dim=1, keepdim=True)
     scale = _logit_scale(scores, targets, check)
-    facts = {"loo_accuracy": float(ridge.totals[0]) / len(labels)}
+    facts = _FACTS[alike] | {_ACCURACIES[alike]: float(ridge.totals[0]) / len(labels)}
     return ridge.head(scale, scale * (targets.mean - 1 / classes), facts)
 
 
@@ -403,8 +445,9 @@ def _logit_scale(scores: Tensor, targets: _Classes, check: Check) -> float:
     if unit == 0:
         return 1.0
     own = scores.gather(1, targets.labels[:, None])[:, 0].double()
-    gain = float(own[targets.judged].sum() + scores.amax(dim=1).double().mean())
-    weights = torch.split(targets.judged + 2 / len(scores), ROWS_AT_ONCE)
+    counted = targets.judged * targets.weights
+    gain = float((own * targets.weights)[targets.judged].sum() + scores.amax(dim=1).double().mean())
+    weights = torch.split(counted.float() + 2 / len(scores), ROWS_AT_ONCE)
 
     def loss(log_spread: float) -> float:
         scale, total = math.exp(log_spread) / unit, 0.0
@@ -540,12 +583,13 @@ def _slices(n: int) -> Iterator[slice]:
     return (slice(start, start + ROWS_AT_ONCE) for start in range(0, n, ROWS_AT_ONCE))
 
 
-def _mean(rows: Tensor, function: Callable[[Tensor], Tensor], check: Check) -> Tensor:
-    """The mean `(columns,)` of a function of `rows` `(n, columns)` that keeps their shape."""
+def _mean(rows: Tensor, function: Callable[[Tensor], Tensor], check: Check, weights: Tensor | None = None) -> Tensor:
+    """The mean `(columns,)` of a function of `rows` `(n, columns)` that keeps their shape; `weights` `(n,)` mean 1."""
     total = torch.zeros(rows.shape[1], dtype=torch.double)
     for at in _slices(len(rows)):
         check()
-        total += function(rows[at].double()).sum(dim=0)
+        values = function(rows[at].double())
+        total += (values if weights is None else values * weights[at, None]).sum(dim=0)
     return total / len(rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,8 @@ from autoft.tasks.calibration import calibrated, fit_temperature
 from autoft.tasks.lookalikes import printed, refuse_lookalikes
 from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, log_losses, macro_f1, mean
 from autoft.values.bundle import Calibration
-from autoft.values.plan import Recipe
+from autoft.values.dataset import Imbalance
+from autoft.values.plan import Balance, Recipe
 from autoft.values.target import MetricFacts
 
 if TYPE_CHECKING:
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from autoft.parts.linear_head import LinearHead
+    from autoft.tasks.ridge import Alike
 else:
     np = Lazy("numpy")  # commands that only list tasks start without it
 
 SEPARATOR: Final = "|"
 """Between labels in one cell of a manifest."""
+
+IMBALANCED: Final = 3.0
+"""Images of the largest class for one of the smallest. From here on accuracy is the worse goal; see ARCHITECTURE.md."""
 
 METRICS: Final[tuple[Metric, ...]] = (
     Metric(
@@ -51,6 +57,11 @@ METRICS: Final[tuple[Metric, ...]] = (
 )
 
 
+def focal(losses: Tensor, found: Tensor) -> Tensor:
+    """The mean of cross entropies, each the less the greater the probability `found` of what is true; gamma is 2."""
+    return ((1 - found).square() * losses).mean()
+
+
 class SingleLabel(Task):
     """One class an image."""
 
@@ -58,6 +69,7 @@ class SingleLabel(Task):
     summary = "one class an image"
     form = "one_of"
     metrics: Sequence[Metric] = METRICS
+    balances: Sequence[Balance] = ("sampling", "logits", "weights")
 
     def names(self, labels: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
         """The classes. Raises `DataError` for fewer than two, two that are printed alike, or several columns."""
@@ -92,17 +104,34 @@ class SingleLabel(Task):
         hint = f" (if {SEPARATOR} parts several labels, say --task multi_label)" if several else ""
         return f"class {shown}{more}{hint}: each class needs"
 
+    def imbalance(self, labels: Sequence[str]) -> Imbalance | None:
+        """The classes of most and fewest images, from `IMBALANCED` times as many on; one without images has no part."""
+        sizes = Counter(labels).most_common()
+        if not sizes or sizes[0][1] < IMBALANCED * sizes[-1][1]:
+            return None
+        (common, most), *_, (rare, fewest) = sizes
+        return Imbalance(common, most, rare, fewest)
+
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
-        """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`."""
+        """Mean cross entropy of logits `(batch, classes)` against class indices `(batch,)`, or mean focal loss."""
         from torch.nn.functional import cross_entropy
 
+        if recipe.loss == "focal":
+            losses = cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing, reduction="none")
+            return focal(losses, outputs.softmax(dim=1).gather(1, targets[:, None])[:, 0])
         return cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
 
     def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
-        """The best of a ridge path by leave-one-out accuracy."""
+        """The best of a ridge path by leave-one-out accuracy; the balanced one where the goal weighs classes alike."""
         from autoft.tasks.ridge import ridge_of_classes
 
-        return ridge_of_classes(features, targets, self.outputs, check)
+        alike: Alike = "classes" if self._weighs_classes else "images"
+        return ridge_of_classes(features, targets, self.outputs, check, alike)
+
+    @property
+    def _weighs_classes(self) -> bool:
+        """Whether the metric that is searched by does."""
+        return self.metric("auto").facts.weighs_classes
 
     def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
         """Logits `(n, classes)` at the temperature."""
@@ -111,7 +140,7 @@ class SingleLabel(Task):
 
     def calibrate(self, outputs: Logits, targets: Labels) -> Calibration:
         """A temperature, where it helps."""
-        return fit_temperature(outputs, targets)
+        return fit_temperature(outputs, targets, weighs_classes=self._weighs_classes)
 
     def answers(self, outputs: Logits, calibration: Calibration) -> NDArray[np.float32]:
         """Probabilities `(n, classes)`, which add up to 1."""

@@ -131,6 +131,12 @@ def balanced_accuracy(labels: Labels, predicted: Labels) -> Statistic:
     return lambda counts: mean_over_classes(counts @ hit, counts @ true, counts @ true > 0)
 
 
+def mean_by_class(labels: Labels, values: Floats) -> Statistic:
+    """The mean over the classes that occur of the mean of a value of each image, `(n,)`."""
+    true = _by_class(labels, labels)
+    return lambda counts: mean_over_classes((counts * values) @ true, counts @ true, counts @ true > 0)
+
+
 def macro_f1(labels: Labels, predicted: Labels) -> Statistic:
     """The mean F1 over the classes that occur."""
     true, hit = _by_class(labels, labels), _by_class(labels, labels, predicted == labels)

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 STEPS_A_PASS = 2
 
-RUNS = tuple(Circumstances(device, images) for device in get_args(Device) for images in (10, 100_000))
+RUNS = (
+    *(Circumstances(device, images) for device in get_args(Device) for images in (10, 100_000)),
+    Circumstances(balances=("logits", "weights", "sampling")),
+)
 
 
 def layouts() -> dict[str, tuple[Stage, ...]]:

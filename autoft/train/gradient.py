@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -15,6 +16,7 @@ from autoft.parts.network import Network
 from autoft.train.adaptation import Adaptation
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.average import Average
+from autoft.train.balance import balanced
 from autoft.train.captured import Captured
 from autoft.train.classifier import Classifier
 from autoft.train.folding import FOLDED_FROM_PIXELS, Pair, fold_norms
@@ -62,13 +64,17 @@ class GradientRun:
         self.folded: tuple[Pair, ...] | None = None
         """Convolutions that do the part of held norms; None before the first step."""
         self._task = task
+        device = classifier.head.weight.device
+        classes = torch.from_numpy(stream.targets).to(device)
+        self._balanced = balanced(plan.recipe.balance, classes, task.outputs)
+        adjusted = plan.recipe.balance == "logits"
+        self._recipe = replace(plan.recipe, label_smoothing=0.0) if adjusted else plan.recipe
         self._optimizer = Optimizer(classifier, plan)
         self.without_moments: tuple[str, ...] = ()
         """Parameters of which `go_on` found no moments, although they had trained."""
         self._begins = [*(round(group.from_pass * stream.steps_per_pass) for group in plan.groups), 0]  # and the head
         self._average = Average(classifier, [*classifier.trained(plan)], plan.recipe.ema_passes * stream.steps_per_pass)
         self._forward: nn.Module = classifier
-        device = classifier.head.weight.device
         # What changes from step to step, where a graph can read it: the rates of the groups, the share of an image in
         # its mixture, and the average's weight.
         self._scalars = torch.zeros(len(self._begins) + 2, device=device)
@@ -109,6 +115,8 @@ class GradientRun:
             facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {why}"
         if self._vanishing.stages:
             facts["vanishing_gradients"] = ", ".join(self._vanishing.stages)
+        if self.plan.recipe.balance != "none":
+            facts["balance"] = self.plan.recipe.balance
         if self.plan.recipe.drop_path and not self.classifier.droppable:
             facts["drop_path"] = "no block of this network can be left out"
         if self.at_once < self.stream.images.usually_at_once:
@@ -272,12 +280,12 @@ class GradientRun:
 
     def _loss(self, outputs: Tensor, targets: Tensor, others: Tensor) -> Tensor:
         """Of mixed images, by their shares the losses for the targets of both, as whatever task has them."""
-        recipe = self.plan.recipe
-        loss = self._task.loss(outputs, targets, recipe)
+        recipe = self._recipe
+        loss = self._task.loss(self._balanced(outputs, targets), targets, recipe)
         if not recipe.is_mixing:
             return loss
         share = self._scalars[-2]
-        return share * loss + (1.0 - share) * self._task.loss(outputs, others, recipe)
+        return share * loss + (1.0 - share) * self._task.loss(self._balanced(outputs, others), others, recipe)
 
     def scored(self) -> Classifier:
         """The classifier that is scored and exported: averaged weights, eval mode, nothing in it that was put there."""

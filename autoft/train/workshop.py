@@ -18,7 +18,7 @@ from autoft.data.dataset import Dataset
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import FORWARD_TIMES, Images
 from autoft.media.image.resident import Resident
-from autoft.parts.base import FreezeStrategy
+from autoft.parts.base import FreezeStrategy, Task
 from autoft.parts.cut import Cut
 from autoft.parts.host import Host
 from autoft.parts.network import Network
@@ -129,10 +129,9 @@ class Workshop:
         adaptation = None if adapter is None else Adaptation.of(network, adapter, trial.seed)
         stages = network.stages if adaptation is None else adaptation.network.stages
         plan = strategy.plan(stages, trial.params)
-        bench = Bench(self, job, network, plan, self.images(trial), adaptation)
-        if self.task.form == "numbers" and plan.recipe.is_mixing:  # half of two images is not half of what they show
-            unmixed = replace(plan, recipe=replace(plan.recipe, mixup=0.0, cutmix=0.0))
-            bench = replace(bench, plan=unmixed, left_out={"mixing": "left out: answers are numbers"})
+        recipe, left_out = _taken(plan.recipe, self.task)
+        plan = replace(plan, recipe=recipe)
+        bench = Bench(self, job, network, plan, self.images(trial), adaptation, left_out)
         if plan.batch_norm == "train":  # which takes no parts
             return bench
         most = job.allowance.images(bench.images.at_once, bench.together, self.device_name)
@@ -202,6 +201,18 @@ class Workshop:
         classifier = Classifier.of(network, self.task.outputs)
         classifier.restore(checkpoint.model)
         return classifier
+
+
+def _taken(recipe: Recipe, task: Task) -> tuple[Recipe, dict[str, Scalar]]:
+    """What of a recipe the task takes, and what is said of the rest."""
+    left_out: dict[str, Scalar] = {}
+    if task.form == "numbers" and recipe.is_mixing:  # half of two images is not half of what they show
+        recipe = replace(recipe, mixup=0.0, cutmix=0.0)
+        left_out["mixing"] = "left out: answers are numbers"
+    if recipe.balance not in ("none", *task.balances):
+        left_out["balance_left_out"] = f"{recipe.balance}: not for task {task.name!r}"
+        recipe = replace(recipe, balance="none")
+    return recipe, left_out
 
 
 def require_same_weights(network: Network, checkpoint: Checkpoint) -> None:

@@ -84,6 +84,16 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Imbalance:
+    """The classes of the most and of the fewest training images, and how many these are."""
+
+    common: str
+    most: int
+    rare: str
+    fewest: int
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """What is known of a data set: what is predicted, images per split, fingerprint, median short side in pixels.
 

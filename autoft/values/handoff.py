@@ -82,6 +82,7 @@ class Handoff:
     images to train on that a closed-form head was fitted on, `scored_share` that of the one whose `validation_score` it
     is: the same, but of a refit, whose twin may have had no time for all. `outputs` is how many numbers the network
     gives for an image; None: one a name. `precision` is what training steps were computed in, "" where there were none.
+    `balance` is what training did to weigh classes alike, "" where it did not.
     """
 
     targets: Targets
@@ -95,6 +96,7 @@ class Handoff:
     scored_share: float = 1.0
     outputs: int | None = None
     precision: str = ""
+    balance: str = ""
 
     @property
     def width(self) -> int:

@@ -117,6 +117,11 @@ class TrialRecord:
         return str(self._best.facts.get("precision", "")) if self._best else ""
 
     @property
+    def balance(self) -> str:
+        """What training did for rare classes, as `Recipe.balance` has it; "" for nothing."""
+        return str(self._best.facts.get("balance", "")) if self._best else ""
+
+    @property
     def is_refit(self) -> bool:
         """Whether it has trained on validation images, as its twin has not."""
         return self.trial.twin is not None

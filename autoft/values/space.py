@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
+from autoft.values.plan import Balance
+
 Scalar = float | int | str | bool
 Params = Mapping[str, Scalar]
 
@@ -96,10 +98,14 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a space may go by: the `device` that a run begins on, and how many `images` it trains on, 0 if unknown."""
+    """What a space may go by: the `device` that a run begins on, and how many `images` it trains on, 0 if unknown.
+
+    `balances` are what training can do for rare classes, where there are some and the metric weighs all classes alike.
+    """
 
     device: Device = "cpu"
     images: int = 0
+    balances: tuple[Balance, ...] = ()
 
 
 @dataclass(frozen=True)

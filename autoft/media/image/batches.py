@@ -169,8 +169,9 @@ class TrainingStream:
     def _order(self, number: int) -> np.ndarray:
         """Indices `(steps, batch)` of pass `number`, shuffled by (seed, number)."""
         if number not in self._orders:
-            order = np.random.default_rng((self.seed, number)).permutation(len(self.rows))
-            whole = order[: self.steps_per_pass * self.batch_size]
+            rng, images = np.random.default_rng((self.seed, number)), self.steps_per_pass * self.batch_size
+            sampling = self.recipe.balance == "sampling"
+            whole = _of_all_alike(self.targets, images, rng) if sampling else rng.permutation(len(self.rows))[:images]
             self._orders.clear()
             self._orders[number] = whole.reshape(self.steps_per_pass, self.batch_size)
         return self._orders[number]
@@ -179,3 +180,17 @@ class TrainingStream:
     def _orders(self) -> dict[int, np.ndarray]:
         """The order of the pass at hand: drawing it takes longer than a step may, of very many images."""
         return {}
+
+
+def _of_all_alike(classes: np.ndarray, images: int, rng: np.random.Generator) -> np.ndarray:
+    """So many places in `classes` `(n,)`, in random order, as many of each class; of a large one none comes twice."""
+    members = [np.flatnonzero(classes == one) for one in rng.permutation(np.unique(classes))]
+    shares = [len(part) for part in np.array_split(np.arange(images), len(members))]
+    drawn = [_drawn(places, share, rng) for places, share in zip(members, shares, strict=True)]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def _drawn(places: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """So many of the places, each as often as any other but for one time."""
+    rounds = -(-count // len(places))
+    return np.concatenate([rng.permutation(places) for _ in range(rounds)])[:count]

@@ -53,6 +53,7 @@ class OneOf(AnswerForm):
         "macro_f1": "mean F1 of the classes",
         "log_loss": "natural logarithm; smaller is better",
         "mae": "mean number of classes that an answer is off by; smaller is better",
+        "macro_mae": "mean over the classes of the mae of their images; smaller is better",
         "ece": "expected calibration error; smaller is better",
     }
 

@@ -1,0 +1,285 @@
+"""Classes of unlike size: found, said, searched by what weighs them alike, and trained for."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from parts.data import dataset
+from parts.small_run import small_run
+from torch.nn.functional import cross_entropy
+
+import autoft
+from autoft.builtin.freeze import BiasNorm, Full, LastStages, Probe
+from autoft.engine.engine import _circumstances, _metric
+from autoft.engine.review import said_of, training_labels
+from autoft.media.image.batches import TrainingStream
+from autoft.parts.base import FreezeStrategy, Task
+from autoft.parts.guard import plan_problem
+from autoft.parts.host import Host
+from autoft.study.record import Machine
+from autoft.study.run import Run
+from autoft.tasks.multi_label import MultiLabel
+from autoft.tasks.ordinal import Ordinal
+from autoft.tasks.regression import Regression
+from autoft.tasks.single_label import IMBALANCED, SingleLabel
+from autoft.train.arithmetic import Arithmetic
+from autoft.train.balance import balanced
+from autoft.train.by_gradient import _run_of
+from autoft.train.job import Job
+from autoft.train.worker import Worker
+from autoft.train.workshop import Workshop, _taken
+from autoft.values.dataset import Entry, Listing
+from autoft.values.plan import Balance, GradientHead, Plan, Recipe
+from autoft.values.space import Circumstances
+from autoft.values.target import Targets
+from autoft.values.trial import Report, Slice
+
+MOST = int(IMBALANCED)
+EVEN, UNEVEN = ["cat"] * (MOST * 4 - 1) + ["dog"] * 4, ["cat"] * (MOST * 4) + ["dog"] * 4
+REMEDIES = tuple(one for one in get_args(Balance) if one != "none")
+
+
+# ---------------------------------------------------------------- found, and said
+
+
+def test_classes_are_uneven_from_one_ratio_on() -> None:
+    found = SingleLabel().imbalance(UNEVEN)
+    assert found is not None
+    assert (found.common, found.most, found.rare, found.fewest) == ("cat", MOST * 4, "dog", 4)
+    assert SingleLabel().imbalance(EVEN) is None
+    assert SingleLabel().imbalance([]) is None
+
+
+@pytest.mark.parametrize("task", [Regression(), MultiLabel()], ids=lambda task: task.name)
+def test_a_task_without_classes_has_none(task: Task) -> None:
+    assert task.imbalance(UNEVEN) is None
+    assert task.balances == ()
+
+
+def test_only_images_that_train_are_counted() -> None:
+    entries = [Entry(f"{n}.png", label, "train" if n % 2 else None) for n, label in enumerate(EVEN)]
+    others = [Entry(f"v{n}.png", "cat", "test") for n in range(100)] + [Entry("x.png", "")]
+    assert training_labels(SingleLabel(), Listing("/data", (), tuple(entries + others))) == EVEN
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "labels", "by"),
+    [
+        (SingleLabel(), "auto", UNEVEN, "balanced_accuracy"),
+        (SingleLabel(), "auto", EVEN, "accuracy"),
+        (SingleLabel(), "accuracy", UNEVEN, "accuracy"),
+        (SingleLabel(), "log_loss", UNEVEN, "log_loss"),
+        (Ordinal(), "auto", UNEVEN, "macro_mae"),
+        (Ordinal(), "auto", EVEN, "mae"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str | Task) else str(len(value)),
+)
+def test_the_metric_weighs_classes_alike_unless_one_was_chosen(
+    task: Task, asked: str, labels: list[str], by: str
+) -> None:
+    assert _metric(asked, task, task.imbalance(labels), Host.discover()).name == by
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("auto", "searching by balanced_accuracy, to which each class counts alike; --metric accuracy has each image"),
+        ("macro_f1", "searching by macro_f1, to which each class counts alike"),
+        ("accuracy", "costs little; --metric balanced_accuracy has each class count alike"),
+    ],
+)
+def test_one_line_says_so_and_how_to_choose(asked: str, says: str) -> None:
+    task, uneven = SingleLabel(), SingleLabel().imbalance(UNEVEN)
+    assert uneven is not None
+    line = said_of(uneven, _metric(asked, task, uneven, Host.discover()), asked, task)
+    assert line.startswith(f"'cat' has {MOST * 4} images to train on, 'dog' 4: ")
+    assert says in line
+
+
+# ---------------------------------------------------------------- what a search does
+
+
+def thinned(images: Path, keep: int) -> Path:
+    """With so few images of the last class."""
+    for one in sorted((images / "red").iterdir())[keep:]:
+        one.unlink()
+    return images
+
+
+def search(images: Path, **options: Any) -> Any:
+    return autoft.search(
+        images,
+        time="60s",
+        trials=1,
+        runner="inline",
+        backbones=["small/test_resnet"],
+        freeze=["probe"],
+        image_size=32,
+        no_refit=True,
+        out=images.parent / "run",
+        plugins=[Path(__file__).parent / "parts" / "small_zoo.py"],
+        **options,
+    )
+
+
+def test_a_search_keeps_what_it_went_by(tiny_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = search(thinned(tiny_images, 4))
+    assert (summary.metric, summary.weighs_classes) == ("balanced_accuracy", True)
+    run = Run.open(tiny_images.parent / "run")
+    assert (run.record.study.metric, run.record.metric.name) == ("balanced_accuracy", "balanced_accuracy")
+    (record,) = run.ledger().trials.values()
+    assert record.balance == "weights"
+    again = run.task(run.host())
+    assert again.metric("auto").name == "balanced_accuracy"
+
+
+def test_a_named_metric_is_left_alone(tiny_images: Path) -> None:
+    assert search(thinned(tiny_images, 4), metric="accuracy").metric == "accuracy"
+    (record,) = Run.open(tiny_images.parent / "run").ledger().trials.values()
+    assert record.balance == ""
+
+
+def test_spaces_hear_of_remedies_where_they_are_to_be_decided(tiny_images: Path) -> None:
+    machine = Machine("inline", 1, 1, "cpu")
+    even = dataset(tiny_images, [])
+    by_class, by_image = (SingleLabel().metric(name).facts for name in ("balanced_accuracy", "accuracy"))
+    assert _circumstances(even, by_class, machine) == Circumstances("cpu", even.info.counts["train"])
+    uneven = dataset(thinned(tiny_images, 3), [])
+    assert _circumstances(uneven, by_class, machine).balances == tuple(SingleLabel().balances)
+    assert _circumstances(uneven, by_image, machine).balances == ()
+
+
+@pytest.mark.parametrize("strategy", [Full(), LastStages(), BiasNorm()], ids=str)
+def test_strategies_search_them_and_begin_with_the_first(strategy: FreezeStrategy) -> None:
+    plain = strategy.space_for(Circumstances())
+    assert "balance" not in plain.dimensions
+    space = strategy.space_for(Circumstances(balances=REMEDIES))
+    assert space.dimensions["balance"] == autoft.Choice(("none", *REMEDIES))
+    assert {start["balance"] for start in space.starts} == {REMEDIES[0]}
+    assert Probe().space_for(Circumstances(balances=REMEDIES)).dimensions == {}
+
+
+# ---------------------------------------------------------------- what training does
+
+
+LABELS = torch.tensor([0] * 12 + [1] * 4 + [2] * 2)
+
+
+def gradient(balance: Balance, outputs: torch.Tensor) -> torch.Tensor:
+    found = outputs.clone().requires_grad_()
+    cross_entropy(balanced(balance, LABELS, 3)(found, LABELS), LABELS).backward()
+    assert found.grad is not None
+    return found.grad
+
+
+def test_weights_are_those_of_a_weighted_loss_whose_figure_stays_as_it_is() -> None:
+    outputs = torch.randn(18, 3, generator=torch.Generator().manual_seed(0))
+    weighted = outputs.clone().requires_grad_()
+    weights = torch.tensor([0.5, 1.5, 3.0])  # n / (classes * images of the class)
+    (cross_entropy(weighted, LABELS, reduction="none") * weights[LABELS]).mean().backward()
+    torch.testing.assert_close(gradient("weights", outputs), weighted.grad)
+    assert torch.equal(balanced("weights", LABELS, 3)(outputs, LABELS), outputs)
+
+
+def test_adjusted_logits_carry_the_shares_that_the_network_then_need_not_learn() -> None:
+    outputs = torch.zeros(18, 3)
+    shares = balanced("logits", LABELS, 3)(outputs, LABELS).softmax(dim=1)
+    torch.testing.assert_close(shares[0], torch.tensor([12.0, 4.0, 2.0]) / 18)
+    torch.testing.assert_close(gradient("logits", outputs).sum(dim=0), torch.zeros(3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("balance", get_args(Balance))
+def test_a_class_without_training_images_does_no_harm(balance: Balance) -> None:
+    outputs = torch.randn(18, 4, generator=torch.Generator().manual_seed(0))
+    assert balanced(balance, LABELS, 4)(outputs, LABELS).isfinite().all()
+
+
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_sampling_draws_all_classes_alike_by_seed_and_step_alone(tiny_images: Path, batch_size: int) -> None:
+    classes = np.array([0] * 60 + [1] * 5 + [2] * 1)
+    recipe = Recipe(batch_size=batch_size, balance="sampling")
+    one, other = (TrainingStream(None, np.arange(66), classes, recipe, 3) for _ in range(2))  # type: ignore[arg-type]
+    steps = one.steps_per_pass
+    for step in (steps + 1, 0, 2 * steps - 1):
+        assert np.array_equal(one._chosen(step), other._chosen(step))
+    drawn = np.concatenate([one._chosen(step) for step in range(steps)])
+    sizes = Counter(classes[drawn].tolist())
+    assert max(sizes.values()) - min(sizes.values()) <= 1
+    common = drawn[classes[drawn] == 0]
+    assert len(set(common.tolist())) == len(common)
+    assert not np.array_equal(one._order(0), one._order(1))
+
+
+@pytest.mark.parametrize("balance", REMEDIES)
+def test_a_trial_trains_so_and_pauses_anywhere(tiny_images: Path, tmp_path: Path, balance: Balance) -> None:
+    run = small_run(thinned(tiny_images, 4), tmp_path / "run")
+    worker = Worker(Workshop(run, run.host()))
+    (candidate,) = [c for c in run.record.candidates if (c.backbone, c.freeze) == ("small/test_resnet", "full")]
+    params = {**candidate.space.starts[0], "batch_size": 8, "balance": balance}
+    straight, halting = (candidate.trial(number, params, 5) for number in (0, 1))
+
+    def execute(slice_: Slice) -> Report:
+        return worker.run(Job(slice_, time.time()))
+
+    at_once = execute(Slice(straight, 0.0, 2.0, 1e12))
+    assert at_once.error is None
+    assert at_once.facts["balance"] == balance
+    execute(Slice(halting, 0.0, 1.0, 1e12))
+    in_parts = execute(Slice(halting, 1.0, 2.0, 1e12))
+    assert in_parts.loss == pytest.approx(at_once.loss, abs=1e-6)
+    plain = candidate.trial(2, {name: value for name, value in params.items() if name != "balance"}, 5)
+    unbalanced = execute(Slice(plain, 0.0, 2.0, 1e12))
+    assert unbalanced.loss != pytest.approx(at_once.loss, abs=1e-4)
+    assert "balance" not in unbalanced.facts
+
+
+@pytest.mark.parametrize("task", [Regression(), Ordinal()], ids=lambda task: task.name)
+def test_what_a_task_does_not_take_is_left_out_and_said(task: Task) -> None:
+    recipe, left_out = _taken(Recipe(balance="logits"), task)
+    assert (recipe, left_out) == (Recipe(), {"balance_left_out": f"logits: not for task {task.name!r}"})
+
+
+def test_macro_mae_is_the_mean_over_classes() -> None:
+    task = Ordinal().on(Targets("ordinal", "one_of", ("1", "2", "3")))
+    logits = np.log(np.array([[0.8, 0.1, 0.1]] * 5, np.float32))
+    truth = np.array([0, 0, 0, 0, 2])
+    assert task.metric("macro_mae").score(logits, truth) == pytest.approx(-1.0)
+    assert task.metric("mae").score(logits, truth) == pytest.approx(-0.4)
+
+
+@pytest.mark.parametrize(
+    ("task", "targets"),
+    [(SingleLabel(), torch.tensor([0, 1])), (MultiLabel(), torch.eye(2))],
+    ids=["classes", "labels"],
+)
+def test_focal_loss_by_name_hardly_minds_easy_images(task: Task, targets: torch.Tensor) -> None:
+    easy, unsure = torch.tensor([[3.0, -3.0], [-3.0, 3.0]]), torch.zeros(2, 2)
+    plain, focal = Recipe(label_smoothing=0.0), Recipe(label_smoothing=0.0, loss="focal")
+    at_half = task.loss(unsure, targets, plain) / 4  # (1 - 1/2) ** 2
+    torch.testing.assert_close(task.loss(unsure, targets, focal), at_half)
+    assert task.loss(easy, targets, focal) < 0.01 * task.loss(easy, targets, plain)
+
+
+@pytest.mark.parametrize(("recipe", "says"), [({"balance": "weight"}, "weights"), ({"loss": "fokal"}, "focal")])
+def test_a_misspelt_name_in_a_recipe_is_refused_with_the_near_one(recipe: dict[str, Any], says: str) -> None:
+    plan = Plan((), GradientHead(1e-3), recipe=Recipe(**recipe))
+    assert re.search(f"did you mean '?{says}", plan_problem(plan, ()) or "")
+
+
+def test_adjusted_logits_take_no_smoothed_labels(tiny_images: Path, tmp_path: Path) -> None:
+    """Smoothed labels give a rare class more than its share: even of nothing but noise it would be named always."""
+    run = small_run(thinned(tiny_images, 4), tmp_path / "run")
+    shop = Workshop(run, run.host())
+    (candidate,) = [c for c in run.record.candidates if (c.backbone, c.freeze) == ("small/test_resnet", "full")]
+    for balance, smoothed in (("logits", 0.0), ("weights", 0.1)):
+        trial = candidate.trial(0, {**candidate.space.starts[0], "batch_size": 8, "balance": balance}, 5)
+        bench = shop.bench(Job(Slice(trial, 0.0, 1.0, 1e12), time.time()))
+        asked = _run_of(bench, None, Arithmetic())._recipe
+        assert (asked.balance, asked.label_smoothing) == (balance, smoothed)
