@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoft.api import resume, search
+    from autoft.builtin.searchers import Asha
     from autoft.errors import (
         AutoftError,
         BackboneUnavailable,
@@ -49,6 +50,7 @@ __all__ = [
     "WAIT",
     "Adapter",
     "Artifact",
+    "Asha",
     "AutoftError",
     "Backbone",
     "BackboneUnavailable",
@@ -142,6 +144,7 @@ _HOMES = {
     "autoft.values.plan": ("ClosedFormHead", "GradientHead", "ParameterGroup", "Plan", "Recipe"),
     "autoft.values.trial": ("DONE", "WAIT", "Candidate", "Clock", "Done", "Report", "Slice", "Trial", "Wait"),
     "autoft.api": ("resume", "search"),
+    "autoft.builtin.searchers": ("Asha",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

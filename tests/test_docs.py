@@ -189,6 +189,7 @@ def test_links_lead_somewhere():
         "benchmarks/README.md",
         "plugins/autoft-lite/README.md",
         "plugins/autoft-lora/README.md",
+        "plugins/autoft-optuna/README.md",
     ):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
-from autoft.builtin.searchers import RUNGS, Halving, Random
+from autoft.builtin.searchers import Asha, Grid, Halving, OneEpoch, Random
+from autoft.builtin.searchers.halving import RUNGS
 from autoft.parts.base import Problem, Searcher
 from autoft.testing import SearcherConformance
+from autoft.testing.simulation import simulate
 from autoft.values.ledger import Ledger
-from autoft.values.space import Float, Space
+from autoft.values.space import Choice, Float, Int, Space
 from autoft.values.trial import DONE, WAIT, Candidate, Clock, Costs, Queued, Report, Slice
 
 
@@ -22,6 +26,21 @@ class TestRandom(SearcherConformance):
 class TestHalving(SearcherConformance):
     def part(self):
         return Halving()
+
+
+class TestAsha(SearcherConformance):
+    def part(self):
+        return Asha()
+
+
+class TestGrid(SearcherConformance):
+    def part(self):
+        return Grid()
+
+
+class TestOneEpoch(SearcherConformance):
+    def part(self):
+        return OneEpoch()
 
 
 def problem(backbones=("z/a", "z/b", "z/c"), strategies=("full", "last"), **limits):
@@ -390,3 +409,187 @@ def test_where_passes_take_as_long_as_all_else_slices_begin_short():
 def test_a_rung_between_the_two_is_found():
     slices, _ = races(a_pass=0.2, besides=1.0)
     assert {slice_.until for slice_ in slices[2:] if slice_.start == 0.0} == {RUNGS[2]}
+
+
+def raced_only(strategies=("full", "last"), space=None, **limits):
+    """Candidates that all train by gradient."""
+    asked = problem(("z/a", "z/b"), strategies, **limits)
+    raced = [one for one in asked.candidates if one.fit == "gradient"]
+    return replace(asked, candidates=tuple(replace(one, space=space or one.space) for one in raced))
+
+
+def test_asha_promotes_the_best_third_of_a_rung_from_the_highest_down():
+    play = Play(raced_only(), Asha(), deadline=1000.0)
+    for score in (0.5, 0.7):
+        asked = play.start()
+        assert (asked.start, asked.until) == (0.0, 1.0)
+        play.report(asked, score)
+    play.report(play.start(), 0.6)
+    promoted = play.start()
+    assert (promoted.trial.id, promoted.start, promoted.until) == (1, 1.0, 3.0)
+    play.report(promoted, 0.8)
+    assert play.start().trial.id == 3, "one of three has gone on: a new one"
+
+
+def test_asha_keeps_the_rungs_of_the_paper():
+    """Of each rung at most a third has gone on, however long it runs."""
+    run = simulate(Asha(), raced_only(), seconds=300.0)
+    ledger = Ledger(run.events)
+    reached = [sum(record.step >= rung - 1e-6 for record in ledger.trials.values()) for rung in RUNGS]
+    assert run.done
+    assert reached[-2] >= 1
+    assert all(above <= below / 3 for below, above in pairwise(reached))
+    assert {one.start for one in run.slices} <= {0.0, *RUNGS}
+
+
+def test_asha_trains_on_with_the_trials_that_there_may_be():
+    play = Play(raced_only(trials=3), Asha(), deadline=1e9)
+    while isinstance(play.ask(), Slice):
+        play.report(started := play.start(), 0.5 + started.trial.id / 10)
+    assert [record.step for record in play.ledger.trials.values()] == [RUNGS[-1]] * 3
+
+
+SMALL = Space(
+    {
+        "lr": Float(1e-4, 1e-1, log=True),
+        "decay": Float(0.0, 0.3),
+        "layers": Int(1, 2),
+        "width": Int(1, 100),
+        "how": Choice(("a", "b")),
+        "fixed": Float(0.5, 0.5),
+    }
+)
+
+
+def test_a_grid_has_every_point_once():
+    asked = raced_only(("full",), SMALL)
+    run = simulate(Grid(), asked, seconds=1e9)
+    trials = [record.trial for record in Ledger(run.events).trials.values()]
+    points = Counter((trial.backbone, *trial.params.values()) for trial in trials)
+    assert set(points.values()) == {1}
+    assert len(points) == 2 * 3 * 3 * 2 * 3 * 2 * 1
+    assert Grid().remark(asked) == "the grid has 216 points"
+    assert sorted({trial.params["lr"] for trial in trials}) == pytest.approx([10**-3.5, 10**-2.5, 10**-1.5])
+    assert sorted({trial.params["decay"] for trial in trials}) == pytest.approx([0.05, 0.15, 0.25])
+    assert {trial.params["layers"] for trial in trials} == {1, 2}
+    assert {trial.params["width"] for trial in trials} == {18, 50, 84}
+
+
+def test_a_grid_cut_short_by_time_lies_evenly():
+    asked = raced_only(("full",), SMALL)
+    run = simulate(Grid(), asked, seconds=9.0 * 36)
+    trials = [slice_.trial for slice_ in run.slices]
+    assert len(trials) == 36
+    for name in ("backbone", "lr", "width", "how"):
+        of = Counter(trial.backbone if name == "backbone" else trial.params[name] for trial in trials)
+        assert max(of.values()) - min(of.values()) <= 4, f"{name}: {of}"
+
+
+def test_a_grid_says_that_not_all_of_it_is_tried():
+    assert Grid().remark(raced_only(("full",), SMALL, trials=20)) == "the grid has 216 points, of which 20 are tried"
+
+
+def test_a_grid_that_is_through_goes_on_with_the_best():
+    play = Play(raced_only(("full",), Space({"how": Choice(("a", "b"))})), Grid(), deadline=1e9)
+    for score in (0.4, 0.7, 0.6, 0.5):
+        play.report(play.start(), score)
+    more = play.start()
+    assert (more.trial.id, more.start, more.until) == (1, 9.0, 27.0)
+
+
+def test_one_epoch_goes_on_with_the_best_first_pass_alone():
+    play = Play(problem(("z/a", "z/b")), OneEpoch(), deadline=1000.0)
+    firsts = []
+    for score in (0.5, 0.6, 0.9, 0.55, 0.7, 0.8):
+        firsts.append(play.start())
+        play.report(firsts[-1], score)
+    assert len({(one.trial.backbone, one.trial.freeze) for one in firsts}) == 6
+    assert all((one.start, one.until) == (0.0, 1.0) for one in firsts)
+    assert all(one.trial.params == {"lr": 1e-3} for one in firsts if one.trial.freeze != "probe")
+    for until in (3.0, 9.0, 27.0):
+        more = play.start()
+        assert (more.trial.id, more.until) == (2, until)
+        play.report(more, 0.6)  # worse than others were: it is not judged again
+    assert play.start().trial.id == 5, "the first is through, so the next has the time"
+
+
+def test_one_epoch_ranks_when_every_pair_has_had_its_pass():
+    play = Play(raced_only(("full",), workers=2), OneEpoch(), deadline=1000.0)
+    first, second = play.start(), play.start()
+    play.report(first, 0.5)
+    assert play.ask() == WAIT
+    play.report(second, 0.6)
+    assert [play.start().trial.id, play.start().trial.id] == [1, 0]
+
+
+def test_one_epoch_tries_what_failed_once_more():
+    play, tried = Play(raced_only(("full",)), OneEpoch(), deadline=1e9), []
+    while isinstance(play.ask(), Slice):
+        tried.append(asked := play.start())
+        play.report(asked, 0.0, event="failed")
+    assert Counter(one.trial.backbone for one in tried) == {"z/a": 2, "z/b": 2}
+    assert len({str(one.trial.params) for one in tried if one.trial.backbone == "z/a"}) == 2
+
+
+OTHERS = [Asha(), Grid(), OneEpoch()]
+
+
+@pytest.mark.parametrize("searcher", OTHERS, ids=str)
+def test_a_slice_cut_short_by_the_time_is_ended_first_when_there_is_more(searcher: Searcher):
+    play = Play(raced_only(), searcher, deadline=30.0)
+    asked = play.start()
+    play.now = 30.0
+    play.ledger.record(Report(asked.trial.id, "paused", 0.5, 0.6, 30.0, elapsed=30.0))
+    assert play.ask() == DONE
+    play.deadline = 300.0
+    rest = play.start()
+    assert (rest.trial, rest.start, rest.until) == (asked.trial, 0.5, asked.until)
+
+
+@pytest.mark.parametrize("searcher", OTHERS, ids=str)
+def test_what_was_given_back_is_the_same_trial_with_more_time(searcher: Searcher):
+    play = Play(raced_only(trials=1), searcher, deadline=30.0)
+    asked = play.start()
+    given_back(play, asked)
+    play.now += 6.0
+    assert play.ask() == DONE
+    play.deadline = 600.0
+    assert play.start().trial == asked.trial
+
+
+@pytest.mark.parametrize("searcher", OTHERS, ids=str)
+def test_nothing_is_begun_that_the_time_does_not_hold(searcher: Searcher):
+    """Neither a new trial nor a rest whose pass and score take longer than is left."""
+    asked = raced_only()
+    of_one = tuple(one for one in asked.candidates if one.backbone == "z/a")
+    play = Play(replace(asked, candidates=of_one), searcher, deadline=100.0)
+    play.report(play.start(), 0.5, costs=Costs(step=1.0, steps_a_pass=20, scoring=10.0))
+    play.now = 100.0 - 14.0  # a quarter of a pass and the score take 15 s
+    assert play.ask() == DONE
+    play.now = 100.0 - 16.0
+    assert isinstance(play.ask(), Slice)
+
+
+@pytest.mark.parametrize("searcher", OTHERS, ids=str)
+def test_the_last_seconds_do_not_fill_the_journal(searcher: Searcher):
+    play = Play(raced_only(), searcher, deadline=30.0)
+    asked = 0
+    while isinstance(play.ask(), Slice):
+        given_back(play, play.start())
+        asked += 1
+    assert asked <= 2, "once a backbone"
+
+
+@pytest.mark.parametrize("searcher", OTHERS, ids=str)
+def test_only_what_is_still_offered_goes_on(searcher: Searcher):
+    """Towards the end of a run candidates are left out whose export would not fit."""
+    play = Play(raced_only(("full",)), searcher, deadline=1000.0)
+    first = play.start()
+    play.ledger.record(Report(first.trial.id, "paused", 0.5, 0.9, 1.0, elapsed=1.0))
+    left = tuple(one for one in play.problem.candidates if one.backbone != first.trial.backbone)
+    play.problem = replace(play.problem, candidates=left)
+    for _ in range(5):
+        if isinstance(play.ask(), Slice):
+            asked = play.start()
+            assert asked.trial.backbone != first.trial.backbone
+            play.report(asked, 0.5)

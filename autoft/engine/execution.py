@@ -73,6 +73,8 @@ def execute(run: Run, sitting: Sitting) -> Summary:
                     preparation.follow(search.ledger)
                     host.tell(hookspecs.autoft_search_started, run.record, run.folder.path)
                     with _leaderboard_at_the_end(run, search.ledger, sitting.screen):
+                        if remark := search.searcher.remark(search.problem):
+                            sitting.screen.note(remark)
                         site = Site(run.folder.path, run.record.machine, sitting.clock.origin)
                         sitting.runner.run(search, site, stopped)
                 _raise_if_stopped(run, search.ledger, stopped)

@@ -157,6 +157,10 @@ class Searcher(Part):
         stopped, is interrupted by a `BaseException` and not repeated.
         """
 
+    def remark(self, problem: Problem) -> str:
+        """What a user should know of this search, said before it begins; by default nothing."""
+        return ""
+
 
 class Exporter(Part):
     """A trained network to a file that can be deployed.

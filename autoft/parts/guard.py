@@ -147,6 +147,11 @@ class GuardedSearcher(Searcher):
                 raise TypeError(f"it gave {faults.shown(answer)}, not a Slice, WAIT or DONE")
             return _stored(answer, Slice)
 
+    def remark(self, problem: Problem) -> str:
+        """As the searcher gives it."""
+        with self._blame("remark()"):
+            return _checked(self._searcher.remark(problem), str)
+
 
 class GuardedExporter(Exporter):
     """An exporter."""
