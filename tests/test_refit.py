@@ -746,6 +746,16 @@ def test_a_refit_that_ends_at_its_deadline_is_not_through(run: Run, worker: Work
     assert report.step < 20.0
 
 
+def test_a_refit_is_not_refused_for_a_loss_that_its_twin_has_too(
+    run: Run, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that answers surely pays more for a few errors than one that says nothing, and may be a good one."""
+    monkeypatch.setattr("autoft.train.gradient.share", lambda *of: -1e3)
+    again = searched(worker, first(run, "full", batch_size=4), 1.0).trials[0].refit(1)
+    report = worker.run(Job(Slice(again, 0.0, 1.0, FOREVER), time.time()))
+    assert (report.event, report.error) == ("finished", None)
+
+
 @pytest.mark.parametrize(
     ("broken", "cause"),
     [

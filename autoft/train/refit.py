@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -22,9 +23,9 @@ ALMOST_ALL: Final = 0.9  # of the passes: a deadline that comes a little early t
 def held_against_its_twin(bench: Bench, report: Report) -> Report:
     """What the slice of a refit comes to: no score, as it has seen the images of one.
 
-    Paused unless it is through, or as good as that, and failed with the cause where its loss has not fallen, or it is
-    worse than its twin by more than chance on images that both have trained on. Raises `LookupError` when the twin's
-    checkpoint is gone.
+    Paused unless it is through, or as good as that, and failed with the cause where its loss has not fallen, as its
+    twin's has, or it is worse than its twin by more than chance on images that both have trained on. Raises
+    `LookupError` when the twin's checkpoint is gone.
     """
     unscored = replace(report, score=None, standard_error=None, folds=None)
     slack = HALF_A_STEP / max(1, report.costs.steps_a_pass)
@@ -63,8 +64,8 @@ class _Comparison:
         if not np.isfinite(self.refit).all():
             return "its outputs are not finite"
         if self.bench.plan.fit == "gradient":
-            loss, ignorant = self._loss(self.refit), self._loss(np.zeros_like(self.refit))
-            if not loss < ignorant:
+            loss, twins, ignorant = (self._loss(of) for of in (self.refit, self.twin, np.zeros_like(self.refit)))
+            if twins < ignorant <= loss or math.isnan(loss):  # of a sure head a few errors may cost more than no answer
                 return f"its loss has not fallen: on training images it is {loss:.3g}, and {ignorant:.3g} from zeros"
         return self._worse()
 
