@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
     searcher: str
     offline: bool
     licenses: str | Sequence[str]
+    max_params: str | int | None
     runner: str
     workers: int
     gpus_per_trial: str | float | None

@@ -47,6 +47,7 @@ WRITTEN: dict[str, tuple[str, Any]] = {
     "searcher": ("random", "random"),
     "offline": ("", True),
     "licenses": ("MIT,any", ["mit", "any"]),
+    "max_params": ("2.5M", 2_500_000),
     "runner": ("inline", "inline"),
     "workers": ("3", 3),
     "gpus_per_trial": ("0.5", 0.5),

@@ -206,6 +206,25 @@ def test_licences_that_leave_nothing_are_named_as_the_cause(asked):
         chosen(host, backbones=asked, offline=True, licenses=("isc",))
 
 
+def test_larger_backbones_are_left_out_and_counted():
+    host = FakeHost(backbone("z/a"), backbone("z/b", parameters=4_000_001), backbone("z/c", parameters=90_000_000))
+    for asked in ((), ("z/*",)):
+        notes = Notes()
+        assert chosen(host, notes, max_params=4_000_000, backbones=asked, time=36000.0) == ["z/a"]
+        assert notes.lines == ["2 of 3 backbones are above --max-params 4,000,000: z/b, z/c"]
+    notes = Notes()
+    assert chosen(host, notes, max_params=90_000_000, backbones=("z/*",)) == ["z/a", "z/b", "z/c"]
+    assert not notes.lines
+
+
+def test_where_all_backbones_are_larger_the_smallest_is_named():
+    small, far = backbone("z/a", parameters=3_000_000), backbone("z/b", parameters=2, weights="download")
+    says = "--max-params 1,000 leaves none of the backbones .*; the smallest is z/a with 3,000,000 parameters"
+    with pytest.raises(StudyError, match=says):
+        chosen(FakeHost(small, far), max_params=1000, offline=True)  # what is not here is no way out
+    assert chosen(FakeHost(small, far), max_params=1000) == ["z/b"]
+
+
 def test_an_unknown_licence_gets_the_one_like_it():
     with pytest.raises(StudyError, match=r"no licence is called 'apache'; did you mean 'apache-2.0'"):
         chosen(FakeHost(backbone("z/a")), licenses=("apache",))

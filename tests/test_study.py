@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autoft.data.split import Unsplit, split
 from autoft.errors import StudyError
 from autoft.media.image.batches import Images, TrainingStream
-from autoft.study.study import Study, budget_change, licence_allowed, parse_duration
+from autoft.study.study import Study, budget_change, licence_allowed, parse_duration, parse_parameters
 from autoft.tasks.single_label import SingleLabel
 from autoft.values.backbone import InputSpec
 from autoft.values.codec import decode, encode
@@ -28,6 +28,21 @@ def test_durations(hours, minutes, seconds):
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("2m", 120), ("1.5h", 5400), ("1h30m", 5400), ("45s", 45)])
 def test_durations_people_write(text, seconds):
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("10M", 10**7),
+        ("10000000", 10**7),
+        (" 2.5m ", 2_500_000),
+        ("500k", 500_000),
+        ("1G", 10**9),
+        ("1.1B", 1_100_000_000),
+    ],
+)
+def test_numbers_of_parameters_people_write(text, count):
+    assert parse_parameters(text) == count
 
 
 @pytest.mark.parametrize("text", ["banana", "", "m", "10 minutes ago", "-5m", "1d"])
@@ -55,6 +70,10 @@ def test_a_number_without_its_unit_behind_another_is_refused_with_its_readings(t
         ({"time": math.nan}, "time: .*finite"),
         ({"time": "9" * 400 + "h"}, "time: .*finite"),
         ({"trials": 0}, "--trials"),
+        ({"max_params": 0}, "--max-params must be at least 1, got 0; try --max-params 10M"),
+        ({"max_params": "0.4"}, "--max-params must be at least 1"),
+        ({"max_params": "10 million"}, "--max-params '10 million' is no number of parameters; write it like 500k"),
+        ({"max_params": "-1M"}, "is no number of parameters"),
         ({"workers": -1}, "--workers"),
         ({"gpus_per_trial": 0.0}, "--gpus-per-trial is auto, a share of one GPU or a whole number of them, got 0"),
         ({"gpus_per_trial": 1.5}, "--gpus-per-trial is auto"),

@@ -76,7 +76,7 @@ def shortlist(
 
     Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time, and before them those of
     zoos that the user gave as a file or an object, prior or not. What the user named and does not get is skipped with a
-    line. Raises `StudyError` when nothing is left, or nothing of the size that was asked for.
+    line. Raises `StudyError` when nothing is left, or nothing of the size that was asked for, of images or of networks.
     """
     known = host.backbones()
     _require_licences(study, known)
@@ -87,7 +87,7 @@ def shortlist(
     here = [backbone for backbone in allowed if backbone.weights == "local"]
     elsewhere = [backbone for backbone in allowed if backbone.weights != "local"]
     _report_offline(study, _among(elsewhere, missed), screen)
-    wanted = here if study.offline else here + elsewhere
+    wanted = _small_enough(study, here if study.offline else here + elsewhere, screen)
     chosen = wanted if study.backbones else _affordable(study, wanted, given, machine, workload)
     _require_size(study, chosen)
     _report_choice(study, chosen, _among(wanted, missed), screen)
@@ -201,6 +201,23 @@ def _licensed(study: Study, backbones: list[Backbone], missed: list[Backbone], s
             f"skipped for their licence: {named}; allow it with "
             f"--licenses {','.join((*study.licenses, refused[0].license))} or --licenses any"
         )
+    return kept
+
+
+def _small_enough(study: Study, backbones: list[Backbone], screen: Screen) -> list[Backbone]:
+    """Those within `--max-params`. Raises `StudyError` when there are some, and all are larger."""
+    most = study.max_params
+    if most is None or not backbones:
+        return backbones
+    kept = [backbone for backbone in backbones if backbone.parameters <= most]
+    if not kept:
+        least = min(backbones, key=lambda backbone: backbone.parameters)
+        raise StudyError(
+            f"--max-params {most:,} leaves none of the backbones that can be used here; the smallest is "
+            f"{least.name} with {least.parameters:,} parameters"
+        )
+    if larger := [backbone for backbone in backbones if backbone.parameters > most]:
+        screen.note(f"{len(larger)} of {len(backbones)} backbones are above --max-params {most:,}: {_some(larger)}")
     return kept
 
 

@@ -33,6 +33,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 CORE_EXPORTER = "onnx"
 """The exporter of what every bundle is made of."""
 
+_PARAMETERS = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)([kmgb]?)", re.IGNORECASE)
+_MULTIPLES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "b": 1000**3}
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -78,6 +80,9 @@ class Study:
     searcher: Annotated[str, Option("What decides which trial trains next.", "NAME")] = "halving"
     offline: Annotated[bool, Option("Use only weights on this machine, never the network.")] = False
     licenses: Annotated[tuple[str, ...], Option("Of weights; or any.", "SPDX,...", read=str.lower)] = ("permissive",)
+    max_params: Annotated[
+        int | None, Option("Leave out larger backbones; such as 500k, 10M or 1G.", "PARAMETERS", read=parse_parameters)
+    ] = None
     runner: Annotated[str, Option("auto, inline or ray.", "NAME")] = "auto"
     workers: Annotated[int, Option("Trials at a time.", "N", default="0: one a core, or what GPUs are shared by")] = 0
     gpus_per_trial: Annotated[
@@ -102,6 +107,8 @@ class Study:
         valid_size = self.image_size == 0 or 16 <= self.image_size <= 1024
         _require(valid_size, f"--image-size is auto or 16 to 1024 pixels, got {self.image_size}")
         _require_view(self.view)
+        some = self.max_params is None or self.max_params >= 1
+        _require(some, f"--max-params must be at least 1, got {self.max_params}; try --max-params 10M")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 
@@ -192,6 +199,14 @@ def parse_pixels(text: str) -> int:
         return 0 if text == "auto" else int(text)
     except ValueError:
         raise StudyError(f"--image-size {text!r} is neither a number of pixels nor auto") from None
+
+
+def parse_parameters(text: str) -> int:
+    """A number of parameters in "10000000", "500k", "2.5M", "1G" or "1B". Raises `StudyError`."""
+    match = _PARAMETERS.fullmatch(text.strip())
+    if match is None:
+        raise StudyError(f"--max-params {text!r} is no number of parameters; write it like 500k, 10M or 1G")
+    return round(float(match[1]) * _MULTIPLES[match[2].lower()])
 
 
 def parse_gpus(text: str) -> float | None:
