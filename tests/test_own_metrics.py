@@ -57,6 +57,13 @@ class TestWorstRecall(MetricConformance):
         return metric()
 
 
+def needs_company(targets: np.ndarray) -> float:
+    """A metric that does not know what to do without a class."""
+    if len(np.unique(targets)) < 2:
+        raise ValueError("no image of class 1")
+    return 0.5
+
+
 @pytest.mark.parametrize(
     ("wrong", "check"),
     [
@@ -64,6 +71,7 @@ class TestWorstRecall(MetricConformance):
         (metric(lambda judged, targets: 100 * worst_recall(judged, targets)), "no_figure_is_above_the_greatest"),
         (metric(lambda judged, targets: float(np.random.default_rng().random())), "the_same_gives_the_same"),
         (metric(form=None), "better_outputs_score_better"),
+        (metric(lambda judged, targets: needs_company(targets)), "a_draw_without_a_class_raises_nothing"),
         (
             autoft.Metric(autoft.MetricFacts("one"), lambda judged, targets: lambda counts: np.ones(1), form="one_of"),
             "it_judges_resamples",
@@ -72,7 +80,7 @@ class TestWorstRecall(MetricConformance):
 )
 def test_the_checks_notice_what_is_wrong(wrong: autoft.Metric, check: str) -> None:
     suite = type("Wrong", (MetricConformance,), {"part": lambda self: wrong})()
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, ValueError)):
         getattr(suite, f"test_{check}")()
 
 

@@ -136,6 +136,18 @@ class Late(Plain):
         return replace(answer, deadline=clock.deadline + 1) if isinstance(answer, autoft.Slice) else answer
 
 
+class Trusting(Plain):
+    """Goes on with whatever is paused, whether its checkpoint is kept or not."""
+
+    def ask(
+        self, problem: autoft.Problem, ledger: autoft.Ledger, clock: autoft.Clock
+    ) -> autoft.Slice | autoft.Wait | autoft.Done:
+        paused = [one for one in ledger.trials.values() if one.state == "paused" and one.step < 2]
+        if len(ledger.trials) < 6 or not paused or clock.remaining == 0:
+            return super().ask(problem, ledger, clock)
+        return autoft.Slice(paused[0].trial, paused[0].step, 2.0, clock.deadline)
+
+
 class Sleepy(Plain):
     """Waits for nothing."""
 
@@ -169,6 +181,7 @@ def suite_of(searcher: Callable[[], Plain]) -> SearcherConformance:
         (Forgetful, "test_the_same_ledger_gives_the_same_answer", "a new searcher answers"),
         (Late, "test_slices_end_by_the_deadline", "deadline"),
         (Sleepy, "test_it_ends", "WAIT with nothing in flight"),
+        (Trusting, "test_it_ends", "has no checkpoint to go on from"),
         (lambda: Heir(0.4), "test_it_ends", "a parent, has no checkpoint at 0.4 passes"),
     ],
 )

@@ -55,6 +55,13 @@ class MetricConformance(Conformance[Metric]):
         assert figures.shape == (20,), f"of 20 resamples it gives figures {figures.shape}"
         assert np.isfinite(figures).mean() > 0.5, f"of most resamples it gives no finite figure: {figures}"
 
+    def test_a_draw_without_a_class_raises_nothing(self) -> None:
+        """Validation images may lack one, and resamples do; where it has no figure then, it gives NaN."""
+        judged, targets = self.judged()
+        rows = np.flatnonzero((targets == targets[0]) if targets.ndim == 1 else (targets == targets[0]).all(axis=1))
+        figure = self.part().score(judged[rows], targets[rows])
+        assert isinstance(figure, float), f"of images of one class it gives {figure!r}, not a number or NaN"
+
     def test_the_same_gives_the_same(self) -> None:
         """Nothing is drawn at random, and nothing that is handed in changes."""
         metric, (judged, targets) = self.part(), self.judged()

@@ -21,6 +21,7 @@ class SearcherConformance(Conformance[Searcher]):
         for workers in (1, 2, 4):
             yield simulate(self.part(), Problem(candidates(3), 0, workers), seconds=120.0 / workers)
             yield simulate(self.part(), Problem(candidates(), 1, workers, trials=7), unlucky)
+        yield simulate(self.part(), Problem(candidates(3), 0, 2), seconds=60.0, keep=1)
         for candidate in candidates(1):
             yield simulate(self.part(), Problem((candidate,), 2, 2, trials=5), seconds=60.0)
 
@@ -52,7 +53,7 @@ class SearcherConformance(Conformance[Searcher]):
         for run in _simulated(type(self)):
             journal = [decode(Event, encode(event)) for event in run.events]
             for one in run.asked[:: max(1, len(run.asked) // 20)]:
-                again = self.part().ask(run.problem, Ledger(journal[: one.seen]), one.clock)
+                again = self.part().ask(run.problem, Ledger(journal[: one.seen], run.keep), one.clock)
                 assert again == one.answer, f"after {one.seen} events a new searcher answers {again}, not {one.answer}"
 
     def test_trials_are_numbered_from_zero_without_gaps(self) -> None:

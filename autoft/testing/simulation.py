@@ -57,6 +57,7 @@ class Simulation:
     """What came of `simulate`: the journal, every question, and whether the search ended by itself or in time."""
 
     problem: Problem
+    keep: int
     events: list[Event] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     done: bool = False
@@ -68,15 +69,20 @@ class Simulation:
 
 
 def simulate(
-    searcher: Searcher, problem: Problem, score: Score = steady, seconds: float = 600.0, asks: int = 2000
+    searcher: Searcher,
+    problem: Problem,
+    score: Score = steady,
+    seconds: float = 600.0,
+    asks: int = 2000,
+    keep: int = 5,
 ) -> Simulation:
     """A whole search on a made-up clock: no image, no network, the same every time.
 
     A pass takes as many seconds as the candidate's `cost`, a closed-form slice a third of that; `score` gives the
     validation score of a trial at a step, None for a failure. Ends with `Done`, at the deadline of `seconds`, or after
-    `asks` questions. Raises `AssertionError` on WAIT with nothing in flight.
+    `asks` questions. Checkpoints of `keep` trials are kept. Raises `AssertionError` on WAIT with nothing in flight.
     """
-    run, ledger = Simulation(problem), Ledger()
+    run, ledger = Simulation(problem, keep), Ledger(keep=keep)
     flying: list[tuple[float, int, Report]] = []
     now = 0.0
     while len(run.asked) < asks and not (run.done and not flying):
