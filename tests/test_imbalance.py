@@ -31,7 +31,7 @@ from autoft.tasks.regression import Regression
 from autoft.tasks.single_label import IMBALANCED, SingleLabel
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.balance import balanced
-from autoft.train.by_gradient import _run_of
+from autoft.train.by_gradient import _run_of, _untouched
 from autoft.train.job import Job
 from autoft.train.worker import Worker
 from autoft.train.workshop import Workshop, _taken
@@ -281,5 +281,5 @@ def test_adjusted_logits_take_no_smoothed_labels(tiny_images: Path, tmp_path: Pa
     for balance, smoothed in (("logits", 0.0), ("weights", 0.1)):
         trial = candidate.trial(0, {**candidate.space.starts[0], "batch_size": 8, "balance": balance}, 5)
         bench = shop.bench(Job(Slice(trial, 0.0, 1.0, 1e12), time.time()))
-        asked = _run_of(bench, None, Arithmetic())._recipe
+        asked = _run_of(bench, None, _untouched(bench), Arithmetic())._recipe
         assert (asked.balance, asked.label_smoothing) == (balance, smoothed)
