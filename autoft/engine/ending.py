@@ -22,7 +22,7 @@ from autoft.values.trial import Trial
 FIXED_SECONDS = 4.0
 # In so little time no graph is prepared beside the search: an export that nobody has prepared, by a process that has
 # imported what it takes, is over sooner than one that has to import it first.
-WITHOUT_PREPARATION_SECONDS = 4.0
+WITHOUT_PREPARATION_SECONDS = 3.0
 MOST_OF_A_BUDGET = 0.5
 # From here to the first step of a worker, in this process or in one of its own.
 STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}
