@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -17,14 +18,15 @@ from torch.nn.functional import cross_entropy
 
 import autoft
 from autoft.builtin.freeze import BiasNorm, Full, LastStages, Probe
-from autoft.engine.engine import _circumstances, _metric
-from autoft.engine.review import said_of, training_labels
+from autoft.engine.engine import _circumstances, _to_search_by
+from autoft.engine.review import said_of
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import FreezeStrategy, Task
 from autoft.parts.guard import plan_problem
-from autoft.parts.host import Host
 from autoft.study.record import Machine
 from autoft.study.run import Run
+from autoft.study.study import Study
+from autoft.system.screen import Silent
 from autoft.tasks.multi_label import MultiLabel
 from autoft.tasks.ordinal import Ordinal
 from autoft.tasks.regression import Regression
@@ -35,7 +37,6 @@ from autoft.train.by_gradient import _run_of, _untouched
 from autoft.train.job import Job
 from autoft.train.worker import Worker
 from autoft.train.workshop import Workshop, _taken
-from autoft.values.dataset import Entry, Listing
 from autoft.values.plan import Balance, GradientHead, Plan, Recipe
 from autoft.values.space import Circumstances
 from autoft.values.target import Targets
@@ -63,10 +64,9 @@ def test_a_task_without_classes_has_none(task: Task) -> None:
     assert task.balances == ()
 
 
-def test_only_images_that_train_are_counted() -> None:
-    entries = [Entry(f"{n}.png", label, "train" if n % 2 else None) for n, label in enumerate(EVEN)]
-    others = [Entry(f"v{n}.png", "cat", "test") for n in range(100)] + [Entry("x.png", "")]
-    assert training_labels(SingleLabel(), Listing("/data", (), tuple(entries + others))) == EVEN
+def training(task: Task, labels: list[str]) -> Any:
+    """A data set of images to train on with these labels."""
+    return SimpleNamespace(task=task, labels={"train": labels}.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_only_images_that_train_are_counted() -> None:
 def test_the_metric_weighs_classes_alike_unless_one_was_chosen(
     task: Task, asked: str, labels: list[str], by: str
 ) -> None:
-    assert _metric(asked, task, task.imbalance(labels), Host.discover()).name == by
+    assert _to_search_by(Study("data", metric=asked), training(task, labels), Silent()).name == by
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,8 @@ def test_the_metric_weighs_classes_alike_unless_one_was_chosen(
 def test_one_line_says_so_and_how_to_choose(asked: str, says: str) -> None:
     task, uneven = SingleLabel(), SingleLabel().imbalance(UNEVEN)
     assert uneven is not None
-    line = said_of(uneven, _metric(asked, task, uneven, Host.discover()), asked, task)
+    by = _to_search_by(Study("data", metric=asked), training(task, UNEVEN), Silent())
+    line = said_of(uneven, by, asked, task)
     assert line.startswith(f"'cat' has {MOST * 4} images to train on, 'dog' 4: ")
     assert says in line
 
@@ -138,6 +139,22 @@ def test_a_search_keeps_what_it_went_by(tiny_images: Path, capsys: pytest.Captur
     assert record.balance == "weights"
     again = run.task(run.host())
     assert again.metric("auto").name == "balanced_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("usable", "by"),
+    [({"red": 4}, "balanced_accuracy"), ({"red": 4, "green": 4, "blue": 4}, "accuracy")],
+    ids=["one class is small", "all are"],
+)
+def test_files_that_cannot_be_read_make_no_class_larger(tiny_images: Path, usable: dict[str, int], by: str) -> None:
+    """A listing has twelve or more files of each class; what counts is what trains."""
+    for name, count in usable.items():
+        for one in sorted((tiny_images / name).iterdir())[count:]:
+            one.write_bytes(b"no image")
+    if by == "accuracy":
+        for number in range(24):
+            (tiny_images / "red" / f"none{number}.png").write_bytes(b"no image")
+    assert search(tiny_images).metric == by
 
 
 def test_a_named_metric_is_left_alone(tiny_images: Path) -> None:

@@ -85,6 +85,12 @@ class Dataset:
         few._open(caches)
         return few
 
+    def towards(self, metric: str) -> Dataset:
+        """For a search by that metric: a copy, which holds the same pixels. Raises `StudyError` as its task's does."""
+        aimed = replace(self, task=self.task.towards(metric))
+        aimed._maps.update(self._maps)
+        return aimed
+
     def file(self, sample: Sample) -> Path:
         """The image file of a sample."""
         return as_path(self.info.root) / as_path(sample.path)

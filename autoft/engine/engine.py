@@ -25,7 +25,7 @@ from autoft.engine.ending import (
     require_enough_time,
     require_more_time,
 )
-from autoft.engine.review import bound_as_chosen, review, said_of, training_labels
+from autoft.engine.review import bound_as_chosen, review, said_of
 from autoft.engine.sitting import Sitting
 from autoft.engine.views import decide
 from autoft.errors import GateFailed, StudyError, unknown_name
@@ -49,7 +49,7 @@ from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.forms.table import FORMS, answering
 from autoft.values.backbone import Backbone
 from autoft.values.codec import encode
-from autoft.values.dataset import DataProblem, Imbalance, Listing
+from autoft.values.dataset import DataProblem, Listing
 from autoft.values.handoff import View
 from autoft.values.ledger import Ledger
 from autoft.values.space import Circumstances
@@ -83,17 +83,13 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         listing = read_labelled(as_path(study.data).resolve(), in_time)
         out = _run_path(study, listing)
         task = _task(study, host, listing, screen)
-        uneven = task.imbalance(training_labels(task, listing))
-        screen.metric = _metric(study.metric, task, uneven, host)
-        study.require_bounds(screen.metric)
-        if uneven:
-            screen.note(said_of(uneven, screen.metric, study.metric, task))
-        task = task.towards(screen.metric.name)
+        if study.metric != "auto":  # what "auto" is, the split decides
+            study.require_bounds(_metric(study.metric, task, host))
         source = Source(scan(listing, cores(), in_time), task)
     with _runner(_for_the_time(study, clock, screen), host, watch, screen) as runner:
         sitting = Sitting(host, runner, screen, watch, clock)
         run = begin(study, source, out, sitting)
-        host.errors = run.folder.errors
+        screen.metric, host.errors = run.record.metric, run.folder.errors
         return _execute(run, sitting)
 
 
@@ -137,7 +133,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
 def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
     """Resolve the study and create its run folder."""
     host, screen = sitting.host, sitting.screen
-    found, task, metric = source.found, source.task, source.task.metric(study.metric).facts
+    found, task = source.found, source.task
     machine = sitting.runner.capacity(study, WORKER_BYTES, screen)
     usual = choose_view(study.view, found.aspect)
     with sitting.watch.phase("shortlist"):
@@ -146,6 +142,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         freezing = freeze_strategies(study, host.parts(FreezeStrategy), task)
         backbones = shortlist(study, host, machine, workload, screen, downloading)
     seen = _seen(study, source, backbones, sitting)
+    metric = seen.dataset.task.metric("auto").facts
     circumstances = _circumstances(seen.dataset, metric, machine)
     searched = candidates(study, freezing, seen.backbones, seen.side, circumstances)
     record = StudyRecord(
@@ -184,14 +181,15 @@ def _seen(study: Study, source: Source, backbones: tuple[Backbone, ...], sitting
     """The data set in the view that was asked for, or was found to be best, else in the usual one."""
     found, comparison = source.found, Comparison.of(study, backbones, source, cores())
     usual = choose_view(study.view, found.aspect)
-    metric = source.task.metric(study.metric).facts
     squares = {Look.of(study, backbone, usual, found).square for backbone in backbones}
     in_time = partial(_require_time, sitting.clock, "decoding the images")
     with sitting.watch.phase("data"):
         further = comparison.squares_of_all if comparison else frozenset()
         dataset = open_dataset(source, study.seed, squares | further, cores(), in_time)
-        _try_task(dataset, metric.name, sitting.host)
         _report_data(dataset, sitting.screen)
+        metric = _to_search_by(study, dataset, sitting.screen)
+        dataset = dataset.towards(metric.name)
+        _try_task(dataset, metric.name, sitting.host)
         review(dataset, sitting.screen)
     hidden, compared = what_a_crop_hides(study.view, usual, found.aspect), None
     if comparison and hidden:
@@ -203,7 +201,8 @@ def _seen(study: Study, source: Source, backbones: tuple[Backbone, ...], sitting
     looks = [Look.of(study, backbone, view, found) for backbone in backbones]
     if view != usual:
         with sitting.watch.phase("data"):
-            dataset = open_dataset(source, study.seed, {look.square for look in looks}, cores(), in_time)
+            squares = {look.square for look in looks}
+            dataset = open_dataset(source, study.seed, squares, cores(), in_time).towards(metric.name)
     side = side_seen(view, found.short_side, found.aspect)
     return _Seen(dataset, view, side, tuple(look.backbone for look in looks), compared)
 
@@ -385,21 +384,31 @@ def _require_metric(name: str, host: Host) -> None:
         raise unknown_name("metric", name, known)
 
 
-def _metric(name: str, task: Task, uneven: Imbalance | None, host: Host) -> MetricFacts:
-    """The metric of the task by that name; "auto" of uneven classes is the first that weighs each alike.
-
-    Raises `StudyError`, which says whose it is when it is another's.
-    """
+def _metric(name: str, task: Task, host: Host) -> MetricFacts:
+    """The metric of the task by that name. Raises `StudyError`, which says whose it is when it is another's."""
     own = [metric.name for metric in task.metrics]
     others = [other.name for other in host.tasks().values() if any(metric.name == name for metric in other.metrics)]
     if others and name not in own:
         raise StudyError(
             f"{name!r} is a metric of {' and '.join(others)}; this is {task.name}, which has {', '.join(own)}"
         )
-    facts = task.metric(name).facts
-    if name != "auto" or uneven is None or facts.weighs_classes:
-        return facts
-    return next((metric.facts for metric in task.metrics if metric.facts.weighs_classes), facts)
+    return task.metric(name).facts
+
+
+def _to_search_by(study: Study, dataset: Dataset, screen: Screen) -> MetricFacts:
+    """The metric that was asked for; "auto" of uneven classes is the first that weighs each alike. A line says so.
+
+    Of the images that train: files that cannot be read, and the split, may make uneven classes of others. Raises
+    `StudyError` for a bound of the other kind of metric.
+    """
+    task = dataset.task
+    facts, uneven = task.metric(study.metric).facts, task.imbalance(dataset.labels("train"))
+    if study.metric == "auto" and uneven and not facts.weighs_classes:
+        facts = next((metric.facts for metric in task.metrics if metric.facts.weighs_classes), facts)
+    study.require_bounds(facts)
+    if uneven:
+        screen.note(said_of(uneven, facts, study.metric, task))
+    return facts
 
 
 def _circumstances(dataset: Dataset, metric: MetricFacts, machine: Machine) -> Circumstances:

@@ -72,11 +72,6 @@ def _is_numbers(label: str) -> bool:
         return False
 
 
-def training_labels(task: Task, listing: Listing) -> list[str]:
-    """The labels of the images of a listing that train, and of those that are yet to be split."""
-    return [one.label for one in listing.entries if one.side == "train" and not task.problem(one.label)]
-
-
 def said_of(uneven: Imbalance, metric: MetricFacts, asked: str, task: Task) -> str:
     """That classes are uneven, and what that means for the metric: the one that was `asked` for, or why it is this."""
     sizes = f"{uneven.common!r} has {uneven.most:,} images to train on, {uneven.rare!r} {uneven.fewest:,}"
