@@ -261,7 +261,7 @@ def test_a_refit_that_does_not_fit_is_left_out_and_said() -> None:
     ledger = Ledger(trained(0, 0.5))
     found = refits(now=88.0).next(ledger)
     assert isinstance(found, str) and found.startswith("no refit of trial 0 on train + validation: it takes about ")
-    assert re.search(r"6\.\d s, and 1\.\d s are left for it, as 10\.0 s are kept free for the export$", found)
+    assert re.search(r"5\.\d s, and 1\.\d s are left for it, as 10\.0 s are kept free for the export$", found)
     errand = refits(now=20.0).next(ledger)
     assert isinstance(errand, Slice)
     assert errand.trial == replace(ledger.trials[0].trial, id=1, train_on="train+val", twin=Parent(0, 3.0))
