@@ -127,8 +127,8 @@ def test_trials_are_numbered_in_the_order_they_are_asked_for(events: list[Event]
 def test_the_ranking_holds_scored_trials_best_first(events: list[Event]) -> None:
     ledger = Ledger(events)
     ranking = ledger.ranking()
-    estimates = [ledger.estimate(record) for record in ranking]
-    assert estimates == sorted(estimates, reverse=True)
+    scores = [record.score or 0.0 for record in ranking]
+    assert scores == sorted(scores, reverse=True)
     scored = {record.trial.id for record in ledger.trials.values() if record.score is not None}
     assert {record.trial.id for record in ranking} == scored
 
@@ -139,7 +139,7 @@ def test_the_ranking_is_at_any_time_that_of_all_records_sorted_anew(events: list
     for event in events:
         ledger.record(event)
         scored = [record for record in ledger.trials.values() if record.score is not None]
-        scored.sort(key=lambda record: (-ledger.estimate(record), record.seconds_to_score, record.trial.id))
+        scored.sort(key=lambda record: (-(record.score or 0.0), record.seconds_to_score, record.trial.id))
         assert ledger.ranking() == tuple(scored)
         open_ = [record.slices[-1] for record in ledger.trials.values() if record.in_flight]
         assert list(ledger.in_flight) == open_
@@ -242,25 +242,6 @@ def test_going_on_never_takes_a_score_away(events: list[Event], keep: int) -> No
         for record in ledger.ranking():
             if not record.in_flight and record.trial.id in ledger.with_checkpoint():
                 assert record.best_step in ledger.kept()[record.trial.id].steps
-
-
-def judged(number: int, score: float, folds: float | None = None) -> list[Event]:
-    return [queued(number), Report(number, "finished", 1.0, score, 1.0, folds=folds)]
-
-
-def test_heads_rank_by_folds_among_themselves_and_by_what_is_left_of_them_on_the_hold_out_among_others() -> None:
-    """Folds are .1 harder than the hold-out for the two heads in the mean: they count as .85 and .75."""
-    ledger = Ledger([*judged(0, 0.9, 0.65), *judged(1, 0.7, 0.75), *judged(2, 0.8), *judged(3, 0.86)])
-    assert [record.trial.id for record in ledger.ranking()] == [3, 1, 2, 0]
-    assert [ledger.estimate(record) for record in ledger.ranking()] == pytest.approx([0.86, 0.85, 0.8, 0.75])
-    assert [record.score for record in ledger.ranking()] == [0.86, 0.7, 0.8, 0.9]
-
-
-def test_a_single_head_keeps_its_score_and_nothing_has_an_estimate_without_one() -> None:
-    ledger = Ledger([*judged(0, 0.75, 0.5), *judged(1, 0.625), queued(2)])
-    assert [ledger.estimate(record) for record in ledger.ranking()] == [0.75, 0.625]
-    with pytest.raises(ValueError, match="trial 2 has no score"):
-        ledger.estimate(ledger.trials[2])
 
 
 def test_the_best_checkpoint_stays_beside_the_latest() -> None:

@@ -151,7 +151,7 @@ class LineScreen(Screen):
 
     def _report_best(self, ledger: Ledger, clock: RunClock) -> None:
         for record in ledger.ranking()[:1]:
-            if record.score is not None and record.score != self._best:
+            if record.score is not None and record.score > self._best:
                 self._best = record.score
                 self._say(clock, f"best so far: {_figure(self.metric, record.score)} by trial {record.trial.id}")
 

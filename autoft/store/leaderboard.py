@@ -22,9 +22,9 @@ class LeaderboardRow:
 
     `rank` counts from 1; None without a score. `state` is that of the ledger, but for a trial whose slice was cut short
     with the search: it is "stopped". `score` is the best validation score so far, which ranks and is exported, reached
-    after `best_step` passes, with its `standard_error` where validation images are few; `folds` is that of a head out
-    of fold, by which heads rank among themselves (`Ledger.estimate`); `latest_score` the one measured last. Of a loss
-    they are the loss. `step` in passes, `seconds` over all slices, `share` the part of the images to train on that the
+    after `best_step` passes, with its `standard_error` where validation images are few; `folds` is that of a head on
+    few images out of fold, by which heads are to be compared; `latest_score` the one measured last. Of a loss they are
+    the loss. `step` in passes, `seconds` over all slices, `share` the part of the images to train on that the
     head of the best score was fitted on, None without a score. `train_on` are the splits that it trains on; a refit,
     which has no score, repeats the trial `twin`, and stands above it. `exportable`: it has weights of its own, and they
     are kept. `error` is why the trial is in its state, when its last slice failed or was given back; else empty.

@@ -7,7 +7,6 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean
 from types import MappingProxyType
 from typing import Literal
 
@@ -178,6 +177,14 @@ def _loss(report: Report) -> float:
     return math.inf if report.loss is None else report.loss
 
 
+def rank(record: TrialRecord) -> tuple[float, float, int]:
+    """What trials with a score are ranked by, the smallest first, and no two alike: score, then time, then number.
+
+    Of equal scores that is better which took fewer seconds until its trial first had it.
+    """
+    return -(record.score or 0.0), record.seconds_to_score, record.trial.id
+
+
 @dataclass(frozen=True)
 class Kept:
     """Which checkpoints of a trial stay: those of `steps`; the one of `going_on` with all that training needs."""
@@ -201,7 +208,6 @@ class Ledger:
         self._elapsed = 0.0
         self._held: dict[tuple[str, int], dict[str, int]] = {}
         self._ranked: list[TrialRecord] = []  # these follow from the records, and are not worked out anew each time
-        self._easier = 0.0
         self._in_flight: set[int] = set()
         self._unborn: set[int] = set()
         self._alive: frozenset[int] = frozenset()
@@ -246,21 +252,8 @@ class Ledger:
         return Allowance(dict(held), record.lost if record and record.in_flight else ())
 
     def ranking(self) -> tuple[TrialRecord, ...]:
-        """Trials with a score, best first by `estimate`; of equal ones that of fewer seconds until it had its score."""
+        """Trials with a score, best first, as `rank` says."""
         return tuple(self._ranked)
-
-    def estimate(self, record: TrialRecord) -> float:
-        """What a trial ranks by: its score; of a head that was judged out of fold too, what that says of it.
-
-        Folds are of more images and tell heads apart better, but fine-tunes have no such figure. So it is put on the
-        scale of scores: less what folds are easier than validation images, for all those heads in the mean. A single
-        one keeps its score. Raises `ValueError` without a score.
-        """
-        if record.score is None:
-            raise ValueError(f"trial {record.trial.id} has no score")
-        if record.folds is None:
-            return record.score
-        return record.score + (record.folds - record.score - self._easier)
 
     def exportable(self) -> tuple[TrialRecord, ...]:
         """Trials with a score whose checkpoint is kept, best first; before each its refit, if it has one."""
@@ -311,11 +304,7 @@ class Ledger:
     def _best_of(self, numbers: Iterable[int]) -> list[TrialRecord]:
         """Those of the trials that have a score, best first."""
         records = (self._records[number] for number in numbers)
-        return sorted((record for record in records if record.score is not None), key=self._rank)
-
-    def _rank(self, record: TrialRecord) -> tuple[float, float, int]:
-        """What trials with a score are ranked by, the smallest first, and no two alike."""
-        return -self.estimate(record), record.seconds_to_score, record.trial.id
+        return sorted((record for record in records if record.score is not None), key=rank)
 
     def _still_alive(self, changed: int) -> frozenset[int]:
         alive = self._alive | {changed} if self._records[changed].has_weights else self._alive
@@ -331,14 +320,10 @@ class Ledger:
         """Take a record in, in the place of the trial's last one, and into what follows from the records."""
         number, before = record.trial.id, self._records.get(record.trial.id)
         if before is not None and before.score is not None:
-            del self._ranked[bisect_left(self._ranked, self._rank(before), key=self._rank)]
+            del self._ranked[bisect_left(self._ranked, rank(before), key=rank)]
         if record.score is not None:
-            insort(self._ranked, record, key=self._rank)
+            insort(self._ranked, record, key=rank)
         self._records[number] = record
-        if any(one is not None and one.folds is not None for one in (before, record)):
-            judged = [one for one in self._ranked if one.folds is not None]
-            self._easier = fmean((one.folds or 0.0) - (one.score or 0.0) for one in judged) if judged else 0.0
-            self._ranked.sort(key=self._rank)
         for numbers, belongs in ((self._in_flight, record.in_flight), (self._unborn, _is_unborn(record))):
             (numbers.add if belongs else numbers.discard)(number)
 

@@ -155,9 +155,11 @@ class _Race(Standing):
         return sorted(lanes, key=lambda c: (strategies.index(c.freeze) + order.index(c.backbone), c.backbone, c.freeze))
 
     def _backbones_by_promise(self) -> list[str]:
-        """Backbones by what their probe ranks by, then by their prior."""
+        """Backbones by the score of their probe, then by their prior; out of fold where all probes were judged so."""
         scored = [record for record in self._probes() if record.score is not None]
-        probed = {record.trial.backbone: self.ledger.estimate(record) for record in scored}
+        folds = {record.trial.backbone: record.folds for record in scored if record.folds is not None}
+        scores = {record.trial.backbone: record.score or 0.0 for record in scored}
+        probed = folds if len(folds) == len(scores) else scores
         priors = {candidate.backbone: candidate.prior or 0.0 for candidate in self.problem.candidates}
         worst = min(probed.values(), default=0.0)
         return sorted(priors, key=lambda name: (-probed.get(name, worst - 1.0), -priors[name], name))

@@ -33,7 +33,7 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
     """Show every trial of a run, best first.
 
     The score is the best on validation images, which ranks and is exported, with its standard error where they are few,
-    "folds" the score out of fold of a head on few images, by which heads rank among themselves, and "at" the passes
+    "folds" the score out of fold of a head on few images, to compare heads by, and "at" the passes
     after which it was reached; "latest" is the score after all its passes. "fitted on" stands where time sufficed for a
     part of the images only. A "refit of" a trial is the same once more on train + validation: above it, exported in its
     place, and without a score, as it has seen the images of one. The run may still be going on.
