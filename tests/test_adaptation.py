@@ -153,9 +153,42 @@ class Unsteady(Gain):
         return module
 
 
+class Beside(nn.Module):
+    """A convolution with another beside it, which knows of strides, but not of groups."""
+
+    def __init__(self, base: nn.Conv2d) -> None:
+        super().__init__()
+        self.base = base
+        self.gain = nn.Parameter(torch.zeros(base.out_channels, base.in_channels, *base.kernel_size))
+
+    def forward(self, inputs):
+        base = self.base
+        return base(inputs) + nn.functional.conv2d(inputs, self.gain, None, base.stride, base.padding, base.dilation)
+
+
+class Ungrouped(Gain):
+    """Adds to the weights what has their shape, and loses the rest."""
+
+    def adapt(self, module):
+        layers = dict(module.named_modules(remove_duplicate=False))
+        for name, layer in layers.items():
+            if type(layer) is nn.Conv2d and [*layers.values()].count(layer) == 1:
+                module.set_submodule(name, Beside(layer))
+        return module
+
+    def merge(self, adapted):
+        for name, layer in [*adapted.named_modules()]:
+            if isinstance(layer, Beside):
+                if layer.gain.shape == layer.base.weight.shape:
+                    layer.base.weight.data += layer.gain.detach()
+                adapted.set_submodule(name, layer.base)
+        return adapted
+
+
 @pytest.mark.parametrize(
     ("adapter", "error", "says"),
     [
+        (Ungrouped, AssertionError, r"merge\(\) changes the features"),
         (Forgetful, AssertionError, r"merge\(\) changes the features"),
         (Stubborn, ValueError, r"merge\(\) leaves other tensors than the network came with"),
         (Unsteady, AssertionError, r"adapt\(\) changes the features"),
