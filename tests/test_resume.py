@@ -307,6 +307,25 @@ def test_a_search_that_fails_leaves_a_leaderboard_of_what_it_has(how: BaseExcept
     assert [(row["trial"], row["score"]) for row in rows] == [("1", "0.875"), ("0", "0.75")]
 
 
+def test_a_plugin_that_ends_a_search_costs_no_model(run: Run) -> None:
+    """Its line says how to come to what there is; of a run without a model it has nothing to say."""
+    assert run.best_so_far(Ledger()) == ""
+    with pytest.raises(PluginError, match=r"^it is broken; the best so far is kept, and `autoft export .*/run` hands"):
+        execute(
+            run,
+            Sitting(
+                run.host(), Breaks(PluginError("it is broken")), Silent(), Stopwatch(0.0), RunClock(time.time(), 60.0)
+            ),
+        )
+
+
+def test_a_run_whose_searcher_is_gone_says_what_can_be_done(run: Run, executed: list[Run]) -> None:
+    list(without_its_searcher(run))
+    with pytest.raises(StudyError, match=r"'gone'.*goes on with the searcher.*have it back.*`autoft export .*` hands"):
+        api.resume(run.folder.path, "+10s")
+    assert executed == []
+
+
 @pytest.mark.parametrize("how", [PluginError("the searcher is broken"), KeyboardInterrupt()])
 def test_the_time_of_a_search_that_is_cut_short_is_used(how: BaseException, run: Run) -> None:
     """Also that since the last report, which nothing else tells."""

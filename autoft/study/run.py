@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -156,6 +157,12 @@ class Run:
         ledger = Ledger(keep=self.record.study.keep)
         Journal.read(self.folder.journal, ledger)
         return ledger
+
+    def best_so_far(self, ledger: Ledger) -> str:
+        """How to come to the best model that there is, for a search that ends before its time; nothing without one."""
+        if not ledger.exportable():
+            return ""
+        return f"the best so far is kept, and `autoft export {shlex.quote(str(self.folder.path))}` hands it over"
 
     def elapsed(self, ledger: Ledger) -> float:
         """Run time in seconds that is used.
