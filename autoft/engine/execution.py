@@ -115,7 +115,10 @@ def _time_is_used(search: Search) -> Iterator[None]:
 @contextmanager
 def _leaderboard_at_the_end(run: Run, ledger: Ledger, screen: Screen) -> Iterator[None]:
     """However the search in the block ends, leaderboard.csv says what came of it."""
-    write = partial(run.folder.write_leaderboard, ledger, run.record.metric)
+
+    def write() -> None:
+        run.folder.write_leaderboard(ledger, run.record.metric, run.checkpoints.broken(ledger))
+
     try:
         yield
     except BaseException:
