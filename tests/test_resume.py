@@ -132,9 +132,15 @@ def without_its_searcher(run: Run) -> Iterator[None]:
     yield
 
 
+def without_its_count_of_scorings(run: Run) -> Iterator[None]:
+    run.folder.test_openings.write_text("?")
+    yield
+
+
 @pytest.mark.parametrize(
     ("trouble", "error"),
     [
+        (without_its_count_of_scorings, RunFolderError),
         (without_plugin, PluginError),
         (with_other_images, DataError),
         (without_images, DataError),

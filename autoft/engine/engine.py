@@ -123,6 +123,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     clock, study = RunClock(began - elapsed, budget), run.record.study
     host = _recorded_host(run, change, screen)
     _require_its_searcher(run, host, ledger)
+    run.test_openings()  # a search need not end to find the count damaged
     if run.concluded(ledger):
         require_more_time(run.record, elapsed, _had(run))
         _require_more_to_search(run, host, ledger, Clock(elapsed, budget))
