@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import numpy as np
@@ -16,6 +17,7 @@ from autoft.store import Checkpoint
 from autoft.testing import FreezeStrategyConformance
 from autoft.train.adaptation import Adaptation
 from autoft.train.classifier import Classifier
+from autoft.train.gradient import GradientRun
 from autoft.train.job import Job
 from autoft.train.worker import Worker
 from autoft.train.workshop import Workshop
@@ -153,9 +155,42 @@ class Unsteady(Gain):
         return module
 
 
+class Beside(nn.Module):
+    """A convolution with another beside it, which knows of strides, but not of groups."""
+
+    def __init__(self, base: nn.Conv2d) -> None:
+        super().__init__()
+        self.base = base
+        self.gain = nn.Parameter(torch.zeros(base.out_channels, base.in_channels, *base.kernel_size))
+
+    def forward(self, inputs):
+        base = self.base
+        return base(inputs) + nn.functional.conv2d(inputs, self.gain, None, base.stride, base.padding, base.dilation)
+
+
+class Ungrouped(Gain):
+    """Adds to the weights what has their shape, and loses the rest."""
+
+    def adapt(self, module):
+        layers = dict(module.named_modules(remove_duplicate=False))
+        for name, layer in layers.items():
+            if type(layer) is nn.Conv2d and [*layers.values()].count(layer) == 1:
+                module.set_submodule(name, Beside(layer))
+        return module
+
+    def merge(self, adapted):
+        for name, layer in [*adapted.named_modules()]:
+            if isinstance(layer, Beside):
+                if layer.gain.shape == layer.base.weight.shape:
+                    layer.base.weight.data += layer.gain.detach()
+                adapted.set_submodule(name, layer.base)
+        return adapted
+
+
 @pytest.mark.parametrize(
     ("adapter", "error", "says"),
     [
+        (Ungrouped, AssertionError, r"merge\(\) changes the features"),
         (Forgetful, AssertionError, r"merge\(\) changes the features"),
         (Stubborn, ValueError, r"merge\(\) leaves other tensors than the network came with"),
         (Unsteady, AssertionError, r"adapt\(\) changes the features"),
@@ -172,6 +207,46 @@ def test_a_wrong_adapter_is_told_what_is_wrong(adapter, error, says):
 
     with pytest.raises(error, match=says):
         Suite().test_what_it_puts_into_a_network_comes_out_again()
+
+
+WRONG = """
+from parts.gains import Gain, Gains
+from autoft import hookimpl
+
+class Wrong(Gain):
+    def merge(self, adapted):
+        {merge}
+
+class Strategy(Gains):
+    def adapter(self, params):
+        return Wrong()
+
+@hookimpl
+def autoft_freeze_strategies():
+    return [Strategy()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("merge", "says"),
+    [
+        (
+            "[layer.gain.data.fill_(1.0) for layer in adapted.modules() if hasattr(layer, 'gain')]; "
+            "return super().merge(adapted)",
+            r"in adapter\(\) of freeze strategy 'gains': ValueError: merge\(\) changes the features",
+        ),
+        ("return adapted", r"in adapter\(\) of .*: ValueError: merge\(\) leaves other tensors"),
+        ("return adapted.missing", r"in merge\(\) of .*: AttributeError"),
+    ],
+)
+def test_a_network_that_does_not_come_out_again_costs_no_training(tiny_images, tmp_path, monkeypatch, merge, says):
+    (tmp_path / "wrong.py").write_text(WRONG.format(merge=merge))
+    wrong = small_run(tiny_images, tmp_path / "run", (ZOO, str(tmp_path / "wrong.py")), freeze=("gains",))
+    monkeypatch.setattr(GradientRun, "advance", lambda self: pytest.fail("it has trained"))
+    one = worker(wrong)
+    report = one.run(Job(Slice(trial(wrong, 0, "test_resnet", "gains"), 0.0, 1.0, 1e12), origin=time.time()))
+    assert (report.event, report.step) == ("failed", 0.0)
+    assert re.search(rf"plugin 'wrong' .* failed {says}.*traceback in .*-p no:wrong", report.error), report.error
 
 
 def test_an_adapted_classifier_is_left_as_it_is_when_a_copy_is_merged():

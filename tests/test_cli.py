@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import pytest
+import torch
 from huggingface_hub import constants
 
 import autoft
@@ -39,7 +40,7 @@ from autoft.errors import (
 )
 from autoft.shell.cli import COMMANDS, cli
 from autoft.shell.commands import aligned
-from autoft.store import Journal, RunFolder
+from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder
 from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
 from autoft.study.study import Change, Study, budget_change
@@ -756,8 +757,15 @@ def test_the_part_of_the_images_a_head_was_fitted_on_is_shown_where_it_is_not_al
 
 
 def test_leaderboard_json(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
-    (row,) = json.loads(autoft_("leaderboard", str(run_folder), "--top", "1", "--json").out)["trials"]
-    assert (row["trial"], row["rank"], row["score"], row["state"], row["exportable"]) == (0, 1, 0.75, "finished", True)
+    """Exportable only with the weights."""
+    trial = Run.open(run_folder).record.candidates[0].trial(0, {}, 0)
+    for exportable in (False, True):
+        (row,) = json.loads(autoft_("leaderboard", str(run_folder), "--top", "1", "--json").out)["trials"]
+        assert (row["trial"], row["rank"], row["score"], row["state"]) == (0, 1, 0.75, "finished")
+        assert row["exportable"] is exportable
+        CheckpointStore(run_folder / "checkpoints").save(
+            Checkpoint(trial, 1.0, "weights", {"head.bias": torch.zeros(8)})
+        )
 
 
 @pytest.mark.parametrize("out", ["{data}/here", "{run}/export"])

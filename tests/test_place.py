@@ -6,11 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from autoft import StudyError
 from autoft.bundle.place import bundle_of, replacing, require_free, settle
+from autoft.errors import RunFolderError
+from autoft.store import Checkpoint, CheckpointStore
 from autoft.values.bundle import FileRecord, Manifest
 from autoft.values.codec import encode
+from autoft.values.trial import Parent, Trial
 
 
 def bundle(folder: Path, content: str = "model") -> Path:
@@ -169,3 +173,20 @@ def test_a_bundle_that_a_kill_took_from_its_place_is_found_again(tmp_path: Path)
     summary = SimpleNamespace(model="export/model.onnx", best=SimpleNamespace(trial=3))
     assert bundle_of(tmp_path, summary) == tmp_path / "export"
     assert (tmp_path / "export" / "model.onnx").read_text() == "model"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_model_that_is_gone_is_written_anew_only_from_whole_weights(tmp_path: Path, whole: bool) -> None:
+    one = Parent(3, 1.0)
+    saved = Checkpoint(Trial(3, "zoo/net", "full", 64, {}, 0), 1.0, "weights", {"head.bias": torch.zeros(8)})
+    CheckpointStore(tmp_path / "checkpoints").save(saved)
+    if not whole:
+        (weights,) = (tmp_path / "checkpoints").glob("*.model.safetensors")
+        os.truncate(weights, 10)
+    anew, others = (
+        r"`autoft export .* --trial 3` writes",
+        r"trial 3 cannot .* damaged: .*; `autoft leaderboard .*` says",
+    )
+    summary = SimpleNamespace(model="export/model.onnx", best=SimpleNamespace(trial=3), finalists=(Parent(1, 1.0), one))
+    with pytest.raises(RunFolderError, match=anew if whole else others):
+        bundle_of(tmp_path, summary)

@@ -20,6 +20,7 @@ import pytest
 import torch
 from parts.data import dataset, source
 from parts.exported import SIZE, Tiny, handoff, torch_logits
+from parts.hosts import host_of
 
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.builtin.searchers import Halving
@@ -315,7 +316,7 @@ def search(tmp_path: Path) -> Callable[..., Search]:
             journal=Journal(tmp_path / "trials.jsonl"),
             checkpoints=CheckpointStore(tmp_path / "checkpoints"),
             clock=plan.clock,
-            host=Host.from_refs(()),
+            host=host_of(Scripted()),
             screen=Notes(),
             stopped=StopFlag(),
             reserve=plan.reserve,

@@ -98,17 +98,25 @@ def test_copies_of_an_image_count_once(model: PixelModel, photos: dict[str, Path
     assert list(_copies(replace(found, copies=0))) == []
 
 
-def test_a_copy_with_another_label_is_named(model: PixelModel, photos: dict[str, Path]) -> None:
-    other = photos["a"].parents[1] / LABELS[1] / "copy.png"
+def test_an_image_with_several_labels_is_not_scored_but_named(model: PixelModel, photos: dict[str, Path]) -> None:
+    """By the first of them it was right, by the other wrong, as the folders' names had it."""
+    folder = photos["a"].parents[1]
+    other = folder / LABELS[1] / "copy.png"
     other.parent.mkdir()
     shutil.copy(photos["a"], other)
-    source = read_source(model, other.parents[1])
-    labelled = labelled_images(source.images, known_images([]), task_of(model))
-    assert labelled.copies == 1 and len(labelled.everything) == 4
-    one, two = sorted((photos["a"], other), key=[image.path for image in source.images].index)
-    assert labelled.contradictions == (
-        f"{two}: {two.parent.name!r}, but the same image is in {one.parent.name!r} ({one}), which counts",
-    )
+    shutil.copy(photos["b"], photos["b"].with_name("b again.png"))
+    found = scored(model, folder, known_images([sample(photos["a"], "test")]))
+    assert (found.scores.n, found.scores.correct, found.copies, found.known["test"]) == (3, 2, 1, 0)
+    files = [f"{photos['a']} ({LABELS[0]})", f"{other} ({LABELS[1]})"]
+    (named,) = found.contradictory
+    assert sorted(named.split(", ")) == sorted(files)
+    assert json.loads(encode(found))["contradictory"] == [named]
+    assert list(_copies(found))[1:] == [f"left out    1 image has several labels: {named}"]
+    for one in [*photos.values(), photos["b"].with_name("b again.png")]:
+        if one != photos["a"]:
+            one.unlink()
+    with pytest.raises(DataError, match=r"every image there has several labels, such as .*copy\.png"):
+        scored(model, folder, known_images([]))
 
 
 def test_of_copies_that_of_the_test_split_counts(model: PixelModel, tmp_path: Path) -> None:

@@ -132,9 +132,15 @@ def without_its_searcher(run: Run) -> Iterator[None]:
     yield
 
 
+def without_its_count_of_scorings(run: Run) -> Iterator[None]:
+    run.folder.test_openings.write_text("?")
+    yield
+
+
 @pytest.mark.parametrize(
     ("trouble", "error"),
     [
+        (without_its_count_of_scorings, RunFolderError),
         (without_plugin, PluginError),
         (with_other_images, DataError),
         (without_images, DataError),
@@ -305,6 +311,25 @@ def test_a_search_that_fails_leaves_a_leaderboard_of_what_it_has(how: BaseExcept
         execute(more, Sitting(more.host(), Breaks(how), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0)))
     rows = list(csv.DictReader(run.folder.leaderboard.read_text().splitlines()))
     assert [(row["trial"], row["score"]) for row in rows] == [("1", "0.875"), ("0", "0.75")]
+
+
+def test_a_plugin_that_ends_a_search_costs_no_model(run: Run) -> None:
+    """Its line says how to come to what there is; of a run without a model it has nothing to say."""
+    assert run.best_so_far(Ledger()) == ""
+    with pytest.raises(PluginError, match=r"^it is broken; the best so far is kept, and `autoft export .*/run` hands"):
+        execute(
+            run,
+            Sitting(
+                run.host(), Breaks(PluginError("it is broken")), Silent(), Stopwatch(0.0), RunClock(time.time(), 60.0)
+            ),
+        )
+
+
+def test_a_run_whose_searcher_is_gone_says_what_can_be_done(run: Run, executed: list[Run]) -> None:
+    list(without_its_searcher(run))
+    with pytest.raises(StudyError, match=r"'gone'.*goes on with the searcher.*have it back.*`autoft export .*` hands"):
+        api.resume(run.folder.path, "+10s")
+    assert executed == []
 
 
 @pytest.mark.parametrize("how", [PluginError("the searcher is broken"), KeyboardInterrupt()])

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 import zlib
@@ -854,6 +855,20 @@ def test_leaderboard_has_every_trial_best_first_then_open_then_failed(ledger: Le
     ]
     assert [row.trial for row in rows if row.exportable] == [2, 4]
     assert rows[0].seconds == 4.0
+
+
+def test_weights_that_are_not_whole_are_not_exportable(ledger: Ledger, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for number, step in ((2, 3.0), (4, 1.0)):
+        store.save(checkpoint(number, step))
+    assert store.broken(ledger) == set()
+    (weights,) = (tmp_path / "checkpoints").glob("00002-*.model.safetensors")
+    os.truncate(weights, 10)
+    assert store.broken(ledger) == {2}
+    rows = leaderboard_rows(ledger, MetricFacts("accuracy"), "running", store.broken(ledger))
+    assert [row.trial for row in rows if row.exportable] == [4]
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert store.broken(ledger) == {2, 4}
 
 
 def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from autoft.errors import RunFolderError, StudyError
-from autoft.store import RunFolder
+from autoft.store import CheckpointStore, RunFolder
 from autoft.values.bundle import MANIFEST, Manifest
 from autoft.values.codec import decode
 from autoft.values.summary import Summary
@@ -55,9 +55,18 @@ def bundle_of(run: Path, summary: Summary) -> Path:
         with suppress(RunFolderError), RunFolder(run).lock():
             settle(bundle)
     if not holds_bundle(bundle):
-        again = f"autoft export {shlex.quote(str(run))} --trial {summary.best.trial}"
-        raise RunFolderError(f"the model of the run is gone: {bundle} holds no {MANIFEST}; `{again}` writes it anew")
+        gone = f"the model of the run is gone: {bundle} holds no {MANIFEST}"
+        raise RunFolderError(f"{gone}; {_way_back(run, summary)}")
     return bundle
+
+
+def _way_back(run: Path, summary: Summary) -> str:
+    """How to come to a model again, as far as there are weights for it; summaries of before do not say which."""
+    path, checkpoints = shlex.quote(str(run)), CheckpointStore(RunFolder(run).checkpoints)
+    if problem := next(filter(None, map(checkpoints.problem, summary.finalists[-1:])), None):
+        others = f"`autoft leaderboard {path}` says which others can be exported"
+        return f"trial {summary.best.trial} cannot write it anew: {problem}; {others}"
+    return f"`autoft export {path} --trial {summary.best.trial}` writes it anew"
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, get_args
@@ -46,8 +46,8 @@ class Labelled:
 
     `known`: images of the run it came from, by split. `fresh` are new to it. `unsure` may be either: the bundle lists
     a sample of its images only. `train_on` are the splits that the model has trained on. Each image is there once:
-    `copies` counts the files that hold one which another file holds, and counts for; `contradictions` says of those
-    with another label what they contradict, a line each.
+    `copies` counts the files that hold one which another file holds, and counts for. One whose files have several
+    labels is not there, as nobody can tell which holds: `contradictory` has its files with their labels, a text each.
     """
 
     known: Mapping[SplitName, tuple[LabelledImage, ...]]
@@ -55,7 +55,7 @@ class Labelled:
     unsure: tuple[LabelledImage, ...]
     train_on: TrainOn = "train"
     copies: int = 0
-    contradictions: tuple[str, ...] = ()
+    contradictory: tuple[str, ...] = ()
 
     @property
     def everything(self) -> tuple[LabelledImage, ...]:
@@ -81,7 +81,8 @@ class Rescored:
     are of the run the model came from, `scored` those of them that were scored, and `fresh` those scored that are new
     to the model. `left_out` counts the images that nobody tried to score. `train_on` are the splits that the model has
     trained on; the validation split chose it in any case. `unsure` counts those scored that may be of any split.
-    `copies` of other files are in none of these counts.
+    `copies` of other files are in none of these counts, and neither are the images that several labels are given for:
+    `contradictory` names the files and labels of each.
     """
 
     scores: Scores
@@ -93,6 +94,7 @@ class Rescored:
     train_on: TrainOn = "train"
     unsure: int = 0
     copies: int = 0
+    contradictory: tuple[str, ...] = ()
 
 
 def read_known(bundle: Path, train_on: TrainOn = "train") -> KnownImages:
@@ -180,30 +182,24 @@ def labelled_images(images: Sequence[LabelledImage], known: KnownImages, task: T
     digests = ordered_map(_hash, [image.path for image in images], _READERS)
     for image, digest in zip(images, digests, strict=True):
         same.setdefault((digest, None if digest else image.path), []).append(image)
+    meaning = meanings(task, (file.label for files in same.values() if len(files) > 1 for file in files))
+    contradictory: list[str] = []
+    copies = 0
     for (digest, _), files in same.items():
+        if len({meaning.get(file.label) for file in files}) > 1:
+            contradictory.append(", ".join(f"{as_text(file.path)} ({file.label})" for file in files))
+            continue
         split = known.split_of(digest)
         place = splits[split] if split else fresh if known.may_list(digest) else unsure
         place.append(_counting(files))
+        copies += len(files) - 1
     sorted_out = {split: tuple(found) for split, found in splits.items()}
-    contradictory = tuple(_contradictory(same.values(), task))
-    return Labelled(sorted_out, tuple(fresh), tuple(unsure), known.train_on, len(images) - len(same), contradictory)
+    return Labelled(sorted_out, tuple(fresh), tuple(unsure), known.train_on, copies, tuple(contradictory))
 
 
 def _counting(files: Sequence[LabelledImage]) -> LabelledImage:
     """Of files that hold one image that which counts: as in a search one of the test split, or else the first."""
     return max(files, key=lambda file: _SPLITS.index(file.split) if file.split else -1)
-
-
-def _contradictory(same: Iterable[Sequence[LabelledImage]], task: Task) -> Iterator[str]:
-    """A line for each file that has another label than the one of the same image that counts."""
-    copied = [files for files in same if len(files) > 1]
-    meaning = meanings(task, (file.label for files in copied for file in files))
-    for files in copied:
-        one = _counting(files)
-        for file in files:
-            if meaning[file.label] != meaning[one.label]:
-                where = f"{one.label!r} ({as_text(one.path)}), which counts"
-                yield f"{as_text(file.path)}: {file.label!r}, but the same image is in {where}"
 
 
 def rescore(
@@ -213,6 +209,9 @@ def rescore(
 
     `unreadable` are others of which that is known already.
     """
+    if not chosen and labelled.contradictory:
+        torn = labelled.contradictory[0]
+        raise DataError(f"every image there has several labels, such as {torn}; leave each under one of them only")
     pairs = list(zip(chosen, answered(model, [image.path for image in chosen]), strict=True))
     scored = [image for image, one in pairs if one.answers is not None]
     answers = np.stack([one.answers for _, one in pairs if one.answers is not None])
@@ -227,6 +226,7 @@ def rescore(
         labelled.train_on,
         len(where.intersection(labelled.unsure)),
         labelled.copies,
+        labelled.contradictory,
     )
 
 

@@ -118,6 +118,8 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
     clock, study = RunClock(began - elapsed, budget), run.record.study
     host = _recorded_host(run, change, screen)
+    _require_its_searcher(run, host, ledger)
+    run.test_openings()  # a search need not end to find the count damaged
     if run.concluded(ledger):
         require_more_time(run.record, elapsed, _had(run))
         _require_more_to_search(run, host, ledger, Clock(elapsed, budget))
@@ -227,6 +229,15 @@ def _changed(run: Run, change: Change, finished: Summary | None, elapsed: float)
         had = f"the run is finished and had {finished.budget:g} s, so --time {study.time:g}s leaves nothing to do"
         raise StudyError(f"{had}; give it more, such as --time +10m")
     return replace(run, record=replace(run.record, study=study))
+
+
+def _require_its_searcher(run: Run, host: Host, ledger: Ledger) -> None:
+    """Raise `StudyError`, with what can be done, when no plugin has the searcher that the run began with."""
+    try:
+        host.part(Searcher, run.record.study.searcher)
+    except StudyError as unknown:
+        ways = "a run goes on with the searcher that it began with: have it back, or begin a new run with another"
+        raise StudyError("; ".join(filter(None, [str(unknown), ways, run.best_so_far(ledger)]))) from None
 
 
 def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock) -> None:

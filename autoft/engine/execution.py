@@ -28,7 +28,7 @@ from autoft.engine.conclude import (
 from autoft.engine.ending import Ending
 from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
-from autoft.errors import Interrupted, RunFolderError, StudyError
+from autoft.errors import Interrupted, PluginError, RunFolderError, StudyError
 from autoft.parts import hookspecs
 from autoft.parts.base import Searcher
 from autoft.parts.host import Host
@@ -72,7 +72,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
                     run.save()  # workers read it
                     preparation.follow(search.ledger)
                     host.tell(hookspecs.autoft_search_started, run.record, run.folder.path)
-                    with _leaderboard_at_the_end(run, search.ledger, sitting.screen):
+                    with _leaderboard_at_the_end(run, search.ledger, sitting.screen), _best_is_kept(run, search.ledger):
                         if remark := search.searcher.remark(search.problem):
                             sitting.screen.note(remark)
                         site = Site(run.folder.path, run.record.machine, sitting.clock.origin)
@@ -115,7 +115,10 @@ def _time_is_used(search: Search) -> Iterator[None]:
 @contextmanager
 def _leaderboard_at_the_end(run: Run, ledger: Ledger, screen: Screen) -> Iterator[None]:
     """However the search in the block ends, leaderboard.csv says what came of it."""
-    write = partial(run.folder.write_leaderboard, ledger, run.record.metric)
+
+    def write() -> None:
+        run.folder.write_leaderboard(ledger, run.record.metric, run.checkpoints.broken(ledger))
+
     try:
         yield
     except BaseException:
@@ -125,6 +128,15 @@ def _leaderboard_at_the_end(run: Run, ledger: Ledger, screen: Screen) -> Iterato
     screen.close()
     with run.writing(run.folder.leaderboard):
         write()
+
+
+@contextmanager
+def _best_is_kept(run: Run, ledger: Ledger) -> Iterator[None]:
+    """A plugin that ends the search in the block costs no model: its error says how to come to the best so far."""
+    try:
+        yield
+    except PluginError as error:
+        raise PluginError("; ".join(filter(None, [str(error), run.best_so_far(ledger)]))) from error
 
 
 @dataclass(frozen=True)
@@ -254,7 +266,6 @@ def _raise_if_stopped(run: Run, ledger: Ledger, stopped: StopFlag) -> None:
     """Raise `Interrupted`, with the commands that make something of what there is, after a signal."""
     if stopped.signal is None:
         return
-    path = shlex.quote(str(run.folder.path))
-    kept = any(record.trial.id in ledger.with_checkpoint() for record in ledger.ranking())
-    best = f"; the best so far is kept, and autoft export {path} hands it over" if kept else ""
-    raise Interrupted(f"stopped{best}. Go on with: autoft resume {path}", stopped.signal)
+    stopped_with = "; ".join(filter(None, ["stopped", run.best_so_far(ledger)]))
+    again = f"autoft resume {shlex.quote(str(run.folder.path))}"
+    raise Interrupted(f"{stopped_with}. Go on with: {again}", stopped.signal)

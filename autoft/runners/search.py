@@ -121,10 +121,10 @@ class Search:
             case Wait() if self.ledger.in_flight:
                 return answer
             case Wait():
-                raise PluginError(f"searcher {self.searcher} waits with nothing in flight; this is a bug in it")
+                raise self._refused("it waits with nothing in flight")
             case Done():
                 return answer
-        raise PluginError(f"searcher {self.searcher} answers {answer!r}; it must be a Slice, WAIT or DONE")
+        raise self._refused(f"it gave {answer!r}, not a Slice, WAIT or DONE")
 
     def _refit_left_open(self) -> Slice | None:
         """A refit whose process is gone, if it fits the time that is left; else it is given up."""
@@ -252,10 +252,10 @@ class Search:
         if _is_one_too_many(asked, self.problem, self.ledger):
             return self._nothing_more()
         if problem := problem_of(asked, self.problem, self.ledger):
-            raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}")
+            raise self._refused(f"it asks for what cannot be: {problem}")
         if not asked.deadline > reading.elapsed:
             over = f"a slice that has to be over at {asked.deadline:g} s, asked for at {reading.elapsed:g} s"
-            raise PluginError(f"searcher {self.searcher} asks for what cannot be: {over}")
+            raise self._refused(f"it asks for what cannot be: {over}")
         wanted = asked.deadline + (self.starting if self._still_to_start > 0 else 0.0)
         allowed = replace(asked, deadline=min(wanted, self._deadline(asked.trial, reading)))
         if allowed.deadline <= self.clock.now():  # its worker would give it back at once, and so over and over
@@ -302,7 +302,15 @@ class Search:
         try:
             self._record(event)
         except ValueError as problem:
-            raise PluginError(f"searcher {self.searcher} asks for what cannot be: {problem}") from None
+            raise self._refused(f"it asks for what cannot be: {problem}") from None
+
+    def _refused(self, problem: str) -> PluginError:
+        """What to raise for an answer that cannot be carried out, as if the searcher had raised it."""
+        try:
+            with self.host.blaming(Searcher, self.searcher.name, "ask()"):
+                raise ValueError(problem)
+        except PluginError as blamed:
+            return blamed
 
     def _record(self, event: Event) -> None:
         self._write(event)

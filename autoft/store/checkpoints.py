@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from autoft.store.folder import unwritable
 from autoft.system.files import move_durably, sha256, write_atomic
 from autoft.values.codec import decode, encode, encode_python
-from autoft.values.ledger import Kept
+from autoft.values.ledger import Kept, Ledger
 from autoft.values.trial import Parent, Trial
 
 if TYPE_CHECKING:
@@ -154,6 +154,12 @@ class CheckpointStore:
     def going_on_problem(self, wanted: Parent) -> str | None:
         """Why training cannot go on from a checkpoint; None when it can."""
         return self.problem(wanted) or self._problem(wanted, lambda sidecar: sidecar.training)
+
+    def broken(self, ledger: Ledger) -> frozenset[int]:
+        """The trials that the ledger takes for exportable, and whose weights, or a refit's twin's, are not whole."""
+        records = (ledger.trials[number] for number in ledger.with_checkpoint())
+        needed = {one.trial.id: [one.best_checkpoint, *filter(None, [one.trial.twin])] for one in records}
+        return frozenset(number for number, parts in needed.items() if any(map(self.problem, parts)))
 
     def is_empty(self) -> bool:
         """Whether no trial has a checkpoint."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,8 @@ class LeaderboardRow:
     the loss. `step` in passes, `seconds` over all slices, `share` the part of the images to train on that the
     head of the best score was fitted on, None without a score. `train_on` are the splits that it trains on; a refit,
     which has no score, repeats the trial `twin`, and stands above it. `exportable`: it has weights of its own, and they
-    are kept. `error` is why the trial is in its state, when its last slice failed or was given back; else empty.
+    are kept and whole. `error` is why the trial is in its state, when its last slice failed or was given back; else
+    empty.
     """
 
     rank: int | None
@@ -52,13 +54,17 @@ class LeaderboardRow:
 
 
 def leaderboard_rows(
-    ledger: Ledger, metric: MetricFacts, in_flight: Literal["running", "stopped"]
+    ledger: Ledger,
+    metric: MetricFacts,
+    in_flight: Literal["running", "stopped"],
+    broken: Collection[int] = (),
 ) -> list[LeaderboardRow]:
     """Every trial: those with a score, best first, each below its refits, then those without one yet, then the failed.
 
-    `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more.
+    `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more;
+    `broken` are those whose weights are not whole.
     """
-    board = _Board(metric, in_flight, ledger.with_checkpoint())
+    board = _Board(metric, in_flight, ledger.with_checkpoint().difference(broken))
     ranking = ledger.ranking()
     refits = {record.trial.id: ledger.refits(record) for record in ranking}
     above = {refit.trial.id for found in refits.values() for refit in found}
@@ -70,12 +76,12 @@ def leaderboard_rows(
     return ranked + [board.row(record, None) for record in unscored]
 
 
-def write_leaderboard(path: Path, ledger: Ledger, metric: MetricFacts) -> None:
+def write_leaderboard(path: Path, ledger: Ledger, metric: MetricFacts, broken: Collection[int] = ()) -> None:
     """Write leaderboard.csv of a search that has ended; see `LeaderboardRow` for the columns. Raises `OSError`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(field.name for field in fields(LeaderboardRow))
-    writer.writerows(_cells(row) for row in leaderboard_rows(ledger, metric, "stopped"))
+    writer.writerows(_cells(row) for row in leaderboard_rows(ledger, metric, "stopped", broken))
     write_atomic(path, text.getvalue())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -157,6 +158,12 @@ class Run:
         Journal.read(self.folder.journal, ledger)
         return ledger
 
+    def best_so_far(self, ledger: Ledger) -> str:
+        """How to come to the best model that there is, for a search that ends before its time; nothing without one."""
+        if not ledger.exportable():
+            return ""
+        return f"the best so far is kept, and `autoft export {shlex.quote(str(self.folder.path))}` hands it over"
+
     def elapsed(self, ledger: Ledger) -> float:
         """Run time in seconds that is used.
 
@@ -187,21 +194,29 @@ class Run:
     def open_test(self) -> int:
         """How often the test images have been scored, with the time that is to follow: remembered before it does.
 
-        Whatever becomes of that bundle. Runs of older versions have the count in their summary only. Raises `OSError`,
-        and as `summary` does.
+        Whatever becomes of that bundle. Raises `OSError`, and as `test_openings` does.
+        """
+        now = self.test_openings() + 1
+        write_atomic(self.folder.test_openings, f"{now}\n")
+        return now
+
+    def test_openings(self) -> int:
+        """How often the test images have been scored. Runs of older versions have the count in their summary only.
+
+        Raises `RunFolderError` when the count is damaged, and as `summary` does.
         """
         summary, path = self.summary(), self.folder.test_openings
         try:
             kept = int(path.read_text(encoding="ascii"))
         except FileNotFoundError:
             kept = 0
+        except OSError as error:
+            raise _unreadable(path, error) from error
         except ValueError:
             raise RunFolderError(
                 f"{path} is damaged, which counts how often the test images were scored; write their number into it"
             ) from None
-        now = max(kept, summary.test_openings if summary else 0) + 1
-        write_atomic(path, f"{now}\n")
-        return now
+        return max(kept, summary.test_openings if summary else 0)
 
     def summary(self) -> Summary | None:
         """What the run came to; None before its end. Raises `RunFolderError` when summary.json is damaged."""

@@ -81,14 +81,14 @@ def small_networks() -> dict[str, Network]:
 
 
 def small_network() -> Network:
-    """Three stages with BatchNorm and biases, 32 pixels; seeded."""
+    """Three stages with BatchNorm and biases, 32 pixels, convolutions with strides, one of them in groups; seeded."""
     import torch
     from torch import nn
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
-        body = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
+        body = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, groups=2), nn.BatchNorm2d(8), nn.ReLU())
         neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.LayerNorm(8))
         return Network.of(nn.Sequential(stem, body, neck), InputSpec(32))
 
@@ -113,7 +113,7 @@ def _transformer() -> Network:
 
 
 def _own() -> Network:
-    """One stage, with a layer that is used twice and a parameter that lies in no layer."""
+    """One stage, with a layer that is used twice, a depthwise one, and a parameter that lies in no layer."""
     import torch
     from torch import nn
 
@@ -122,10 +122,11 @@ def _own() -> Network:
             super().__init__()
             self.layer = nn.Conv2d(3, 3, 1)
             self.again = self.layer
+            self.depthwise = nn.Conv2d(3, 3, 3, stride=2, groups=3)
             self.scale = nn.Parameter(torch.ones(3))
 
         def forward(self, images: Tensor) -> Tensor:
-            maps: Tensor = self.again(self.layer(images).relu()).relu()
+            maps: Tensor = self.depthwise(self.again(self.layer(images).relu()).relu())
             return maps.mean((2, 3)) * self.scale
 
     module = Own()

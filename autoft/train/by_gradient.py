@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from autoft.media.image.batches import TrainingStream
+from autoft.parts.base import FreezeStrategy
 from autoft.store import Checkpoint
 from autoft.train.arithmetic import Arithmetic
 from autoft.train.classifier import Classifier
@@ -103,6 +104,7 @@ class _Start(NamedTuple):
 def _beginning(bench: Bench) -> _Start:
     """Before the first step: a parent's weights, a head in closed form, or a head of zeros."""
     shop, head = bench.shop, bench.plan.head
+    _require_the_way_back(bench)
     if bench.trial.parents:
         parent = shop.restored(shop.saved(bench.trial.parents[0]))
         return _Start(bench.adaptation.begin(parent) if bench.adaptation else parent, {})
@@ -110,6 +112,15 @@ def _beginning(bench: Bench) -> _Start:
         solved = closed_form_head(bench, bench.job.seconds_left * TRAINING_SHARE)
         return _Start(_untouched(bench).with_head(solved.head), solved.forward.facts)
     return _Start(_untouched(bench), {})
+
+
+def _require_the_way_back(bench: Bench) -> None:
+    """Raise `PluginError` unless what a strategy puts into the network comes out again, before it trains."""
+    if bench.adaptation is None:
+        return
+    with bench.shop.host.blaming(FreezeStrategy, bench.trial.freeze, "adapter()"):
+        if problem := bench.adaptation.problem(bench.plan, bench.trial.image_size):
+            raise ValueError(problem)
 
 
 def _untouched(bench: Bench) -> Classifier:

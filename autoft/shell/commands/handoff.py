@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from autoft.errors import DataError, GateFailed, UserError
+from autoft.errors import DataError, GateFailed, UserError, first_names
 from autoft.shell.commands import (
     Command,
     json_option,
@@ -124,8 +124,9 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
 
     BUNDLE is an exported folder, or a run folder with one. IMAGES, a CSV manifest or one folder of images a class,
     also inside split folders, is scored as well; images that the model was trained or chosen on are recognised by
-    their content and left out, and copies of one image count once. Exit code 3 when something is not as promised, 2
-    when an image cannot be read. Needs no torch; nothing in the bundle is executed.
+    their content and left out, copies of one image count once, and not at all where their labels differ. Exit code 3
+    when something is not as promised, 2 when an image cannot be read. Needs no torch; nothing in the bundle is
+    executed.
     """
     from autoft.bundle.standalone.verify import measured_line, unlisted_line
 
@@ -188,6 +189,9 @@ def _copies(rescored: Rescored) -> Iterator[str]:
     if copies := rescored.copies:
         said = "1 file is a copy of another" if copies == 1 else f"{copies} files are copies of others"
         yield f"copies      {said}; each image counts once"
+    if torn := rescored.contradictory:
+        count = "1 image has" if len(torn) == 1 else f"{len(torn)} images have"
+        yield f"left out    {count} several labels: {first_names(torn)}"
 
 
 def _chose(rescored: Rescored) -> str:
@@ -214,7 +218,7 @@ def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:
         labelled = labelled_images(source.images, read_known(folder, model.train_on), task_of(model))
         chosen = labelled.everything if everything else labelled.fair
         rescored = rescore(model, labelled, chosen, source.unreadable)
-        notes += (*source.notes, *labelled.contradictions)
+        notes += source.notes
     return Verified(
         passed=not outcome.problems,
         problems=tuple(outcome.problems),

@@ -43,7 +43,9 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
 
     opened = Run.open(Path(run))
     in_flight: Literal["running", "stopped"] = "running" if opened.folder.in_use() else "stopped"
-    rows = leaderboard_rows(opened.ledger(), opened.record.metric, in_flight)[:top]
+    ledger = opened.ledger()
+    broken = opened.checkpoints.broken(ledger)
+    rows = leaderboard_rows(ledger, opened.record.metric, in_flight, broken)[:top]
     if as_json:
         say(document("trials", rows))
         return
