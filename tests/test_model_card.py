@@ -36,6 +36,7 @@ from autoft.values.bundle import (
     Origin,
     ParityReport,
     PixelParity,
+    PriorCorrection,
     Timing,
 )
 from autoft.values.dataset import DataProblem, DatasetInfo, SplitName
@@ -476,9 +477,24 @@ def test_of_a_metric_that_nobody_here_knows_a_stranger_sees_whether_less_is_bett
     assert meanings["log\\_loss"] == "natural logarithm; smaller is better"
 
 
-def test_what_probabilities_mean_after_training_for_classes_of_one_size() -> None:
+@pytest.mark.parametrize("fitted", [True, False])
+@pytest.mark.parametrize(("after", "helps"), [(0.203, False), (0.051, True)])
+def test_the_card_gives_a_formula_for_rare_classes_only_where_it_helped(
+    after: float, helps: bool, fitted: bool
+) -> None:
     of = facts()
-    assert "equally frequent" not in model_card(of)
-    text = section(model_card(replace(of, handoff=replace(of.handoff, balance="logits"))), "Calibration")
-    assert "(by `logits`)" in text
-    assert "probabilities are those for classes that are equally frequent" in " ".join(text.split())
+    made, calibration = replace(of.handoff, balance="logits"), of.metrics.calibration
+    assert "weighed" not in model_card(replace(of, handoff=made))  # the classes are even
+    metrics = replace(
+        of.metrics,
+        prior_correction=PriorCorrection(202, (0.5, 0.4, 0.1), 0.094, after),
+        calibration=calibration if fitted else replace(calibration, temperature=1.0),
+    )
+    text = " ".join(section(model_card(replace(of, handoff=made, metrics=metrics)), "Calibration").split())
+    assert f"the log loss of 202 validation images is 0.094 as they come, and {after:.3f}" in text
+    assert ("`probabilities * shares`, divided by their sum" in text) is helps
+    assert ("they were not calibrated" in text) is not fitted
+    assert "(by `logits`)" in text and "may lean to rare classes" in text
+    refit = replace(made, trial=replace(made.trial, **REFIT))
+    text = " ".join(section(model_card(replace(of, handoff=refit, metrics=metrics)), "Calibration").split())
+    assert "the log loss of what trial 0 made of 202 validation images" in text

@@ -16,6 +16,7 @@ from autoft.values.bundle import (
     CORE,
     IMAGES,
     LICENSES,
+    METRICS,
     MIN_ONNXRUNTIME,
     MODEL,
     PARITY,
@@ -200,15 +201,24 @@ def _part(share: float, images: int, what: str) -> str:
 
 
 def _prior(facts: CardFacts) -> str:
-    """What probabilities of a model mean that was trained for classes of one size."""
-    if not facts.handoff.balance:
+    """What probabilities of a model are worth that was trained to weigh classes of unlike sizes alike."""
+    found, fitted = facts.metrics.prior_correction, facts.metrics.calibration.is_fitted
+    if found is None:
         return ""
-    return f"""
+    trial, images = facts.handoff.trial, f"{found.n:,} validation images"
+    held = f"what trial {trial.twin.trial} made of {images}" if trial.twin else images
+    before, after = f"{found.log_loss_before:.3f}", f"{found.log_loss_after:.3f}"
+    weighed = f"""
 
-Training weighed all classes alike, whatever their sizes (by `{plain(facts.handoff.balance)}`). So the
-probabilities are those for classes that are equally frequent: where some are rare, they are named more often than
-they occur, and the calibration error, by images as they come, is greater. For classes of shares `p`, which add up
-to 1, take `probabilities * p`, divided by their sum."""
+Training weighed all classes alike, whatever their sizes (by `{plain(facts.handoff.balance)}`), so probabilities may
+lean to rare classes{"" if fitted else ", and they were not calibrated"}. """
+    if not found.helps:
+        return f"""{weighed}To multiply them by the classes' shares does not mend that
+here: the log loss of {held} is {before} as they come, and {after} with the shares of the training
+images. So take them as they come, and measure on your own images."""
+    return f"""{weighed}Where classes are as frequent as in training, take
+`probabilities * shares`, divided by their sum, with `prior_correction.shares` in `{METRICS}`: the log loss of
+{held} is {before} as they come, and {after} so. Where they have other shares, take those."""
 
 
 def _preprocessing(recipe: Preprocess, from_core: str) -> str:

@@ -80,6 +80,26 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class PriorCorrection:
+    """What it does to probabilities of a model that was trained to weigh classes alike to take their sizes back in.
+
+    They are multiplied by the classes' `shares` of the training images, in the order of labels.json, and divided by
+    their sum (Saerens, Latinne and Decaestecker 2002). `log_loss_before` and `log_loss_after` are those of `n`
+    validation images. The model itself has none of it.
+    """
+
+    n: int
+    shares: tuple[float, ...]
+    log_loss_before: float
+    log_loss_after: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether the validation images say so."""
+        return self.log_loss_after < self.log_loss_before
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A figure and its 95 % interval."""
 
@@ -139,7 +159,8 @@ class MetricsReport:
     were taken for class j, in the order of labels.json.
 
     `of_trial` is None where the figures are the file's own. Those on validation images that the model has trained on
-    are those of its twin, the trial of that number, which has not. `test_openings` counts how often the run has scored
+    are those of its twin, the trial of that number, which has not. `prior_correction` is there where training weighed
+    classes alike that have not as many images. `test_openings` counts how often the run has scored
     its test images by then, more than once where it was extended; 0 where the figures are of another split. `origin` is
     None in a file of an older version.
     """
@@ -156,6 +177,7 @@ class MetricsReport:
     of_trial: int | None = None
     test_openings: int = 0
     origin: Origin | None = None
+    prior_correction: PriorCorrection | None = None
 
     @property
     def missed(self) -> dict[str, int]:
