@@ -38,6 +38,7 @@ from autoft.values.bundle import (
     PixelParity,
     PriorCorrection,
     Timing,
+    Training,
 )
 from autoft.values.dataset import DataProblem, DatasetInfo, SplitName
 from autoft.values.handoff import Handoff, Preprocess, View
@@ -181,6 +182,43 @@ def test_the_card_of_a_refit_says_that_its_twin_had_no_time_for_all_images() -> 
     assert f"It had the same training without these images and on {part}; this model was trained on them too" in head
     assert "trained on all 803 training and validation images (trial 1, a refit)" in data
     assert f"trial 0, the same training on {part}, scored on the 202 validation images" in data
+
+
+LEAVES_OUT = "(a pass leaves out what does not fill a batch)"
+DRAWS = "(each pass draws all classes alike, rare images again and again, others not at all)"
+
+
+@pytest.mark.parametrize(
+    ("trial", "balance", "words"),
+    [
+        ({}, "", f"Trained on batches of the 601 training images for 1 pass, 18 steps {LEAVES_OUT}. The 202"),
+        ({}, "sampling", f"Trained on batches of the 601 training images for 1 pass, 18 steps {DRAWS}. The 202"),
+        (
+            REFIT,
+            "",
+            f"of the 803 training and validation images for 1.5 passes, 1,037 steps {LEAVES_OUT} (trial 1, a refit",
+        ),
+        (
+            REFIT,
+            "",
+            f"the same training on batches of the 601 training images for 1 pass, 18 steps {LEAVES_OUT}, scored",
+        ),
+    ],
+)
+def test_of_training_by_gradient_the_card_says_how_long_it_was_and_never_all(
+    trial: dict[str, Any], balance: str, words: str
+) -> None:
+    of = facts()
+    lengths = {"training": Training(1.5, 1037) if trial else Training(1.0, 18), "scored_training": Training(1.0, 18)}
+    made = replace(of.handoff, balance=balance, trial=replace(of.handoff.trial, **trial), **lengths)
+    card = model_card(replace(of, handoff=made))
+    data = " ".join(section(card, "Data").split())
+    assert words in data and "on all" not in data
+    rows = section(card, "Provenance")
+    assert f"| Trained for | {lengths['training']} |" in rows
+    assert ("| Trial 0 trained for | 1 pass, 18 steps |" in rows) is bool(trial)
+    twins = lengths["scored_training"] if trial else None
+    assert (made.origin.training, made.origin.twin_training) == (lengths["training"], twins)
 
 
 @pytest.mark.parametrize("trial", [{}, REFIT])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,7 @@ from autoft.values.bundle import (
     Latency,
     MetricsReport,
     ParityReport,
+    Training,
 )
 from autoft.values.dataset import DatasetInfo, SplitName, ValueRange
 from autoft.values.handoff import Handoff, Layout, Preprocess, View
@@ -178,16 +179,16 @@ data. If that must not be, remove any of the three, `{VECTORS}/` as a whole, bef
 
 def _trained_on(facts: CardFacts) -> str:
     """The images that it was trained on, and what the validation images did."""
-    trial, counts, fitted = facts.handoff.trial, facts.data.counts, facts.metrics.calibration.is_fitted
-    train, val = counts["train"], counts["val"]
+    handoff, counts, fitted = facts.handoff, facts.data.counts, facts.metrics.calibration.is_fitted
+    trial, train, val = handoff.trial, counts["train"], counts["val"]
     if trial.twin is None:
-        part = _part(facts.handoff.share, train, "training images")
+        part = _seen(handoff, handoff.training, _part(handoff.share, train, "training images"))
         calibrated = " and calibrated" if fitted else ""
         return f"Trained on {part}. The {val:,} validation images chose{calibrated} it, and did not train it."
-    part = _part(facts.handoff.share, train + val, "training and validation images")
+    twin = _seen(handoff, handoff.scored_training, _part(handoff.scored_share, train, "training images"))
+    part = _seen(handoff, handoff.training, _part(handoff.share, train + val, "training and validation images"))
     come = "the validation score below and the calibration come" if fitted else "and the validation score below come"
     settings = "The settings, " if fitted else "The settings "
-    twin = _part(facts.handoff.scored_share, train, "training images")
     return f"""This model was trained on {part} (trial {trial.id}, a refit).
 {settings}{come} from trial {trial.twin.trial}, the same training on
 {twin}, scored on the {val:,} validation images."""
@@ -198,6 +199,16 @@ def _part(share: float, images: int, what: str) -> str:
     if share == 1:
         return f"all {images:,} {what}"
     return f"{round(share * images):,} of the {images:,} {what}, for lack of time"
+
+
+def _seen(handoff: Handoff, training: Training | None, part: str) -> str:
+    """What was trained on; steps by gradient, each of one batch, need not have seen all of it."""
+    if training is None:
+        return part
+    how = "a pass leaves out what does not fill a batch"
+    if handoff.balance == "sampling":
+        how = "each pass draws all classes alike, rare images again and again, others not at all"
+    return f"batches of the {part.removeprefix('all ')} for {training} ({how})"
 
 
 def _prior(facts: CardFacts) -> str:
@@ -270,11 +281,21 @@ def _provenance(facts: CardFacts) -> str:
         ("Created", plain(facts.created)),
         ("Backbone", plain(handoff.backbone.name)),
         *_trial(handoff.trial),
+        *_lengths(handoff),
         *([("Training steps in", f"{handoff.precision}; scored in fp32")] if handoff.precision else ()),
         (_chosen_by(handoff), facts.shown(handoff.metric).text(handoff.validation_score)),
         *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
     ]
     return f"## Provenance\n\n{table(('What', 'Value'), rows)}"
+
+
+def _lengths(handoff: Handoff) -> Iterator[tuple[str, str]]:
+    """How long the model trained by gradient, and the trial that it repeats."""
+    twin = handoff.trial.twin
+    if handoff.training:
+        yield "Trained for", str(handoff.training)
+    if twin and handoff.scored_training:
+        yield f"Trial {twin.trial} trained for", str(handoff.scored_training)
 
 
 def _chosen_by(handoff: Handoff) -> str:

@@ -41,16 +41,35 @@ DEFAULT_THRESHOLD: Final = 0.5
 
 
 @dataclass(frozen=True)
+class Training:
+    """How long a trial trained by gradient: `passes` over its images, and `steps` in all."""
+
+    passes: float
+    steps: int
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{_counted(self.passes, 'pass', 'passes')}, {_counted(self.steps, 'step', 'steps')}"
+
+
+@dataclass(frozen=True)
 class Origin:
     """Which trial of its run a model is, and the splits that it has trained on.
 
     `of_trial` is the trial whose validation score, temperature and thresholds it has: its own number, or of a refit,
-    which has trained on the validation images too, that of the trial that it repeats.
+    which has trained on the validation images too, that of the trial that it repeats. `training` and
+    `twin_training`, of that trial where it is another one, are None for a head in closed form, and in older files.
     """
 
     trial: int
     train_on: TrainOn
     of_trial: int
+    training: Training | None = None
+    twin_training: Training | None = None
+
+
+def _counted(number: float, one: str, many: str) -> str:
+    return f"{round(number, 2):,g} {one if number == 1 else many}"
 
 
 # ---------------------------------------------------------------- metrics.json
