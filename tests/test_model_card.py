@@ -503,6 +503,16 @@ def test_the_snippet_refuses_what_pillow_would_cut_off(kind: str, name: str, pas
         pasted(name)
 
 
+def test_the_snippet_sends_no_float_image_where_it_is_refused() -> None:
+    of = facts()
+    assert "infer.py scales such images as those of training" in snippet(model_card(of))
+    without = replace(of, handoff=replace(of.handoff, preprocess=replace(RECIPE, value_range=None)))
+    code = snippet(model_card(without))
+    assert "scales such" not in code
+    assert "takes 16-bit grey; the data had no float or 32-bit image" in code
+    assert max(map(len, code.splitlines())) <= 120
+
+
 def test_of_a_metric_that_nobody_here_knows_a_stranger_sees_whether_less_is_better() -> None:
     known = facts()
     losses = {name: MetricFacts(name, is_loss=True, greatest=None) for name in ("log_loss", "mine")}

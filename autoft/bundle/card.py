@@ -135,7 +135,7 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
 image = ImageOps.exif_transpose(Image.open("photo.jpg"))
 if image.mode[0] in "IF":  # Pillow would cut off what is above 255
-    raise SystemExit("this image has more than 8 bits: python examples/infer.py PHOTO scales it as the training images")
+    raise SystemExit("more than 8 bits: {_deep(facts.handoff.preprocess.value_range)}")
 image = image.convert("RGBA")
 pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 {facts.form.usage(fed)}
@@ -147,6 +147,13 @@ more than {MAX_PIXELS // 1_000_000}. How other images become RGB is below, under
 
 Wherever you deploy the model, run `python verify.py` first: it checks that this folder is complete, and that both
 models answer there as they did where they were made."""
+
+
+def _deep(found: ValueRange | None) -> str:
+    """What becomes of images of more than 8 bits."""
+    if found is None:
+        return "examples/infer.py takes 16-bit grey; the data had no float or 32-bit image"
+    return "examples/infer.py scales such images as those of training"
 
 
 def _limits(facts: CardFacts) -> str:
