@@ -503,6 +503,13 @@ def test_the_snippet_refuses_what_pillow_would_cut_off(kind: str, name: str, pas
         pasted(name)
 
 
+def test_the_card_says_over_which_bins_its_calibration_error_is() -> None:
+    of = facts()
+    card = model_card(replace(of, metrics=replace(of.metrics, ece_bins="15 of equal mass")))
+    assert "split, over bins of the confidence, 15 of equal mass:" in section(card, "Calibration")
+    assert "over bins of equal mass" in section(card, "Score")
+
+
 def test_the_snippet_sends_no_float_image_where_it_is_refused() -> None:
     of = facts()
     assert "infer.py scales such images as those of training" in snippet(model_card(of))

@@ -173,9 +173,9 @@ class MetricsReport:
     `metrics` are those of the task; of a loss the loss itself, smaller is better. `correct` counts images that are
     right as a whole, and is None where numbers are predicted. `per_class` has a line a class, a label or a column.
 
-    Where an image has one class, `metrics` has ece too (expected calibration error over 15 bins of equal mass), all
-    with the temperature; `ece_before_temperature` is without it. There `confusion[i][j]` counts images of class i that
-    were taken for class j, in the order of labels.json.
+    Where an image has one class, `metrics` has ece too (expected calibration error), all with the temperature;
+    `ece_before_temperature` is without it, and `ece_bins` says over which bins both are. There `confusion[i][j]` counts
+    images of class i that were taken for class j, in the order of labels.json.
 
     `of_trial` is None where the figures are the file's own. Those on validation images that the model has trained on
     are those of its twin, the trial of that number, which has not. `prior_correction` is there where training weighed
@@ -197,6 +197,7 @@ class MetricsReport:
     test_openings: int = 0
     origin: Origin | None = None
     prior_correction: PriorCorrection | None = None
+    ece_bins: str = ""
 
     @property
     def missed(self) -> dict[str, int]:
