@@ -279,6 +279,11 @@ def test_preprocessing_states_the_one_range_of_the_data() -> None:
     assert "`value_range` in `preprocess.json` is null" in text and "310" not in text
 
 
+def test_other_runtimes_are_sent_to_the_core() -> None:
+    use = " ".join(section(model_card(facts()), "How to use").split())
+    assert "Runtimes other than onnxruntime, such as OpenVINO, TensorRT and OpenCV's dnn, take `model.core.onnx`" in use
+
+
 def test_preprocessing_says_how_the_core_is_used() -> None:
     text = section(model_card(facts()), "Preprocessing")
     for words in ("`images`", "`logits`", "softmax(logits / 1.374)", "`metrics.json`", "`autoft.temperature`"):

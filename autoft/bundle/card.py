@@ -145,6 +145,9 @@ pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "whit
 halves images of more than {EXACT_PIXELS // 1_000_000} megapixels, as was done in training, and refuses those of
 more than {MAX_PIXELS // 1_000_000}. How other images become RGB is below, under Preprocessing.
 
+Runtimes other than onnxruntime, such as OpenVINO, TensorRT and OpenCV's dnn, take `{CORE}`, which is here too; how
+it is fed is under Preprocessing.
+
 Wherever you deploy the model, run `python verify.py` first: it checks that this folder is complete, and that both
 models answer there as they did where they were made."""
 
