@@ -117,6 +117,23 @@ def test_its_files_say_what_was_measured(order: Order, tmp_path: Path) -> None:
     assert f"{metrics.correct}" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
 
 
+def test_figures_say_whether_shares_of_classes_help_where_training_weighed_these_alike(
+    tiny_images: Path, tmp_path: Path
+) -> None:
+    for one in sorted((tiny_images / "red").iterdir())[6:]:
+        one.unlink()
+    dataset, model = make_dataset(tiny_images, {(SIZE, "bicubic", "crop")}), Tiny(3).eval()
+    made = dataclasses.replace(handoff(labels=dataset.info.targets.names), balance="weights")
+    order = Order(made, lambda x: torch_logits(model, x), dataset, "test", QUICK, "image", {})
+    written(order, tmp_path / "b")
+    found = decode(MetricsReport, (tmp_path / "b" / "metrics.json").read_text()).prior_correction
+    assert found is not None
+    assert found.n == dataset.info.counts["val"]
+    sizes = np.bincount(dataset.targets("train"))
+    assert found.shares == pytest.approx(sizes / sizes.sum())
+    assert f"{found.log_loss_before:.3f} as they come" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+
+
 def test_nothing_of_this_machine_is_in_it(order: Order, tiny_images: Path, tmp_path: Path) -> None:
     written(order, tmp_path / "b")
     for path in (tmp_path / "b").rglob("*"):

@@ -152,6 +152,8 @@ def test_the_calibration_error_of_certain_and_right_answers_is_zero() -> None:
     labels = np.arange(60) % 3
     found = report(1000 * np.eye(3)[labels], labels)
     assert found.metrics["ece"] == Estimate(0.0, (0.0, 0.0))
+    assert found.ece_bins == f"{BINS} of equal mass"
+    assert report(1000 * np.eye(3)[labels[:9]], labels[:9]).ece_bins == "9 of equal mass"
     assert found.metrics["log_loss"] == Estimate(0.0, (0.0, 0.0))
 
 

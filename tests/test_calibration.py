@@ -13,7 +13,7 @@ from scipy.special import softmax as reference_softmax
 from sklearn.metrics import log_loss
 
 from autoft.parts.host import Host
-from autoft.tasks.calibration import BOUNDS, MIN_IMAGES, calibrated, fit_temperature
+from autoft.tasks.calibration import BOUNDS, MIN_IMAGES, calibrated, fit_temperature, prior_correction
 from autoft.tasks.forms.base import Answering
 from autoft.tasks.forms.table import FORMS
 from autoft.tasks.multi_label import MultiLabel
@@ -173,3 +173,17 @@ def test_calibrating_needs_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_shares_help_probabilities_of_even_classes_and_harm_those_that_hold_them_already() -> None:
+    rng, trained = np.random.default_rng(0), np.repeat([0, 1], [90, 10])
+    labels = np.repeat([0, 1], [180, 20])
+    even = 1.5 * (rng.standard_normal((200, 2)) + np.eye(2)[labels])  # the log odds of normal features, of even classes
+    shares = np.log([0.9, 0.1])
+    helped, harmed = (prior_correction(calibrated(logits, 1.0), labels, trained) for logits in (even, even + shares))
+    assert helped is not None and harmed is not None
+    assert helped.helps and not harmed.helps
+    assert (helped.n, helped.shares) == (200, (0.9, 0.1))
+    assert helped.log_loss_before == pytest.approx(log_loss(labels, calibrated(even, 1.0)), rel=1e-5)
+    assert helped.log_loss_after == pytest.approx(log_loss(labels, calibrated(even + shares, 1.0)), rel=1e-5)
+    assert prior_correction(calibrated(even, 1.0), labels, np.repeat([0, 1], [50, 49])) is None

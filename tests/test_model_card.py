@@ -36,7 +36,9 @@ from autoft.values.bundle import (
     Origin,
     ParityReport,
     PixelParity,
+    PriorCorrection,
     Timing,
+    Training,
 )
 from autoft.values.dataset import DataProblem, DatasetInfo, SplitName
 from autoft.values.handoff import Handoff, Preprocess, View
@@ -182,6 +184,43 @@ def test_the_card_of_a_refit_says_that_its_twin_had_no_time_for_all_images() -> 
     assert f"trial 0, the same training on {part}, scored on the 202 validation images" in data
 
 
+LEAVES_OUT = "(a pass leaves out what does not fill a batch)"
+DRAWS = "(each pass draws all classes alike, rare images again and again, others not at all)"
+
+
+@pytest.mark.parametrize(
+    ("trial", "balance", "words"),
+    [
+        ({}, "", f"Trained on batches of the 601 training images for 1 pass, 18 steps {LEAVES_OUT}. The 202"),
+        ({}, "sampling", f"Trained on batches of the 601 training images for 1 pass, 18 steps {DRAWS}. The 202"),
+        (
+            REFIT,
+            "",
+            f"of the 803 training and validation images for 1.5 passes, 1,037 steps {LEAVES_OUT} (trial 1, a refit",
+        ),
+        (
+            REFIT,
+            "",
+            f"the same training on batches of the 601 training images for 1 pass, 18 steps {LEAVES_OUT}, scored",
+        ),
+    ],
+)
+def test_of_training_by_gradient_the_card_says_how_long_it_was_and_never_all(
+    trial: dict[str, Any], balance: str, words: str
+) -> None:
+    of = facts()
+    lengths = {"training": Training(1.5, 1037) if trial else Training(1.0, 18), "scored_training": Training(1.0, 18)}
+    made = replace(of.handoff, balance=balance, trial=replace(of.handoff.trial, **trial), **lengths)
+    card = model_card(replace(of, handoff=made))
+    data = " ".join(section(card, "Data").split())
+    assert words in data and "on all" not in data
+    rows = section(card, "Provenance")
+    assert f"| Trained for | {lengths['training']} |" in rows
+    assert ("| Trial 0 trained for | 1 pass, 18 steps |" in rows) is bool(trial)
+    twins = lengths["scored_training"] if trial else None
+    assert (made.origin.training, made.origin.twin_training) == (lengths["training"], twins)
+
+
 @pytest.mark.parametrize("trial", [{}, REFIT])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_where_nothing_was_fitted_nothing_is_called_calibrated(split: SplitName, trial: dict[str, Any]) -> None:
@@ -238,6 +277,11 @@ def test_preprocessing_states_the_one_range_of_the_data() -> None:
     without = replace(of, handoff=replace(of.handoff, preprocess=replace(RECIPE, value_range=None)))
     text = section(model_card(without), "Preprocessing")
     assert "`value_range` in `preprocess.json` is null" in text and "310" not in text
+
+
+def test_other_runtimes_are_sent_to_the_core() -> None:
+    use = " ".join(section(model_card(facts()), "How to use").split())
+    assert "Runtimes other than onnxruntime, such as OpenVINO, TensorRT and OpenCV's dnn, take `model.core.onnx`" in use
 
 
 def test_preprocessing_says_how_the_core_is_used() -> None:
@@ -464,6 +508,23 @@ def test_the_snippet_refuses_what_pillow_would_cut_off(kind: str, name: str, pas
         pasted(name)
 
 
+def test_the_card_says_over_which_bins_its_calibration_error_is() -> None:
+    of = facts()
+    card = model_card(replace(of, metrics=replace(of.metrics, ece_bins="15 of equal mass")))
+    assert "split, over bins of the confidence, 15 of equal mass:" in section(card, "Calibration")
+    assert "over bins of equal mass" in section(card, "Score")
+
+
+def test_the_snippet_sends_no_float_image_where_it_is_refused() -> None:
+    of = facts()
+    assert "infer.py scales such images as those of training" in snippet(model_card(of))
+    without = replace(of, handoff=replace(of.handoff, preprocess=replace(RECIPE, value_range=None)))
+    code = snippet(model_card(without))
+    assert "scales such" not in code
+    assert "takes 16-bit grey; the data had no float or 32-bit image" in code
+    assert max(map(len, code.splitlines())) <= 120
+
+
 def test_of_a_metric_that_nobody_here_knows_a_stranger_sees_whether_less_is_better() -> None:
     known = facts()
     losses = {name: MetricFacts(name, is_loss=True, greatest=None) for name in ("log_loss", "mine")}
@@ -476,9 +537,24 @@ def test_of_a_metric_that_nobody_here_knows_a_stranger_sees_whether_less_is_bett
     assert meanings["log\\_loss"] == "natural logarithm; smaller is better"
 
 
-def test_what_probabilities_mean_after_training_for_classes_of_one_size() -> None:
+@pytest.mark.parametrize("fitted", [True, False])
+@pytest.mark.parametrize(("after", "helps"), [(0.203, False), (0.051, True)])
+def test_the_card_gives_a_formula_for_rare_classes_only_where_it_helped(
+    after: float, helps: bool, fitted: bool
+) -> None:
     of = facts()
-    assert "equally frequent" not in model_card(of)
-    text = section(model_card(replace(of, handoff=replace(of.handoff, balance="logits"))), "Calibration")
-    assert "(by `logits`)" in text
-    assert "probabilities are those for classes that are equally frequent" in " ".join(text.split())
+    made, calibration = replace(of.handoff, balance="logits"), of.metrics.calibration
+    assert "weighed" not in model_card(replace(of, handoff=made))  # the classes are even
+    metrics = replace(
+        of.metrics,
+        prior_correction=PriorCorrection(202, (0.5, 0.4, 0.1), 0.094, after),
+        calibration=calibration if fitted else replace(calibration, temperature=1.0),
+    )
+    text = " ".join(section(model_card(replace(of, handoff=made, metrics=metrics)), "Calibration").split())
+    assert f"the log loss of 202 validation images is 0.094 as they come, and {after:.3f}" in text
+    assert ("`probabilities * shares`, divided by their sum" in text) is helps
+    assert ("they were not calibrated" in text) is not fitted
+    assert "(by `logits`)" in text and "may lean to rare classes" in text
+    refit = replace(made, trial=replace(made.trial, **REFIT))
+    text = " ".join(section(model_card(replace(of, handoff=refit, metrics=metrics)), "Calibration").split())
+    assert "the log loss of what trial 0 made of 202 validation images" in text

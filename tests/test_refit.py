@@ -53,7 +53,7 @@ from autoft.train.job import CHECKED_IMAGES, Job
 from autoft.train.refit import ALMOST_ALL
 from autoft.train.worker import Worker
 from autoft.train.workshop import Workshop
-from autoft.values.bundle import Manifest, MetricsReport, Origin
+from autoft.values.bundle import Manifest, MetricsReport, Origin, Training
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Kept, Ledger
 from autoft.values.space import Float, Space
@@ -725,6 +725,9 @@ def test_a_fine_tune_is_refitted_over_the_same_passes_of_more_images(run: Run, w
     counts = run.record.data.counts
     assert twin.costs.steps_a_pass == counts["train"] // 16
     assert refit.costs.steps_a_pass == (counts["train"] + counts["val"]) // 16
+    origin = handoff_of(run.record, ledger.trials[1], ledger.trials[0]).origin
+    lengths = [Training(2.0, 2 * report.costs.steps_a_pass) for report in (refit, twin)]
+    assert [origin.training, origin.twin_training] == lengths
     kept = worker.shop.saved(ledger.trials[1].best_checkpoint)
     assert not np.allclose(kept.logits, worker.shop.saved(Parent(0, 2.0)).logits)
 

@@ -745,6 +745,14 @@ def test_the_node_example_says_in_a_line_what_to_install(bundle: Path) -> None:
     assert "onnxruntime-node" in line and line.endswith("or a folder above it: npm install onnxruntime-node")
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["photo.rgb", 5, 31, "--help"]])
+def test_the_node_example_says_how_it_is_used(arguments: list[object], bundle: Path) -> None:
+    done = node(bundle, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: node examples/infer.mjs PHOTO.rgb WIDTH HEIGHT")
+
+
 @pytest.mark.parametrize("missing", ["numpy", "onnxruntime", "PIL"])
 def test_the_python_example_says_in_a_line_what_to_install(missing: str, bundle: Path) -> None:
     (bundle / "examples" / f"{missing}.py").write_text(f"raise ImportError('no {missing} here')")
@@ -752,6 +760,9 @@ def test_the_python_example_says_in_a_line_what_to_install(missing: str, bundle:
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     line = f"no {missing} here; pip install -U onnxruntime numpy pillow\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "python examples/infer.py photo.jpg" in done.stdout
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

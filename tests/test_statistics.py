@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from autoft.parts.metric import Metric
 from autoft.tasks.multi_label import METRICS as MULTI_LABEL
-from autoft.tasks.scores import interval, scores
+from autoft.tasks.scores import estimates, interval, scores
 from autoft.tasks.single_label import METRICS, SingleLabel
 from autoft.tasks.statistics import log_odds, percentiles, proportion
 from autoft.values.target import MetricFacts
@@ -77,9 +77,49 @@ def test_a_metric_of_a_plain_function_has_the_interval_of_one_made_for_resamples
     )
     built_in = SingleLabel().metric("balanced_accuracy")
     assert own.score(logits, labels) == pytest.approx(built_in.score(logits, labels))
-    assert interval(replace(own, bootstrap=built_in.bootstrap), logits, labels) == pytest.approx(
-        interval(built_in, logits, labels)
-    )
+    same = {"bootstrap": built_in.bootstrap, "by_class": built_in.by_class}
+    assert interval(replace(own, **same), logits, labels) == pytest.approx(interval(built_in, logits, labels))
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "macro_f1"])
+def test_of_a_rare_class_all_right_is_no_certainty(name: str) -> None:
+    """Of two images of two every resample is right; the large class's ten say nothing of them."""
+    metric, labels = SingleLabel().metric(name), np.repeat([0, 1], [10, 2])
+    low, high = interval(metric, np.eye(2)[labels], labels)
+    ends = [proportion(size, size)[0] for size in (10, 2)]
+    assert low == pytest.approx(1 - np.hypot(*(1 - end for end in np.array(ends))) / 2)
+    assert (low < proportion(12, 12)[0] - 0.05, high) == (True, 1.0)
+    found = estimates((metric,), np.eye(2)[labels], labels)[name]
+    assert found.ci95 == (low, high)
+
+
+def test_nearly_all_right_leaves_room_for_a_rare_class() -> None:
+    """The bootstrap takes 5 of 5 for certain, whatever the 100 are, and held a recall of .8 in 65 of 100 sets."""
+    metric, labels = SingleLabel().metric("balanced_accuracy"), np.repeat([0, 1], [100, 5])
+    predicted = labels.copy()
+    predicted[:3] = 1
+    low, _ = interval(metric, np.eye(2)[predicted], labels)
+    assert low < (0.97 + 0.8) / 2 < interval(replace(metric, by_class=None), np.eye(2)[predicted], labels)[0]
+
+
+@pytest.mark.parametrize("name", ["map", "macro_f1"])
+def test_a_rare_label_widens_as_a_rare_class_does(name: str) -> None:
+    (metric,) = (one for one in MULTI_LABEL if one.name == name)
+    marks = np.zeros((30, 2))
+    marks[:20, 0] = marks[:2, 1] = 1
+    assert interval(metric, marks - 0.5, marks)[0] < proportion(30, 30)[0] - 0.1
+    none = np.zeros((30, 2))
+    assert interval(metric, none - 0.5, none)[0] == 0.0
+
+
+@given(answers())
+@settings(max_examples=50, deadline=None)
+def test_what_a_mean_over_classes_is_made_of_has_its_mean(data: tuple[np.ndarray, np.ndarray]) -> None:
+    for name in ("balanced_accuracy", "macro_f1"):
+        metric = SingleLabel().metric(name)
+        assert metric.by_class is not None
+        figures, _ = metric.by_class(*data)
+        assert figures.mean() == pytest.approx(metric.score(*data))
 
 
 def test_the_interval_of_mean_average_precision_covers_what_many_images_have() -> None:

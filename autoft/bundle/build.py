@@ -26,6 +26,7 @@ from autoft.errors import GateFailed
 from autoft.media.image.decode import normalise, preprocess
 from autoft.media.image.vectors import AS_THEY_ARE, cases, write_vectors
 from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.calibration import prior_correction
 from autoft.tasks.forms.base import Answering
 from autoft.tasks.scores import scores
 from autoft.tasks.statistics import Logits
@@ -44,6 +45,7 @@ from autoft.values.bundle import (
     Latency,
     MetricsReport,
     ParityReport,
+    PriorCorrection,
     Vectors,
 )
 from autoft.values.codec import decode, encode_readable
@@ -87,7 +89,11 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
         logits = {"val": passed.validation_logits}
         if order.reported not in logits:
             logits[order.reported] = _logits(order, folder)
-        report = replace(_report(order, logits[order.reported], answering), test_openings=openings)
+        report = replace(
+            _report(order, logits[order.reported], answering),
+            test_openings=openings,
+            prior_correction=_prior_correction(order, logits["val"], answering),
+        )
         validation, reported = (_scores(order, logits[split], split, answering) for split in ("val", order.reported))
     with watch.phase("bundle"):
         beside = tuple(write_beside(order, folder, answering))
@@ -110,6 +116,13 @@ def _report(order: Order, logits: Logits, answering: Answering) -> MetricsReport
     if len(truth) == images:
         return report
     return replace(report, note=f"There was time for {len(truth):,} of {images:,} images. {report.note}".rstrip())
+
+
+def _prior_correction(order: Order, validation: Logits, answering: Answering) -> PriorCorrection | None:
+    if not order.handoff.balance:
+        return None
+    truth, trained = (order.dataset.targets(split) for split in ("val", "train"))
+    return prior_correction(answering.answers(validation), truth, trained)
 
 
 def _logits(order: Order, folder: Path) -> Logits:

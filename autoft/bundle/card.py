@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,7 @@ from autoft.values.bundle import (
     CORE,
     IMAGES,
     LICENSES,
+    METRICS,
     MIN_ONNXRUNTIME,
     MODEL,
     PARITY,
@@ -24,6 +25,7 @@ from autoft.values.bundle import (
     Latency,
     MetricsReport,
     ParityReport,
+    Training,
 )
 from autoft.values.dataset import DatasetInfo, SplitName, ValueRange
 from autoft.values.handoff import Handoff, Layout, Preprocess, View
@@ -133,7 +135,7 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
 image = ImageOps.exif_transpose(Image.open("photo.jpg"))
 if image.mode[0] in "IF":  # Pillow would cut off what is above 255
-    raise SystemExit("this image has more than 8 bits: python examples/infer.py PHOTO scales it as the training images")
+    raise SystemExit("more than 8 bits: {_deep(facts.handoff.preprocess.value_range)}")
 image = image.convert("RGBA")
 pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 {facts.form.usage(fed)}
@@ -143,8 +145,18 @@ pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "whit
 halves images of more than {EXACT_PIXELS // 1_000_000} megapixels, as was done in training, and refuses those of
 more than {MAX_PIXELS // 1_000_000}. How other images become RGB is below, under Preprocessing.
 
+Runtimes other than onnxruntime, such as OpenVINO, TensorRT and OpenCV's dnn, take `{CORE}`, which is here too; how
+it is fed is under Preprocessing.
+
 Wherever you deploy the model, run `python verify.py` first: it checks that this folder is complete, and that both
 models answer there as they did where they were made."""
+
+
+def _deep(found: ValueRange | None) -> str:
+    """What becomes of images of more than 8 bits."""
+    if found is None:
+        return "examples/infer.py takes 16-bit grey; the data had no float or 32-bit image"
+    return "examples/infer.py scales such images as those of training"
 
 
 def _limits(facts: CardFacts) -> str:
@@ -177,16 +189,16 @@ data. If that must not be, remove any of the three, `{VECTORS}/` as a whole, bef
 
 def _trained_on(facts: CardFacts) -> str:
     """The images that it was trained on, and what the validation images did."""
-    trial, counts, fitted = facts.handoff.trial, facts.data.counts, facts.metrics.calibration.is_fitted
-    train, val = counts["train"], counts["val"]
+    handoff, counts, fitted = facts.handoff, facts.data.counts, facts.metrics.calibration.is_fitted
+    trial, train, val = handoff.trial, counts["train"], counts["val"]
     if trial.twin is None:
-        part = _part(facts.handoff.share, train, "training images")
+        part = _seen(handoff, handoff.training, _part(handoff.share, train, "training images"))
         calibrated = " and calibrated" if fitted else ""
         return f"Trained on {part}. The {val:,} validation images chose{calibrated} it, and did not train it."
-    part = _part(facts.handoff.share, train + val, "training and validation images")
+    twin = _seen(handoff, handoff.scored_training, _part(handoff.scored_share, train, "training images"))
+    part = _seen(handoff, handoff.training, _part(handoff.share, train + val, "training and validation images"))
     come = "the validation score below and the calibration come" if fitted else "and the validation score below come"
     settings = "The settings, " if fitted else "The settings "
-    twin = _part(facts.handoff.scored_share, train, "training images")
     return f"""This model was trained on {part} (trial {trial.id}, a refit).
 {settings}{come} from trial {trial.twin.trial}, the same training on
 {twin}, scored on the {val:,} validation images."""
@@ -199,16 +211,35 @@ def _part(share: float, images: int, what: str) -> str:
     return f"{round(share * images):,} of the {images:,} {what}, for lack of time"
 
 
-def _prior(facts: CardFacts) -> str:
-    """What probabilities of a model mean that was trained for classes of one size."""
-    if not facts.handoff.balance:
-        return ""
-    return f"""
+def _seen(handoff: Handoff, training: Training | None, part: str) -> str:
+    """What was trained on; steps by gradient, each of one batch, need not have seen all of it."""
+    if training is None:
+        return part
+    how = "a pass leaves out what does not fill a batch"
+    if handoff.balance == "sampling":
+        how = "each pass draws all classes alike, rare images again and again, others not at all"
+    return f"batches of the {part.removeprefix('all ')} for {training} ({how})"
 
-Training weighed all classes alike, whatever their sizes (by `{plain(facts.handoff.balance)}`). So the
-probabilities are those for classes that are equally frequent: where some are rare, they are named more often than
-they occur, and the calibration error, by images as they come, is greater. For classes of shares `p`, which add up
-to 1, take `probabilities * p`, divided by their sum."""
+
+def _prior(facts: CardFacts) -> str:
+    """What probabilities of a model are worth that was trained to weigh classes of unlike sizes alike."""
+    found, fitted = facts.metrics.prior_correction, facts.metrics.calibration.is_fitted
+    if found is None:
+        return ""
+    trial, images = facts.handoff.trial, f"{found.n:,} validation images"
+    held = f"what trial {trial.twin.trial} made of {images}" if trial.twin else images
+    before, after = f"{found.log_loss_before:.3f}", f"{found.log_loss_after:.3f}"
+    weighed = f"""
+
+Training weighed all classes alike, whatever their sizes (by `{plain(facts.handoff.balance)}`), so probabilities may
+lean to rare classes{"" if fitted else ", and they were not calibrated"}. """
+    if not found.helps:
+        return f"""{weighed}To multiply them by the classes' shares does not mend that
+here: the log loss of {held} is {before} as they come, and {after} with the shares of the training
+images. So take them as they come, and measure on your own images."""
+    return f"""{weighed}Where classes are as frequent as in training, take
+`probabilities * shares`, divided by their sum, with `prior_correction.shares` in `{METRICS}`: the log loss of
+{held} is {before} as they come, and {after} so. Where they have other shares, take those."""
 
 
 def _preprocessing(recipe: Preprocess, from_core: str) -> str:
@@ -260,11 +291,21 @@ def _provenance(facts: CardFacts) -> str:
         ("Created", plain(facts.created)),
         ("Backbone", plain(handoff.backbone.name)),
         *_trial(handoff.trial),
+        *_lengths(handoff),
         *([("Training steps in", f"{handoff.precision}; scored in fp32")] if handoff.precision else ()),
         (_chosen_by(handoff), facts.shown(handoff.metric).text(handoff.validation_score)),
         *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
     ]
     return f"## Provenance\n\n{table(('What', 'Value'), rows)}"
+
+
+def _lengths(handoff: Handoff) -> Iterator[tuple[str, str]]:
+    """How long the model trained by gradient, and the trial that it repeats."""
+    twin = handoff.trial.twin
+    if handoff.training:
+        yield "Trained for", str(handoff.training)
+    if twin and handoff.scored_training:
+        yield f"Trial {twin.trial} trained for", str(handoff.scored_training)
 
 
 def _chosen_by(handoff: Handoff) -> str:

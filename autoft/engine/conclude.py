@@ -243,6 +243,8 @@ def handoff_of(study: StudyRecord, record: TrialRecord, scored: TrialRecord) -> 
         scored_share=scored.share,
         precision=record.precision,
         balance=record.balance,
+        training=record.training,
+        scored_training=scored.training,
     )
 
 

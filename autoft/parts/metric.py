@@ -17,6 +17,9 @@ Counts: TypeAlias = "NDArray[np.int64]"
 Statistic: TypeAlias = Callable[[Counts], Floats]
 """From how often each image counts, `(resamples, n)`, to one figure a resample, `(resamples,)`."""
 
+ByClass: TypeAlias = "tuple[Floats, Floats]"
+"""What a mean over classes is made of: of each class that occurs its own figure, 0 to 1, and of how many images."""
+
 Bootstrap = Literal["percentile", "log_odds"]
 """How an interval is taken from the figures of resamples; "log_odds" suits a figure in [0, 1] that these push up."""
 
@@ -28,7 +31,8 @@ class Metric:
     A statistic instead of a number, so that one bootstrap serves all figures. It is greater for better predictions: of
     a loss the negative. One that `is_proportion` is the part of the images that is right. `Metric.of` makes one of a
     plain function. `form`: a metric that a plugin offers by itself is one of all tasks whose answers are of that form;
-    None where a task brings it along. `bootstrap` is how its 95 % interval comes about, unless it is a proportion.
+    None where a task brings it along. `bootstrap` is how its 95 % interval comes about, unless it is a proportion;
+    `by_class`, of judged outputs and targets, widens that of a mean over classes where a class has few images.
     """
 
     facts: MetricFacts
@@ -36,6 +40,7 @@ class Metric:
     is_proportion: bool = False
     form: Form | None = None
     bootstrap: Bootstrap = "percentile"
+    by_class: Callable[[NDArray[Any], NDArray[Any]], ByClass] | None = None
 
     @classmethod
     def of(

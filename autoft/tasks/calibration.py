@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from autoft.parts.metric import Floats
 from autoft.system.lazy import Lazy
-from autoft.tasks.statistics import Labels, Logits, log_losses, softmax
-from autoft.values.bundle import Calibration
+from autoft.tasks.statistics import Labels, Logits, Probabilities, log_losses, softmax
+from autoft.values.bundle import Calibration, PriorCorrection
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,7 @@ MIN_IMAGES: Final = 200
 BOUNDS: Final = (1 / 20, 20.0)
 FOLDS: Final = 5
 _PRECISION: Final = 1e-4
+_LEAST: Final = 1e-12  # that a logarithm is taken of
 
 Losses = Callable[[Labels, float], Floats]
 """The negative log-likelihoods of some rows, `(rows,)`, at a temperature."""
@@ -59,6 +60,20 @@ def cross_fitted(losses: Losses, strata: Labels, seed: int = 0) -> Calibration:
     if after < before:
         return Calibration(_minimum(losses, rows), n, before, after, _HELPS)
     return Calibration(1.0, n, before, after, _NO_HELP)
+
+
+def prior_correction(probabilities: Probabilities, labels: Labels, trained: Labels) -> PriorCorrection | None:
+    """What the shares of the classes that `trained` do to probabilities `(n, classes)` of images of these `labels`.
+
+    None where the classes have as many images as each other, or one more: a split rounds.
+    """
+    sizes = np.bincount(trained, minlength=probabilities.shape[1])
+    if sizes.max() - sizes.min() <= 1:
+        return None
+    shares = sizes / sizes.sum()
+    logits, log_shares = (np.log(np.maximum(one, _LEAST)) for one in (probabilities.astype(np.float64), shares))
+    before, after = (float(log_losses(one, labels).mean()) for one in (logits, logits + log_shares))
+    return PriorCorrection(len(labels), tuple(shares.tolist()), before, after)
 
 
 def calibrated(logits: Logits, temperature: float) -> Logits:

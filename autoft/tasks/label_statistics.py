@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from autoft.parts.metric import Counts, Floats, Statistic
+from autoft.parts.metric import ByClass, Counts, Floats, Statistic
 from autoft.system.lazy import Lazy
 from autoft.tasks.statistics import Hits, mean, mean_over_classes
 
@@ -24,6 +24,13 @@ def macro_f1(marks: Marks, predicted: Hits) -> Statistic:
     """The mean F1 over the labels that occur."""
     true, hit, either = _parts(marks, predicted)
     return lambda counts: mean_over_classes(2 * (counts @ hit), counts @ either, counts @ true > 0)
+
+
+def f1s(marks: Marks, predicted: Hits) -> ByClass:
+    """Those whose mean is macro F1, of the labels that occur; see `statistics.f1s`."""
+    true, hit, either = (part.sum(axis=0) for part in _parts(marks, predicted))
+    occurs = true > 0
+    return 2 * hit[occurs] / either[occurs], either[occurs] / 2
 
 
 def micro_f1(marks: Marks, predicted: Hits) -> Statistic:
@@ -43,7 +50,7 @@ def mean_average_precision(marks: Marks, scores: NDArray[Any]) -> Statistic:
     That of a label is the mean over its images of the precision among all that score as high or higher, so images that
     score alike count alike, in whatever order (as scikit-learn has it; no interpolation).
     """
-    labels = [_Ranking.of(mark > 0, score) for mark, score in zip(marks.T, scores.T, strict=True)]
+    labels = _rankings(marks, scores)
 
     def statistic(counts: Counts) -> Floats:
         sums = np.stack([ranking.precisions(counts) for ranking in labels], axis=1)
@@ -51,6 +58,14 @@ def mean_average_precision(marks: Marks, scores: NDArray[Any]) -> Statistic:
         return mean_over_classes(sums, images, images > 0)
 
     return statistic
+
+
+def average_precisions(marks: Marks, scores: NDArray[Any]) -> ByClass:
+    """Those of the labels that occur, each of as many images as have it."""
+    once = np.ones((1, len(marks)), np.int64)
+    found = [(label.precisions(once)[0], label.images(once)[0]) for label in _rankings(marks, scores)]
+    sums, images = np.array([pair for pair in found if pair[1]], np.float64).reshape(-1, 2).T
+    return np.minimum(sums / images, 1.0), images
 
 
 class _Ranking:
@@ -80,6 +95,10 @@ class _Ranking:
         right = weights.cumsum(axis=1)[:, self._hits]
         sums: Floats = (weights * (right / np.maximum(above, 1))).sum(axis=1)
         return sums
+
+
+def _rankings(marks: Marks, scores: NDArray[Any]) -> list[_Ranking]:
+    return [_Ranking.of(mark > 0, score) for mark, score in zip(marks.T, scores.T, strict=True)]
 
 
 def _parts(marks: Marks, predicted: Hits) -> tuple[Floats, Floats, Floats]:

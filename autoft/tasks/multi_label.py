@@ -14,7 +14,15 @@ from autoft.parts.metric import Floats, Metric
 from autoft.system.lazy import Lazy
 from autoft.system.natural import natural_key
 from autoft.tasks.calibration import cross_fitted
-from autoft.tasks.label_statistics import Marks, macro_f1, mean_average_precision, micro_f1, subset_accuracy
+from autoft.tasks.label_statistics import (
+    Marks,
+    average_precisions,
+    f1s,
+    macro_f1,
+    mean_average_precision,
+    micro_f1,
+    subset_accuracy,
+)
 from autoft.tasks.lookalikes import loosely, refuse_lookalikes
 from autoft.tasks.single_label import focal
 from autoft.tasks.statistics import Labels, Logits
@@ -37,11 +45,13 @@ METRICS: Final = (
         MetricFacts("map", weighs_classes=True),
         lambda logits, marks: mean_average_precision(marks, logits),
         bootstrap="log_odds",
+        by_class=lambda logits, marks: average_precisions(marks, logits),
     ),
     Metric(
         MetricFacts("macro_f1", weighs_classes=True),
         lambda logits, marks: macro_f1(marks, logits >= 0),
         bootstrap="log_odds",
+        by_class=lambda logits, marks: f1s(marks, logits >= 0),
     ),
     Metric(
         MetricFacts("micro_f1"),

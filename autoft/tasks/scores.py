@@ -9,7 +9,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from autoft.parts.metric import Metric, Statistic
-from autoft.tasks.statistics import INTERVALS, Interval, IntervalOf, bootstrap, proportion, value_of
+from autoft.tasks.statistics import (
+    INTERVALS,
+    Floats,
+    Interval,
+    IntervalOf,
+    bootstrap,
+    mean_of_proportions,
+    proportion,
+    value_of,
+)
 from autoft.values.bundle import Estimate
 from autoft.values.summary import Scores
 
@@ -41,7 +50,16 @@ def interval(metric: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> Int
     if metric.is_proportion:
         return proportion(round(value * n), n)
     drawn = bootstrap({metric.name: metric.statistic(judged, targets)}, n)[metric.name]
-    return INTERVALS[metric.bootstrap](value, drawn, n)
+    return _ends(metric, value, drawn, (judged, targets))
+
+
+def _ends(metric: Metric, value: float, drawn: Floats, of: tuple[NDArray[Any], NDArray[Any]]) -> Interval:
+    """The 95 % interval of a value: by resamples, and as far as that of the classes goes beyond; `of` is scored."""
+    low, high = INTERVALS[metric.bootstrap](value, drawn, len(of[1]))
+    if metric.by_class is None:
+        return low, high
+    lower, upper = mean_of_proportions(metric.by_class(*of))
+    return min(low, lower), max(high, upper)
 
 
 def estimates(
@@ -63,7 +81,7 @@ def estimates(
         value = value_of(statistics[metric.name], n)
         if not math.isfinite(value):
             continue
-        resampled = INTERVALS[metric.bootstrap](value, drawn[metric.name], n)
+        resampled = _ends(metric, value, drawn[metric.name], (judged, targets))
         ends = proportion(round(value * n), n) if metric.is_proportion else resampled
         low, high = sorted(map(metric.facts.shown, ends))
         found[metric.name] = Estimate(metric.facts.shown(value), (low, high))

@@ -12,7 +12,7 @@ from autoft.parts.metric import Metric
 from autoft.system.lazy import Lazy
 from autoft.tasks.calibration import calibrated, fit_temperature
 from autoft.tasks.lookalikes import printed, refuse_lookalikes
-from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, log_losses, macro_f1, mean
+from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, f1s, log_losses, macro_f1, mean, recalls
 from autoft.values.bundle import Calibration
 from autoft.values.dataset import Imbalance
 from autoft.values.plan import Balance, Recipe
@@ -44,11 +44,13 @@ METRICS: Final[tuple[Metric, ...]] = (
         MetricFacts("balanced_accuracy", weighs_classes=True),
         lambda logits, classes: balanced_accuracy(classes, logits.argmax(axis=1)),
         bootstrap="log_odds",
+        by_class=lambda logits, classes: recalls(classes, logits.argmax(axis=1)),
     ),
     Metric(
         MetricFacts("macro_f1", weighs_classes=True),
         lambda logits, classes: macro_f1(classes, logits.argmax(axis=1)),
         bootstrap="log_odds",
+        by_class=lambda logits, classes: f1s(classes, logits.argmax(axis=1)),
     ),
     Metric(
         MetricFacts("log_loss", is_loss=True, greatest=None),

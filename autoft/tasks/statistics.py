@@ -1,11 +1,11 @@
-"""Figures with their uncertainty: 95 % intervals, by Wilson for a proportion and by the bootstrap for all else."""
+"""Figures with their uncertainty: 95 % intervals, by Wilson for proportions and their means, else by the bootstrap."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from autoft.parts.metric import Bootstrap
+from autoft.parts.metric import Bootstrap, ByClass
 from autoft.parts.metric import Counts as Counts
 from autoft.parts.metric import Floats as Floats
 from autoft.parts.metric import Statistic as Statistic
@@ -21,6 +21,7 @@ RESAMPLES: Final = 1000
 _NUMBERS_AT_ONCE: Final = 2**18
 _NEAR: Final = 2
 _TINY: Final = 1e-9
+_Z: Final = 1.959963984540054  # of 95 %
 
 Logits: TypeAlias = "NDArray[np.float32]"
 Probabilities: TypeAlias = "NDArray[np.float32]"
@@ -44,6 +45,37 @@ def proportion(hits: int, n: int) -> Interval:
 
     interval = binomtest(hits, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def mean_of_proportions(by_class: ByClass) -> Interval:
+    """That of a mean over classes: how far each end of each class's Wilson interval is from its figure, in quadrature.
+
+    MOVER of Zou and Donner (2008), with a count that need not be whole. The bootstrap knows nothing of a class of which
+    all images at hand are right: 2 of 2 are taken for certain, as are 5 of 5. Coverage in % and mean width by the
+    bootstrap alone, by this alone and by the wider end of each, which is what figures take (300 sets, classes of 10:2
+    and 100:5 images, errors to the other class; the first recall is that of the large class):
+
+        recalls               10:2 balanced_accuracy              100:5 balanced_accuracy            100:5 macro_f1
+        1, 1        100 .24   100 .36   100 .36     100 .04   100 .22   100 .22     100 .04   100 .22   100 .22
+        .95, .95    100 .30    96 .38   100 .39      56 .14    94 .25   100 .29      96 .42   100 .28   100 .42
+        .95, .8     100 .39    92 .41   100 .45      65 .42    92 .28    99 .49      98 .43    99 .29    99 .43
+        .8, .95      99 .40    92 .43    99 .47      93 .16    94 .27   100 .29     100 .25   100 .23   100 .26
+        .8, .8       99 .45    95 .44    99 .51      66 .34    96 .30   100 .39      99 .24    99 .22   100 .26
+
+    Alone it does not do: of hard labels in 60 images, of which some are in none, it covers 61 % where the bootstrap in
+    log odds has 94 (map), and 86 % for ten classes (balanced_accuracy, 96).
+    """
+    figures, sizes = by_class
+    if not len(figures):
+        return 0.0, 1.0
+    spread, all_of = _Z * _Z / sizes, 1 + _Z * _Z / sizes
+    centres = (figures + spread / 2) / all_of
+    halves = _Z * np.sqrt(figures * (1 - figures) / sizes + spread / (4 * sizes)) / all_of
+    below, above = (
+        float(np.sqrt((side**2).sum())) for side in (centres - halves - figures, centres + halves - figures)
+    )
+    mean, classes = float(figures.mean()), len(figures)
+    return max(0.0, mean - below / classes), min(1.0, mean + above / classes)
 
 
 def percentiles(value: float, drawn: Floats, n: int) -> Interval:
@@ -142,6 +174,23 @@ def macro_f1(labels: Labels, predicted: Labels) -> Statistic:
     true, hit = _by_class(labels, labels), _by_class(labels, labels, predicted == labels)
     either = true + _by_class(labels, predicted)
     return lambda counts: mean_over_classes(2 * (counts @ hit), counts @ either, counts @ true > 0)
+
+
+def recalls(labels: Labels, predicted: Labels) -> ByClass:
+    """Those whose mean is the balanced accuracy."""
+    images = np.bincount(labels)
+    occurs, hits = images > 0, np.bincount(labels[labels == predicted], minlength=len(images))
+    return hits[occurs] / images[occurs], images[occurs].astype(np.float64)
+
+
+def f1s(labels: Labels, predicted: Labels) -> ByClass:
+    """Those whose mean is macro F1; an F1 is a part of the mean of the images that are and that are called so."""
+    classes = np.unique(labels)
+    true, called, hits = (
+        np.bincount(of, minlength=classes[-1] + 1)[classes] for of in (labels, predicted, labels[labels == predicted])
+    )
+    sizes = (true + called) / 2
+    return hits / sizes, sizes
 
 
 def log_losses(logits: Logits, labels: Labels, temperature: float = 1.0) -> Floats:

@@ -41,16 +41,35 @@ DEFAULT_THRESHOLD: Final = 0.5
 
 
 @dataclass(frozen=True)
+class Training:
+    """How long a trial trained by gradient: `passes` over its images, and `steps` in all."""
+
+    passes: float
+    steps: int
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{_counted(self.passes, 'pass', 'passes')}, {_counted(self.steps, 'step', 'steps')}"
+
+
+@dataclass(frozen=True)
 class Origin:
     """Which trial of its run a model is, and the splits that it has trained on.
 
     `of_trial` is the trial whose validation score, temperature and thresholds it has: its own number, or of a refit,
-    which has trained on the validation images too, that of the trial that it repeats.
+    which has trained on the validation images too, that of the trial that it repeats. `training` and
+    `twin_training`, of that trial where it is another one, are None for a head in closed form, and in older files.
     """
 
     trial: int
     train_on: TrainOn
     of_trial: int
+    training: Training | None = None
+    twin_training: Training | None = None
+
+
+def _counted(number: float, one: str, many: str) -> str:
+    return f"{round(number, 2):,g} {one if number == 1 else many}"
 
 
 # ---------------------------------------------------------------- metrics.json
@@ -77,6 +96,26 @@ class Calibration:
     def is_fitted(self) -> bool:
         """Whether answers are other than without it."""
         return self.temperature != 1 or any(threshold != DEFAULT_THRESHOLD for threshold in self.thresholds)
+
+
+@dataclass(frozen=True)
+class PriorCorrection:
+    """What it does to probabilities of a model that was trained to weigh classes alike to take their sizes back in.
+
+    They are multiplied by the classes' `shares` of the training images, in the order of labels.json, and divided by
+    their sum (Saerens, Latinne and Decaestecker 2002). `log_loss_before` and `log_loss_after` are those of `n`
+    validation images. The model itself has none of it.
+    """
+
+    n: int
+    shares: tuple[float, ...]
+    log_loss_before: float
+    log_loss_after: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether the validation images say so."""
+        return self.log_loss_after < self.log_loss_before
 
 
 @dataclass(frozen=True)
@@ -134,12 +173,13 @@ class MetricsReport:
     `metrics` are those of the task; of a loss the loss itself, smaller is better. `correct` counts images that are
     right as a whole, and is None where numbers are predicted. `per_class` has a line a class, a label or a column.
 
-    Where an image has one class, `metrics` has ece too (expected calibration error over 15 bins of equal mass), all
-    with the temperature; `ece_before_temperature` is without it. There `confusion[i][j]` counts images of class i that
-    were taken for class j, in the order of labels.json.
+    Where an image has one class, `metrics` has ece too (expected calibration error), all with the temperature;
+    `ece_before_temperature` is without it, and `ece_bins` says over which bins both are. There `confusion[i][j]` counts
+    images of class i that were taken for class j, in the order of labels.json.
 
     `of_trial` is None where the figures are the file's own. Those on validation images that the model has trained on
-    are those of its twin, the trial of that number, which has not. `test_openings` counts how often the run has scored
+    are those of its twin, the trial of that number, which has not. `prior_correction` is there where training weighed
+    classes alike that have not as many images. `test_openings` counts how often the run has scored
     its test images by then, more than once where it was extended; 0 where the figures are of another split. `origin` is
     None in a file of an older version.
     """
@@ -156,6 +196,8 @@ class MetricsReport:
     of_trial: int | None = None
     test_openings: int = 0
     origin: Origin | None = None
+    prior_correction: PriorCorrection | None = None
+    ece_bins: str = ""
 
     @property
     def missed(self) -> dict[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autoft.values.backbone import Backbone, Interpolation
-from autoft.values.bundle import Origin
+from autoft.values.bundle import Origin, Training
 from autoft.values.dataset import ValueRange
 from autoft.values.target import Targets
 from autoft.values.trial import Trial
@@ -82,7 +82,8 @@ class Handoff:
     images to train on that a closed-form head was fitted on, `scored_share` that of the one whose `validation_score` it
     is: the same, but of a refit, whose twin may have had no time for all. `outputs` is how many numbers the network
     gives for an image; None: one a name. `precision` is what training steps were computed in, "" where there were none.
-    `balance` is what training did to weigh classes alike, "" where it did not.
+    `balance` is what training did to weigh classes alike, "" where it did not. `training` is how long it trained by
+    gradient, `scored_training` the one whose `validation_score` it is; None for heads in closed form.
     """
 
     targets: Targets
@@ -97,6 +98,8 @@ class Handoff:
     outputs: int | None = None
     precision: str = ""
     balance: str = ""
+    training: Training | None = None
+    scored_training: Training | None = None
 
     @property
     def width(self) -> int:
@@ -111,7 +114,8 @@ class Handoff:
     @property
     def origin(self) -> Origin:
         """What the bundle's JSON files say of the trial."""
-        return Origin(self.trial.id, self.trial.train_on, self.trial.scored_as)
+        twins = self.scored_training if self.trial.twin else None
+        return Origin(self.trial.id, self.trial.train_on, self.trial.scored_as, self.training, twins)
 
 
 @dataclass(frozen=True)

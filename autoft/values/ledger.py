@@ -10,6 +10,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
+from autoft.values.bundle import Training
 from autoft.values.trial import (
     Allowance,
     Costs,
@@ -114,6 +115,13 @@ class TrialRecord:
         Weights are fp32 in any case, and so are the passes that score them.
         """
         return str(self._best.facts.get("precision", "")) if self._best else ""
+
+    @property
+    def training(self) -> Training | None:
+        """How long it trained by gradient until its best score; None of a head in closed form."""
+        if self._best is None or not self._best.costs.steps_a_pass:
+            return None
+        return Training(self._best.step, round(self._best.step * self._best.costs.steps_a_pass))
 
     @property
     def balance(self) -> str:

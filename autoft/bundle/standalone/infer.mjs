@@ -11,13 +11,16 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+const usage = "usage: node examples/infer.mjs PHOTO.rgb WIDTH HEIGHT, raw RGB bytes, 3 a pixel, row by row";
+if (process.argv.slice(2).some((argument) => ["-h", "--help"].includes(argument))) {
+  console.log(`${usage}; without arguments it runs the test vectors`);
+  process.exit(0);
+}
 const { default: ort } = await import("onnxruntime-node").catch((error) => {
   const why = error.message.replace(/\s+/g, " ");
   console.error(`${why}; run this in the bundle or a folder above it: npm install onnxruntime-node`);
   process.exit(2);
 });
-const usage = "usage: node examples/infer.mjs PHOTO.rgb WIDTH HEIGHT, raw RGB bytes, 3 a pixel, row by row";
-
 const bundle = join(dirname(fileURLToPath(import.meta.url)), "..");
 const json = (name) => JSON.parse(readFileSync(join(bundle, name), "utf8"));
 const { session, labels } = await opened().catch((error) => {

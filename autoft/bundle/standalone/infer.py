@@ -22,6 +22,9 @@ try:
 except ImportError as error:
     if __name__ != "__main__":
         raise
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        sys.exit(0)
     print(f"{error}; pip install -U onnxruntime numpy pillow", file=sys.stderr)
     sys.exit(2)
 

@@ -44,6 +44,7 @@ def metrics_report(split: SplitName, outputs: NDArray[Any], labels: Labels, answ
         per_class=_per_class(labels, predicted, names),
         confusion=confusion,
         note=remark,
+        ece_bins=f"{min(BINS, len(labels))} of equal mass",
     )
 
 

@@ -54,7 +54,7 @@ class OneOf(AnswerForm):
         "log_loss": "natural logarithm; smaller is better",
         "mae": "mean number of classes that an answer is off by; smaller is better",
         "macro_mae": "mean over the classes of the mae of their images; smaller is better",
-        "ece": "expected calibration error; smaller is better",
+        "ece": "expected calibration error, over bins of equal mass; smaller is better",
     }
 
     def present(self, targets: Targets, truth: Rows) -> NDArray[np.bool_]:
@@ -156,11 +156,12 @@ The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.tempera
         if not found.is_fitted:
             fitted = "Nothing was fitted: the probabilities are the network's own, at a temperature of 1."
         figures = {"without the temperature": before, "with it": after} if found.is_fitted else {"": after}
+        bins = f", over bins of the confidence, {metrics.ece_bins}" if metrics.ece_bins else ""
         errors = ", ".join(f"{one.value:.4f} {what}".rstrip() for what, one in figures.items() if one)
         return f"""{fitted}
 {plain(found.reason)}{_losses(found)}
 
-Expected calibration error on the {split_name(metrics.split)} split:
+Expected calibration error on the {split_name(metrics.split)} split{bins}:
 {errors or "undefined"}."""
 
     # ---------------------------------------------------------------- one image
