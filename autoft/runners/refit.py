@@ -41,7 +41,7 @@ class Refits:
         Without one for which it is too late already: its time is worth more to the search. Of another trial without:
         should it win in the last moment, it goes without a refit.
         """
-        ending, best = self.ending(ledger, trial), next(iter(ledger.ranking()), None)
+        ending, best = self.ending(ledger, trial), ledger.winner
         if self.record.study.no_refit or best is None or ledger.refits(best) or ledger.refuted(best):
             return ending
         if self.seconds(best) > self.clock.budget - self.clock.now() - ending:

@@ -189,10 +189,11 @@ class Kept:
 class Ledger:
     """Trials, slices in flight and reports; `record` is the only way to change it.
 
-    `keep` bounds the checkpoints: the best `keep` trials and the best `keep` paused ones have theirs, which is the
-    weights of the best score and, of a trial that can go on, those of the last with the state of its optimiser. A trial
-    that fell out of both has none any more, however the others fare later. A refit has its own as long as its twin has
-    the one that it repeats.
+    `keep` bounds the checkpoints: the best `keep` heads that were judged out of fold, the best `keep` other trials and
+    the best `keep` paused ones have theirs, which is the weights of the best score and, of a trial that can go on,
+    those of the last with the state of its optimiser. So the best `keep` of all always have one: how the two kinds rank
+    against each other moves with every head, within a kind nothing does. A trial that fell out has none any more,
+    however the others fare later. A refit has its own as long as its twin has the one that it repeats.
     """
 
     def __init__(self, events: Iterable[Event] = (), keep: int = 5) -> None:
@@ -201,7 +202,7 @@ class Ledger:
         self._elapsed = 0.0
         self._held: dict[tuple[str, int], dict[str, int]] = {}
         self._ranked: list[TrialRecord] = []  # these follow from the records, and are not worked out anew each time
-        self._easier = 0.0
+        self._easier: float | None = None
         self._in_flight: set[int] = set()
         self._unborn: set[int] = set()
         self._alive: frozenset[int] = frozenset()
@@ -258,9 +259,14 @@ class Ledger:
         """
         if record.score is None:
             raise ValueError(f"trial {record.trial.id} has no score")
-        if record.folds is None:
+        if record.folds is None or self._easier is None:
             return record.score
-        return record.score + (record.folds - record.score - self._easier)
+        return record.folds - self._easier  # of folds alone: heads that are alike by them stay so, whatever comes
+
+    @property
+    def winner(self) -> TrialRecord | None:
+        """The trial that would be exported now, or whose refit would; None without one."""
+        return next(iter(self._best_of(self._alive)), None)
 
     def exportable(self) -> tuple[TrialRecord, ...]:
         """Trials with a score whose checkpoint is kept, best first; before each its refit, if it has one."""
@@ -320,9 +326,11 @@ class Ledger:
     def _still_alive(self, changed: int) -> frozenset[int]:
         alive = self._alive | {changed} if self._records[changed].has_weights else self._alive
         ranking = self._best_of(alive)
+        heads = [record for record in ranking if record.folds is not None]
+        others = [record for record in ranking if record.folds is None]
         paused = [record for record in ranking if record.state == "paused"]
-        in_flight = [record for record in ranking if record.in_flight]
-        kept = {record.trial.id: record for record in (*ranking[: self.keep], *paused[: self.keep], *in_flight)}
+        best = (*heads[: self.keep], *others[: self.keep], *paused[: self.keep])
+        kept = {record.trial.id: record for record in (*best, *(one for one in ranking if one.in_flight))}
         twins = {record.best_checkpoint for record in kept.values()}
         refits = (number for number in alive if self._records[number].trial.twin in twins)
         return frozenset((*kept, *refits))
@@ -336,8 +344,8 @@ class Ledger:
             insort(self._ranked, record, key=self._rank)
         self._records[number] = record
         if any(one is not None and one.folds is not None for one in (before, record)):
-            judged = [one for one in self._ranked if one.folds is not None]
-            self._easier = fmean((one.folds or 0.0) - (one.score or 0.0) for one in judged) if judged else 0.0
+            apart = [one.folds - (one.score or 0.0) for one in self._ranked if one.folds is not None]
+            self._easier = fmean(apart) if len(apart) > 1 else None
             self._ranked.sort(key=self._rank)
         for numbers, belongs in ((self._in_flight, record.in_flight), (self._unborn, _is_unborn(record))):
             (numbers.add if belongs else numbers.discard)(number)
