@@ -417,11 +417,14 @@ def test_why_there_is_no_refit_is_one_line(search: Callable[..., Search]) -> Non
 
 @pytest.mark.parametrize("started", [[], [Started(1, 21.0)]])
 def test_a_refit_that_a_kill_cut_short_goes_on_before_anything_else(
-    search: Callable[..., Search], started: list[Event]
+    search: Callable[..., Search], tmp_path: Path, started: list[Event]
 ) -> None:
     open_ = [*trained(0, 0.5), *refitted(1, twin=0, event=None), *started]
     resumed = search(new(2), events=open_)
-    assert resumed.ask().trial == open_[2].slice.trial
+    again = resumed.ask()
+    assert again.trial == open_[2].slice.trial
+    assert resumed.ledger.in_flight == (again,)
+    assert Journal.read(tmp_path / "trials.jsonl", Ledger(open_))[-1].slice == again
     assert resumed.ask().trial.id == 2  # with the time that there is besides
     resumed.tell(Report(1, "finished", 3.0, None, 5.0))
     resumed.tell(Report(2, "finished", 1.0, 0.4, 5.0))

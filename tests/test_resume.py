@@ -339,6 +339,19 @@ def test_the_time_until_a_killed_worker_last_wrote_is_used(place: str, later: fl
     assert run.elapsed(run.ledger()) == 4.0
 
 
+def test_the_time_of_a_slice_that_was_killed_twice_goes_by_when_it_had_to_be_over_the_second_time(run: Run) -> None:
+    trial, folder = run.record.candidates[0].trial(1, {}, 0), run.folder
+    with Journal(folder.journal) as journal:
+        for elapsed, deadline in ((3.0, 60.0), (70.0, 600.0)):
+            journal.append(Queued(1, Slice(trial, 0.0, 9.0, deadline), Clock(elapsed, deadline)))
+            journal.append(Started(1, elapsed))
+    os.utime(folder.journal, (1e9, 1e9))
+    folder.curve(1).parent.mkdir()
+    folder.curve(1).touch()
+    os.utime(folder.curve(1), (1e9 + 300.0, 1e9 + 300.0))
+    assert run.elapsed(run.ledger()) == 370.0
+
+
 def test_what_a_killed_run_has_used_counts_when_it_goes_on(
     run: Run, executed: list[Run], crowded: None, started: list[str]
 ) -> None:
@@ -749,6 +762,6 @@ def test_a_run_that_memory_ends_goes_on_with_what_fits(tiny_images: Path, tmp_pa
     assert codes in ([-signal.SIGKILL, 0], [-signal.SIGKILL, -signal.SIGKILL, 0]), done.stderr
     events = Journal.read(run / "trials.jsonl")
     kinds = [event.event for event in events]
-    assert kinds == ["queued", *(len(codes) - 1) * ["started", "lost"], "started", "paused"]
+    assert kinds == [*(len(codes) - 1) * ["queued", "started", "lost"], "queued", "started", "paused"]
     assert isinstance(events[-1], Report)
     assert 4 <= int(events[-1].facts["images_at_once"]) <= 8

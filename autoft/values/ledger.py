@@ -354,8 +354,9 @@ class Ledger:
         trial = event.slice.trial
         known = self._records.get(event.trial)
         is_again = known is not None and (known.trial, known.slices[-1].start) == (trial, event.slice.start)
-        if known is not None and known.state == "running" and is_again:  # its worker has left it
-            self._put(replace(known, started=known.started - {len(known.slices) - 1}, stopped=False))
+        if known is not None and known.in_flight and is_again:  # the same slice, with the deadline that it has now
+            slices, started = (*known.slices[:-1], event.slice), known.started - {len(known.slices) - 1}
+            self._put(replace(known, slices=slices, started=started, stopped=False))
             self._elapsed = max(self._elapsed, event.clock.elapsed)
             return
         if known is None and event.trial != len(self._records):

@@ -109,7 +109,8 @@ WAIT, DONE = Wait(), Done()
 class Queued:
     """Journal line: a slice was handed out to wait for a worker, and the clock that `ask` saw.
 
-    It comes once more when the worker that had begun the slice left it as it was; no process was lost then.
+    It comes once more, with the deadline that the slice has then, when one that is not reported is handed out again, or
+    the worker that had begun it left it as it was.
     """
 
     trial: int
