@@ -455,22 +455,28 @@ def test_a_refit_that_is_given_up_is_no_reason_to_go_without_that_of_a_later_win
     assert begun.ask().trial.twin == Parent(2, 1.0)
 
 
-@pytest.mark.parametrize("by_circumstance", [False, True])
-def test_a_refit_that_failed_for_cause_is_not_made_again(search: Callable[..., Search], by_circumstance: bool) -> None:
-    """It would fail so again, being a function of its seed; the time for it is the search's."""
-    failed = refitted(1, twin=0, event="failed", passes=9.0)
-    failed[-1] = replace(failed[-1], error="worse than its twin", by_circumstance=by_circumstance)
-    events = [*trained(0, 0.5, passes=9.0), *failed]
-    begun, reserved = search(events=events), refits(now=20.0).reserve(Ledger(events), None)
-    if by_circumstance:
-        assert begun.ask().trial.twin == Parent(0, 9.0)
-        assert reserved > 10.0
-        return
+def test_a_refit_that_was_refused_is_not_made_again(search: Callable[..., Search]) -> None:
+    """It would come out so again, being a function of its seed; the time for it is the search's."""
+    refused = refitted(1, twin=0, event="failed", passes=9.0)
+    refused[-1] = replace(refused[-1], error="worse than its twin", refused=True)
+    events = [*trained(0, 0.5, passes=9.0), *refused]
+    begun = search(events=events)
     assert begun.ask() == begun.ask() == DONE
     said = "no refit of trial 0 on train + validation: it has failed before, worse than its twin"
-    assert (begun.screen.notes, reserved) == ([said], 10.0)
+    assert (begun.screen.notes, refits(now=20.0).reserve(Ledger(events), None)) == ([said], 10.0)
     better = Ledger([*events, *trained(2, 0.9, passes=9.0)])
     assert refits(now=20.0).next(better).trial.twin == Parent(2, 9.0)
+
+
+@pytest.mark.parametrize("error", [None, "CUDA out of memory", "no time was left", "a plugin's bug"])
+def test_a_refit_that_failed_for_anything_else_is_made_again_by_the_next_sitting(
+    search: Callable[..., Search], error: str | None
+) -> None:
+    """Nobody need think of marking it: a worker's report of an error, or a line of an older version, has no mark."""
+    failed = refitted(1, twin=0, event="failed", passes=9.0)
+    events = [*trained(0, 0.5, passes=9.0), failed[0], replace(failed[-1], error=error)]
+    assert search(events=events).ask().trial.twin == Parent(0, 9.0)
+    assert refits(now=20.0).reserve(Ledger(events), None) > 10.0
 
 
 @pytest.mark.parametrize("losses", [[Lost(1, "memory", "memory ran out", 1.0)], []])
@@ -784,6 +790,7 @@ def test_a_refit_that_is_worse_than_its_twin_has_failed_with_the_figures(
     report = worker.run(Job(Slice(again, 0.0, 1.0, FOREVER), time.time()))
     assert (report.event, report.score) == ("failed", None)
     assert re.search(cause, report.error), report.error
+    assert report.refused == (broken != "logits")  # what is not finite is found before, as in any slice
 
 
 # ---------------------------------------------------------------- handed over

@@ -329,7 +329,7 @@ class _Adapter(Searcher):
             if death.of_memory:
                 self._guarded(partial(self._search.lost, self._withdrawn(trial_id).trial.id, death.cause))
             else:
-                report = Report(sent.trial.id, "failed", sent.start, None, 0.0, error=death.cause, by_circumstance=True)
+                report = Report(sent.trial.id, "failed", sent.start, None, 0.0, error=death.cause)
                 self._guarded(partial(self._tell, trial_id, report))
 
     def given_up(self) -> bool:

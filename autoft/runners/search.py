@@ -134,7 +134,7 @@ class Search:
         problem = self.refits.problem(self.ledger, trial)
         if problem is None:
             return self._sent(self.refits.slice(self.ledger, trial))
-        self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem, by_circumstance=True))
+        self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem))
         if trial.twin is not None:
             self._refits_done_with.add(trial.twin)  # what does not fit now will not do so later
         return None
@@ -205,7 +205,7 @@ class Search:
         report = replace(report, elapsed=self.clock.now())
         if report.event == "paused" and self.ledger.trials[report.trial].is_refit:
             error = report.error or "there was no time for all its passes"
-            report = replace(report, event="failed", error=error, by_circumstance=True)
+            report = replace(report, event="failed", error=error)
         self._record(report)
         self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
         self.told(self.ledger)
@@ -228,7 +228,7 @@ class Search:
         slice_, losses = record.slices[-1], sum(one.why == why for one in record.lost)
         if losses > LOSSES_BORNE[why]:
             cause = f"{losses} processes lost: {error}"
-            self.tell(Report(trial, "failed", slice_.start, None, 0.0, error=cause, by_circumstance=True))
+            self.tell(Report(trial, "failed", slice_.start, None, 0.0, error=cause))
             return
         self._leave_open(slice_)
         if why == "memory":

@@ -278,10 +278,12 @@ class Ledger:
         return tuple(one for one in kept if one.has_weights and one.trial.twin == record.best_checkpoint)
 
     def refuted(self, record: TrialRecord) -> Report | None:
-        """How a refit of a trial's best checkpoint failed, if it would fail so again."""
+        """How a refit of a trial's best checkpoint was refused: another would be, so it is not made again.
+
+        One that failed otherwise, for want of time or memory, or by a fault that somebody may mend, may go well yet.
+        """
         tried = (one for one in self._records.values() if one.trial.twin == record.best_checkpoint)
-        failed = (one.reports[-1] for one in tried if one.state == "failed")
-        return next((report for report in failed if not report.by_circumstance), None)
+        return next((report for one in tried for report in one.reports if report.refused), None)
 
     def scored_as(self, record: TrialRecord) -> TrialRecord:
         """Whose validation score stands for the trial: its own, or its twin's."""
