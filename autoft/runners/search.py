@@ -131,21 +131,20 @@ class Search:
         if not self._refits_left_open or self.refits is None:
             return None
         trial = self._refits_left_open.pop()
-        problem = self.refits.problem(self.ledger, trial)
-        if problem is None:
+        if trial.twin is not None:
+            self._refits_done_with.add(trial.twin)  # what does not fit now, or fails, will hardly do better later
+        if (problem := self.refits.problem(self.ledger, trial)) is None:
             return self._sent(self.refits.slice(self.ledger, trial))
         self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem))
-        if trial.twin is not None:
-            self._refits_done_with.add(trial.twin)  # what does not fit now will not do so later
         return None
 
     def _refit(self, refits: Refits) -> Slice | Done:
         """The last errand: the winner once more, on the validation images too; once in a sitting for a checkpoint."""
-        winner = next(iter(self.ledger.exportable()), None)
+        winner = self.ledger.winner
         if winner is None or winner.best_checkpoint in self._refits_done_with:
             return DONE
         self._refits_done_with.add(winner.best_checkpoint)
-        match refits.next(self.ledger):
+        match refits.next(self.ledger, winner):
             case Slice() as errand:
                 return self._sent(errand)
             case str() as reason:
