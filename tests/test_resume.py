@@ -311,8 +311,9 @@ def test_a_search_that_fails_leaves_a_leaderboard_of_what_it_has(how: BaseExcept
 def test_the_time_of_a_search_that_is_cut_short_is_used(how: BaseException, run: Run) -> None:
     """Also that since the last report, which nothing else tells."""
     more = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0)))
+    now = time.time()
     with pytest.raises(type(how)):
-        execute(more, Sitting(more.host(), Breaks(how), Silent(), Stopwatch(0.0), RunClock(time.time() - 90.0, 600.0)))
+        execute(more, Sitting(more.host(), Breaks(how), Silent(), Stopwatch(now), RunClock(now - 90.0, 600.0)))
     last = Journal.read(run.folder.journal)[-1]
     assert isinstance(last, Stopped)
     assert run.ledger().elapsed == last.elapsed >= 90.0
@@ -508,7 +509,7 @@ def test_a_leaderboard_that_cannot_be_written_does_not_hide_why_the_search_faile
                 run.host(),
                 Breaks(PluginError("it is broken")),
                 Silent(),
-                Stopwatch(0.0),
+                Stopwatch(time.time()),
                 RunClock(time.time(), 60.0),
             ),
         )
@@ -559,6 +560,23 @@ def test_listeners_hear_of_the_start_of_every_slice_and_of_an_end_that_came(run:
 class NothingRuns(InlineRunner):
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
         """As with a searcher that is done."""
+
+
+class LooksAtTheTime(InlineRunner):
+    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+        """How late it is for the search, and for its workers."""
+        self.late = search.clock.now(), time.time() - site.origin
+
+
+@pytest.mark.parametrize(("used", "late"), [(50.0, 55.0), (4.0, 14.0)])
+def test_what_another_command_has_used_until_the_lock_was_free_is_used(used: float, late: float, run: Run) -> None:
+    """This one began 5 s ago, and found that 9 s were used."""
+    trial, runner, now = run.record.candidates[0].trial(1, {}, 0), LooksAtTheTime(), time.time()
+    with Journal(run.folder.journal) as journal:
+        journal.append(Queued(1, Slice(trial, 0.0, 1.0, 60.0), Clock(3.5, 60.0)))
+        journal.append(Report(1, "finished", 1.0, 0.5, 0.5, elapsed=used))
+    execute(run, Sitting(run.host(), runner, Silent(), Stopwatch(now - 5.0), RunClock(now - 14.0, 60.0)))
+    assert runner.late == pytest.approx((late, late), abs=2.0)
 
 
 def test_a_search_that_brought_nothing_new_leaves_the_test_images_shut(run: Run) -> None:
