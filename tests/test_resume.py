@@ -340,6 +340,16 @@ def test_the_time_until_a_killed_worker_last_wrote_is_used(place: str, later: fl
     assert run.elapsed(run.ledger()) == 4.0
 
 
+def test_a_file_that_goes_while_the_time_of_its_run_is_read_is_passed_over(run: Run) -> None:
+    """As the temporary name of a checkpoint does, in a run that is in use."""
+    (curves := run.folder.curve(1).parent).mkdir()
+    (curves / "kept").touch()
+    (curves / "gone").symlink_to(curves / "nowhere")
+    os.utime(run.folder.journal, (1e9, 1e9))
+    os.utime(curves / "kept", (1e9 + 20.0, 1e9 + 20.0))
+    assert run.folder.seconds_after_journal() == 20.0
+
+
 def test_the_time_of_a_slice_that_was_killed_twice_goes_by_when_it_had_to_be_over_the_second_time(run: Run) -> None:
     trial, folder = run.record.candidates[0].trial(1, {}, 0), run.folder
     with Journal(folder.journal) as journal:
