@@ -122,17 +122,44 @@ def test_the_start_of_a_worker_is_not_taken_off_the_time_a_searcher_gives(search
     assert late.ask().deadline == pytest.approx(90.0)
 
 
+def test_the_first_slice_of_a_worker_may_be_one_that_was_left_open(search):
+    resumed = search(
+        replace(slice_of(1), deadline=70.0), events=[Queued(0, slice_of(), Clock(5.0, 90.0))], elapsed=50.0
+    )
+    resumed.starting = 6.0
+    assert resumed.ask().trial.id == 0
+    resumed.began(0)
+    resumed.tell(Report(0, "finished", 1.0, 0.5, 1.0))
+    assert resumed.ask().deadline == 70.0
+
+
 @pytest.mark.parametrize("before", [[], [Started(0, 6.0)]], ids=["queued", "started"])
 def test_an_open_slice_is_handed_out_again_and_asked_for_once(search, before):
     left_open = Queued(0, slice_of(), Clock(5.0, 90.0))
     resumed = search(DONE, events=[left_open, *before], elapsed=50.0)
     again = resumed.ask()
     assert again.trial == left_open.slice.trial
-    assert resumed.ledger.in_flight == (left_open.slice,)
+    assert resumed.ledger.in_flight == (again,)
     resumed.began(0)
     assert resumed.ledger.trials[0].state == "running"
     resumed.tell(Report(0, "paused", 1.0, 0.5, 1.0))
     assert resumed.ask() == DONE
+
+
+@pytest.mark.parametrize("before", [[], [Started(0, 6.0)], [Started(0, 6.0), Stopped(7.0)]])
+def test_what_is_handed_out_again_is_in_the_journal_with_its_new_deadline(search, tmp_path, before):
+    """A second kill is counted by it: by the old one, the time since then was not used."""
+    left_open = Queued(0, replace(slice_of(), deadline=30.0), Clock(5.0, 90.0))
+    with Journal(tmp_path / "trials.jsonl") as journal:
+        for event in [left_open, *before]:
+            journal.append(event)
+    resumed = search(DONE, events=[left_open, *before], elapsed=50.0)
+    again = resumed.ask()
+    resumed.began(0)
+    assert again.deadline == pytest.approx(90.0)
+    ledger = Ledger(Journal.read(tmp_path / "trials.jsonl"))
+    assert ledger.trials[0].slices == (again,)
+    assert (ledger.trials[0].is_cut_short, ledger.trials[0].lost) == (True, resumed.ledger.trials[0].lost)
 
 
 def test_a_slice_whose_process_ran_out_of_memory_is_handed_out_again_whatever_the_searcher_says(search, tmp_path):
@@ -150,7 +177,7 @@ def test_a_slice_whose_process_ran_out_of_memory_is_handed_out_again_whatever_th
     assert begun.ask() == DONE
     assert len(begun.searcher.clocks) == 2
     events = Journal.read(tmp_path / "trials.jsonl")
-    assert [event.event for event in events] == ["queued", "started", "lost", "started", "finished"]
+    assert [event.event for event in events] == ["queued", "started", "lost", "queued", "started", "finished"]
     assert dict(Ledger(events).trials) == dict(begun.ledger.trials)
 
 

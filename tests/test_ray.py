@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -271,7 +272,7 @@ def test_memory_is_told_from_other_causes_of_death(monkeypatch, said, kills, of_
     monkeypatch.setattr(deaths, "oom_kills", lambda: 0)
     accounted = deaths.OomKills()
     monkeypatch.setattr(deaths, "oom_kills", lambda: kills)
-    assert deaths.cause_of_death(said, None, accounted).of_memory == of_memory
+    assert deaths.cause_of_death(said, None, partial(accounted.account_for, "one")).of_memory == of_memory
 
 
 def test_of_workers_killed_for_memory_together_each_is_put_down_to_it(monkeypatch):
@@ -280,10 +281,65 @@ def test_of_workers_killed_for_memory_together_each_is_put_down_to_it(monkeypatc
     monkeypatch.setattr(deaths, "oom_kills", lambda: 3)
     accounted, said = deaths.OomKills(), "The actor died: worker process has died. pid: 1"
     monkeypatch.setattr(deaths, "oom_kills", lambda: 5)
-    ended_itself = deaths.cause_of_death("The worker exited with an exit code 4.", None, accounted)
+    killed = {name: partial(accounted.account_for, name) for name in ("one", "two", "three")}
+    ended_itself = deaths.cause_of_death("The worker exited with an exit code 4.", None, killed["one"])
     assert not ended_itself.of_memory
-    found = [deaths.cause_of_death(said, None, accounted).of_memory for _ in range(3)]
+    found = [deaths.cause_of_death(said, None, was).of_memory for was in killed.values()]
     assert found == [True, True, False]
+
+
+@pytest.mark.parametrize(("killed", "told", "lost"), [("before", [0], []), ("since", [], [0])])
+def test_only_what_is_killed_after_a_slice_began_is_why_its_worker_is_lost(monkeypatch, tmp_path, killed, told, lost):
+    from autoft import Ledger, Slice, Trial
+    from autoft.parts.host import Host
+    from autoft.runners import deaths
+    from autoft.runners import ray as subject
+    from autoft.runners.base import Site
+    from autoft.study.record import Machine
+
+    class Search:
+        host, ledger = Host.from_refs(()), Ledger()
+
+        def ask(self):
+            return Slice(Trial(0, "b", "f", 64, {}, 0), 0.0, 1.0, 1e12)
+
+        def began(self, trial):
+            pass
+
+        def tell(self, report):
+            told_.append(report.trial)
+
+        def lost(self, trial, error):
+            lost_.append(trial)
+
+    kills, told_, lost_ = [3], [], []
+    monkeypatch.setattr(deaths, "oom_kills", lambda: kills[0])
+    adapter = subject._Adapter(Search(), Site(tmp_path, Machine("ray", 1, 1, "cpu"), 0.0), None)
+    adapter.suggest("one")
+    kills[0] += killed == "before"
+    adapter.began("one")
+    kills[0] += killed == "since"
+    adapter.died("one", "The actor died: worker process has died. pid: 1")
+    assert (adapter.error, told_, lost_) == (None, told, lost)
+
+
+def test_what_memory_ended_before_a_slice_began_was_no_process_of_that_slice(monkeypatch):
+    """A browser, say, an hour ago. What ends between two that begin may be the first, which is told of later."""
+    from autoft.runners import deaths
+
+    kills = [7]
+    monkeypatch.setattr(deaths, "oom_kills", lambda: kills[0])
+    accounted = deaths.OomKills()
+    for slice_ in ("first", "second", "third"):
+        kills[0] += 1
+        accounted.began(slice_)
+    assert not accounted.account_for("third")
+    assert accounted.account_for("first")
+    assert accounted.account_for("second")
+    assert not accounted.account_for("second")
+    kills[0] += 1
+    assert accounted.account_for("third")
+    assert not accounted.account_for("third")
 
 
 @pytest.mark.slow

@@ -336,8 +336,9 @@ def test_a_run_whose_searcher_is_gone_says_what_can_be_done(run: Run, executed: 
 def test_the_time_of_a_search_that_is_cut_short_is_used(how: BaseException, run: Run) -> None:
     """Also that since the last report, which nothing else tells."""
     more = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0)))
+    now = time.time()
     with pytest.raises(type(how)):
-        execute(more, Sitting(more.host(), Breaks(how), Silent(), Stopwatch(0.0), RunClock(time.time() - 90.0, 600.0)))
+        execute(more, Sitting(more.host(), Breaks(how), Silent(), Stopwatch(now), RunClock(now - 90.0, 600.0)))
     last = Journal.read(run.folder.journal)[-1]
     assert isinstance(last, Stopped)
     assert run.ledger().elapsed == last.elapsed >= 90.0
@@ -362,6 +363,29 @@ def test_the_time_until_a_killed_worker_last_wrote_is_used(place: str, later: fl
         journal.append(Stopped(4.0))
     os.utime(folder.journal, (1e9, 1e9))
     assert run.elapsed(run.ledger()) == 4.0
+
+
+def test_a_file_that_goes_while_the_time_of_its_run_is_read_is_passed_over(run: Run) -> None:
+    """As the temporary name of a checkpoint does, in a run that is in use."""
+    (curves := run.folder.curve(1).parent).mkdir()
+    (curves / "kept").touch()
+    (curves / "gone").symlink_to(curves / "nowhere")
+    os.utime(run.folder.journal, (1e9, 1e9))
+    os.utime(curves / "kept", (1e9 + 20.0, 1e9 + 20.0))
+    assert run.folder.seconds_after_journal() == 20.0
+
+
+def test_the_time_of_a_slice_that_was_killed_twice_goes_by_when_it_had_to_be_over_the_second_time(run: Run) -> None:
+    trial, folder = run.record.candidates[0].trial(1, {}, 0), run.folder
+    with Journal(folder.journal) as journal:
+        for elapsed, deadline in ((3.0, 60.0), (70.0, 600.0)):
+            journal.append(Queued(1, Slice(trial, 0.0, 9.0, deadline), Clock(elapsed, deadline)))
+            journal.append(Started(1, elapsed))
+    os.utime(folder.journal, (1e9, 1e9))
+    folder.curve(1).parent.mkdir()
+    folder.curve(1).touch()
+    os.utime(folder.curve(1), (1e9 + 300.0, 1e9 + 300.0))
+    assert run.elapsed(run.ledger()) == 370.0
 
 
 def test_what_a_killed_run_has_used_counts_when_it_goes_on(
@@ -520,7 +544,7 @@ def test_a_leaderboard_that_cannot_be_written_does_not_hide_why_the_search_faile
                 run.host(),
                 Breaks(PluginError("it is broken")),
                 Silent(),
-                Stopwatch(0.0),
+                Stopwatch(time.time()),
                 RunClock(time.time(), 60.0),
             ),
         )
@@ -571,6 +595,23 @@ def test_listeners_hear_of_the_start_of_every_slice_and_of_an_end_that_came(run:
 class NothingRuns(InlineRunner):
     def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
         """As with a searcher that is done."""
+
+
+class LooksAtTheTime(InlineRunner):
+    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+        """How late it is for the search, and for its workers."""
+        self.late = search.clock.now(), time.time() - site.origin
+
+
+@pytest.mark.parametrize(("used", "late"), [(50.0, 55.0), (4.0, 14.0)])
+def test_what_another_command_has_used_until_the_lock_was_free_is_used(used: float, late: float, run: Run) -> None:
+    """This one began 5 s ago, and found that 9 s were used."""
+    trial, runner, now = run.record.candidates[0].trial(1, {}, 0), LooksAtTheTime(), time.time()
+    with Journal(run.folder.journal) as journal:
+        journal.append(Queued(1, Slice(trial, 0.0, 1.0, 60.0), Clock(3.5, 60.0)))
+        journal.append(Report(1, "finished", 1.0, 0.5, 0.5, elapsed=used))
+    execute(run, Sitting(run.host(), runner, Silent(), Stopwatch(now - 5.0), RunClock(now - 14.0, 60.0)))
+    assert runner.late == pytest.approx((late, late), abs=2.0)
 
 
 def test_a_search_that_brought_nothing_new_leaves_the_test_images_shut(run: Run) -> None:
@@ -774,6 +815,6 @@ def test_a_run_that_memory_ends_goes_on_with_what_fits(tiny_images: Path, tmp_pa
     assert codes in ([-signal.SIGKILL, 0], [-signal.SIGKILL, -signal.SIGKILL, 0]), done.stderr
     events = Journal.read(run / "trials.jsonl")
     kinds = [event.event for event in events]
-    assert kinds == ["queued", *(len(codes) - 1) * ["started", "lost"], "started", "paused"]
+    assert kinds == [*(len(codes) - 1) * ["queued", "started", "lost"], "queued", "started", "paused"]
     assert isinstance(events[-1], Report)
     assert 4 <= int(events[-1].facts["images_at_once"]) <= 8

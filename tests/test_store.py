@@ -293,6 +293,19 @@ def test_a_slice_of_a_version_that_journalled_it_as_started_is_read_as_queued(tm
     assert Journal.read(path) == history(2)
 
 
+@pytest.mark.parametrize("was", ["true", "false"])
+def test_a_report_of_a_version_that_marked_what_failed_by_circumstance_is_read_without(
+    tmp_path: Path, was: str
+) -> None:
+    path, more = tmp_path / "trials.jsonl", f'"loss": null, "by_circumstance": {was}'
+    for events in (history(2), [queued(0), replace(report(0), facts={"why": ', "by_circumstance": true}'})]):
+        lines = [encode(event).replace(', "refused": false', "") for event in events]
+        marked = [line.replace('"loss": null', more) for line in lines]
+        assert marked[1] != lines[1]
+        path.write_text("".join(line + "\n" for line in marked))
+        assert Journal.read(path) == events
+
+
 def with_own_checksum(event: Event) -> str:
     plain = encode(event)
     return f'{plain[:-1]}, "crc32": "{zlib.crc32(plain.encode()):08x}"}}\n'

@@ -46,8 +46,7 @@ class Ending:
 
     def __call__(self, ledger: Ledger, trial: Trial | None) -> float:
         """Seconds; never more than a share of the budget."""
-        ranking = ledger.ranking()
-        winner = trial or (ranking[0].trial if ranking else None)
+        winner = trial or (ledger.winner.trial if ledger.winner else None)
         crowding = self.crowding()
         an_image = self._image_seconds(ledger, winner, crowding)
         tested = self.record.data.counts["test"]

@@ -89,15 +89,14 @@ class Preparation:
 
         In a short time with the one that leads so far, or seems best before anything is tried; in little with none.
         """
-        ranking, record = [one.trial for one in ledger.ranking()], self._run.record
+        record, winner = self._run.record, ledger.winner
+        is_short = record.study.time - ledger.elapsed < SHORT_SECONDS
         if record.study.time < LITTLE_TIME_SECONDS:
             return
-        if len(ranking) >= len(record.backbones):
-            self.begin(ranking[0].backbone, ranking[0].image_size)
-        elif record.study.time - ledger.elapsed < SHORT_SECONDS:
-            likely = sorted(record.candidates, key=lambda candidate: -(candidate.prior or 0.0))
-            leading: list[Trial | Candidate] = [*ranking, *likely]
-            self.begin(leading[0].backbone, leading[0].image_size)
+        if len(ledger.ranking()) >= len(record.backbones) or is_short:
+            likely = max(record.candidates, key=lambda candidate: candidate.prior or 0.0)
+            leading: Trial | Candidate = winner.trial if winner else likely
+            self.begin(leading.backbone, leading.image_size)
 
     def begin(self, backbone: str, image_size: int) -> None:
         """Begin with this backbone, once; while another one is being prepared, nothing: so call it again and again."""

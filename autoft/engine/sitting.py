@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoft.parts.host import Host
 from autoft.runners.base import Runner
@@ -23,3 +23,8 @@ class Sitting:
     screen: Screen
     watch: Stopwatch
     clock: RunClock
+
+    def going_on_after(self, seconds: float) -> Sitting:
+        """The sitting of a run that had used no less than so many seconds when the command began."""
+        origin = min(self.clock.origin, self.watch.began - seconds)
+        return replace(self, clock=replace(self.clock, origin=origin))

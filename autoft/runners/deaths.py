@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,28 +33,42 @@ def oom_kills() -> int:
 
 
 class OomKills:
-    """What the kernel has killed for memory since this was made; each accounts for one death."""
+    """What the kernel has killed for memory since this was made; each accounts for one death.
+
+    Programs of others are among them: whose slice has begun was alive then, so of its process only what came later.
+    """
 
     def __init__(self) -> None:
-        self._accounted = oom_kills()
+        self._before = oom_kills()
+        self._before_slice: dict[str, int] = {}
+        self._accounted: set[int] = set()
 
-    def account_for_one(self) -> bool:
-        """Whether there is one that no death was put down to yet; from now on one is."""
-        if oom_kills() <= self._accounted:
+    def began(self, slice_: str) -> None:
+        """Take in that a process, which is alive, has the slice of that name."""
+        self._before_slice[slice_] = oom_kills()
+
+    def account_for(self, slice_: str) -> bool:
+        """Whether its process may have been one that no death was put down to yet; from now on one is."""
+        kills = range(self._before_slice.get(slice_, self._before), oom_kills())
+        first = next((kill for kill in kills if kill not in self._accounted), None)
+        if first is None:
             return False
-        self._accounted += 1
+        self._accounted.add(first)
         return True
 
 
-def cause_of_death(said: str, logs: Path | None, kills: OomKills) -> Death:
-    """`said` is Ray's text, `logs` its log folder where that is on this machine."""
+def cause_of_death(said: str, logs: Path | None, was_killed: Callable[[], bool]) -> Death:
+    """`said` is Ray's text, `logs` its log folder where that is on this machine.
+
+    `was_killed` is asked where these do not say it, whether the kernel may have done it for want of memory.
+    """
     if _LOW_MEMORY.search(said):
         return Death(f"Ray ended the worker process because memory ran low; {FEWER}", of_memory=True)
     if code := _EXIT_CODE.search(said):
         return Death(f"the worker process ended itself with exit code {code[1]}")
     if (pid := _PID.search(said)) and logs and (signal := _crash(logs, pid[1])):
         return Death(f"the worker process crashed inside a library ({signal})")
-    if kills.account_for_one():
+    if was_killed():
         return Death(f"the system killed the worker process because memory ran out; {FEWER}", of_memory=True)
     if "worker process has died" in said:
         return Death("the worker process was killed from outside, or a library ended it without a word")

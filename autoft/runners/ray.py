@@ -311,6 +311,7 @@ class _Adapter(Searcher):
         """A worker has the slice."""
         if sent := self._running.get(trial_id):
             self._begun.add(trial_id)
+            self._oom_kills.began(trial_id)
             self._mark_waiting()
             self._guarded(partial(self._search.began, sent.trial.id))
 
@@ -325,11 +326,11 @@ class _Adapter(Searcher):
             self._again.append(slice_)
             self._guarded(partial(self._search.left, slice_))
         elif sent := self._running.get(trial_id):
-            death = cause_of_death(said, self._logs, self._oom_kills)
+            death = cause_of_death(said, self._logs, partial(self._oom_kills.account_for, trial_id))
             if death.of_memory:
                 self._guarded(partial(self._search.lost, self._withdrawn(trial_id).trial.id, death.cause))
             else:
-                report = Report(sent.trial.id, "failed", sent.start, None, 0.0, error=death.cause, by_circumstance=True)
+                report = Report(sent.trial.id, "failed", sent.start, None, 0.0, error=death.cause)
                 self._guarded(partial(self._tell, trial_id, report))
 
     def given_up(self) -> bool:

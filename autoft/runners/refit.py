@@ -41,7 +41,7 @@ class Refits:
         Without one for which it is too late already: its time is worth more to the search. Of another trial without:
         should it win in the last moment, it goes without a refit.
         """
-        ending, best = self.ending(ledger, trial), next(iter(ledger.ranking()), None)
+        ending, best = self.ending(ledger, trial), ledger.winner
         if self.record.study.no_refit or best is None or ledger.refits(best) or ledger.refuted(best):
             return ending
         if self.seconds(best) > self.clock.budget - self.clock.now() - ending:
@@ -50,10 +50,9 @@ class Refits:
             return ending + self._planned(best, MARGIN * self.seconds(best))
         return ending + (self._should_it_go_on(best, ending) if trial == best.trial else 0.0)
 
-    def next(self, ledger: Ledger) -> Slice | str | None:
+    def next(self, ledger: Ledger, winner: TrialRecord) -> Slice | str | None:
         """The slice of the winner's refit; in one line why there is none; None where nothing is to be done."""
-        winner = next(iter(ledger.exportable()), None)
-        if self.record.study.no_refit or winner is None or winner.is_refit:
+        if self.record.study.no_refit or ledger.refits(winner):
             return None
         trial = winner.refit(len(ledger.trials))
         return self.problem(ledger, trial) or self.slice(ledger, trial)

@@ -111,7 +111,7 @@ class Search:
             self._give_back_what_was_left_open()
         if self._left_open:
             left_open = self._left_open.pop(0)
-            return replace(left_open, deadline=self._deadline(left_open.trial, reading))
+            return self._sent(replace(left_open, deadline=self._deadline(left_open.trial, reading)), reading)
         if reading.remaining <= 0 or self._unanswered:
             return self._nothing_more()
         answer = self._answer(reading)
@@ -131,24 +131,22 @@ class Search:
         if not self._refits_left_open or self.refits is None:
             return None
         trial = self._refits_left_open.pop()
-        problem = self.refits.problem(self.ledger, trial)
-        if problem is None:
-            return self.refits.slice(self.ledger, trial)
-        self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem, by_circumstance=True))
         if trial.twin is not None:
-            self._refits_done_with.add(trial.twin)  # what does not fit now will not do so later
+            self._refits_done_with.add(trial.twin)  # what does not fit now, or fails, will hardly do better later
+        if (problem := self.refits.problem(self.ledger, trial)) is None:
+            return self._sent(self.refits.slice(self.ledger, trial))
+        self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem))
         return None
 
     def _refit(self, refits: Refits) -> Slice | Done:
         """The last errand: the winner once more, on the validation images too; once in a sitting for a checkpoint."""
-        winner = next(iter(self.ledger.exportable()), None)
+        winner = self.ledger.winner
         if winner is None or winner.best_checkpoint in self._refits_done_with:
             return DONE
         self._refits_done_with.add(winner.best_checkpoint)
-        match refits.next(self.ledger):
+        match refits.next(self.ledger, winner):
             case Slice() as errand:
-                self._queue(Queued(errand.trial.id, errand, self.clock.reading(self.reserve(self.ledger, None))))
-                return errand
+                return self._sent(errand)
             case str() as reason:
                 self.screen.note(reason)
         return DONE
@@ -196,7 +194,7 @@ class Search:
 
     def left(self, slice_: Slice) -> None:
         """Take in that the worker which had begun the slice has left it as it was: it is queued again."""
-        self._queue(Queued(slice_.trial.id, slice_, self.clock.reading(self.reserve(self.ledger, None))))
+        self._queue(slice_)
 
     def tell(self, report: Report) -> None:
         """Take in how a slice ended, or that it is given back as it was: journal first, then prune, notify and show.
@@ -206,7 +204,7 @@ class Search:
         report = replace(report, elapsed=self.clock.now())
         if report.event == "paused" and self.ledger.trials[report.trial].is_refit:
             error = report.error or "there was no time for all its passes"
-            report = replace(report, event="failed", error=error, by_circumstance=True)
+            report = replace(report, event="failed", error=error)
         self._record(report)
         self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
         self.told(self.ledger)
@@ -229,7 +227,7 @@ class Search:
         slice_, losses = record.slices[-1], sum(one.why == why for one in record.lost)
         if losses > LOSSES_BORNE[why]:
             cause = f"{losses} processes lost: {error}"
-            self.tell(Report(trial, "failed", slice_.start, None, 0.0, error=cause, by_circumstance=True))
+            self.tell(Report(trial, "failed", slice_.start, None, 0.0, error=cause))
             return
         self._leave_open(slice_)
         if why == "memory":
@@ -262,9 +260,13 @@ class Search:
             return self._nothing_more()
         if known := self.ledger.trials.get(asked.trial.id):  # its plan may end before a searcher's next rung
             allowed = replace(allowed, until=min(allowed.until, known.horizon))
-        self._queue(Queued(allowed.trial.id, allowed, reading))
+        return self._sent(allowed, reading)
+
+    def _sent(self, slice_: Slice, reading: Clock | None = None) -> Slice:
+        """The slice that a worker is to have now, journalled with its deadline, by which the time of a kill counts."""
+        self._queue(slice_, reading)
         self._still_to_start -= 1
-        return allowed
+        return slice_
 
     def _nothing_more(self) -> Wait | Done:
         """`WAIT` or `DONE`. Raises `PluginError` when there is no model because the searcher does not answer."""
@@ -298,9 +300,10 @@ class Search:
             return reading
         return replace(reading, deadline=max(reading.deadline, reading.elapsed + LATE_START_SECONDS))
 
-    def _queue(self, event: Queued) -> None:
+    def _queue(self, slice_: Slice, reading: Clock | None = None) -> None:
+        reading = reading or self.clock.reading(self.reserve(self.ledger, None))
         try:
-            self._record(event)
+            self._record(Queued(slice_.trial.id, slice_, reading))
         except ValueError as problem:
             raise self._refused(f"it asks for what cannot be: {problem}") from None
 

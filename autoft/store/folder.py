@@ -152,9 +152,12 @@ class RunFolder:
             )
 
     def seconds_after_journal(self) -> float:
-        """By how many seconds a curve or a checkpoint is younger than the last line of the journal, which is there."""
+        """By how many seconds a curve or a checkpoint is younger than the last line of the journal, which is there.
+
+        What goes meanwhile, of a run that is in use, is passed over.
+        """
         folders = (self.checkpoints, self._curves)
-        written = (path.stat().st_mtime for folder in folders if folder.is_dir() for path in folder.iterdir())
+        written = (_written(path) for folder in folders if folder.is_dir() for path in folder.iterdir())
         return max(0.0, max(written, default=0.0) - self.journal.stat().st_mtime)
 
     @property
@@ -264,6 +267,14 @@ class RunFolder:
         with contextlib.suppress(OSError):  # on a full or read-only disk it is locked all the same
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _written(path: Path) -> float:
+    """When a file was last written, in wall-clock time; at the beginning of time for one that is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _lock(descriptor: int) -> None:

@@ -24,6 +24,7 @@ from autoft.values.ledger import Ledger
 from autoft.values.trial import Event
 
 _CHECKSUM = re.compile(rb', "(?P<kind>chain|crc32)": "(?P<value>[0-9a-f]{8})"}\n$')
+_DROPPED = re.compile(rb', "by_circumstance": (?:true|false)(?=, "standard_error": |}$)')  # an older version had it
 _IS_SLICE = re.compile(rb'^({"trial": \d+, "slice": .*, "event": )"started"}\n$')
 
 
@@ -150,7 +151,7 @@ def _event(line: bytes, before: bytes) -> Event:
         raise ValueError("it has no checksum, unlike the line before it")
     elif _IS_SLICE.search(line):  # an older version had one line for what is queued and then started
         line = _IS_SLICE.sub(rb'\1"queued"}\n', line)
-    event: Event = decode(Event, line.decode())
+    event: Event = decode(Event, _DROPPED.sub(b"", line).decode())
     return event
 
 

@@ -32,7 +32,7 @@ def held_against_its_twin(bench: Bench, report: Report) -> Report:
     if report.step + slack < ALMOST_ALL * bench.job.slice.until:
         return replace(unscored, event="paused")
     cause = _Comparison.of(bench, report).problem()
-    return replace(unscored, event="failed" if cause else "finished", error=cause)
+    return replace(unscored, event="failed" if cause else "finished", error=cause, refused=cause is not None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -263,6 +263,11 @@ class Ledger:
         """Trials with a score, best first, as `rank` says."""
         return tuple(self._ranked)
 
+    @property
+    def winner(self) -> TrialRecord | None:
+        """The trial that would be exported now, or whose refit would; None without one."""
+        return next(iter(self._best_of(self._alive)), None)
+
     def exportable(self) -> tuple[TrialRecord, ...]:
         """Trials with a score whose checkpoint is kept, best first; before each its refit, if it has one."""
         return tuple(one for record in self._best_of(self._alive) for one in (*self.refits(record), record))
@@ -273,10 +278,12 @@ class Ledger:
         return tuple(one for one in kept if one.has_weights and one.trial.twin == record.best_checkpoint)
 
     def refuted(self, record: TrialRecord) -> Report | None:
-        """How a refit of a trial's best checkpoint failed, if it would fail so again."""
+        """How a refit of a trial's best checkpoint was refused: another would be, so it is not made again.
+
+        One that failed otherwise, for want of time or memory, or by a fault that somebody may mend, may go well yet.
+        """
         tried = (one for one in self._records.values() if one.trial.twin == record.best_checkpoint)
-        failed = (one.reports[-1] for one in tried if one.state == "failed")
-        return next((report for report in failed if not report.by_circumstance), None)
+        return next((report for one in tried for report in one.reports if report.refused), None)
 
     def scored_as(self, record: TrialRecord) -> TrialRecord:
         """Whose validation score stands for the trial: its own, or its twin's."""
@@ -339,8 +346,9 @@ class Ledger:
         trial = event.slice.trial
         known = self._records.get(event.trial)
         is_again = known is not None and (known.trial, known.slices[-1].start) == (trial, event.slice.start)
-        if known is not None and known.state == "running" and is_again:  # its worker has left it
-            self._put(replace(known, started=known.started - {len(known.slices) - 1}, stopped=False))
+        if known is not None and known.in_flight and is_again:  # the same slice, with the deadline that it has now
+            slices, started = (*known.slices[:-1], event.slice), known.started - {len(known.slices) - 1}
+            self._put(replace(known, slices=slices, started=started, stopped=False))
             self._elapsed = max(self._elapsed, event.clock.elapsed)
             return
         if known is None and event.trial != len(self._records):

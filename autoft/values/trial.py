@@ -109,7 +109,8 @@ WAIT, DONE = Wait(), Done()
 class Queued:
     """Journal line: a slice was handed out to wait for a worker, and the clock that `ask` saw.
 
-    It comes once more when the worker that had begun the slice left it as it was; no process was lost then.
+    It comes once more, with the deadline that the slice has then, when one that is not reported is handed out again, or
+    the worker that had begun it left it as it was.
     """
 
     trial: int
@@ -204,7 +205,7 @@ class Report:
     head was fitted on, for lack of time, `error` the cause of a failure, `elapsed` the run time in seconds when the
     report came in (stamped by the driver). `horizon` is the passes after which the trial's plan ends, 0 where no plan
     has said. `loss` is that of the validation images, where steps were taken: of a trial's equal scores it tells which
-    is better. `by_circumstance`: it failed for want of time or by the loss of a process, and may go well another time.
+    is better. `refused`: a refit that is through and, held against its twin, is not to be used; so would another be.
     `standard_error` is that of the score, where it comes from few images. `folds` is the score of such heads in closed
     form on the images for training and validation, out of fold, where these are few.
     """
@@ -221,7 +222,7 @@ class Report:
     share: float = 1.0
     horizon: float = 0.0
     loss: float | None = None
-    by_circumstance: bool = False
+    refused: bool = False
     standard_error: float | None = None
     folds: float | None = None
 
