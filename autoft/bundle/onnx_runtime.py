@@ -16,6 +16,7 @@ from autoft.tasks.forms.table import FORMS
 from autoft.tasks.statistics import Logits
 from autoft.values.bundle import Calibration
 from autoft.values.codec import decode
+from autoft.values.counts import counted
 from autoft.values.dataset import TrainOn
 from autoft.values.handoff import Preprocess
 from autoft.values.target import Targets
@@ -159,7 +160,8 @@ class PixelModel(ExportedModel):
         (result,) = self._run([self.form.output], {"image": image})
         answers = np.asarray(result, np.float32).ravel()
         if len(answers) != len(self.labels):
-            raise UserError(f"{self.path} is damaged: it gives {len(answers)} answers for {len(self.labels)} names")
+            answered = f"{counted(len(answers), 'answer')} for {counted(len(self.labels), 'name')}"
+            raise UserError(f"{self.path} is damaged: it gives {answered}")
         return answers
 
 

@@ -38,6 +38,7 @@ from autoft.train.classifier import Classifier
 from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.bundle import MODEL, Calibration, ParityReport
 from autoft.values.codec import encode
+from autoft.values.counts import counted
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Artifact, Handoff, Layout, Preprocess
 from autoft.values.ledger import Ledger, TrialRecord
@@ -218,7 +219,7 @@ def export_best(
             causes[record.trial.id] = str(problem)
             screen.note(f"trial {record.trial.id} is passed over: {problem}")
     every = "; ".join(f"trial {number}: {cause}" for number, cause in causes.items())
-    raise GateFailed(f"none of {len(causes)} trials can be exported: {every}")
+    raise GateFailed(f"none of {counted(len(causes), 'trial')} can be exported: {every}")
 
 
 def handoff_of(study: StudyRecord, record: TrialRecord, scored: TrialRecord) -> Handoff:
@@ -306,7 +307,9 @@ def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
             screen.note(f"exporter {one.exporter}: nothing of it is in the bundle: {one.note}")
     tested, images = bundle.scores.n, run.record.data.counts["test"]
     if tested < images:
-        screen.note(f"test on {tested:,} of {images:,} images, for the time there was; autoft verify scores them all")
+        screen.note(
+            f"test on {tested:,} of {counted(images, 'image')}, for the time there was; autoft verify scores them all"
+        )
 
 
 def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> Summary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from autoft.values.counts import counted
 from autoft.values.dataset import TrainOn
 from autoft.values.space import Params
 from autoft.values.target import in_digits
@@ -50,7 +51,7 @@ class Scores:
 
     def counted(self) -> str:
         """How many of the images are right; how many there are where that cannot be said."""
-        return f"{self.n} images" if self.correct is None else f"{self.correct} of {self.n} {self.right}"
+        return counted(self.n, "image") if self.correct is None else f"{self.correct} of {self.n} {self.right}"
 
     def text(self, metric: str, figure: float | None = None) -> str:
         """The metric's figure for people, or another one in its unit."""

@@ -46,7 +46,7 @@ class OneOf(AnswerForm):
     output = "probabilities"
     compared = "probabilities"
     decided = "answers"
-    noun = "classes"
+    noun = "class"
     meanings: Mapping[str, str] = {
         "accuracy": "part of the images that is right",
         "balanced_accuracy": "mean recall of the classes",
