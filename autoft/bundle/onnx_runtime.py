@@ -57,6 +57,12 @@ class ExportedModel:
         return "train+val" if trial.get("train_on") == "train+val" else "train"
 
     @property
+    def metric(self) -> str:
+        """The metric that it was chosen by; "" where the file says nothing of it."""
+        told = self._fact("autoft.validation", dict[str, Any]) if "autoft.validation" in self._metadata else {}
+        return next((name for name in told if name != "of_trial"), "")
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """What the answers are about: the names of the targets."""
         return self.targets.names
@@ -140,7 +146,7 @@ class PixelModel(ExportedModel):
     @property
     def facts(self) -> Model:
         """What the file says its answers are about."""
-        return Model(self.targets, self.calibration)
+        return Model(self.targets, self.calibration, self.metric)
 
     def _calibration(self) -> Calibration:
         """An older file has a temperature, and no word of how it was found."""

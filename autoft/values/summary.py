@@ -34,12 +34,12 @@ class Best:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every metric on one split of `n` images; `ci95` of the primary metric.
+    """Every metric on one split of `n` images; `ci95` of the primary one, which `metric` names.
 
     `correct` counts the images that are right as a whole, which `right` says in words, where the primary metric is the
     task's own of that; else None. A loss is positive here, as people know it: smaller is better. A metric that
     has no figure for these images is not there, and `ci95` is None where that is the primary one. The figures of
-    `unbounded` metrics may be of any size, as in the units of the data.
+    `unbounded` metrics may be of any size, as in the units of the data. An older version has not written `metric`.
     """
 
     n: int
@@ -48,6 +48,7 @@ class Scores:
     ci95: tuple[float, float] | None
     right: str = "right"
     unbounded: tuple[str, ...] = ()
+    metric: str = ""
 
     def counted(self) -> str:
         """How many of the images are right; how many there are where that cannot be said."""

@@ -55,10 +55,11 @@ _SPLITS: Final[Mapping[str, str]] = {"train": "training", "val": "validation"}
 
 @dataclass(frozen=True)
 class Model:
-    """What a deployed model is about, as its own metadata says."""
+    """What a deployed model is about, as its own metadata says; `metric` is what it was chosen by, "" if not told."""
 
     targets: Targets
     calibration: Calibration
+    metric: str = ""
 
 
 class AnswerForm(ABC):
@@ -136,9 +137,13 @@ class AnswerForm(ABC):
         return f"; it was made by task {targets.task!r} of a plugin, and cannot be scored from this data here"
 
     def scores(self, answers: Answers, labels: Sequence[str], model: Model) -> Scores:
-        """The figures of the built-in task, of a file's answers `(n, names)` for labels as a person writes them."""
+        """The figures of the built-in task, of a file's answers `(n, names)` for labels as a person writes them.
+
+        The primary one is the metric that the model was chosen by, or the task's first where that is a plugin's.
+        """
         task = self.task(model.targets.task).on(model.targets)
-        found = scores(task.metrics, task.metrics[0], self.judged(answers, model), task.encode(labels))
+        primary = next((one for one in task.metrics if one.name == model.metric), task.metrics[0])
+        found = scores(task.metrics, primary, self.judged(answers, model), task.encode(labels))
         return replace(found, right=self.right)
 
     # ---------------------------------------------------------------- the card
