@@ -92,8 +92,8 @@ def review(dataset: Dataset, screen: Screen) -> None:
     """
     form, targets = FORMS[dataset.task.form], dataset.info.targets
     for split in get_args(SplitName):
-        present = form.present(targets, dataset.targets(split))
-        absent = [name for name, there in zip(targets.names, present, strict=True) if not there]
+        images_of = form.images_of(targets, dataset.targets(split))
+        absent = [name for name, there in zip(targets.names, images_of, strict=True) if not there]
         if len(absent) < len(targets.names):
             _say_absent(split, absent, screen)
         elif split == "test":

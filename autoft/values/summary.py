@@ -74,7 +74,8 @@ class Summary:
     a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
     `finalists`: the checkpoints that were to be exported, best first; the last is `best`, those before it could not
     be. A summary of an older version names none. `weighs_classes`: the metric does, each class alike;
-    where it does not, `weighing` is one of the task that does, if any. `goes_on`: with more time more would be tried.
+    where it does not and classes are uneven, `suggested_metric` is one of the task that does, by which nothing was
+    searched or trained. `goes_on`: with more time more would be tried.
     """
 
     run: str
@@ -94,5 +95,5 @@ class Summary:
     missed: Mapping[str, int] = field(default_factory=dict)
     finalists: tuple[Parent, ...] = ()
     weighs_classes: bool = False
-    weighing: str = ""
+    suggested_metric: str = ""
     goes_on: bool = True

@@ -188,7 +188,7 @@ def _missed(summary: Summary) -> str:
     """The classes that were never found, and the metric that would have minded."""
     named = [f"{label!r} ({n})" for label, n in summary.missed.items()]
     more = f" and {counted(len(named) - NAMES_SHOWN, 'more class')}" if len(named) > NAMES_SHOWN else ""
-    hint = f"; --metric {summary.weighing} weighs all alike" if summary.weighing else ""
+    hint = f"; --metric {summary.suggested_metric} weighs all alike" if summary.suggested_metric else ""
     return f"not one test image was recognised of {', '.join(named[:NAMES_SHOWN])}{more}{hint}"
 
 

@@ -54,9 +54,9 @@ class AnyOf(AnswerForm):
         "map": "mean average precision of the labels, whatever the thresholds",
     }
 
-    def present(self, targets: Targets, truth: Rows) -> NDArray[np.bool_]:
-        """The labels of some image."""
-        found: NDArray[np.bool_] = np.any(truth > 0, axis=0)
+    def images_of(self, targets: Targets, truth: Rows) -> NDArray[np.int64]:
+        """How many images have each label."""
+        found: NDArray[np.int64] = np.count_nonzero(truth > 0, axis=0)
         return found
 
     def ending(self, task: Task, calibration: Calibration) -> Ending:

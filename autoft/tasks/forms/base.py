@@ -83,9 +83,9 @@ class AnswerForm(ABC):
         """What is predicted, in a few words."""
         return counted(len(targets.names), self.noun)
 
-    def present(self, targets: Targets, truth: Rows) -> NDArray[np.bool_]:
-        """Which names some image has, `(names,)`, of encoded targets `(n, ...)`; of columns of numbers all."""
-        return np.full(len(targets.names), len(truth) > 0)
+    def images_of(self, targets: Targets, truth: Rows) -> NDArray[np.int64]:
+        """How many images have each name, `(names,)`, of encoded targets `(n, ...)`; a column of numbers all."""
+        return np.full(len(targets.names), len(truth))
 
     # ---------------------------------------------------------------- the file
 
