@@ -508,7 +508,7 @@ def test_the_end_says_what_was_not_tried_and_which_classes_are_never_found(
 ) -> None:
     scores = replace(SCORES, metrics={metric: 0.5})
     missed = {"rare": 3, **{f"class {number}": 1 for number in range(20)}}
-    known = replace(summary(tmp_path), metric=metric, validation=scores, test=scores, weighing=hint)
+    known = replace(summary(tmp_path), metric=metric, validation=scores, test=scores, suggested_metric=hint)
     found = replace(known, candidates=12, tried=2, missed=missed)
     monkeypatch.setattr(engine, "search", lambda *arguments: found)
     out = autoft_("search", "photos").out

@@ -6,6 +6,7 @@ import errno
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,6 @@ from autoft import (
     MetricFacts,
     MultiLabel,
     PluginError,
-    Regression,
     Report,
     RunFailed,
     SingleLabel,
@@ -26,7 +26,7 @@ from autoft import (
     Task,
 )
 from autoft.bundle import build
-from autoft.engine.conclude import NoWeights, conclude, export_best, is_same_score, weighing
+from autoft.engine.conclude import NoWeights, conclude, export_best, is_same_score, suggested_metric
 from autoft.errors import AutoftError, RunFolderError
 from autoft.store import RunFolder
 from autoft.study.run import Run
@@ -124,18 +124,33 @@ def test_scores_are_the_same_by_their_size_and_their_unit(
     assert is_same_score(one, other, metric, Targets("any", "numbers", ("x",), deviation, deviation)) == same
 
 
+UNEVEN, EVEN = ["cat"] * 12 + ["dog"] * 4, ["cat"] * 11 + ["dog"] * 4
+
+
+def training_on(task: Task, labels: list[str]) -> Any:
+    """A data set of images to train on with these labels."""
+    names = task.names(list(dict.fromkeys(labels)), ("label",))
+    bound = task.on(Targets(task.name, task.form, names))
+    return SimpleNamespace(
+        task=bound, info=SimpleNamespace(targets=bound.targets), targets={"train": bound.encode(labels)}.__getitem__
+    )
+
+
 @pytest.mark.parametrize(
-    ("task", "metric", "named"),
+    ("task", "metric", "labels", "named"),
     [
-        (SingleLabel, "accuracy", "balanced_accuracy"),
-        (SingleLabel, "macro_f1", ""),
-        (MultiLabel, "micro_f1", "map"),
-        (MultiLabel, "map", ""),
-        (Regression, "mae", ""),
+        (SingleLabel(), "accuracy", UNEVEN, "balanced_accuracy"),
+        (SingleLabel(), "accuracy", EVEN, ""),
+        (SingleLabel(), "macro_f1", UNEVEN, ""),
+        (MultiLabel(), "micro_f1", UNEVEN, "map"),
+        (MultiLabel(), "micro_f1", EVEN, ""),
+        (MultiLabel(), "map", UNEVEN, ""),
     ],
 )
-def test_a_metric_that_weighs_classes_is_one_that_the_task_has(task: type[Task], metric: str, named: str) -> None:
-    assert weighing(task().metric(metric).facts, task().metrics) == named
+def test_a_metric_is_suggested_of_uneven_classes_only_and_one_that_the_task_has(
+    task: Task, metric: str, labels: list[str], named: str
+) -> None:
+    assert suggested_metric(task.metric(metric).facts, training_on(task, labels)) == named
 
 
 def ended(tmp_path: Path, openings: int | None) -> Run:

@@ -11,6 +11,7 @@ import pytest
 
 from autoft.shell import doctor
 from autoft.study import machine
+from autoft.values.counts import counted
 
 
 def test_ray_without_a_place_for_its_sockets(tmp_path, monkeypatch):
@@ -41,7 +42,7 @@ def test_memory_is_counted_in_workers(monkeypatch, free, status, workers):
     monkeypatch.setattr(machine, "cores", lambda: 8)
     check = doctor.check_memory()
     assert check.status == status
-    assert f"enough for {workers} workers" in check.detail
+    assert f"enough for {counted(workers, 'worker')} of" in check.detail
 
 
 def test_why_trials_on_one_gpu_take_turns_is_said(monkeypatch):

@@ -104,7 +104,7 @@ def test_one_worker_a_gpu_also_with_fewer_cores_than_gpus():
 
 
 def test_more_gpus_a_trial_than_there_are_is_refused():
-    with pytest.raises(StudyError, match="asks for more than the 1 GPUs"):
+    with pytest.raises(StudyError, match=r"asks for more than there is here, 1 GPU$"):
         shared(Resources(8, 1, 100 * GIB), gpus_per_trial=2.0)
 
 

@@ -329,7 +329,7 @@ def test_a_class_that_is_never_found_is_said_at_once() -> None:
     never = replace(of.metrics.per_class[0], label="not in this split", n=0, recall=None)
     metrics = replace(of.metrics, per_class=(rare, never, *of.metrics.per_class[1:]))
     text = section(model_card(replace(of, metrics=metrics)), "Score")
-    assert r"**Not one image of these classes was recognised:** rare\_one (1,200)." in text
+    assert r"**Not one image of this class was recognised:** rare\_one (1,200)." in text
     assert "Not one image" not in model_card(of)
 
 

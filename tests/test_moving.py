@@ -68,8 +68,8 @@ def test_a_run_goes_on_with_what_this_machine_has(run, monkeypatch):
     assert (run.record.machine.runner, run.record.machine.workers) == ("ray", 8)
     found, said = resumed(run, monkeypatch, device="cuda", gpus=0.5)
     assert found.machine == Machine("inline", 1, machine.cores(), "cpu", machine.cores(), 0.0)
-    assert "going on with 1 workers" in said[-1]
-    assert "this run began with 8 workers of 1 threads on cuda by ray" in said[-1]
+    assert "going on with 1 worker " in said[-1]
+    assert "this run began with 8 workers of 1 thread on cuda by ray" in said[-1]
     kept = Run.open(run.folder.path).record.machine
     assert (kept.device, kept.workers) == ("cuda", 8)
 

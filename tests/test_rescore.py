@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ from autoft.data.folder import split_folders
 from autoft.errors import DataError, UserError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.shell.commands.handoff import Verified, _copies, _doubt, _provenance
+from autoft.tasks.scores import interval
+from autoft.tasks.single_label import SingleLabel
 from autoft.values.codec import decode, encode
 from autoft.values.dataset import Sample, SplitName, TrainOn
 from autoft.values.summary import Scores
@@ -31,14 +34,17 @@ HEX = st.text("0123456789abcdef", min_size=32, max_size=32)
 SPLITS = st.sampled_from(["train", "val", "test"])
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> PixelModel:
-    """A model that tells red, green and blue images apart."""
-    folder = tmp_path_factory.mktemp("model")
-    next(OnnxExporter().export(Tiny().eval(), handoff(), folder))
+def exported(folder: Path, metric: str) -> PixelModel:
+    next(OnnxExporter().export(Tiny().eval(), replace(handoff(), metric=metric), folder))
     path = folder / "model.onnx"
     write_raw_pixel_model(folder / "model.core.onnx", path, handoff().preprocess, how().ending(), "image")
     return PixelModel(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> PixelModel:
+    """A model that tells red, green and blue images apart."""
+    return exported(tmp_path_factory.mktemp("model"), "accuracy")
 
 
 def colour(path: Path, rgb: tuple[int, int, int]) -> Path:
@@ -62,6 +68,30 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 def scored(model: PixelModel, folder: Path, known: KnownImages, everything: bool = False) -> Rescored:
     labelled = labelled_images(read_source(model, folder).images, known, task_of(model))
     return rescore(model, labelled, labelled.everything if everything else labelled.fair)
+
+
+@pytest.mark.parametrize(
+    ("chosen_by", "named", "counts"),
+    [
+        ("accuracy", "accuracy", True),
+        ("macro_f1", "macro_f1", False),
+        ("log_loss", "log_loss", False),
+        ("one of a plugin", "accuracy", True),
+    ],
+)
+def test_the_interval_is_of_the_metric_that_the_model_was_chosen_by(
+    chosen_by: str, named: str, counts: bool, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    model, folder = exported(tmp_path / "model", chosen_by), photos["a"].parents[1]
+    found = scored(model, folder, known_images([])).scores
+    task = SingleLabel()
+    answers = np.stack([model.answers(np.asarray(Image.open(path))) for path in photos.values()])
+    judged = model.form.judged(answers, model.facts)
+    assert found.metric == named
+    ends = sorted(map(task.metric(named).facts.shown, interval(task.metric(named), judged, np.zeros(4, np.int64))))
+    assert found.ci95 == pytest.approx(tuple(ends))
+    assert (found.correct is not None) == counts
 
 
 def test_images_of_training_and_validation_are_left_out(model: PixelModel, photos: dict[str, Path]) -> None:

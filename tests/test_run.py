@@ -94,3 +94,22 @@ def test_what_another_command_has_changed_meanwhile_is_not_undone(tmp_path: Path
     with pytest.raises(RunFolderError, match=r"study\.json was changed by another command meanwhile; try again"):
         run.save()
     assert Run.open(tmp_path).record.data.root == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [({"weighing": "map"}, "map"), ({"suggested_metric": "map"}, "map"), ({}, "")]
+)
+def test_a_summary_that_has_another_name_for_a_field_is_read(
+    tmp_path: Path, written: dict[str, str], read: str
+) -> None:
+    scores: dict[str, object] = {"n": 1, "correct": 1, "metrics": {"accuracy": 1.0}, "ci95": [0.2, 1.0]}
+    best = {"trial": 0, "backbone": "mine/net", "freeze": "probe", "image_size": 64, "params": {}}
+    summary = {"run": "/run", "metric": "accuracy", "best": best, "validation": scores, "test": scores, "trials": {}}
+    end = {"seconds": {}, "model": "export/model.onnx", "budget": 60.0}
+    run = opened(tmp_path, FIRST)
+    run.folder.summary.write_text(json.dumps(summary | end | written))
+    found = run.summary()
+    assert found is not None and (found.suggested_metric, found.validation.metric) == (read, "")
+    run.folder.summary.write_text("no JSON")
+    with pytest.raises(RunFolderError, match=r"summary\.json is damaged or of another version"):
+        run.summary()

@@ -49,6 +49,7 @@ from autoft.values.bundle import (
     Vectors,
 )
 from autoft.values.codec import decode, encode_readable
+from autoft.values.counts import counted
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Artifact
 from autoft.values.summary import Scores
@@ -115,7 +116,9 @@ def _report(order: Order, logits: Logits, answering: Answering) -> MetricsReport
         report = replace(report, of_trial=twin.trial)
     if len(truth) == images:
         return report
-    return replace(report, note=f"There was time for {len(truth):,} of {images:,} images. {report.note}".rstrip())
+    return replace(
+        report, note=f"There was time for {len(truth):,} of {counted(images, 'image')}. {report.note}".rstrip()
+    )
 
 
 def _prior_correction(order: Order, validation: Logits, answering: Answering) -> PriorCorrection | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from autoft.system.markdown import plain, table
 from autoft.tasks.forms.base import AnswerForm
 from autoft.values.bundle import CORE, MODEL, Beside, CoreParity, Latency, ParityReport, PixelParity
+from autoft.values.counts import counted
 
 
 def parity(report: ParityReport, form: AnswerForm) -> str:
@@ -28,10 +29,11 @@ def speed(latency: Latency) -> str:
         for one in latency.timings
     ]
     memory = f"{latency.peak_memory_mib:,} MiB" if latency.peak_memory_mib else "not known"
+    threads = counted(latency.threads, "thread")
     sizes = ", ".join(f"{plain(name)} {size:,} bytes" for name, size in latency.file_bytes.items())
     return f"""## Speed
 
-Measured on {plain(latency.machine)}, with onnxruntime {plain(latency.onnxruntime)} and {latency.threads} threads.
+Measured on {plain(latency.machine)}, with onnxruntime {plain(latency.onnxruntime)} and {threads}.
 `{latency.command}` measures again where you are.
 
 {table(("File", "Images a call", "Pixels", "p50 ms", "p95 ms", "Calls"), rows)}

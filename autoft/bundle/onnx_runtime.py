@@ -16,6 +16,7 @@ from autoft.tasks.forms.table import FORMS
 from autoft.tasks.statistics import Logits
 from autoft.values.bundle import Calibration
 from autoft.values.codec import decode
+from autoft.values.counts import counted
 from autoft.values.dataset import TrainOn
 from autoft.values.handoff import Preprocess
 from autoft.values.target import Targets
@@ -54,6 +55,12 @@ class ExportedModel:
         """The splits that it was trained on; an older file says nothing of it, and had the training split alone."""
         trial = self._fact("autoft.trial", dict[str, Any]) if "autoft.trial" in self._metadata else {}
         return "train+val" if trial.get("train_on") == "train+val" else "train"
+
+    @property
+    def metric(self) -> str:
+        """The metric that it was chosen by; "" where the file says nothing of it."""
+        told = self._fact("autoft.validation", dict[str, Any]) if "autoft.validation" in self._metadata else {}
+        return next((name for name in told if name != "of_trial"), "")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -139,7 +146,7 @@ class PixelModel(ExportedModel):
     @property
     def facts(self) -> Model:
         """What the file says its answers are about."""
-        return Model(self.targets, self.calibration)
+        return Model(self.targets, self.calibration, self.metric)
 
     def _calibration(self) -> Calibration:
         """An older file has a temperature, and no word of how it was found."""
@@ -159,7 +166,8 @@ class PixelModel(ExportedModel):
         (result,) = self._run([self.form.output], {"image": image})
         answers = np.asarray(result, np.float32).ravel()
         if len(answers) != len(self.labels):
-            raise UserError(f"{self.path} is damaged: it gives {len(answers)} answers for {len(self.labels)} names")
+            answered = f"{counted(len(answers), 'answer')} for {counted(len(self.labels), 'name')}"
+            raise UserError(f"{self.path} is damaged: it gives {answered}")
         return answers
 
 

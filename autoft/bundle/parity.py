@@ -24,6 +24,7 @@ from autoft.values.bundle import (
     ImageDelta,
     PixelParity,
 )
+from autoft.values.counts import counted
 
 WORST: Final = 5
 
@@ -163,8 +164,8 @@ def core_refusal(parity: CoreParity) -> str | None:
         return None
     optimisations = "on" if parity.optimised else "off"
     return (
-        f"{CORE} is refused: on {parity.n} images at batch {parity.batch}, onnxruntime's optimisations {optimisations},"
-        f" its logits differ from torch {reason}"
+        f"{CORE} is refused: on {counted(parity.n, 'image')} at batch {parity.batch}, onnxruntime's optimisations "
+        f"{optimisations}, its logits differ from torch {reason}"
     )
 
 
@@ -184,9 +185,9 @@ def pixel_refusal(parity: PixelParity) -> str | None:
     if _near(parity.max_delta, parity.limit) and parity.flips == 0:
         return None
     return (
-        f"{MODEL} is refused: from the pixels of {parity.n} images its answers differ from Pillow and torch by up to "
-        f"{parity.max_delta:.3g}, the limit is {parity.limit:g}, and {parity.flips} clear decisions change; worst: "
-        f"{_named(parity.worst)}"
+        f"{MODEL} is refused: from the pixels of {counted(parity.n, 'image')} its answers differ from Pillow and torch "
+        f"by up to {parity.max_delta:.3g}, the limit is {parity.limit:g}, and clear decisions that change are "
+        f"{parity.flips}; worst: {_named(parity.worst)}"
     )
 
 

@@ -33,6 +33,7 @@ from autoft.parts.base import Reader
 from autoft.system.files import as_text
 from autoft.system.natural import natural_key
 from autoft.system.parallel import Check, never_stop
+from autoft.values.counts import counted
 from autoft.values.dataset import DataProblem, Entry, Listing, SplitName
 
 SPLIT_NAMES: Final[Mapping[str, SplitName]] = {
@@ -200,7 +201,7 @@ class _Walk:
         """Every file that is not used: single ones by path, other file types and strays once with their count."""
         several = self.other_types()
         if self.stray:
-            files = f"{len(self.stray)} image{'s' * (len(self.stray) > 1)}"
+            files = counted(len(self.stray), "image")
             several.append(DataProblem(self.stray[0], f"{files} outside any class folder, e.g. {self.stray[0]}"))
         if self.vanished:
             first, count = next(iter(self.vanished)), len(self.vanished)
@@ -216,9 +217,7 @@ class _Walk:
     @staticmethod
     def _type_problem(suffix: str, paths: list[str]) -> DataProblem:
         kind = suffix or "extensionless"
-        return DataProblem(
-            paths[0], f"{len(paths)} {kind} file{'s' * (len(paths) > 1)}, not an image type, e.g. {paths[0]}"
-        )
+        return DataProblem(paths[0], f"{counted(len(paths), f'{kind} file')}, not an image type, e.g. {paths[0]}")
 
     def _first_visit(self, folder: _Folder) -> bool:
         try:
@@ -477,6 +476,6 @@ def _refuse_one(classes: tuple[str, ...], entries: tuple[Entry, ...], walk: _Wal
         nested = entries[0].split is None and len(list(subfolder_names(only))) > 1
         hint = f"; if the folders in it are the classes, give {only}" if nested else ""
         raise DataError(
-            f"only one class, {classes[0]!r} with {len(entries)} images, in {walk.root}; a classifier needs two or "
-            f"more{hint}"
+            f"only one class, {classes[0]!r} with {counted(len(entries), 'image')}, in {walk.root}; a classifier needs "
+            f"two or more{hint}"
         )

@@ -35,6 +35,7 @@ from autoft.media.image.decode import readable_extensions
 from autoft.parts.base import Reader
 from autoft.system.files import as_path, as_text
 from autoft.system.parallel import Check, never_stop
+from autoft.values.counts import counted
 from autoft.values.dataset import DataProblem, Entry, Listing, Repeat, SplitName
 
 IMAGE_COLUMNS: Final = ("image", "path", "file", "filename", "file_name", "image_path")
@@ -187,7 +188,7 @@ class _Table:
         if len(cells) < columns.width or any(cells[columns.width :]):
             cut, fewer = _DELIMITERS[self.delimiter], len(cells) < columns.width
             hint = f"an empty cell needs its {cut} too" if fewer else f"quote a cell that holds a {cut}"
-            raise DataError(f"{_plural(len(cells), 'cell')} where the header has {columns.width}; {hint}")
+            raise DataError(f"{counted(len(cells), 'cell')} where the header has {columns.width}; {hint}")
         given = "" if columns.split is None else cells[columns.split]
         if given and given.casefold() not in SPLIT_NAMES:
             raise DataError(f"the split is {given!r}; write train, val or test, or leave it empty")
@@ -233,10 +234,6 @@ def _cut(line: str, delimiter: str) -> list[str]:
 
 def _at(path: Path, line: int, fault: str) -> DataError:
     return DataError(f"{path}, line {line}: {fault}")
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _image_columns(header: Sequence[str]) -> list[int]:
@@ -303,7 +300,7 @@ class _Images:
         if not self._entries:
             if not self.problems:
                 raise DataError(f"{self.manifest} has a header and nothing else; add a line for each image")
-            lines, first = _plural(len(self.problems), "line"), self.problems[0]
+            lines, first = counted(len(self.problems), "line"), self.problems[0]
             what = f"no image of {lines} in {self.manifest} can be used, e.g. {first.path}: {first.reason}"
             raise DataError(f"{what}; paths are relative to {root}")
         entries = tuple(entry for _, entry in self._entries.values())

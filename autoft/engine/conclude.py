@@ -18,11 +18,11 @@ from autoft.bundle.order import Order
 from autoft.bundle.parity import Gate
 from autoft.bundle.place import replacing
 from autoft.bundle.sources import without_place
+from autoft.data.dataset import Dataset
 from autoft.engine.ending import Ending, gate_of
 from autoft.engine.prepare import prepared_folder
 from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError
 from autoft.parts.base import Exporter
-from autoft.parts.metric import Metric
 from autoft.parts.plugins import plugin_versions
 from autoft.runners.search import Search
 from autoft.store.checkpoints import Checkpoint
@@ -33,11 +33,14 @@ from autoft.study.study import CORE_EXPORTER
 from autoft.system.files import as_text, write_atomic
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.forms.table import FORMS
+from autoft.tasks.single_label import IMBALANCED
 from autoft.tasks.statistics import Logits
 from autoft.train.classifier import Classifier
 from autoft.train.workshop import WeightsChanged, Workshop
 from autoft.values.bundle import MODEL, Calibration, ParityReport
 from autoft.values.codec import encode
+from autoft.values.counts import counted
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Artifact, Handoff, Layout, Preprocess
 from autoft.values.ledger import Ledger, TrialRecord
@@ -218,7 +221,7 @@ def export_best(
             causes[record.trial.id] = str(problem)
             screen.note(f"trial {record.trial.id} is passed over: {problem}")
     every = "; ".join(f"trial {number}: {cause}" for number, cause in causes.items())
-    raise GateFailed(f"none of {len(causes)} trials can be exported: {every}")
+    raise GateFailed(f"none of {counted(len(causes), 'trial')} can be exported: {every}")
 
 
 def handoff_of(study: StudyRecord, record: TrialRecord, scored: TrialRecord) -> Handoff:
@@ -308,7 +311,9 @@ def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
             screen.note(f"exporter {one.exporter}: nothing of it is in the bundle: {one.note}")
     tested, images = bundle.scores.n, run.record.data.counts["test"]
     if tested < images:
-        screen.note(f"test on {tested:,} of {images:,} images, for the time there was; autoft verify scores them all")
+        screen.note(
+            f"test on {tested:,} of {counted(images, 'image')}, for the time there was; autoft verify scores them all"
+        )
 
 
 def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> Summary:
@@ -340,11 +345,15 @@ def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bu
         candidates=len(run.record.candidates),
         missed=bundle.report.missed,
         weighs_classes=run.record.metric.weighs_classes,
-        weighing=weighing(run.record.metric, maker.shop.dataset.task.metrics),
+        suggested_metric=suggested_metric(run.record.metric, maker.shop.dataset),
         finalists=tuple(one.best_checkpoint for one in ranked[: ranked.index(record) + 1]),
     )
 
 
-def weighing(metric: MetricFacts, known: Sequence[Metric]) -> str:
-    """A metric that weighs each class alike, to name where the one searched by does not; "" if there is none."""
-    return "" if metric.weighs_classes else next((one.name for one in known if one.facts.weighs_classes), "")
+def suggested_metric(metric: MetricFacts, dataset: Dataset) -> str:
+    """One to which each class counts alike, where they are uneven and it is not that of the search; "" if none is."""
+    task, targets = dataset.task, dataset.info.targets
+    images = FORMS[task.form].images_of(targets, dataset.targets("train"))
+    if metric.weighs_classes or images.max() < IMBALANCED * images[images > 0].min(initial=images.max()):
+        return ""
+    return next((one.name for one in task.metrics if one.facts.weighs_classes), "")

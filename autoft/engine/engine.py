@@ -49,6 +49,7 @@ from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.forms.table import FORMS, answering
 from autoft.values.backbone import Backbone
 from autoft.values.codec import encode
+from autoft.values.counts import counted
 from autoft.values.dataset import DataProblem, Listing
 from autoft.values.handoff import View
 from autoft.values.ledger import Ledger
@@ -161,7 +162,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         compared=seen.compared,
     )
     if record.validation is not None:
-        scored = f"{record.validation:,} of {record.data.counts['val']:,} images"
+        scored = f"{record.validation:,} of {counted(record.data.counts['val'], 'image')}"
         screen.note(f"validation on {scored}, for the time there is")
     require_enough_time(record, sitting.clock.now(), least_seconds(record, machine.runner))
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(seen.dataset, folder.split_csv))
@@ -479,7 +480,7 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
     info = dataset.info
     counts = " / ".join(f"{info.counts.get(name, 0)} {name}" for name in ("train", "val", "test"))
     what = f"{info.targets.task}: {FORMS[info.targets.form].counted(info.targets)}"
-    screen.note(f"{info.source}: {sum(info.counts.values())} images, {what}, {counts}")
+    screen.note(f"{info.source}: {counted(sum(info.counts.values()), 'image')}, {what}, {counts}")
     if remark := dataset.task.remark():
         screen.note(remark)
     unused = "line is not used", "lines are not used"

@@ -12,6 +12,7 @@ from autoft.system.screen import Screen
 from autoft.tasks.forms.table import FORMS
 from autoft.tasks.lookalikes import loosely, twins
 from autoft.tasks.regression import numbers_in
+from autoft.values.counts import counted
 from autoft.values.dataset import Imbalance, Listing, SplitName
 from autoft.values.target import MetricFacts
 
@@ -74,7 +75,7 @@ def _is_numbers(label: str) -> bool:
 
 def said_of(uneven: Imbalance, metric: MetricFacts, asked: str, task: Task) -> str:
     """That classes are uneven, and what that means for the metric: the one that was `asked` for, or why it is this."""
-    sizes = f"{uneven.common!r} has {uneven.most:,} images to train on, {uneven.rare!r} {uneven.fewest:,}"
+    sizes = f"{uneven.common!r} has {counted(uneven.most, 'image')} to train on, {uneven.rare!r} {uneven.fewest:,}"
     if metric.weighs_classes:
         first = task.metrics[0].name
         other = f"; --metric {first} has each image count alike" if asked == "auto" and first != metric.name else ""
@@ -91,8 +92,8 @@ def review(dataset: Dataset, screen: Screen) -> None:
     """
     form, targets = FORMS[dataset.task.form], dataset.info.targets
     for split in get_args(SplitName):
-        present = form.present(targets, dataset.targets(split))
-        absent = [name for name, there in zip(targets.names, present, strict=True) if not there]
+        images_of = form.images_of(targets, dataset.targets(split))
+        absent = [name for name, there in zip(targets.names, images_of, strict=True) if not there]
         if len(absent) < len(targets.names):
             _say_absent(split, absent, screen)
         elif split == "test":

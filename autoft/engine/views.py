@@ -13,6 +13,7 @@ from autoft.study.machine import cores
 from autoft.study.record import ViewsCompared
 from autoft.study.views import Comparison
 from autoft.train.job import TooLate
+from autoft.values.counts import counted
 from autoft.values.target import MetricFacts
 
 PATIENCE: Final = 2.0
@@ -71,4 +72,4 @@ def _in_words(found: ViewsCompared, facts: MetricFacts) -> str:
     best = (min if facts.is_loss else max)(found.figures, key=found.figures.__getitem__)
     noise = "" if best == found.view else ", no clear difference"
     said = f"view {found.view}: out-of-fold {facts.name} {figures[found.view]}, {others}{noise}"
-    return f"{said}; {found.images} images, {found.backbone}"
+    return f"{said}; {counted(found.images, 'image')}, {found.backbone}"

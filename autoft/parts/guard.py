@@ -27,6 +27,7 @@ from autoft.parts.plugins import PluginRef, switch_off
 from autoft.system import faults
 from autoft.values.backbone import Backbone, Stage
 from autoft.values.codec import encode
+from autoft.values.counts import passes
 from autoft.values.handoff import Artifact, Handoff
 from autoft.values.ledger import Ledger
 from autoft.values.plan import Balance, ClosedFormHead, GradientHead, Loss, ParameterGroup, Plan, Recipe
@@ -313,7 +314,7 @@ def _problems_of_groups(plan: Plan, stages: tuple[Stage, ...]) -> Iterator[str]:
                 yield f"{this} names {name!r}, which {holders[name]} has already; a parameter stands in one group, once"
             holders[name] = this
         if not 0 <= group.from_pass < plan.recipe.passes:
-            yield f"{this} begins within the {plan.recipe.passes:g} passes of the recipe, not at {group.from_pass:g}"
+            yield f"{this} begins within the {passes(plan.recipe.passes)} of the recipe, not at {group.from_pass:g}"
 
 
 def _instead(lost: str, stages: tuple[Stage, ...]) -> str:

@@ -23,6 +23,7 @@ from autoft.errors import UserError
 from autoft.runners.obstacles import ray_folder, ray_obstacle
 from autoft.study import machine
 from autoft.system import mps
+from autoft.values.counts import counted
 
 OLDEST_PYTHON = (3, 11)
 MIB, GIB = 2**20, 2**30
@@ -119,11 +120,13 @@ def check_memory() -> Check:
     """How much memory is free, on the machine or in this container, and for how many workers that is enough."""
     free = machine.memory()
     workers = max(0, free - machine.WORKER_BYTES) // machine.WORKER_BYTES
-    detail = f"{_size(free)} free, enough for {workers} workers of {_size(machine.WORKER_BYTES)}"
+    detail = f"{_size(free)} free, enough for {counted(workers, 'worker')} of {_size(machine.WORKER_BYTES)}"
     if free < LEAST_MEMORY:
         return Check("memory", "warn", detail, "use --workers 1 and --backbones with few parameters")
     if workers < machine.cores():
-        return Check("memory", "warn", detail, f"a search takes {max(1, workers)} workers; free memory for more")
+        return Check(
+            "memory", "warn", detail, f"a search takes {counted(max(1, workers), 'worker')}; free memory for more"
+        )
     return Check("memory", "ok", detail)
 
 
@@ -183,7 +186,7 @@ def check_hub() -> Check:
         return Check("hub", "warn", str(error), "set HF_HOME to a folder that can be written")
     models = len(list(cache.glob("models--*"))) if os.access(cache, os.R_OK) else 0
     network = f"offline (HF_HUB_OFFLINE={offline})" if offline else "online unless --offline"
-    return Check("hub", "ok", f"{network}, {models} models in {cache}")
+    return Check("hub", "ok", f"{network}, {counted(models, 'model')} in {cache}")
 
 
 def check_hub_answers() -> Check:
@@ -219,7 +222,11 @@ def check_plugins() -> Check:
     if failed:
         causes = "; ".join(f"{line.name}: {line.cause}" for line in failed)
         return Check("plugins", "warn", causes, f"mend it, or switch it off with -p no:{failed[0].name}")
-    return Check("plugins", "ok", f"{len(host.refs)} plugins with {sum(len(line.adds) for line in table)} parts")
+    return Check(
+        "plugins",
+        "ok",
+        f"{counted(len(host.refs), 'plugin')} with {counted(sum(len(line.adds) for line in table), 'part')}",
+    )
 
 
 QUICK: tuple[Callable[[], Check], ...] = (

@@ -13,6 +13,7 @@ import click
 
 from autoft.system.clock import RunClock
 from autoft.system.screen import Screen
+from autoft.values.counts import counted, passes
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.target import MetricFacts
 from autoft.values.trial import Report, Trial
@@ -163,7 +164,7 @@ def _stopped(ledger: Ledger) -> str:
     """The trials of a run that nobody runs, by state; a slice in flight was cut short with it."""
     states = ["cut short" if record.state == "running" else record.state for record in ledger.trials.values()]
     counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
-    return f"{len(states)} {'trial' if len(states) == 1 else 'trials'}: {counts}"
+    return f"{counted(len(states), 'trial')}: {counts}"
 
 
 def _news(before: TrialRecord | None, now: TrialRecord, metric: MetricFacts) -> Iterable[str]:
@@ -174,7 +175,7 @@ def _news(before: TrialRecord | None, now: TrialRecord, metric: MetricFacts) -> 
         is_first = number == min(now.started)
         what = f"{trial.backbone}, {trial.freeze}, {trial.image_size} px{refit_of(trial)},"
         begins = f"started: {what}" if is_first else "goes on,"  # its plan, or the time, may end before
-        yield f"trial {trial.id} {begins} up to {_passes(now.slices[number].until)}"
+        yield f"trial {trial.id} {begins} up to {passes(now.slices[number].until)}"
     for report in now.reports[len(known.reports) :]:
         part = f", on {part_of_images(report.share)}" if report.share < 1 else ""
         rest = part + (f": {report.error}" if report.error else "")
@@ -184,11 +185,11 @@ def _news(before: TrialRecord | None, now: TrialRecord, metric: MetricFacts) -> 
 def _result(record: TrialRecord, report: Report, metric: MetricFacts) -> str:
     """The score a slice came to; beside it the trial's best, when that was earlier."""
     if report.score is None:
-        return f"at {_passes(report.step)}"
+        return f"at {passes(report.step)}"
     figure = _figure(metric, report.score)
     if record.best_step >= report.step:
-        return f"{figure} at {_passes(report.step)}"
-    return f"best {_figure(metric, record.score)} at {_passes(record.best_step)}, now {figure} at {report.step:.3g}"
+        return f"{figure} at {passes(report.step)}"
+    return f"best {_figure(metric, record.score)} at {passes(record.best_step)}, now {figure} at {report.step:.3g}"
 
 
 def _standing(record: TrialRecord, metric: MetricFacts) -> str:
@@ -225,10 +226,6 @@ def part_of_images(share: float) -> str:
     if share >= 1:
         return ""
     return "less than 1 % of the images" if share < 0.01 else f"{min(99.0, 100 * share):.0f} % of the images"
-
-
-def _passes(step: float) -> str:
-    return f"{step:.3g} pass" if step == 1 else f"{step:.3g} passes"
 
 
 def _minutes(seconds: float) -> str:

@@ -18,6 +18,7 @@ from autoft.study.study import Study
 from autoft.system.cgroups import cpu_quota, memory_left
 from autoft.system.load import OtherTasks
 from autoft.system.screen import Screen
+from autoft.values.counts import counted
 from autoft.values.ledger import Ledger
 from autoft.values.space import Device
 
@@ -131,7 +132,7 @@ def share_out(study: Study, runner: RunnerName, nodes: Sequence[Resources], need
     count, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
     asked = study.gpus_per_trial or 1.0
     if 0 < gpus < asked:
-        raise StudyError(f"--gpus-per-trial {asked:g} asks for more than the {gpus} GPUs there are")
+        raise StudyError(f"--gpus-per-trial {asked:g} asks for more than there is here, {counted(gpus, 'GPU')}")
     device: Device = "cuda" if gpus else "cpu"
     most = int(gpus / asked) if gpus else max(1, count)
     is_open = study.gpus_per_trial is None and not study.workers
@@ -140,14 +141,15 @@ def share_out(study: Study, runner: RunnerName, nodes: Sequence[Resources], need
     workers = 1 if runner == "inline" else study.workers or _within_memory(most, nodes, need, screen)
     share = min(asked, 1 / math.ceil(workers / gpus)) if gpus else 0.0
     if gpus and workers > most:
-        screen.note(f"{workers} workers share {gpus} GPUs, {share:.3g} each")
+        screen.note(f"{workers} workers share {counted(gpus, 'GPU')}, {share:.3g} each")
     threads = max(1, min(count // workers, max(node.cores for node in nodes)))
     cpus = min(threads, math.floor(1000 * count / workers) / 1000)  # below 1 when more workers than cores are wanted
     room = sum(node.room(cpus, share) for node in nodes) if cpus else 0
+    there = f"{counted(count, 'core')} and {counted(gpus, 'GPU')}"
     if not room:
-        raise StudyError(f"no worker fits into {count} cores and {gpus} GPUs; use --runner inline")
+        raise StudyError(f"no worker fits into {there}; use --runner inline")
     if room < workers:
-        screen.note(f"{room} workers and not {workers}: more do not fit into {count} cores and {gpus} GPUs")
+        screen.note(f"{counted(room, 'worker')} and not {workers}: more do not fit into {there}")
     workers = min(workers, room)
     return Machine(runner, workers, threads, device, cpus, share, gpus if is_open and 0 < gpus < workers else 0)
 
@@ -157,7 +159,9 @@ def _within_memory(workers: int, nodes: Sequence[Resources], need: int, screen: 
     fit = max(1, sum(max(0, node.memory) // need for node in nodes))
     if fit < workers:
         free = sum(node.memory for node in nodes) / GIB
-        screen.note(f"{fit} workers and not {workers}: each needs {need / GIB:.1f} GiB, and {free:.1f} GiB are free")
+        screen.note(
+            f"{counted(fit, 'worker')} and not {workers}: each needs {need / GIB:.1f} GiB, and {free:.1f} GiB are free"
+        )
     return min(workers, fit)
 
 

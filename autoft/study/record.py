@@ -9,6 +9,7 @@ from typing import Literal
 from autoft.parts.plugins import PluginRef
 from autoft.study.study import Study
 from autoft.values.backbone import Backbone, Interpolation
+from autoft.values.counts import counted
 from autoft.values.dataset import DatasetInfo
 from autoft.values.handoff import View
 from autoft.values.space import Device
@@ -39,7 +40,8 @@ class Machine:
     def __str__(self) -> str:
         """As people read it."""
         bound = "up to " if self.measured else ""
-        return f"{bound}{self.workers} workers of {self.threads} threads on {self.device} by {self.runner}"
+        workers = f"{counted(self.workers, 'worker')} of {counted(self.threads, 'thread')}"
+        return f"{bound}{workers} on {self.device} by {self.runner}"
 
     @property
     def sure(self) -> int:

@@ -221,7 +221,7 @@ class Run:
     def summary(self) -> Summary | None:
         """What the run came to; None before its end. Raises `RunFolderError` when summary.json is damaged."""
         try:
-            return decode(Summary, self.folder.summary.read_text(encoding="utf-8"))
+            return decode(Summary, _renamed(json.loads(self.folder.summary.read_text(encoding="utf-8"))))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -235,6 +235,13 @@ class Run:
 
 def _unreadable(path: Path, error: OSError) -> RunFolderError:
     return RunFolderError(f"{path} cannot be read: {error.strerror or error}; look at its permissions and its disk")
+
+
+def _renamed(summary: Any) -> Any:
+    """The content of a summary.json with the names of today; what is no summary at all is left to the decoder."""
+    if isinstance(summary, dict) and "weighing" in summary:
+        return {"suggested_metric" if name == "weighing" else name: value for name, value in summary.items()}
+    return summary
 
 
 def _upgraded(study: Any) -> Any:

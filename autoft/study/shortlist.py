@@ -16,6 +16,7 @@ from autoft.study.study import PERMISSIVE, Study, licence_allowed
 from autoft.system.parallel import Check, in_thread, never_stop
 from autoft.system.screen import Screen
 from autoft.values.backbone import Backbone, InputSpec
+from autoft.values.counts import counted
 from autoft.values.space import Circumstances, Device, Space
 from autoft.values.trial import Candidate
 
@@ -214,10 +215,12 @@ def _small_enough(study: Study, backbones: list[Backbone], screen: Screen) -> li
         least = min(backbones, key=lambda backbone: backbone.parameters)
         raise StudyError(
             f"--max-params {most:,} leaves none of the backbones that can be used here; the smallest is "
-            f"{least.name} with {least.parameters:,} parameters"
+            f"{least.name} with {counted(least.parameters, 'parameter')}"
         )
     if larger := [backbone for backbone in backbones if backbone.parameters > most]:
-        screen.note(f"{len(larger)} of {len(backbones)} backbones are above --max-params {most:,}: {_some(larger)}")
+        screen.note(
+            f"{len(larger)} of {counted(len(backbones), 'backbone')} are above --max-params {most:,}: {_some(larger)}"
+        )
     return kept
 
 

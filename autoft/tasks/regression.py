@@ -16,6 +16,7 @@ from autoft.system.lazy import Lazy
 from autoft.tasks.number import number
 from autoft.tasks.statistics import mean
 from autoft.values.bundle import Calibration
+from autoft.values.counts import counted
 from autoft.values.plan import Recipe
 from autoft.values.target import MetricFacts, Targets
 
@@ -132,8 +133,8 @@ class Regression(Task):
             _refuse_decimal_comma(label, columns)
             if len(numbers_in(label)) != len(columns):
                 raise DataError(
-                    f"{label!r} holds {len(numbers_in(label))} numbers, and the columns are {', '.join(columns)}; "
-                    "give one number for each, with a point before its decimals"
+                    f"{label!r} holds {counted(len(numbers_in(label)), 'number')}, and the columns are "
+                    f"{', '.join(columns)}; give one number for each, with a point before its decimals"
                 )
         values = np.array([numbers_in(label) for label in labels])
         if (values == values[0]).all():

@@ -41,6 +41,7 @@ def scores(metrics: Sequence[Metric], primary: Metric, judged: NDArray[Any], tar
         metrics={one.name: one.facts.shown(found[one.name]) for one in known},
         ci95=(ends[0], ends[1]) if ends else None,
         unbounded=tuple(one.name for one in known if one.facts.greatest is None),
+        metric=primary.name,
     )
 
 

@@ -14,6 +14,7 @@ from autoft.tasks.calibration import calibrated, fit_temperature
 from autoft.tasks.lookalikes import printed, refuse_lookalikes
 from autoft.tasks.statistics import Labels, Logits, balanced_accuracy, f1s, log_losses, macro_f1, mean, recalls
 from autoft.values.bundle import Calibration
+from autoft.values.counts import counted
 from autoft.values.dataset import Imbalance
 from autoft.values.plan import Balance, Recipe
 from autoft.values.target import MetricFacts
@@ -101,7 +102,7 @@ class SingleLabel(Task):
         if not small:
             return None
         shown = ", ".join(f"{name!r} has {size}" for name, size in small[:5])
-        more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
+        more = f" and {counted(len(small) - 5, 'more class')} with too few" if len(small) > 5 else ""
         several = any(SEPARATOR in str(name) for name, _ in small)
         hint = f" (if {SEPARATOR} parts several labels, say --task multi_label)" if several else ""
         return f"class {shown}{more}{hint}: each class needs"

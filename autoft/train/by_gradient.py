@@ -26,6 +26,7 @@ from autoft.train.precision import Choice
 from autoft.train.prefix import Entrance, entrance
 from autoft.train.readings import StepTaken
 from autoft.train.workshop import Bench, memory, require_same_weights
+from autoft.values.counts import counted
 from autoft.values.plan import GradientHead
 from autoft.values.space import Scalar
 from autoft.values.trial import Costs, Report
@@ -65,7 +66,9 @@ def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
             pace, facts = _advance(bench, run, into, saver)
         outputs, scoring = _outputs(bench, run, into)
     if run.without_moments:
-        facts["optimiser_begun_anew"] = f"{len(run.without_moments)} parameters, e.g. {run.without_moments[0]}"
+        facts["optimiser_begun_anew"] = (
+            f"{counted(len(run.without_moments), 'parameter')}, e.g. {run.without_moments[0]}"
+        )
     score = shop.score(outputs)
     ended = run.step >= round(bench.plan.recipe.passes * run.stream.steps_per_pass)
     saver.save(run, {} if ended else run.training_tensors(), outputs)

@@ -28,6 +28,7 @@ from autoft.tasks.statistics import bootstrap, value_of
 from autoft.train.features import FeatureCache
 from autoft.train.job import TooLate
 from autoft.values.backbone import Backbone
+from autoft.values.counts import counted
 from autoft.values.handoff import View
 
 FOLDS: Final = 5
@@ -81,7 +82,7 @@ def compare_views(
             images = Images(dataset.pixels(*look.square), look.backbone.input, CPU, network.layout(CPU))
             found = cache.leading(network, images, rows[: len(order)], enough, check)
             if len(found) < fewest:
-                raise TooLate(f"there was time for {len(found)} images")
+                raise TooLate(f"there was time for {counted(len(found), 'image')}")
             features[look.view], order, enough = found, order[: len(found)], _never
         targets = dataset.targets("train+val")[order]
         outputs = {view: out_of_fold(dataset.task, seen, targets, check) for view, seen in features.items()}

@@ -23,6 +23,7 @@ from autoft.train.closed_form import fit_closed_form
 from autoft.train.job import Job, TooLate
 from autoft.train.refit import held_against_its_twin
 from autoft.train.workshop import Bench, Workshop, release_memory
+from autoft.values.counts import passes
 from autoft.values.plan import Fit, GradientHead, Plan
 from autoft.values.space import Device, Scalar
 from autoft.values.trial import Report
@@ -100,7 +101,7 @@ def _rates(plan: Plan) -> dict[str, Scalar]:
     facts: dict[str, Scalar] = {"head_learning_rate": plan.head.learning_rate, "batch_size": recipe.batch_size}
     facts |= {"optimizer": recipe.optimizer, "schedule": recipe.schedule}
     if recipe.schedule != "constant":
-        facts["schedule"] = f"{recipe.schedule} over {recipe.passes:g} passes"
+        facts["schedule"] = f"{recipe.schedule} over {passes(recipe.passes)}"
     return {"learning_rate": max(rates), **facts} if rates else facts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from autoft.values.counts import counted
 from autoft.values.dataset import TrainOn
 from autoft.values.space import Params
 from autoft.values.target import in_digits
@@ -33,12 +34,12 @@ class Best:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every metric on one split of `n` images; `ci95` of the primary metric.
+    """Every metric on one split of `n` images; `ci95` of the primary one, which `metric` names.
 
     `correct` counts the images that are right as a whole, which `right` says in words, where the primary metric is the
     task's own of that; else None. A loss is positive here, as people know it: smaller is better. A metric that
     has no figure for these images is not there, and `ci95` is None where that is the primary one. The figures of
-    `unbounded` metrics may be of any size, as in the units of the data.
+    `unbounded` metrics may be of any size, as in the units of the data. An older version has not written `metric`.
     """
 
     n: int
@@ -47,10 +48,11 @@ class Scores:
     ci95: tuple[float, float] | None
     right: str = "right"
     unbounded: tuple[str, ...] = ()
+    metric: str = ""
 
     def counted(self) -> str:
         """How many of the images are right; how many there are where that cannot be said."""
-        return f"{self.n} images" if self.correct is None else f"{self.correct} of {self.n} {self.right}"
+        return counted(self.n, "image") if self.correct is None else f"{self.correct} of {self.n} {self.right}"
 
     def text(self, metric: str, figure: float | None = None) -> str:
         """The metric's figure for people, or another one in its unit."""
@@ -72,7 +74,8 @@ class Summary:
     a score. `missed`: classes of which not one test image was recognised, with the number of their test images.
     `finalists`: the checkpoints that were to be exported, best first; the last is `best`, those before it could not
     be. A summary of an older version names none. `weighs_classes`: the metric does, each class alike;
-    where it does not, `weighing` is one of the task that does, if any. `goes_on`: with more time more would be tried.
+    where it does not and classes are uneven, `suggested_metric` is one of the task that does, by which nothing was
+    searched or trained. `goes_on`: with more time more would be tried.
     """
 
     run: str
@@ -92,5 +95,5 @@ class Summary:
     missed: Mapping[str, int] = field(default_factory=dict)
     finalists: tuple[Parent, ...] = ()
     weighs_classes: bool = False
-    weighing: str = ""
+    suggested_metric: str = ""
     goes_on: bool = True

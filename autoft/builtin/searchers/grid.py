@@ -45,7 +45,8 @@ class Grid(Searcher):
         """How many points there are."""
         size = sum(_size(candidate.space) for candidate in problem.candidates)
         too_few = problem.trials is not None and problem.trials < size
-        return f"the grid has {size:,} points{f', of which {problem.trials} are tried' if too_few else ''}"
+        tried = f", of which {problem.trials} {'is' if problem.trials == 1 else 'are'} tried" if too_few else ""
+        return f"the grid has {size:,} point{'s' * (size != 1)}{tried}"
 
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
         """The first of: what was interrupted, the next point for which there is time, more of the best."""

@@ -95,6 +95,6 @@ if (photo) {
       process.exit(1);
     }
   }
-  console.log(`PASS: ${vectors.length} vectors`);
+  console.log(`PASS: ${vectors.length} vector${vectors.length === 1 ? "" : "s"}`);
   console.error(usage);
 }

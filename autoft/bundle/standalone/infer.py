@@ -178,7 +178,8 @@ def run_vectors(session: Any) -> str:
         found, expected = answer[name], np.array(vector[name])
         if not (abs(found - expected) <= test["tolerance"] * np.array(test.get("units") or 1)).all():
             return f"FAIL: {vector['name']} gives {found}, expected {expected}"
-    print(f"PASS: {len(test['vectors'])} vectors")
+    ran = len(test["vectors"])
+    print(f"PASS: {ran} vector{'s' * (ran != 1)}")
     return ""
 
 

@@ -283,7 +283,7 @@ def _difference(found: Any, expected: Numbers, units: Any, outcome: Outcome) -> 
     import numpy as np
 
     if found.shape != expected.shape:
-        raise Broken(f"it gives {len(found)} numbers, expected {len(expected)}")
+        raise Broken(f"it gives {_counted(len(found), 'number')}, expected {len(expected)}")
     difference = float(np.nan_to_num(abs(found.astype(float) - expected) / units, nan=1, posinf=1).max())
     outcome.worst_difference = max(outcome.worst_difference or 0.0, difference)
     return difference
@@ -438,7 +438,7 @@ def _machine() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace") if info.is_file() else "", re.M)
     cpu = found[1] if found else platform.processor() or platform.machine()
-    return f"{cpu}, {_cores()} cores, {platform.system()} {platform.machine()}"
+    return f"{cpu}, {_counted(_cores(), 'core')}, {platform.system()} {platform.machine()}"
 
 
 def _cores() -> int:
@@ -489,7 +489,7 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"passed": not found.problems, **dataclasses.asdict(found)}))
     elif not found.problems:
         ran = measured_line(found.vectors, found.worst_difference)
-        print(f"PASS: {found.files} files, {ran}, {found.seconds:.1f} s")
+        print(f"PASS: {_counted(found.files, 'file')}, {ran}, {found.seconds:.1f} s")
     return 1 if found.problems else 0
 
 
@@ -503,11 +503,15 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def measured_line(vectors: int, worst_difference: float | None) -> str:
     """What the test vectors showed; without any nothing was measured."""
     if worst_difference is None:
         return "no test vectors, so neither model was run"
-    return f"{vectors} test vectors, worst difference of an answer {worst_difference:.1e}"
+    return f"{_counted(vectors, 'test vector')}, worst difference of an answer {worst_difference:.1e}"
 
 
 def unlisted_line(names: list[str]) -> str:
@@ -517,7 +521,7 @@ def unlisted_line(names: list[str]) -> str:
 
 
 def _table(measured: Any) -> str:
-    head = f"{measured['machine']}, onnxruntime {measured['onnxruntime']}, {measured['threads']} threads"
+    head = f"{measured['machine']}, onnxruntime {measured['onnxruntime']}, {_counted(measured['threads'], 'thread')}"
     titles = {"file": "file", "batch": "batch", "pixels": "pixels", "p50_ms": "p50 ms", "p95_ms": "p95 ms"}
     rows = [
         f"{row['file']:<16}" + "".join(f"{row[key]:>11}" for key in [*titles][1:])

@@ -32,6 +32,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from autoft.errors import ReadFailed, UnreadableImage
 from autoft.values.backbone import Interpolation
+from autoft.values.counts import counted
 from autoft.values.dataset import ValueRange
 from autoft.values.handoff import Preprocess, View
 
@@ -239,7 +240,7 @@ def _kind_of_tiff(file: BinaryIO) -> str:
         tags.load(file)
         bands, bits = tags[TiffImagePlugin.SAMPLESPERPIXEL], tags[TiffImagePlugin.BITSPERSAMPLE]
         kind = {2: "signed", 3: "float"}.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "unsigned")
-        return f"a TIFF of {bands} band{'s' * (bands != 1)} of {bits[0]}-bit {kind} values, which Pillow cannot decode"
+        return f"a TIFF of {counted(bands, 'band')} of {bits[0]}-bit {kind} values, which Pillow cannot decode"
     except Exception:  # a damaged one
         return ""
     finally:

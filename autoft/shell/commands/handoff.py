@@ -22,6 +22,7 @@ from autoft.shell.commands import (
     talk_on_stderr,
     to_json,
 )
+from autoft.values.counts import counted
 
 if TYPE_CHECKING:
     from autoft.bundle.onnx_runtime import PixelModel
@@ -83,7 +84,7 @@ def export(
     say(f"validation  {_figures(exported.validation)}")
     worst = max(parity.max_delta / parity.scale for parity in exported.parity.core)
     pixels = exported.parity.pixels
-    say(f"parity      {pixels.n} images: logits within {worst:.1g} of their scale, from pixels answers")
+    say(f"parity      {counted(pixels.n, 'image')}: logits within {worst:.1g} of their scale, from pixels answers")
     say(f"            within {pixels.max_delta:.1g}; {exported.parity.exporter}")
 
 
@@ -135,7 +136,7 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
         say(to_json(result))
     elif result.passed:
         measured = measured_line(result.vectors, result.worst_difference)
-        say(f"PASS: {result.files} files, {measured}, {result.seconds:.1f} s")
+        say(f"PASS: {counted(result.files, 'file')}, {measured}, {result.seconds:.1f} s")
     for note in result.notes:
         click.echo(note, err=True)
     if result.unlisted:
@@ -263,7 +264,7 @@ def predict(model: str, inputs: tuple[str, ...], as_json: bool, as_csv: bool) ->
 def _require_all_read(unreadable: int, others: str) -> None:
     """Raise `DataError` when images could not be read; `others` says what became of the rest."""
     if unreadable:
-        raise DataError(f"{unreadable} {'image' if unreadable == 1 else 'images'} could not be read; {others}")
+        raise DataError(f"{counted(unreadable, 'image')} could not be read; {others}")
 
 
 def _table(model: PixelModel, predictions: Iterable[Prediction]) -> int:

@@ -19,6 +19,7 @@ from autoft.shell.commands import (
     split_list,
     talk_on_stderr,
 )
+from autoft.values.counts import counted
 
 if TYPE_CHECKING:
     from autoft.values.backbone import Backbone, InputSpec
@@ -69,7 +70,7 @@ def backbones(
         return
     header = ("name", "parameters", "px", "licence", "weights", "prior")
     say(aligned(header, [_cells(backbone) for backbone in selected]))
-    click.echo(f"{len(selected)} of {len(known)} backbones", err=True)
+    click.echo(f"{len(selected)} of {counted(len(known), 'backbone')}", err=True)
 
 
 def _named(globs: Sequence[str], known: Sequence[Backbone]) -> list[Backbone]:

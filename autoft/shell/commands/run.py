@@ -23,6 +23,7 @@ from autoft.shell.commands import (
 )
 from autoft.study.options import Declared, Option, options_of
 from autoft.study.study import Study
+from autoft.values.counts import counted
 
 if TYPE_CHECKING:
     from autoft.values.summary import Scores, Summary
@@ -178,14 +179,16 @@ def _lines(summary: Summary) -> list[str]:
 def _tried(summary: Summary) -> Iterator[str]:
     if summary.candidates:
         rest = "; the others have no score" if summary.tried < summary.candidates else ""
-        yield _line("tried", f"{summary.tried} of {summary.candidates} pairs of backbone and freeze strategy{rest}")
+        yield _line(
+            "tried", f"{summary.tried} of {counted(summary.candidates, 'pair')} of backbone and freeze strategy{rest}"
+        )
 
 
 def _missed(summary: Summary) -> str:
     """The classes that were never found, and the metric that would have minded."""
     named = [f"{label!r} ({n})" for label, n in summary.missed.items()]
-    more = f" and {len(named) - NAMES_SHOWN} more classes" if len(named) > NAMES_SHOWN else ""
-    hint = f"; --metric {summary.weighing} weighs all alike" if summary.weighing else ""
+    more = f" and {counted(len(named) - NAMES_SHOWN, 'more class')}" if len(named) > NAMES_SHOWN else ""
+    hint = f"; --metric {summary.suggested_metric} weighs all alike" if summary.suggested_metric else ""
     return f"not one test image was recognised of {', '.join(named[:NAMES_SHOWN])}{more}{hint}"
 
 

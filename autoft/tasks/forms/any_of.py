@@ -45,7 +45,7 @@ class AnyOf(AnswerForm):
     output = "probabilities"
     compared = "probabilities"
     decided = "labels"
-    noun = "labels"
+    noun = "label"
     right = "with every label right"
     meanings: Mapping[str, str] = {
         "subset_accuracy": "part of the images of which every label is right",
@@ -54,9 +54,9 @@ class AnyOf(AnswerForm):
         "map": "mean average precision of the labels, whatever the thresholds",
     }
 
-    def present(self, targets: Targets, truth: Rows) -> NDArray[np.bool_]:
-        """The labels of some image."""
-        found: NDArray[np.bool_] = np.any(truth > 0, axis=0)
+    def images_of(self, targets: Targets, truth: Rows) -> NDArray[np.int64]:
+        """How many images have each label."""
+        found: NDArray[np.int64] = np.count_nonzero(truth > 0, axis=0)
         return found
 
     def ending(self, task: Task, calibration: Calibration) -> Ending:
@@ -126,7 +126,7 @@ class AnyOf(AnswerForm):
 
     def title(self, targets: Targets) -> str:
         """How many labels there are."""
-        return f"Multi-label image classifier of {len(targets.names)} labels"
+        return f"Multi-label image classifier of {self.counted(targets)}"
 
     def about(self, targets: Targets) -> str:
         """The labels."""
@@ -141,7 +141,7 @@ print({{name: float(chance) for name, chance, there in zip(names, *map(numpy.rav
     def limits(self, targets: Targets) -> Sequence[str]:
         """What is no label is not seen."""
         return (
-            f"It is for images like its training images, each with any of its {len(targets.names)} labels or none.",
+            f"It is for images like its training images, each with any of its {self.counted(targets)} or none.",
             "What else is on an image is not told, and a label that was often forgotten in the data is often missed.",
             "Each label is judged for itself, by its threshold; the probability of another label says nothing of it.",
             "Images unlike the training images get wrong answers, often with a high probability.",

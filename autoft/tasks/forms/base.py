@@ -29,6 +29,7 @@ from autoft.values.bundle import (
     LabelReport,
     MetricsReport,
 )
+from autoft.values.counts import counted, plural
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Ending
 from autoft.values.prediction import Prediction
@@ -54,10 +55,11 @@ _SPLITS: Final[Mapping[str, str]] = {"train": "training", "val": "validation"}
 
 @dataclass(frozen=True)
 class Model:
-    """What a deployed model is about, as its own metadata says."""
+    """What a deployed model is about, as its own metadata says; `metric` is what it was chosen by, "" if not told."""
 
     targets: Targets
     calibration: Calibration
+    metric: str = ""
 
 
 class AnswerForm(ABC):
@@ -71,7 +73,7 @@ class AnswerForm(ABC):
     decided: str
     """What is decided by them, in prose; "": nothing."""
     noun: str
-    """What the names are, in the plural."""
+    """What a name is."""
     right: str = "right"
     """What an image is that counts as correct."""
     by_column: bool = False
@@ -79,11 +81,11 @@ class AnswerForm(ABC):
 
     def counted(self, targets: Targets) -> str:
         """What is predicted, in a few words."""
-        return f"{len(targets.names)} {self.noun}"
+        return counted(len(targets.names), self.noun)
 
-    def present(self, targets: Targets, truth: Rows) -> NDArray[np.bool_]:
-        """Which names some image has, `(names,)`, of encoded targets `(n, ...)`; of columns of numbers all."""
-        return np.full(len(targets.names), len(truth) > 0)
+    def images_of(self, targets: Targets, truth: Rows) -> NDArray[np.int64]:
+        """How many images have each name, `(names,)`, of encoded targets `(n, ...)`; a column of numbers all."""
+        return np.full(len(targets.names), len(truth))
 
     # ---------------------------------------------------------------- the file
 
@@ -135,9 +137,13 @@ class AnswerForm(ABC):
         return f"; it was made by task {targets.task!r} of a plugin, and cannot be scored from this data here"
 
     def scores(self, answers: Answers, labels: Sequence[str], model: Model) -> Scores:
-        """The figures of the built-in task, of a file's answers `(n, names)` for labels as a person writes them."""
+        """The figures of the built-in task, of a file's answers `(n, names)` for labels as a person writes them.
+
+        The primary one is the metric that the model was chosen by, or the task's first where that is a plugin's.
+        """
         task = self.task(model.targets.task).on(model.targets)
-        found = scores(task.metrics, task.metrics[0], self.judged(answers, model), task.encode(labels))
+        primary = next((one for one in task.metrics if one.name == model.metric), task.metrics[0])
+        found = scores(task.metrics, primary, self.judged(answers, model), task.encode(labels))
         return replace(found, right=self.right)
 
     # ---------------------------------------------------------------- the card
@@ -196,7 +202,7 @@ class AnswerForm(ABC):
         right = "" if metrics.correct is None else f", and got {metrics.correct:,} {self.right}"
         return f"""## Score
 
-{whose} was scored on {metrics.n:,} images of the {split_name(metrics.split)} split{right}.{note}
+{whose} was scored on {counted(metrics.n, "image")} of the {split_name(metrics.split)} split{right}.{note}
 {self._missed(metrics)}{table(("Metric", "Value", "95 % interval", ""), rows)}
 
 {self.worst(metrics)}"""
@@ -205,7 +211,8 @@ class AnswerForm(ABC):
         """A warning of names that were never found, between blank lines."""
         shown = ", ".join(f"{plain(name)} ({n:,})" for name, n in list(metrics.missed.items())[:WORST])
         rest = ", and more" if len(metrics.missed) > WORST else ""
-        warning = f"**Not one image of these {self.noun} was recognised:** {shown}{rest}."
+        these = f"this {self.noun}" if len(metrics.missed) == 1 else f"these {plural(self.noun)}"
+        warning = f"**Not one image of {these} was recognised:** {shown}{rest}."
         return f"\n{warning}\n\n" if shown else "\n"
 
     # ---------------------------------------------------------------- one image
@@ -330,9 +337,10 @@ def more(names: int) -> str:
     return f" and {names - MOST_NAMES} more" if names > MOST_NAMES else ""
 
 
-def first_of(head: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> str:
+def first_of(head: Sequence[str], rows: Sequence[Sequence[str]], noun: str) -> str:
     """A table of the first rows, and where the others are."""
-    hidden = f"\n\n...{cut} {what}; `{METRICS}` has all." if (cut := more(len(rows))) else ""
+    cut = len(rows) - MOST_NAMES
+    hidden = f"\n\n... and {counted(cut, f'more {noun}')}; `{METRICS}` has all." if cut > 0 else ""
     return table(head, rows[:MOST_NAMES]) + hidden
 
 
@@ -346,7 +354,7 @@ def fitted_on(metrics: MetricsReport) -> str:
     origin = metrics.origin
     of_twin = origin is not None and origin.of_trial != origin.trial
     whose = f"what trial {origin.of_trial} made of " if origin and of_twin else ""
-    return f"fitted on {whose}{metrics.calibration.n:,} validation images"
+    return f"fitted on {whose}{counted(metrics.calibration.n, 'validation image')}"
 
 
 def figure(value: float | None) -> str:

@@ -26,6 +26,7 @@ from autoft.tasks.forms.base import (
 )
 from autoft.tasks.scores import estimates
 from autoft.values.bundle import LABELS, METRICS, Calibration, ColumnReport, MetricsReport
+from autoft.values.counts import counted
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Ending, Output
 from autoft.values.prediction import Prediction
@@ -41,7 +42,7 @@ class Numbers(AnswerForm):
     output = "values"
     compared = "values, in deviations of their column,"
     decided = ""
-    noun = "columns of numbers"
+    noun = "column of numbers"
     by_column = True
     meanings: Mapping[str, str] = {
         "mae": "mean absolute error, in the units of the data; smaller is better",
@@ -112,8 +113,7 @@ class Numbers(AnswerForm):
 
     def title(self, targets: Targets) -> str:
         """How many numbers there are."""
-        numbers = len(targets.names)
-        return f"Image regression of {numbers} {'number' if numbers == 1 else 'numbers'}"
+        return f"Image regression of {counted(len(targets.names), 'number')}"
 
     def about(self, targets: Targets) -> str:
         """The columns."""

@@ -46,7 +46,7 @@ class OneOf(AnswerForm):
     output = "probabilities"
     compared = "probabilities"
     decided = "answers"
-    noun = "classes"
+    noun = "class"
     meanings: Mapping[str, str] = {
         "accuracy": "part of the images that is right",
         "balanced_accuracy": "mean recall of the classes",
@@ -57,9 +57,9 @@ class OneOf(AnswerForm):
         "ece": "expected calibration error, over bins of equal mass; smaller is better",
     }
 
-    def present(self, targets: Targets, truth: Rows) -> NDArray[np.bool_]:
-        """The classes of some image."""
-        return np.isin(np.arange(len(targets.names)), truth)
+    def images_of(self, targets: Targets, truth: Rows) -> NDArray[np.int64]:
+        """How many images each class has."""
+        return np.bincount(truth, minlength=len(targets.names))
 
     def ending(self, task: Task, calibration: Calibration) -> Ending:
         """Probabilities, logits, and the indices of the best classes."""

@@ -1,0 +1,20 @@
+"""Counts for people."""
+
+from __future__ import annotations
+
+
+def counted(number: int | str, noun: str) -> str:
+    """The number with its noun: `1 image`, `1,200 images`, `0.5 passes`. Text stands as it is: `1` of it is one."""
+    shown = number if isinstance(number, str) else f"{number:,}"
+    return f"{shown} {noun if shown == '1' else plural(noun)}"
+
+
+def passes(step: float) -> str:
+    """So many passes over the images to train on, to three digits."""
+    return counted(f"{step:.3g}", "pass")
+
+
+def plural(noun: str) -> str:
+    """The noun as it is behind any number but 1; of `column of numbers` the first word."""
+    head, of, rest = noun.partition(" of ")
+    return f"{head}{'es' if head.endswith('s') else 's'}{of}{rest}"
