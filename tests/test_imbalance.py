@@ -212,7 +212,7 @@ def test_adjusted_logits_carry_the_shares_that_the_network_then_need_not_learn()
     torch.testing.assert_close(gradient("logits", outputs).sum(dim=0), torch.zeros(3), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("balance", get_args(Balance))
+@pytest.mark.parametrize("balance", ["logits", "weights"])
 def test_a_class_without_training_images_does_no_harm(balance: Balance) -> None:
     outputs = torch.randn(18, 4, generator=torch.Generator().manual_seed(0))
     assert balanced(balance, LABELS, 4)(outputs, LABELS).isfinite().all()
@@ -232,6 +232,26 @@ def test_sampling_draws_all_classes_alike_by_seed_and_step_alone(tiny_images: Pa
     common = drawn[classes[drawn] == 0]
     assert len(set(common.tolist())) == len(common)
     assert not np.array_equal(one._order(0), one._order(1))
+
+
+def drawn_in_a_pass(classes: np.ndarray, batch_size: int, number: int = 0) -> np.ndarray:
+    """The classes that one pass of sampling draws."""
+    recipe = Recipe(batch_size=batch_size, balance="sampling")
+    stream = TrainingStream(None, np.arange(len(classes)), classes, recipe, 3)  # type: ignore[arg-type]
+    drawn: np.ndarray = classes[stream._order(number)]
+    return drawn
+
+
+def test_sampling_draws_from_the_classes_that_have_images() -> None:
+    drawn = drawn_in_a_pass(np.array([0] * 20 + [3] * 4), 4)  # 1 and 2 have none
+    assert Counter(drawn.ravel().tolist()) == {0: 12, 3: 12}
+
+
+def test_of_more_classes_than_a_pass_has_images_each_has_its_turn() -> None:
+    classes = np.array([*range(40), 0, 0])
+    passes = [drawn_in_a_pass(classes, 32, number) for number in range(12)]
+    assert all(drawn.shape == (1, 32) and len(np.unique(drawn)) == 32 for drawn in passes)
+    assert len(np.unique(passes)) == 40
 
 
 @pytest.mark.parametrize("balance", REMEDIES)
