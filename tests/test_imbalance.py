@@ -186,6 +186,25 @@ def test_strategies_search_them_and_begin_with_the_first(strategy: FreezeStrateg
 # ---------------------------------------------------------------- what training does
 
 
+def test_a_head_of_classes_in_an_order_weighs_them_alike_where_the_goal_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def features(of: torch.Tensor) -> torch.Tensor:
+        return torch.randn(len(of), 12, generator=generator) + of[:, None] * torch.tensor([1.5] * 2 + [0.0] * 10)
+
+    classes, new = torch.tensor([0] * 300 + [1] * 12 + [2] * 6), torch.arange(3).repeat_interleave(200)
+    known, unknown = features(classes), features(new)
+    off = {}
+    for goal in ("mae", "macro_mae"):
+        task = Ordinal().on(Targets("ordinal", "one_of", ("1", "2", "3"))).towards(goal)
+        head = task.closed_form(known, classes, lambda: None)
+        assert head is not None
+        outputs = (unknown @ head.weight.T + head.bias).numpy()
+        off[goal] = -task.metric("mae").score(task.judged(outputs), new.numpy())
+        assert head.facts.get("balance") == {"mae": None, "macro_mae": "weights"}[goal]
+    assert off["macro_mae"] < 0.8 * off["mae"]
+
+
 LABELS = torch.tensor([0] * 12 + [1] * 4 + [2] * 2)
 
 
