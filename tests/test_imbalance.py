@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from parts.data import dataset
-from parts.small_run import small_run
+from parts.small_run import ZOO, small_run
 from torch.nn.functional import cross_entropy
 
 import autoft
@@ -44,7 +45,7 @@ from autoft.values.trial import Report, Slice
 
 MOST = int(IMBALANCED)
 EVEN, UNEVEN = ["cat"] * (MOST * 4 - 1) + ["dog"] * 4, ["cat"] * (MOST * 4) + ["dog"] * 4
-REMEDIES = tuple(one for one in get_args(Balance) if one != "none")
+REMEDIES = tuple(one for one in get_args(Balance) if one not in ("auto", "none"))
 
 
 # ---------------------------------------------------------------- found, and said
@@ -290,7 +291,7 @@ def test_a_trial_trains_so_and_pauses_anywhere(tiny_images: Path, tmp_path: Path
     execute(Slice(halting, 0.0, 1.0, 1e12))
     in_parts = execute(Slice(halting, 1.0, 2.0, 1e12))
     assert in_parts.loss == pytest.approx(at_once.loss, abs=1e-6)
-    plain = candidate.trial(2, {name: value for name, value in params.items() if name != "balance"}, 5)
+    plain = candidate.trial(2, {**params, "balance": "none"}, 5)
     unbalanced = execute(Slice(plain, 0.0, 2.0, 1e12))
     assert unbalanced.loss != pytest.approx(at_once.loss, abs=1e-4)
     assert "balance" not in unbalanced.facts
@@ -298,8 +299,62 @@ def test_a_trial_trains_so_and_pauses_anywhere(tiny_images: Path, tmp_path: Path
 
 @pytest.mark.parametrize("task", [Regression(), Ordinal()], ids=lambda task: task.name)
 def test_what_a_task_does_not_take_is_left_out_and_said(task: Task) -> None:
-    recipe, left_out = _taken(Recipe(balance="logits"), task)
-    assert (recipe, left_out) == (Recipe(), {"balance_left_out": f"logits: not for task {task.name!r}"})
+    recipe, left_out = _taken(Recipe(balance="logits"), task, "none")
+    says = {"balance_left_out": f"logits: not for task {task.name!r}"}
+    assert (recipe, left_out) == (Recipe(balance="none"), says)
+
+
+@pytest.mark.parametrize(
+    ("task", "by", "labels", "remedies"),
+    [
+        (SingleLabel(), "balanced_accuracy", UNEVEN, SingleLabel.balances),
+        (SingleLabel(), "balanced_accuracy", EVEN, ()),
+        (SingleLabel(), "accuracy", UNEVEN, ()),
+        (Ordinal(), "macro_mae", UNEVEN, Ordinal.balances),
+        (Regression(), "mae", UNEVEN, ()),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str | Task) else str(len(value)),
+)
+def test_there_is_need_of_remedies_where_classes_are_uneven_and_count_alike(
+    task: Task, by: str, labels: list[str], remedies: Sequence[Balance]
+) -> None:
+    assert task.towards(by).remedies(labels) == remedies
+
+
+PLAIN_STRATEGY = """
+from autoft import FreezeStrategy, GradientHead, Plan, Recipe, Space, hookimpl
+
+class Plain(FreezeStrategy):
+    name, summary = "plain", "knows nothing of rare classes"
+
+    def space(self):
+        return Space({})
+
+    def plan(self, stages, params):
+        return Plan((), GradientHead(1e-3), recipe=Recipe(batch_size=8))
+
+@hookimpl
+def autoft_freeze_strategies():
+    return [Plain()]
+"""
+
+
+@pytest.mark.parametrize("keep", [4, None], ids=["uneven", "even"])
+def test_a_strategy_that_knows_nothing_of_it_trains_for_rare_classes(
+    tiny_images: Path, tmp_path: Path, keep: int | None
+) -> None:
+    plugin = tmp_path / "plain.py"
+    plugin.write_text(PLAIN_STRATEGY)
+    images = tiny_images if keep is None else thinned(tiny_images, keep)
+    run = small_run(images, tmp_path / "run", (ZOO, str(plugin)), ("plain",))
+    shop = Workshop(run, run.host())
+    (candidate,) = [one for one in run.record.candidates if one.backbone == "small/test_resnet"]
+    job = Job(Slice(candidate.trial(0, {}, 5), 0.0, 1.0, 1e12), time.time())
+    taken = "none" if keep is None else "sampling"
+    assert shop.bench(job).plan.recipe.balance == taken
+    report = Worker(shop).run(job)
+    assert report.error is None
+    assert report.facts.get("balance", "none") == taken
 
 
 def test_macro_mae_is_the_mean_over_classes() -> None:

@@ -38,7 +38,7 @@ from autoft.train.halves import in_halves
 from autoft.train.job import Job
 from autoft.train.precision import Choice, Precision, device_name
 from autoft.train.step_timing import Subject
-from autoft.values.plan import Plan, Recipe
+from autoft.values.plan import Balance, Plan, Recipe
 from autoft.values.space import Scalar
 from autoft.values.trial import Parent, Trial
 
@@ -83,6 +83,11 @@ class Workshop:
     def validation(self) -> NDArray[np.int64]:
         """Rows `(n,)` of the validation images; asked for at every step, and found among all samples."""
         return self.dataset.rows("val")
+
+    @cached_property
+    def _remedy(self) -> Balance:
+        """What is done for rare classes where a plan leaves it open: for refits too, whatever they train on."""
+        return next(iter(self.task.remedies(self.dataset.labels("train"))), "none")
 
     def trained_on(self, trial: Trial) -> Dataset:
         """The images of a trial: a refit trains on validation images that there was no time to score, too."""
@@ -129,7 +134,7 @@ class Workshop:
         adaptation = None if adapter is None else Adaptation.of(network, adapter, trial.seed)
         stages = network.stages if adaptation is None else adaptation.network.stages
         plan = strategy.plan(stages, trial.params)
-        recipe, left_out = _taken(plan.recipe, self.task)
+        recipe, left_out = _taken(plan.recipe, self.task, self._remedy)
         plan = replace(plan, recipe=recipe)
         bench = Bench(self, job, network, plan, self.images(trial), adaptation, left_out)
         if plan.batch_norm == "train":  # which takes no parts
@@ -203,9 +208,11 @@ class Workshop:
         return classifier
 
 
-def _taken(recipe: Recipe, task: Task) -> tuple[Recipe, dict[str, Scalar]]:
-    """What of a recipe the task takes, and what is said of the rest."""
+def _taken(recipe: Recipe, task: Task, remedy: Balance) -> tuple[Recipe, dict[str, Scalar]]:
+    """What of a recipe the task takes, with the `remedy` where it leaves that open, and what is said of the rest."""
     left_out: dict[str, Scalar] = {}
+    if recipe.balance == "auto":
+        recipe = replace(recipe, balance=remedy)
     if task.form == "numbers" and recipe.is_mixing:  # half of two images is not half of what they show
         recipe = replace(recipe, mixup=0.0, cutmix=0.0)
         left_out["mixing"] = "left out: answers are numbers"
