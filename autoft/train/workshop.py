@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from autoft.media.image.resident import Resident
 from autoft.parts.base import FreezeStrategy, Task
 from autoft.parts.cut import Cut
 from autoft.parts.host import Host
+from autoft.parts.metric import Metric
 from autoft.parts.network import Network
 from autoft.store import Checkpoint
 from autoft.study.machine import MIB, peak_memory
@@ -46,7 +48,9 @@ INPUTS_AT_ONCE = 32
 NETWORKS_IN_MEMORY = 3
 FEW = 500
 """Validation images by which no score is sure: of more, an accuracy has a standard error of .02 at most."""
-ERRORS_IN_AN_INTERVAL, RESAMPLING_SECONDS = 2 * 1.96, 1.0
+ERRORS_IN_AN_INTERVAL = 2 * 1.96
+MOST_RESAMPLING, TRIED_RESAMPLES = 1.0, 20
+"""Seconds of a core that all resamples of a score may take, and how many are tried to find out."""
 TIMED_ON_A_GPU = 64
 """Images of the steps by which the arithmetic is chosen there."""
 
@@ -78,6 +82,7 @@ class Workshop:
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
         self._cuts: dict[tuple[str, int, int], Cut | None] = {}
+        self._is_resampled: bool | None = None
 
     @cached_property
     def validation(self) -> NDArray[np.int64]:
@@ -170,14 +175,16 @@ class Workshop:
     def standard_error(self, outputs: np.ndarray) -> float | None:
         """That of the validation score, by its 95 % interval.
 
-        None for more than `FEW` images, and of a metric that is not made for resamples: a thousand would take seconds.
+        None for more than `FEW` images, and of a metric of which a thousand resamples would take seconds.
         """
         if len(outputs) > FEW:
             return None
         targets, metric = self.dataset.targets("val"), self.task.metric(self.record.metric.name)
-        judged, began = self.task.judged(outputs), time.monotonic()
-        metric.score(judged, targets)
-        if RESAMPLES * (time.monotonic() - began) > RESAMPLING_SECONDS:
+        judged = self.task.judged(outputs)
+        if self._is_resampled is None:  # one answer for all trials, whatever else the machine does
+            seconds = 0.0 if metric.is_proportion else _resampling_seconds(metric, judged, targets)
+            self._is_resampled = seconds <= MOST_RESAMPLING
+        if not self._is_resampled:
             return None
         low, high = interval(metric, judged, targets)
         return (high - low) / ERRORS_IN_AN_INTERVAL if math.isfinite(high - low) else None
@@ -206,6 +213,15 @@ class Workshop:
         classifier = Classifier.of(network, self.task.outputs)
         classifier.restore(checkpoint.model)
         return classifier
+
+
+def _resampling_seconds(metric: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> float:
+    """What all resamples of a score would take of a core, by a few: they come in stacks, as in `bootstrap`."""
+    statistic, each_once = metric.statistic(judged, targets), np.ones((1, len(targets)), np.int64)
+    statistic(each_once)  # what is loaded when first used
+    stack, began = each_once.repeat(TRIED_RESAMPLES, axis=0), time.thread_time()
+    statistic(stack)
+    return (time.thread_time() - began) * RESAMPLES / TRIED_RESAMPLES
 
 
 def _taken(recipe: Recipe, task: Task, remedy: Balance) -> tuple[Recipe, dict[str, Scalar]]:
@@ -282,6 +298,10 @@ class Bench:
     def measured(self, image_seconds: float) -> None:
         """One image's forward pass has just taken so long."""
         self.shop.image_seconds[self.trial.backbone, self.trial.image_size] = image_seconds
+
+    def standard_error(self, outputs: np.ndarray) -> float | None:
+        """That of the validation score, as `Workshop.standard_error`; a refit has no score."""
+        return None if self.trial.twin is not None else self.shop.standard_error(outputs)
 
     @property
     def together(self) -> int:
