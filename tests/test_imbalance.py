@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from parts.data import dataset
-from parts.small_run import small_run
+from parts.small_run import ZOO, small_run
 from torch.nn.functional import cross_entropy
 
 import autoft
@@ -44,7 +45,7 @@ from autoft.values.trial import Report, Slice
 
 MOST = int(IMBALANCED)
 EVEN, UNEVEN = ["cat"] * (MOST * 4 - 1) + ["dog"] * 4, ["cat"] * (MOST * 4) + ["dog"] * 4
-REMEDIES = tuple(one for one in get_args(Balance) if one != "none")
+REMEDIES = tuple(one for one in get_args(Balance) if one not in ("auto", "none"))
 
 
 # ---------------------------------------------------------------- found, and said
@@ -186,6 +187,25 @@ def test_strategies_search_them_and_begin_with_the_first(strategy: FreezeStrateg
 # ---------------------------------------------------------------- what training does
 
 
+def test_a_head_of_classes_in_an_order_weighs_them_alike_where_the_goal_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def features(of: torch.Tensor) -> torch.Tensor:
+        return torch.randn(len(of), 12, generator=generator) + of[:, None] * torch.tensor([1.5] * 2 + [0.0] * 10)
+
+    classes, new = torch.tensor([0] * 300 + [1] * 12 + [2] * 6), torch.arange(3).repeat_interleave(200)
+    known, unknown = features(classes), features(new)
+    off = {}
+    for goal in ("mae", "macro_mae"):
+        task = Ordinal().on(Targets("ordinal", "one_of", ("1", "2", "3"))).towards(goal)
+        head = task.closed_form(known, classes, lambda: None)
+        assert head is not None
+        outputs = (unknown @ head.weight.T + head.bias).numpy()
+        off[goal] = -task.metric("mae").score(task.judged(outputs), new.numpy())
+        assert head.facts.get("balance") == {"mae": None, "macro_mae": "weights"}[goal]
+    assert off["macro_mae"] < 0.8 * off["mae"]
+
+
 LABELS = torch.tensor([0] * 12 + [1] * 4 + [2] * 2)
 
 
@@ -212,7 +232,7 @@ def test_adjusted_logits_carry_the_shares_that_the_network_then_need_not_learn()
     torch.testing.assert_close(gradient("logits", outputs).sum(dim=0), torch.zeros(3), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("balance", get_args(Balance))
+@pytest.mark.parametrize("balance", ["logits", "weights"])
 def test_a_class_without_training_images_does_no_harm(balance: Balance) -> None:
     outputs = torch.randn(18, 4, generator=torch.Generator().manual_seed(0))
     assert balanced(balance, LABELS, 4)(outputs, LABELS).isfinite().all()
@@ -234,6 +254,26 @@ def test_sampling_draws_all_classes_alike_by_seed_and_step_alone(tiny_images: Pa
     assert not np.array_equal(one._order(0), one._order(1))
 
 
+def drawn_in_a_pass(classes: np.ndarray, batch_size: int, number: int = 0) -> np.ndarray:
+    """The classes that one pass of sampling draws."""
+    recipe = Recipe(batch_size=batch_size, balance="sampling")
+    stream = TrainingStream(None, np.arange(len(classes)), classes, recipe, 3)  # type: ignore[arg-type]
+    drawn: np.ndarray = classes[stream._order(number)]
+    return drawn
+
+
+def test_sampling_draws_from_the_classes_that_have_images() -> None:
+    drawn = drawn_in_a_pass(np.array([0] * 20 + [3] * 4), 4)  # 1 and 2 have none
+    assert Counter(drawn.ravel().tolist()) == {0: 12, 3: 12}
+
+
+def test_of_more_classes_than_a_pass_has_images_each_has_its_turn() -> None:
+    classes = np.array([*range(40), 0, 0])
+    passes = [drawn_in_a_pass(classes, 32, number) for number in range(12)]
+    assert all(drawn.shape == (1, 32) and len(np.unique(drawn)) == 32 for drawn in passes)
+    assert len(np.unique(passes)) == 40
+
+
 @pytest.mark.parametrize("balance", REMEDIES)
 def test_a_trial_trains_so_and_pauses_anywhere(tiny_images: Path, tmp_path: Path, balance: Balance) -> None:
     run = small_run(thinned(tiny_images, 4), tmp_path / "run")
@@ -251,7 +291,7 @@ def test_a_trial_trains_so_and_pauses_anywhere(tiny_images: Path, tmp_path: Path
     execute(Slice(halting, 0.0, 1.0, 1e12))
     in_parts = execute(Slice(halting, 1.0, 2.0, 1e12))
     assert in_parts.loss == pytest.approx(at_once.loss, abs=1e-6)
-    plain = candidate.trial(2, {name: value for name, value in params.items() if name != "balance"}, 5)
+    plain = candidate.trial(2, {**params, "balance": "none"}, 5)
     unbalanced = execute(Slice(plain, 0.0, 2.0, 1e12))
     assert unbalanced.loss != pytest.approx(at_once.loss, abs=1e-4)
     assert "balance" not in unbalanced.facts
@@ -259,8 +299,62 @@ def test_a_trial_trains_so_and_pauses_anywhere(tiny_images: Path, tmp_path: Path
 
 @pytest.mark.parametrize("task", [Regression(), Ordinal()], ids=lambda task: task.name)
 def test_what_a_task_does_not_take_is_left_out_and_said(task: Task) -> None:
-    recipe, left_out = _taken(Recipe(balance="logits"), task)
-    assert (recipe, left_out) == (Recipe(), {"balance_left_out": f"logits: not for task {task.name!r}"})
+    recipe, left_out = _taken(Recipe(balance="logits"), task, "none")
+    says = {"balance_left_out": f"logits: not for task {task.name!r}"}
+    assert (recipe, left_out) == (Recipe(balance="none"), says)
+
+
+@pytest.mark.parametrize(
+    ("task", "by", "labels", "remedies"),
+    [
+        (SingleLabel(), "balanced_accuracy", UNEVEN, SingleLabel.balances),
+        (SingleLabel(), "balanced_accuracy", EVEN, ()),
+        (SingleLabel(), "accuracy", UNEVEN, ()),
+        (Ordinal(), "macro_mae", UNEVEN, Ordinal.balances),
+        (Regression(), "mae", UNEVEN, ()),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str | Task) else str(len(value)),
+)
+def test_there_is_need_of_remedies_where_classes_are_uneven_and_count_alike(
+    task: Task, by: str, labels: list[str], remedies: Sequence[Balance]
+) -> None:
+    assert task.towards(by).remedies(labels) == remedies
+
+
+PLAIN_STRATEGY = """
+from autoft import FreezeStrategy, GradientHead, Plan, Recipe, Space, hookimpl
+
+class Plain(FreezeStrategy):
+    name, summary = "plain", "knows nothing of rare classes"
+
+    def space(self):
+        return Space({})
+
+    def plan(self, stages, params):
+        return Plan((), GradientHead(1e-3), recipe=Recipe(batch_size=8))
+
+@hookimpl
+def autoft_freeze_strategies():
+    return [Plain()]
+"""
+
+
+@pytest.mark.parametrize("keep", [4, None], ids=["uneven", "even"])
+def test_a_strategy_that_knows_nothing_of_it_trains_for_rare_classes(
+    tiny_images: Path, tmp_path: Path, keep: int | None
+) -> None:
+    plugin = tmp_path / "plain.py"
+    plugin.write_text(PLAIN_STRATEGY)
+    images = tiny_images if keep is None else thinned(tiny_images, keep)
+    run = small_run(images, tmp_path / "run", (ZOO, str(plugin)), ("plain",))
+    shop = Workshop(run, run.host())
+    (candidate,) = [one for one in run.record.candidates if one.backbone == "small/test_resnet"]
+    job = Job(Slice(candidate.trial(0, {}, 5), 0.0, 1.0, 1e12), time.time())
+    taken = "none" if keep is None else "sampling"
+    assert shop.bench(job).plan.recipe.balance == taken
+    report = Worker(shop).run(job)
+    assert report.error is None
+    assert report.facts.get("balance", "none") == taken
 
 
 def test_macro_mae_is_the_mean_over_classes() -> None:

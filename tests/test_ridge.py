@@ -137,9 +137,36 @@ def test_a_head_to_which_classes_count_alike_finds_the_rare_one():
 
 def test_of_classes_of_one_size_it_is_the_same_head_to_the_bit():
     features, labels = _problem(300, 20, spread=2.0)
-    one, other = (ridge_of_classes(features, labels, 3, alike=alike) for alike in ("images", "classes"))
-    assert torch.equal(one.weight, other.weight)
-    assert torch.equal(one.bias, other.bias)
+    marks = torch.nn.functional.one_hot(labels, 3)
+    for one, other in (
+        [ridge_of_classes(features, labels, 3, alike=alike) for alike in ("images", "classes")],
+        [ridge_of_labels(features, marks, classes=classes) for classes in (None, labels)],
+    ):
+        assert torch.equal(one.weight, other.weight)
+        assert torch.equal(one.bias, other.bias)
+
+
+def test_marks_count_as_the_classes_of_their_images_do():
+    """Leave-one-out is exact, and one image alone that makes a column vary is known whatever it counts for."""
+    features, marks = _marks(40, 7)
+    classes = (torch.arange(40) % 6).clamp(max=2)
+    marks = torch.cat([marks, (torch.arange(40) == 5)[:, None], (classes == 0)[:, None]], dim=1)
+    weights = _Classes.of(classes, 3, never_stop, "classes").weights
+    targets = _Columns.of(marks, "labels", never_stop, weights)
+    assert targets.judged.tolist() == [True] * 4 + [False, True]
+    rows = _Rows.of(features, never_stop, targets.weights)
+    path = _Path.of(rows, targets)
+    ((at, block),) = rows.blocks()
+    fast = path.leave_one_out(block @ path.axes, at, path.strengths[12]) * targets.deviation + targets.centre
+    for row in range(40):
+        rest = torch.arange(40) != row
+        x, y = (block / rows.roots)[rest], marks[rest].double()
+        slow = _weighted_ridge(x, y, weights[rest], path.strengths[12])((block / rows.roots)[row])
+        torch.testing.assert_close(fast[row], slow, rtol=1e-7, atol=1e-7)
+    judged = targets.judge(path.leave_one_out(block @ path.axes, at, path.strengths[12]), at)
+    torch.testing.assert_close(
+        judged, weights @ ((fast - marks) / targets.deviation).square(), rtol=1e-7, atol=1e-7, check_dtype=False
+    )
 
 
 @pytest.mark.parametrize(("n", "dim"), [(40, 7), (12, 30)], ids=["more rows", "more columns"])
@@ -232,7 +259,7 @@ def test_sigmoids_have_the_least_log_loss():
     scores = torch.randn(400, 5, generator=generator) * torch.logspace(-2, 1, 5)
     wanted = (4 * scores + torch.randn(400, 5, generator=generator) > torch.linspace(-1, 3, 5)).double() * 0.9 + 0.05
     wanted[:, 2] = 1 - wanted[:, 2]
-    loss = _LogLoss(scores, lambda at: wanted[at], never_stop)
+    loss = _LogLoss(scores, lambda at: wanted[at], torch.ones(len(scores)).double(), never_stop)
     found = loss.least(_Sigmoids(torch.ones(5).double(), torch.zeros(5).double()), lambda terms: terms)
     by_scale, by_offset, *_ = loss.derivatives(found)
     assert 0 <= found.scale[2] < 1e-9
@@ -242,10 +269,27 @@ def test_sigmoids_have_the_least_log_loss():
     assert loss.mean(found) < loss.mean(_Sigmoids(found.scale * 1.1, found.offset))
 
 
+def test_an_image_that_counts_twice_is_two_to_the_sigmoids():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(60, 2, generator=generator)
+    wanted = (scores + torch.randn(60, 2, generator=generator) > 0).double() * 0.9 + 0.05
+    twice = torch.arange(60).repeat_interleave(1 + (torch.arange(60) % 3 == 0).long())
+    times = torch.bincount(twice).double()
+    start = _Sigmoids(torch.ones(2).double(), torch.zeros(2).double())
+    losses = (
+        _LogLoss(scores, lambda at: wanted[at], times / times.mean(), never_stop),
+        _LogLoss(scores[twice], lambda at: wanted[twice][at], torch.ones(len(twice)).double(), never_stop),
+    )
+    one, other = (loss.least(start, lambda terms: terms) for loss in losses)
+    torch.testing.assert_close(one.scale, other.scale, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(one.offset, other.offset, rtol=1e-3, atol=1e-4)
+    assert losses[0].mean(one) == pytest.approx(losses[1].mean(one))
+
+
 def test_scores_that_are_all_alike_leave_the_offset_to_answer():
     scores = torch.tensor([0.0, 0.1, 1e3]).expand(50, 3)
     wanted = (torch.arange(50)[:, None] < 20).double().expand(50, 3)
-    loss = _LogLoss(scores, lambda at: wanted[at], never_stop)
+    loss = _LogLoss(scores, lambda at: wanted[at], torch.ones(len(scores)).double(), never_stop)
     found = loss.least(_Sigmoids(torch.ones(3).double(), torch.zeros(3).double()), lambda terms: terms)
     torch.testing.assert_close(found.logits(scores).sigmoid(), torch.full((50, 3), 0.4).double(), rtol=0, atol=1e-4)
 

@@ -431,6 +431,19 @@ def test_asha_promotes_the_best_third_of_a_rung_from_the_highest_down():
     assert play.start().trial.id == 3, "one of three has gone on: a new one"
 
 
+def test_heads_in_closed_form_are_none_of_a_rung_of_asha():
+    """They are through after their only pass: to count them would send a trial on that is the best of two."""
+    raced = raced_only(("full",))
+    probe = Candidate("z/a", "probe", 64, Space({}), "closed_form")
+    play = Play(replace(raced, candidates=(probe,)), Asha(), deadline=1000.0)
+    play.report(play.start(), 0.9)
+    play.problem = replace(raced, candidates=(probe, *raced.candidates))
+    for score in (0.5, 0.7):
+        play.report(play.start(), score)
+    asked = play.ask()
+    assert (asked.trial.id, asked.start) == (3, 0.0), "of two trials none is a third"
+
+
 def test_asha_keeps_the_rungs_of_the_paper():
     """Of each rung at most a third has gone on, however long it runs."""
     run = simulate(Asha(), raced_only(), seconds=300.0)

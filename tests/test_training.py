@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import random
@@ -18,6 +19,7 @@ from parts.small_run import small_run
 from autoft.errors import RunFolderError
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import FreezeStrategy
+from autoft.parts.metric import Metric
 from autoft.runners.search import problem_of
 from autoft.store import Checkpoint
 from autoft.study.run import Run
@@ -34,11 +36,12 @@ from autoft.train.job import Job
 from autoft.train.precision import Timing
 from autoft.train.views import out_of_fold
 from autoft.train.worker import Worker
-from autoft.train.workshop import WeightsChanged, Workshop
+from autoft.train.workshop import TRIED_RESAMPLES, WeightsChanged, Workshop
 from autoft.values.codec import encode
 from autoft.values.ledger import Kept, Ledger
 from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
 from autoft.values.space import Circumstances
+from autoft.values.target import MetricFacts
 from autoft.values.trial import Allowance, Clock, Lost, Parent, Queued, Slice, Trial
 
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
@@ -281,11 +284,48 @@ def test_a_head_on_few_images_is_judged_out_of_fold_too(run, worker, monkeypatch
     assert execute(worker, trial(run, 2, "test_vit", "probe"), 0.0, 1.0).folds is None
 
 
+def by_metric(shop, metric):
+    """The workshop of a run that is searched by a metric of one's own."""
+    record = replace(shop.record, metric=metric.facts)
+    other = copy.copy(shop)
+    other.task, other.record, other._is_resampled = shop.task.with_metrics([metric]), record, None
+    return other
+
+
 def test_no_slice_waits_for_a_thousand_resamples_of_a_slow_metric(worker, monkeypatch):
     outputs = np.eye(worker.shop.task.outputs, dtype=np.float32)[worker.shop.dataset.targets("val")]
-    monkeypatch.setattr("autoft.train.workshop.RESAMPLING_SECONDS", 0.0)
+    shop = by_metric(worker.shop, Metric.of(MetricFacts("slow"), lambda *_: sum(range(1_000_000)) * 0.0))
     monkeypatch.setattr("autoft.train.workshop.interval", lambda *_: pytest.fail("it resamples"))
-    assert worker.shop.standard_error(outputs) is None
+    assert shop.standard_error(outputs) is None
+
+
+def test_whether_scores_have_standard_errors_goes_by_stacks_of_resamples_and_is_settled_once(worker, monkeypatch):
+    outputs = np.eye(worker.shop.task.outputs, dtype=np.float32)[worker.shop.dataset.targets("val")]
+    asked = []
+
+    def statistic(judged, targets):
+        def of_stacks(counts):  # what a stack costs does not depend on how high it is
+            asked.append(len(counts))
+            sum(range(300_000))
+            return counts @ (judged.argmax(axis=1) != targets) / len(targets)
+
+        return of_stacks
+
+    shop = by_metric(worker.shop, Metric(MetricFacts("stacks"), statistic))
+    assert shop.standard_error(outputs) == 0.0
+    assert asked[:2] == [1, TRIED_RESAMPLES]
+    monkeypatch.setattr("autoft.train.workshop.MOST_RESAMPLING", 0.0)  # as on a machine that has become busy
+    del asked[:]
+    assert shop.standard_error(outputs) == 0.0
+    assert TRIED_RESAMPLES not in asked
+
+
+def test_a_refit_has_no_standard_error_to_find(run, worker):
+    outputs = np.eye(worker.shop.task.outputs, dtype=np.float32)[worker.shop.dataset.targets("val")]
+    of = trial(run, 0, "test_vit", "probe")
+    for refit, found in ((of, True), (replace(of, train_on="train+val", twin=Parent(1, 1.0)), False)):
+        bench = worker.shop.bench(Job(Slice(refit, 0.0, 1.0, 1e12), time.time()))
+        assert (bench.standard_error(outputs) is not None) is found
 
 
 def test_a_probe_that_is_fitted_in_bf16_is_scored_in_fp32(run, worker):

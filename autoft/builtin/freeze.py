@@ -288,7 +288,7 @@ def _by_stage(stages: tuple[Stage, ...], rate: float, params: Params, apart: flo
 
 
 def _recipe(params: Params) -> Recipe:
-    augment, balance = params["augment"], params.get("balance", "none")
+    augment, balance = params["augment"], params.get("balance", "auto")
     return Recipe(batch_size=int(params["batch_size"]), augment=augment, balance=balance)  # type: ignore[arg-type]
 
 

@@ -226,7 +226,7 @@ class Task(Part):
     """What is predicted of the data set at hand; `on` sets it."""
 
     balances: Sequence[Balance] = ()
-    """What training by gradient may do for rare classes, besides "none"; by default there are no classes."""
+    """What training by gradient may do for rare classes, first what a plan gets unasked; by default nothing."""
 
     goal: str = ""
     """The metric that is searched by, where it is known; `towards` sets it."""
@@ -291,6 +291,13 @@ class Task(Part):
         By default None, as where they are near enough or there are no classes.
         """
         return None
+
+    def remedies(self, labels: Sequence[str]) -> Sequence[Balance]:
+        """Those of its `balances` that training images with these labels have need of.
+
+        None where classes are near enough in size, or the metric that is searched by weighs images alike.
+        """
+        return self.balances if self.metric("auto").facts.weighs_classes and self.imbalance(labels) else ()
 
     def remark(self) -> str:
         """What a user should know of how the labels were taken, said before anything trains; by default nothing."""

@@ -93,12 +93,16 @@ class Ordinal(SingleLabel):
         return (losses * reached).sum() / len(targets)
 
     def closed_form(self, features: Tensor, targets: Tensor, check: Callable[[], None]) -> LinearHead | None:
-        """A ridge path of the marks "above class k", over all images: near enough to begin with."""
+        """A ridge path of the marks "above class k", over all images: near enough to begin with.
+
+        Classes count alike where the goal weighs them so.
+        """
         import torch
 
         from autoft.tasks.ridge import ridge_of_labels
 
-        return ridge_of_labels(features, (targets[:, None] > torch.arange(self.outputs)).float(), check)
+        marks = (targets[:, None] > torch.arange(self.outputs)).float()
+        return ridge_of_labels(features, marks, check, targets if self._weighs_classes else None)
 
     def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
         """Log probabilities of the classes `(n, classes)`, divided by the temperature."""

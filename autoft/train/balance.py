@@ -16,6 +16,8 @@ Balanced = Callable[[Tensor, Tensor], Tensor]
 def balanced(balance: Balance, classes: Tensor, outputs: int) -> Balanced:
     """What is done to so many outputs, for training images of these `classes` `(n,)`; nothing for one without any.
 
+    "auto", which a workshop has settled by then, is "none" here.
+
     It goes for whatever loss a task has. Weights are on the gradient, as what comes back has the values of the outputs:
     that is the same for a loss which is the mean of what the images have each, and its figure stays comparable.
     """

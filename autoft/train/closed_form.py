@@ -49,7 +49,7 @@ def fit_closed_form(bench: Bench) -> Report:
     shop.checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=outputs))
     costs, facts = replace(costs, solving=solving), {**head.facts, **forward.facts, **memory()}
     report = Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
-    return replace(report, standard_error=shop.standard_error(outputs), folds=_out_of_fold(bench, solved))
+    return replace(report, standard_error=bench.standard_error(outputs), folds=_out_of_fold(bench, solved))
 
 
 def _out_of_fold(bench: Bench, solved: Solved) -> float | None:

@@ -115,7 +115,7 @@ class GradientRun:
             facts["step"] = "a CUDA graph" if self.captured.is_replaying else f"eager: {why}"
         if self._vanishing.stages:
             facts["vanishing_gradients"] = ", ".join(self._vanishing.stages)
-        if self.plan.recipe.balance != "none":
+        if self.plan.recipe.balance not in ("auto", "none"):
             facts["balance"] = self.plan.recipe.balance
         if self.plan.recipe.drop_path and not self.classifier.droppable:
             facts["drop_path"] = "no block of this network can be left out"

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from autoft.media.image.resident import Resident
 from autoft.parts.base import FreezeStrategy, Task
 from autoft.parts.cut import Cut
 from autoft.parts.host import Host
+from autoft.parts.metric import Metric
 from autoft.parts.network import Network
 from autoft.store import Checkpoint
 from autoft.study.machine import MIB, peak_memory
@@ -38,7 +40,7 @@ from autoft.train.halves import in_halves
 from autoft.train.job import Job
 from autoft.train.precision import Choice, Precision, device_name
 from autoft.train.step_timing import Subject
-from autoft.values.plan import Plan, Recipe
+from autoft.values.plan import Balance, Plan, Recipe
 from autoft.values.space import Scalar
 from autoft.values.trial import Parent, Trial
 
@@ -46,7 +48,9 @@ INPUTS_AT_ONCE = 32
 NETWORKS_IN_MEMORY = 3
 FEW = 500
 """Validation images by which no score is sure: of more, an accuracy has a standard error of .02 at most."""
-ERRORS_IN_AN_INTERVAL, RESAMPLING_SECONDS = 2 * 1.96, 1.0
+ERRORS_IN_AN_INTERVAL = 2 * 1.96
+MOST_RESAMPLING, TRIED_RESAMPLES = 1.0, 20
+"""Seconds of a core that all resamples of a score may take, and how many are tried to find out."""
 TIMED_ON_A_GPU = 64
 """Images of the steps by which the arithmetic is chosen there."""
 
@@ -78,11 +82,17 @@ class Workshop:
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
         self._networks: OrderedDict[str, Network] = OrderedDict()
         self._cuts: dict[tuple[str, int, int], Cut | None] = {}
+        self._is_resampled: bool | None = None
 
     @cached_property
     def validation(self) -> NDArray[np.int64]:
         """Rows `(n,)` of the validation images; asked for at every step, and found among all samples."""
         return self.dataset.rows("val")
+
+    @cached_property
+    def _remedy(self) -> Balance:
+        """What is done for rare classes where a plan leaves it open: for refits too, whatever they train on."""
+        return next(iter(self.task.remedies(self.dataset.labels("train"))), "none")
 
     def trained_on(self, trial: Trial) -> Dataset:
         """The images of a trial: a refit trains on validation images that there was no time to score, too."""
@@ -129,7 +139,7 @@ class Workshop:
         adaptation = None if adapter is None else Adaptation.of(network, adapter, trial.seed)
         stages = network.stages if adaptation is None else adaptation.network.stages
         plan = strategy.plan(stages, trial.params)
-        recipe, left_out = _taken(plan.recipe, self.task)
+        recipe, left_out = _taken(plan.recipe, self.task, self._remedy)
         plan = replace(plan, recipe=recipe)
         bench = Bench(self, job, network, plan, self.images(trial), adaptation, left_out)
         if plan.batch_norm == "train":  # which takes no parts
@@ -165,14 +175,16 @@ class Workshop:
     def standard_error(self, outputs: np.ndarray) -> float | None:
         """That of the validation score, by its 95 % interval.
 
-        None for more than `FEW` images, and of a metric that is not made for resamples: a thousand would take seconds.
+        None for more than `FEW` images, and of a metric of which a thousand resamples would take seconds.
         """
         if len(outputs) > FEW:
             return None
         targets, metric = self.dataset.targets("val"), self.task.metric(self.record.metric.name)
-        judged, began = self.task.judged(outputs), time.monotonic()
-        metric.score(judged, targets)
-        if RESAMPLES * (time.monotonic() - began) > RESAMPLING_SECONDS:
+        judged = self.task.judged(outputs)
+        if self._is_resampled is None:  # one answer for all trials, whatever else the machine does
+            seconds = 0.0 if metric.is_proportion else _resampling_seconds(metric, judged, targets)
+            self._is_resampled = seconds <= MOST_RESAMPLING
+        if not self._is_resampled:
             return None
         low, high = interval(metric, judged, targets)
         return (high - low) / ERRORS_IN_AN_INTERVAL if math.isfinite(high - low) else None
@@ -203,9 +215,20 @@ class Workshop:
         return classifier
 
 
-def _taken(recipe: Recipe, task: Task) -> tuple[Recipe, dict[str, Scalar]]:
-    """What of a recipe the task takes, and what is said of the rest."""
+def _resampling_seconds(metric: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> float:
+    """What all resamples of a score would take of a core, by a few: they come in stacks, as in `bootstrap`."""
+    statistic, each_once = metric.statistic(judged, targets), np.ones((1, len(targets)), np.int64)
+    statistic(each_once)  # what is loaded when first used
+    stack, began = each_once.repeat(TRIED_RESAMPLES, axis=0), time.thread_time()
+    statistic(stack)
+    return (time.thread_time() - began) * RESAMPLES / TRIED_RESAMPLES
+
+
+def _taken(recipe: Recipe, task: Task, remedy: Balance) -> tuple[Recipe, dict[str, Scalar]]:
+    """What of a recipe the task takes, with the `remedy` where it leaves that open, and what is said of the rest."""
     left_out: dict[str, Scalar] = {}
+    if recipe.balance == "auto":
+        recipe = replace(recipe, balance=remedy)
     if task.form == "numbers" and recipe.is_mixing:  # half of two images is not half of what they show
         recipe = replace(recipe, mixup=0.0, cutmix=0.0)
         left_out["mixing"] = "left out: answers are numbers"
@@ -275,6 +298,10 @@ class Bench:
     def measured(self, image_seconds: float) -> None:
         """One image's forward pass has just taken so long."""
         self.shop.image_seconds[self.trial.backbone, self.trial.image_size] = image_seconds
+
+    def standard_error(self, outputs: np.ndarray) -> float | None:
+        """That of the validation score, as `Workshop.standard_error`; a refit has no score."""
+        return None if self.trial.twin is not None else self.shop.standard_error(outputs)
 
     @property
     def together(self) -> int:

@@ -9,7 +9,7 @@ Fit = Literal["closed_form", "gradient"]
 """How a head is fitted, and with it how a slice is executed."""
 
 
-Balance = Literal["none", "sampling", "logits", "weights"]
+Balance = Literal["auto", "none", "sampling", "logits", "weights"]
 """What training does for rare classes; see `Recipe`."""
 
 Loss = Literal["cross_entropy", "focal"]
@@ -63,7 +63,8 @@ class Recipe:
     Regularisers, each off at 0: `dropout` of features before the head; `drop_path`, how often a network that has such
     places leaves out its last block (those before it less often); `l2_sp`, the pull back to the pretrained weights;
     `mixup` and `cutmix`, the alphas of both ways to mix images, where answers are no numbers.
-    `balance` is what is done for rare classes, where answers are classes. "logits": the loss is that of logits plus the
+    `balance` is what is done for rare classes, where answers are classes. "auto": the first remedy of the task where
+    classes are uneven and the metric weighs them alike, else "none". "logits": the loss is that of logits plus the
     logarithms of the classes' shares, which the scored model leaves out (Menon et al. 2021, arXiv 2007.07314); labels
     are not smoothed, as that would give rare classes more than their share. "weights": an image counts by the inverse
     of its class's share. "sampling": all classes are drawn from alike.
@@ -84,7 +85,7 @@ class Recipe:
     l2_sp: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    balance: Balance = "none"
+    balance: Balance = "auto"
     loss: Loss = "cross_entropy"
 
     @property

@@ -100,7 +100,8 @@ Device = Literal["cpu", "cuda"]
 class Circumstances:
     """What a space may go by: the `device` that a run begins on, and how many `images` it trains on, 0 if unknown.
 
-    `balances` are what training can do for rare classes, where there are some and the metric weighs all classes alike.
+    `balances` are what training can do for rare classes, where there are some and the metric weighs all classes alike;
+    a recipe that says nothing of it takes the first.
     """
 
     device: Device = "cpu"

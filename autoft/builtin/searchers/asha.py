@@ -46,9 +46,8 @@ class Asha(Searcher):
 
     def _promotion(self, standing: Standing) -> Slice | None:
         """The best trial in the top of its rung that has not gone on."""
-        scored = [record for record in standing.own() if record.score is not None]
         for rung, following in reversed(list(pairwise(self.rungs))):
-            reached = [record for record in scored if record.step >= rung - EPSILON]
+            reached = [record for record in standing.raced if record.step >= rung - EPSILON]
             reached.sort(key=lambda record: (-score_at(record, rung), record.trial.id))
             for record in reached[: math.floor(len(reached) / REDUCTION)]:
                 if record.step < following - EPSILON and standing.is_worth_going_on(record):

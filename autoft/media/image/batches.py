@@ -193,4 +193,4 @@ def _of_all_alike(classes: np.ndarray, images: int, rng: np.random.Generator) ->
 def _drawn(places: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """So many of the places, each as often as any other but for one time."""
     rounds = -(-count // len(places))
-    return np.concatenate([rng.permutation(places) for _ in range(rounds)])[:count]
+    return np.concatenate([places[:0], *(rng.permutation(places) for _ in range(rounds))])[:count]

@@ -66,8 +66,8 @@ class LowRank(Adapter):
 def _adaptable(module: nn.Module) -> list[str]:
     """Layers whose product of matrices an adapter can be added to, by name.
 
-    A class of its own may not use its weights as the usual one does, and what is used under two names would be adapted
-    under one.
+    A class of its own may not use its weights as the usual one does, nor one whose weights are made of others, as
+    those of weight and spectral norms are; and what is used under two names would be adapted under one.
     """
     from torch import nn
 
@@ -78,12 +78,13 @@ def _adaptable(module: nn.Module) -> list[str]:
         for name, layer in layers.items()
         if name and (type(layer) is nn.Linear or (type(layer) is nn.Conv2d and _is_linear(layer)))
         if all(uses[id(one)] == 1 for one in layer.parameters())
+        if dict(layer.named_parameters()).keys() <= {"weight", "bias"} and not layer._forward_pre_hooks
     ]
 
 
 def _is_linear(layer: nn.Conv2d) -> bool:
-    """Whether it is a linear map of each pixel."""
-    return layer.kernel_size == (1, 1) and layer.groups == 1
+    """Whether it is a linear map of each pixel; padding other than zeros is made before the layer's own product."""
+    return layer.kernel_size == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
 
 
 class Lora(FreezeStrategy):

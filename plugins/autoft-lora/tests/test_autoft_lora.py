@@ -75,5 +75,41 @@ def test_convolutions_of_groups_and_of_several_pixels_stay_as_they_are():
     assert {name.split(".")[0] for name in names if ".lora_" in name} == {"point"}
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # that such norms have newer ways
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda: nn.utils.weight_norm(nn.Conv2d(8, 8, 1)),
+        lambda: nn.utils.spectral_norm(nn.Conv2d(8, 8, 1)),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 1)),
+        lambda: nn.Conv2d(8, 8, 1, padding=1, padding_mode="reflect"),
+        lambda: nn.Conv2d(8, 8, 1, padding=1, padding_mode="circular"),
+    ],
+    ids=["weight_norm", "spectral_norm", "new weight_norm", "new spectral_norm", "reflect", "circular"],
+)
+def test_layers_that_a_product_cannot_be_added_to_stay_as_they_are(odd):
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.odd, self.point = nn.Conv2d(3, 8, 3), odd(), nn.Conv2d(8, 8, 1, padding=1)
+
+        def forward(self, images):
+            return self.point(self.odd(self.wide(images))).mean((2, 3))
+
+    plain = Network.of(Own().eval(), InputSpec(32))
+    adaptation = adapted(plain)
+    names = [name for name, _ in adaptation.network.module.named_parameters() if ".lora_" in name]
+    assert {name.split(".")[0] for name in names} == {"point"}
+    module, images = adaptation.network.module.eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        for name in names:
+            module.get_parameter(name).normal_(std=0.1)
+        trained = module(images)
+        merged = adaptation.merged(Classifier.of(adaptation.network, 2)).backbone
+        torch.testing.assert_close(merged(images), trained, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(plain.module(images), trained, atol=1e-3)
+
+
 def test_it_is_searched_when_it_is_named():
     assert not lora.Lora().by_default

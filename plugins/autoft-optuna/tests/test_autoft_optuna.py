@@ -6,12 +6,14 @@ import pytest
 
 pytest.importorskip("optuna")
 
+import optuna
 from autoft_optuna import OptunaCmaEs, OptunaGp, OptunaTpe
 
 from autoft import Candidate, Choice, Float, Int, Ledger, Problem, Space
 from autoft.builtin.searchers import Asha
 from autoft.testing import SearcherConformance
 from autoft.testing.simulation import candidates, simulate
+from autoft.values.trial import Clock, Queued, Report
 
 ALL = [OptunaTpe(), OptunaGp(), OptunaCmaEs()]
 FLAT = Space({"lr": Float(1e-5, 1e-1, log=True), "decay": Float(0.0, 1.0)}, starts=({"lr": 1e-5, "decay": 0.0},))
@@ -86,12 +88,26 @@ def test_trials_pause_at_rungs():
     assert {slice_.until for slice_ in run.slices} == {3.0, 9.0, 27.0}
 
 
-def test_what_is_under_way_is_told_too():
+@pytest.mark.parametrize("searcher", ALL, ids=str)
+def test_what_is_under_way_is_told_too(searcher, monkeypatch):
     """Otherwise workers that ask at the same time would all be sent to the same place."""
-    asked = Problem((Candidate("z/a", "flat", 32, replace(FLAT, starts=())),), 0, 1, trials=30)
-    run = simulate(OptunaTpe(), replace(asked, workers=4), hill, seconds=1e9)
-    rates = [record.trial.params["lr"] for record in Ledger(run.events).trials.values()]
-    assert len(set(rates)) == 30
+    asked, told = optuna.Study.ask, []
+
+    def ask(study, *args, **kwargs):
+        told.append([(trial.params, trial.state.name) for trial in study.trials])
+        return asked(study, *args, **kwargs)
+
+    monkeypatch.setattr(optuna.Study, "ask", ask)
+    problem, ledger = Problem((Candidate("z/a", "flat", 32, replace(FLAT, starts=())),), 0, 3), Ledger()
+    for score in (0.5, None, None):
+        clock = Clock(0.0, 1e9)
+        slice_ = searcher.ask(problem, ledger, clock)
+        ledger.record(Queued(slice_.trial.id, slice_, clock))
+        if score is not None:
+            ledger.record(Report(slice_.trial.id, "paused", slice_.until, score, 1.0))
+    searcher.ask(problem, ledger, Clock(0.0, 1e9))
+    states = ["COMPLETE", "RUNNING", "RUNNING"]
+    assert told[-1] == [(one.trial.params, state) for one, state in zip(ledger.trials.values(), states, strict=True)]
 
 
 def test_a_start_that_failed_is_not_tried_again():
