@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
 import random
 import re
@@ -30,7 +31,7 @@ from autoft.train.arithmetic import Arithmetic
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
-from autoft.train.job import Job
+from autoft.train.job import Job, TooLate
 from autoft.train.precision import Timing
 from autoft.train.views import out_of_fold
 from autoft.train.worker import Worker
@@ -279,6 +280,36 @@ def test_a_head_on_few_images_is_judged_out_of_fold_too(run, worker, monkeypatch
     assert execute(worker, trial(run, 1, "test_vit", "full"), 0.0, 1.0).folds is None
     monkeypatch.setattr("autoft.train.closed_form.MANY", len(dataset.rows("train")))
     assert execute(worker, trial(run, 2, "test_vit", "probe"), 0.0, 1.0).folds is None
+
+
+@pytest.mark.parametrize("fault", [ValueError("a class is missing"), MemoryError("no more"), TooLate("late")])
+def test_a_fault_in_the_folds_costs_a_head_no_score(run, worker, monkeypatch, fault):
+    def fails(*_):
+        raise fault
+
+    monkeypatch.setattr("autoft.train.closed_form.out_of_fold", fails)
+    report = execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
+    assert (report.event, report.score, report.folds) == ("finished", 1.0, None)
+    assert str(fault) in report.facts["folds_left_out"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [
+        (Cancelled(), Cancelled),
+        (OSError(errno.ENOSPC, "full"), RunFolderError),
+        (RunFolderError("gone"), RunFolderError),
+    ],
+)
+def test_a_run_that_is_stopped_or_cannot_be_written_in_the_folds_leaves_the_slice_open(
+    run, worker, monkeypatch, fault, raised
+):
+    def fails(*_):
+        raise fault
+
+    monkeypatch.setattr("autoft.train.closed_form.out_of_fold", fails)
+    with pytest.raises(raised):
+        execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
 
 
 def test_no_slice_waits_for_a_thousand_resamples_of_a_slow_metric(worker, monkeypatch):
