@@ -457,8 +457,8 @@ def test_a_budget_that_leaves_no_time_to_search_is_refused_with_the_least_though
     assert len(executed) == 1
 
 
-@pytest.mark.parametrize(("elapsed", "runner"), [(3.0, "auto"), (40.0, "inline"), (100.0, "inline")])
-def test_a_run_with_a_model_ends_without_ray_where_there_is_no_time_to_start_it(
+@pytest.mark.parametrize(("elapsed", "runner"), [(3.0, "auto"), (20.0, "inline"), (100.0, "inline")])
+def test_a_run_with_a_model_ends_without_ray_where_starting_it_would_not_repay(
     elapsed: float, runner: str, run: Run, executed: list[Run], crowded: None, started: list[str]
 ) -> None:
     unfinished(run, seconds=60.0, elapsed=elapsed, score=0.5)
@@ -477,13 +477,36 @@ def test_a_run_with_a_model_ends_without_ray_where_there_is_no_time_to_start_it(
     ],
 )
 def test_a_new_run_goes_without_ray_where_starting_it_would_not_repay(
-    seconds: float, crowding: float, asked: str, workers: int, runner: str, monkeypatch: pytest.MonkeyPatch
+    seconds: float,
+    crowding: float,
+    asked: str,
+    workers: int,
+    runner: str,
+    tiny_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[str],
 ) -> None:
     """Not where Ray was asked for, or several workers are and can be started, as beside two busy loops they cannot."""
     monkeypatch.setattr(engine, "Crowding", lambda own: lambda: crowding)
-    study = Study("data", time=seconds, runner=asked, workers=workers)
-    clock = RunClock(time.time() - 1.0, seconds)
-    assert engine._for_the_time(study, clock, Silent()).runner == runner
+    monkeypatch.setattr(engine, "begin", lambda *_: pytest.fail("it begins"))
+    study = Study(str(tiny_images), out=str(tmp_path / "new"), time=seconds, runner=asked, workers=workers)
+    with pytest.raises(pytest.fail.Exception, match="it begins"):
+        engine.search(study, Silent(), time.time() - 1.0)
+    assert started == [runner]
+
+
+@pytest.mark.parametrize(("more", "runner"), [("+8s", "inline"), ("+40s", "inline"), ("+1m", "auto")])
+def test_a_finished_run_of_ray_goes_on_without_it_where_starting_it_would_not_repay(
+    more: str, runner: str, run: Run, executed: list[Run], started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "Crowding", lambda own: lambda: 1.0)
+    rewrite(run, replace(run.record, machine=Machine("ray", 2, 1, "cpu")))
+    before = run.summary()
+    assert before is not None
+    run.folder.summary.write_text(encode(replace(before, elapsed=60.0)))
+    api.resume(run.folder.path, more)
+    assert (started, len(executed)) == ([runner], 1)
 
 
 def test_a_leaderboard_that_cannot_be_written_does_not_hide_why_the_search_failed(run: Run) -> None:
