@@ -160,6 +160,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         metric=metric,
         validation=scored_images(study, machine, searched, seen.dataset.info.counts["val"]),
         compared=seen.compared,
+        weighs_classes=metric.weighs_classes,
     )
     if record.validation is not None:
         scored = f"{record.validation:,} of {record.data.counts['val']:,} images"
