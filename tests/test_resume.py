@@ -44,6 +44,8 @@ from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
 from autoft.study.study import Study
 from autoft.system.clock import RunClock
+from autoft.system.files import sha256
+from autoft.system.parallel import never_stop
 from autoft.system.screen import Silent
 from autoft.system.signals import stop_on_signals
 from autoft.system.stopwatch import Stopwatch
@@ -391,10 +393,37 @@ def test_a_checkpoint_that_is_damaged_or_gone_is_told_when_the_run_goes_on(
     finished = run.record.candidates[0].trial(0, {}, 0)
     run.checkpoints.save(Checkpoint(finished, 1.0, "weights", tensors))
     run.checkpoints.save(Checkpoint(begun, 4.0, "weights", tensors, {"moment": torch.ones(3)}))
-    assert list(_damage(run.checkpoints, run.ledger())) == []
+    assert list(_damage(run.checkpoints, run.ledger(), never_stop)) == []
     damage(run.folder.checkpoints, trial)
-    (line,) = _damage(run.checkpoints, run.ledger())
+    (line,) = _damage(run.checkpoints, run.ledger(), never_stop)
     assert re.match(says, line), line
+
+
+@pytest.mark.parametrize(("best", "hashed"), [(1.0, 3), (4.0, 2)])
+def test_each_file_of_a_run_that_was_copied_is_read_once_until_a_signal_comes(
+    best: float, hashed: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a trial that stands at 4 passes, and was best there or before."""
+    begun = run.record.candidates[0].trial(1, {}, 0)
+    with Journal(run.folder.journal) as journal:
+        for start, until in ((0.0, 1.0), (1.0, 4.0)):
+            journal.append(Queued(1, Slice(begun, start, until, 60.0), Clock(3.0, 60.0)))
+            journal.append(Report(1, "paused", until, 0.5 if until == best else 0.4, 2.0, elapsed=6.0))
+            run.checkpoints.save(Checkpoint(begun, until, "weights", {"head": torch.ones(3)}, {"m": torch.ones(3)}))
+    for path in run.folder.checkpoints.iterdir():
+        os.utime(path, (1e9, 1e9))
+    read: list[Path] = []
+    monkeypatch.setattr("autoft.store.checkpoints.sha256", lambda path: read.append(path) or sha256(path))
+    lines = list(_damage(run.checkpoints, run.ledger(), never_stop))
+    assert [line for line in lines if line.startswith("trial 1 ")] == []
+    assert len(read) == len(set(read)) == hashed
+
+    def stop() -> None:
+        raise Interrupted("stopped", signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        list(_damage(run.checkpoints, run.ledger(), stop))
+    assert len(read) == hashed
 
 
 def unfinished(run: Run, seconds: float, elapsed: float, score: float | None) -> None:

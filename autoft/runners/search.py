@@ -136,16 +136,16 @@ class Search:
             return self.refits.slice(self.ledger, trial)
         self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem, by_circumstance=True))
         if trial.twin is not None:
-            self._refits_done_with.add(trial.twin)  # what does not fit now will not do so later
+            self._refits_done_with.add(trial.twin)  # what is damaged or does not fit now stays so
         return None
 
     def _refit(self, refits: Refits) -> Slice | Done:
         """The last errand: the winner once more, on the validation images too; once in a sitting for a checkpoint."""
-        winner = next(iter(self.ledger.exportable()), None)
+        winner = refits.winner(self.ledger)
         if winner is None or winner.best_checkpoint in self._refits_done_with:
             return DONE
         self._refits_done_with.add(winner.best_checkpoint)
-        match refits.next(self.ledger):
+        match refits.errand(self.ledger, winner):
             case Slice() as errand:
                 self._queue(Queued(errand.trial.id, errand, self.clock.reading(self.reserve(self.ledger, None))))
                 return errand
