@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from autoft.tasks.single_label import SingleLabel
     from autoft.values.backbone import Backbone, InputSpec, ParameterInfo, Stage
     from autoft.values.bundle import Calibration
+    from autoft.values.dataset import Imbalance
     from autoft.values.handoff import Artifact, Handoff, Preprocess
     from autoft.values.ledger import Ledger, TrialRecord
     from autoft.values.plan import ClosedFormHead, GradientHead, ParameterGroup, Plan, Recipe
@@ -69,6 +70,7 @@ __all__ = [
     "GateFailed",
     "GradientHead",
     "Handoff",
+    "Imbalance",
     "InputSpec",
     "Int",
     "Interrupted",
@@ -138,6 +140,7 @@ _HOMES = {
     "autoft.tasks.single_label": ("SingleLabel",),
     "autoft.values.target": ("MetricFacts", "Targets"),
     "autoft.values.bundle": ("Calibration",),
+    "autoft.values.dataset": ("Imbalance",),
     "autoft.values.space": ("Choice", "Circumstances", "Dimension", "Float", "Int", "Params", "Scalar", "Space"),
     "autoft.values.backbone": ("Backbone", "InputSpec", "ParameterInfo", "Stage"),
     "autoft.values.handoff": ("Artifact", "Handoff", "Preprocess"),

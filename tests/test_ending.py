@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,7 @@ from autoft.engine.ending import (
     MOST_OF_A_BUDGET,
     WITHOUT_PREPARATION_SECONDS,
     Ending,
+    bare_seconds,
     least_seconds,
     require_any_time,
     require_enough_time,
@@ -158,7 +161,7 @@ def test_in_little_time_the_export_of_a_graph_that_nobody_prepared_is_reckoned_w
 
 
 def test_a_budget_without_room_for_a_probe_is_refused_with_one_that_has():
-    with pytest.raises(StudyError, match=r"--time 5s is too short: .* give at least --time 10s"):
+    with pytest.raises(StudyError, match=r"--time 5s is too short: .* give at least --time 15s"):
         require_any_time(Study("data", time=5.0))
     require_any_time(Study("data", time=10.0))
     with pytest.raises(StudyError, match=r"--time 20s is too short: 18 s are over, .* give at least --time 30s"):
@@ -182,3 +185,26 @@ def test_more_time_that_holds_nothing_but_another_end_is_refused():
     with pytest.raises(StudyError, match=r"finished after 60 s, and --time 62s .* --time \+40s"):
         require_more_time(record(seconds=62.0), 60.0, had=50.0)
     require_more_time(record(seconds=120.0), 60.0, had=50.0)
+
+
+@pytest.mark.parametrize("seconds", [6.5, 20.0, 29.0, 31.0, 60.0])
+def test_no_budget_that_is_refused_once_the_images_are_known_is_let_through_before(seconds):
+    """Of networks that take no time: so is one that a finished run gets, and what Ray takes at least."""
+    free = replace(CHEAP, cost=0.0)
+    given = record(seconds, test=10)
+    given.candidates = (free,)
+    least = least_seconds(given, "inline")
+    assert least == bare_seconds(seconds, "inline")
+    assert least_seconds(given, "ray", 2.0) == 2.0 * bare_seconds(seconds, "ray")
+    for has_time in (True, False):
+        elapsed = seconds - least + (-0.01 if has_time else 0.01)
+        with nullcontext() if has_time else pytest.raises(StudyError):
+            require_more_time(given, elapsed, had=1.0)
+    with nullcontext() if seconds >= least else pytest.raises(StudyError):
+        require_any_time(given.study)
+
+
+def test_a_finished_run_of_ray_may_go_on_without_it():
+    given = record(seconds=68.0)
+    given.machine = Machine("ray", 2, 1, "cpu")
+    require_more_time(given, 60.0, had=60.0)

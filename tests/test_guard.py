@@ -240,6 +240,13 @@ def test_a_plan_that_cannot_be_carried_out_is_blamed(tmp_path: Path, given: auto
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("given", [None, 0, ("mit",)])
+def test_a_licence_that_is_no_text_is_blamed_in_a_line(tmp_path: Path, given: Any) -> None:
+    says = r"failed in backbones\(\) of zoo 'odd': ValueError: .*license: Input should be a valid string"
+    with pytest.raises(PluginError, match=says):
+        CALLS["backbones"](odd(lambda: [autoft.Backbone("odd/net", 10, SPEC, license=given)], tmp_path))
+
+
 @pytest.mark.parametrize("head", [None, 1e-3, autoft.GradientHead])
 def test_a_head_that_is_none_is_told_what_a_head_can_be(tmp_path: Path, head: Any) -> None:
     with pytest.raises(PluginError, match=r"plan\(\).*is ClosedFormHead\(\) or GradientHead\(learning_rate\), not"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import Counter
@@ -140,6 +141,25 @@ def test_a_search_keeps_what_it_went_by(tiny_images: Path, capsys: pytest.Captur
     assert record.balance == "weights"
     again = run.task(run.host())
     assert again.metric("auto").name == "balanced_accuracy"
+
+
+@pytest.mark.parametrize(("is_older", "alike"), [(False, "loo_balanced_accuracy"), (True, "loo_accuracy")])
+def test_heads_of_a_run_that_is_resumed_weigh_classes_as_they_did(
+    tiny_images: Path, tmp_path: Path, is_older: bool, alike: str
+) -> None:
+    """A study.json of before knows nothing of it; what wrote that had every image count alike, whatever the metric."""
+    begun = small_run(thinned(tiny_images, 4), tmp_path / "run")
+    assert begun.record.metric.weighs_classes
+    study = json.loads(begun.folder.study.read_text())
+    if is_older:
+        del study["weighs_classes"]
+        begun.folder.study.write_text(json.dumps(study))
+    run = Run.open(begun.folder.path)
+    (candidate,) = [c for c in run.record.candidates if (c.backbone, c.freeze) == ("small/test_resnet", "probe")]
+    worker = Worker(Workshop(run, run.host()))
+    report = worker.run(Job(Slice(candidate.trial(0, {}, 5), 0.0, 1.0, 1e12), time.time()))
+    assert alike in report.facts
+    assert worker.shop.task.metric("auto").name == run.record.metric.name
 
 
 @pytest.mark.parametrize(

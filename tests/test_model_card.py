@@ -150,7 +150,7 @@ def test_a_second_opening_of_the_test_split_is_said_at_the_top() -> None:
     of = facts()
     assert "times in this run's life" not in model_card(of)
     head = model_card(replace(of, metrics=replace(of.metrics, test_openings=3))).split("## ")[0]
-    assert "The test images were scored 3 times in this run's life" in head
+    assert "The test images were scored 3 times in this run's life: it went on after it had ended, or an end of" in head
 
 
 REFIT = {"id": 1, "train_on": "train+val", "twin": Parent(0, 3.0)}

@@ -95,6 +95,48 @@ def test_what_it_gives_that_cannot_be_used_is_blamed_on_it(
 
 
 @pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (True, r"it gives True; give None or an autoft\.Imbalance"),
+        (0.1, "it gives 0.1; give None"),
+        (("cat", 9, "dog", 1), "give None or an"),
+        (autoft.Imbalance("cat", 9.5, "dog", 1), "most: Input should be a valid integer"),  # type: ignore[arg-type]
+        (autoft.Imbalance(0, 9, 1, 1), "common: Input should be a valid string"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_it_says_of_uneven_classes_is_checked(value: object, says: str) -> None:
+    with pytest.raises(PluginError, match=rf"failed in imbalance\(\) of task 'own': ValueError: .*{says}"):
+        guarded(SingleLabel, CLASSES, imbalance=gives(value)).imbalance(["cat", "dog"])
+
+
+@pytest.mark.parametrize("value", [None, autoft.Imbalance("cat", 9, "dog", 1)])
+def test_even_classes_and_uneven_ones_go_through(value: object) -> None:
+    assert guarded(SingleLabel, CLASSES, imbalance=gives(value)).imbalance(["cat", "dog"]) == value
+
+
+@pytest.mark.parametrize(
+    ("base", "value", "says"),
+    [
+        (SingleLabel, "sampling", "a tuple of 'sampling', 'logits', 'weights', not 'sampling'"),
+        (SingleLabel, ("smote",), r"not \('smote',\)"),
+        (SingleLabel, ("none", "weights"), r"not \('none', 'weights'\)"),
+        (SingleLabel, None, "not None"),
+        (SingleLabel, (1,), r"not \(1,\)"),
+        (Regression, ("weights",), "there are none in the form 'numbers'"),
+        (autoft.MultiLabel, ("sampling",), "there are none in the form 'any_of'"),
+    ],
+)
+def test_remedies_that_training_does_not_know_are_blamed_on_it(base: type[Task], value: object, says: str) -> None:
+    with pytest.raises(PluginError, match=rf"plugin 'Plugin' .* failed in the attributes of task 'own'.*{says}"):
+        guarded(base, balances=value)
+
+
+@pytest.mark.parametrize("value", [(), ["weights"], ("weights", "sampling", "logits")])
+def test_remedies_that_training_knows_go_through(value: Sequence[str]) -> None:
+    assert guarded(SingleLabel, CLASSES, balances=value).balances == value
+
+
+@pytest.mark.parametrize(
     ("indices", "says"), [([0, 3], "classes from 0 to 3; of 3 names they are 0 to 2"), ([-1, 0], "from -1 to 0")]
 )
 def test_classes_without_a_name_are_blamed_on_it(indices: list[int], says: str) -> None:

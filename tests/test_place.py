@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,7 +137,7 @@ def _ends_at(ending: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch, how
     monkeypatch.setattr(Path, "rename", interrupted)
 
 
-@pytest.mark.parametrize("moment", [0, 0.5, 1, 1.5])
+@pytest.mark.parametrize("moment", [0, 0.5, 1, 1.5, 2, 2.5])
 def test_a_signal_between_the_renames_loses_no_bundle(
     tmp_path: Path, moment: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +145,7 @@ def test_a_signal_between_the_renames_loses_no_bundle(
     _ends_at(lambda n: n == moment, monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt), replacing(old) as fresh:
         (fresh / "model.onnx").write_text("newer")
-    assert (old / "model.onnx").read_text() == ("newer" if moment == 1.5 else "model")
+    assert (old / "model.onnx").read_text() == ("newer" if moment == 2.5 else "model")
     assert {path.name for path in tmp_path.iterdir()} == {"b"}
 
 
@@ -166,6 +169,52 @@ def test_what_a_kill_has_left_is_put_back_and_swept(tmp_path: Path, between: boo
         raise ValueError
     assert (old / "model.onnx").read_text() == "model"
     settle(tmp_path / "nowhere" / "b")  # there is nothing to do
+
+
+def test_what_another_command_is_filling_is_not_swept(tmp_path: Path) -> None:
+    """Two exports to one folder, which the lock of neither run covers; the second ends while the first is at work."""
+    place = bundle(tmp_path / "b")
+    with replacing(place) as first:
+        (first / "model.onnx").write_text("first")
+        with replacing(place) as second:
+            (second / "model.onnx").write_text("second")
+        assert (place / "model.onnx").read_text() == "second"
+    assert files(tmp_path) == {"b", "b/model.onnx"}
+    assert (place / "model.onnx").read_text() == "first"
+
+
+def test_a_bundle_that_another_command_is_replacing_is_not_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, rename = bundle(tmp_path / "b"), Path.rename
+
+    def looked_at(self: Path, to: Path) -> Path:
+        settle(place)
+        return rename(self, to)
+
+    with replacing(place) as fresh:
+        (fresh / "model.onnx").write_text("newer")
+        monkeypatch.setattr(Path, "rename", looked_at)
+    assert files(tmp_path) == {"b", "b/model.onnx"}
+    assert (place / "model.onnx").read_text() == "newer"
+
+
+@pytest.mark.parametrize("moment", ["filled", "between"])
+def test_what_a_killed_command_was_filling_is_swept(tmp_path: Path, moment: str) -> None:
+    place = bundle(tmp_path / "b")
+    between = "place.Path.rename = lambda self, to: os.rename(self, to) or (self.name == 'b' and die())"
+    script = f"""
+import os, signal
+from pathlib import Path
+from autoft.bundle import place
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+with place.replacing(Path({str(place)!r})) as fresh:
+    {"die()" if moment == "filled" else between}
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    settle(place)
+    assert files(tmp_path) == {"b", "b/model.onnx", "b/manifest.json"}
 
 
 def test_a_bundle_that_a_kill_took_from_its_place_is_found_again(tmp_path: Path) -> None:

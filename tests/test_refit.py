@@ -172,11 +172,6 @@ def test_the_leaderboard_has_a_refit_above_its_twin_without_rank_or_score() -> N
 # ---------------------------------------------------------------- what it takes
 
 
-def errand_of(plan: Refits, ledger: Ledger) -> Slice | str | None:
-    assert ledger.winner is not None
-    return plan.next(ledger, ledger.winner)
-
-
 def refits(
     budget: float = 100.0,
     now: float = 0.0,
@@ -191,6 +186,11 @@ def refits(
         validation=validation,
     )
     return Refits(record, lambda ledger, trial: ending, RunClock(time.time() - now, budget))
+
+
+def following(plan: Refits, ledger: Ledger) -> Slice | str | None:
+    winner = plan.winner(ledger)
+    return None if winner is None else plan.errand(ledger, winner)
 
 
 def test_what_a_refit_takes_comes_of_what_its_twin_was_measured_to_take() -> None:
@@ -239,7 +239,7 @@ def test_nothing_is_kept_back_for_a_refit_for_which_it_is_too_late() -> None:
 def test_no_time_is_kept_back_where_more_passes_are_worth_more_or_for_much_of_it(passes: float) -> None:
     ledger = Ledger(trained(0, 0.5, passes=passes))
     assert refits().reserve(ledger, None) == refits().reserve(ledger, ledger.trials[0].trial) == 10.0
-    assert isinstance(errand_of(refits(budget=1000.0), ledger), Slice)  # all the same where there is time
+    assert isinstance(following(refits(budget=1000.0), ledger), Slice)  # all the same where there is time
 
 
 @pytest.mark.parametrize("now", [30.0, 60.0, 75.0])
@@ -257,7 +257,7 @@ def test_a_slice_of_the_best_ends_when_just_its_refit_fits_behind_it(now: float)
 def test_what_a_refit_takes_is_never_said_to_be_what_is_left(missing: float) -> None:
     ledger = Ledger(trained(0, 0.5))
     needed = refits().seconds(ledger.trials[0])
-    found = errand_of(refits(budget=needed + 10.0 - missing), ledger)
+    found = following(refits(budget=needed + 10.0 - missing), ledger)
     assert isinstance(found, str)
     takes, left, _ = (float(figure) for figure in re.findall(r"(\d+\.\d) s", found))
     assert takes > left
@@ -265,24 +265,38 @@ def test_what_a_refit_takes_is_never_said_to_be_what_is_left(missing: float) -> 
 
 def test_a_refit_that_does_not_fit_is_left_out_and_said() -> None:
     ledger = Ledger(trained(0, 0.5))
-    found = errand_of(refits(now=88.0), ledger)
+    found = following(refits(now=88.0), ledger)
     assert isinstance(found, str) and found.startswith("no refit of trial 0 on train + validation: it takes about ")
     assert re.search(r"5\.\d s, and 1\.\d s are left for it, as 10\.0 s are kept free for the export$", found)
-    errand = errand_of(refits(now=20.0), ledger)
+    errand = following(refits(now=20.0), ledger)
     assert isinstance(errand, Slice)
     assert errand.trial == replace(ledger.trials[0].trial, id=1, train_on="train+val", twin=Parent(0, 3.0))
     assert (errand.start, errand.until) == (0.0, 3.0)
     assert errand.deadline == pytest.approx(90.0 - 0.4)
-    assert errand_of(refits(now=20.0, no_refit=True), ledger) is None
-    assert errand_of(refits(now=20.0), Ledger([*trained(0, 0.5), *refitted(1, twin=0)])) is None
+    assert following(refits(now=20.0, no_refit=True), ledger) is None
+    assert following(refits(now=20.0), Ledger([*trained(0, 0.5), *refitted(1, twin=0)])) is None
+    assert following(refits(now=20.0), Ledger()) is None
 
 
 def test_a_refit_needs_the_weights_that_its_twin_began_with() -> None:
     child = FULL.trial(1, {"lr": 1e-3}, 1, (Parent(0, 3.0),))
     scored = [Queued(1, Slice(child, 0.0, 3.0, 90.0), Clock(0.0, 90.0)), Report(1, "finished", 3.0, 0.9, 1.0)]
     kept, pruned = (Ledger([*trained(0, 0.5, event="finished"), *scored], keep) for keep in (5, 1))
-    assert isinstance(errand_of(refits(), kept), Slice)
-    assert "the weights of trial 0, with which it began, are not kept" in str(errand_of(refits(), pruned))
+    assert isinstance(following(refits(), kept), Slice)
+    assert "the weights of trial 0, with which it began, are not kept" in str(following(refits(), pruned))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "twin"),
+    [((), None), ((1,), 0), ((3,), 1), ((1, 3), 0), ((1, 0), 2), ((0, 1, 2, 3), None)],
+    ids=str,
+)
+def test_what_the_export_would_pass_over_is_not_refitted(damaged: tuple[int, ...], twin: int | None) -> None:
+    """Trial 1 leads, and 3 is its refit, which has its validation figures, and so needs the weights of both."""
+    ledger = Ledger([*trained(0, 0.7), *trained(1, 0.9), *trained(2, 0.5), *refitted(3, twin=1)])
+    plan = replace(refits(), damage=lambda wanted: "it is damaged" if wanted.trial in damaged else None)
+    found = following(plan, ledger)
+    assert (found.trial.twin if isinstance(found, Slice) else found) == (None if twin is None else Parent(twin, 3.0))
 
 
 # ---------------------------------------------------------------- asked for
@@ -420,6 +434,17 @@ def test_why_there_is_no_refit_is_one_line(search: Callable[..., Search]) -> Non
     assert note.startswith("no refit of trial 0")
 
 
+def test_a_refit_that_was_cut_short_is_given_up_where_its_twin_is_damaged(search: Callable[..., Search]) -> None:
+    begun = search(events=[*trained(0, 0.9), *trained(1, 0.5), *refitted(2, twin=0, event=None)])
+    begun.refits = replace(begun.refits, damage=lambda wanted: "it is damaged" if wanted.trial == 0 else None)
+    assert begun.ask().trial.twin == Parent(1, 3.0)
+    record = begun.ledger.trials[2]
+    assert (record.state, record.reports[-1].error) == (
+        "failed",
+        "no refit of trial 0 on train + validation: it is damaged",
+    )
+
+
 @pytest.mark.parametrize("started", [[], [Started(1, 21.0)]])
 def test_a_refit_that_a_kill_cut_short_goes_on_before_anything_else(
     search: Callable[..., Search], tmp_path: Path, started: list[Event]
@@ -481,7 +506,7 @@ def test_a_refit_that_was_refused_is_not_made_again(search: Callable[..., Search
     said = "no refit of trial 0 on train + validation: it has failed before, worse than its twin"
     assert (begun.screen.notes, refits(now=20.0).reserve(Ledger(events), None)) == ([said], 10.0)
     better = Ledger([*events, *trained(2, 0.9, passes=9.0)])
-    assert errand_of(refits(now=20.0), better).trial.twin == Parent(2, 9.0)
+    assert following(refits(now=20.0), better).trial.twin == Parent(2, 9.0)
 
 
 @pytest.mark.parametrize("error", [None, "CUDA out of memory", "no time was left", "a plugin's bug"])

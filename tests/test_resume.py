@@ -44,6 +44,8 @@ from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
 from autoft.study.study import Study
 from autoft.system.clock import RunClock
+from autoft.system.files import sha256
+from autoft.system.parallel import never_stop
 from autoft.system.screen import Silent
 from autoft.system.signals import stop_on_signals
 from autoft.system.stopwatch import Stopwatch
@@ -316,13 +318,10 @@ def test_a_search_that_fails_leaves_a_leaderboard_of_what_it_has(how: BaseExcept
 def test_a_plugin_that_ends_a_search_costs_no_model(run: Run) -> None:
     """Its line says how to come to what there is; of a run without a model it has nothing to say."""
     assert run.best_so_far(Ledger()) == ""
+    more, now = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0))), time.time()
+    sitting = Sitting(more.host(), Breaks(PluginError("it is broken")), Silent(), Stopwatch(now), RunClock(now, 600.0))
     with pytest.raises(PluginError, match=r"^it is broken; the best so far is kept, and `autoft export .*/run` hands"):
-        execute(
-            run,
-            Sitting(
-                run.host(), Breaks(PluginError("it is broken")), Silent(), Stopwatch(0.0), RunClock(time.time(), 60.0)
-            ),
-        )
+        execute(more, sitting)
 
 
 def test_a_run_whose_searcher_is_gone_says_what_can_be_done(run: Run, executed: list[Run]) -> None:
@@ -440,10 +439,37 @@ def test_a_checkpoint_that_is_damaged_or_gone_is_told_when_the_run_goes_on(
     finished = run.record.candidates[0].trial(0, {}, 0)
     run.checkpoints.save(Checkpoint(finished, 1.0, "weights", tensors))
     run.checkpoints.save(Checkpoint(begun, 4.0, "weights", tensors, {"moment": torch.ones(3)}))
-    assert list(_damage(run.checkpoints, run.ledger())) == []
+    assert list(_damage(run.checkpoints, run.ledger(), never_stop)) == []
     damage(run.folder.checkpoints, trial)
-    (line,) = _damage(run.checkpoints, run.ledger())
+    (line,) = _damage(run.checkpoints, run.ledger(), never_stop)
     assert re.match(says, line), line
+
+
+@pytest.mark.parametrize(("best", "hashed"), [(1.0, 3), (4.0, 2)])
+def test_each_file_of_a_run_that_was_copied_is_read_once_until_a_signal_comes(
+    best: float, hashed: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a trial that stands at 4 passes, and was best there or before."""
+    begun = run.record.candidates[0].trial(1, {}, 0)
+    with Journal(run.folder.journal) as journal:
+        for start, until in ((0.0, 1.0), (1.0, 4.0)):
+            journal.append(Queued(1, Slice(begun, start, until, 60.0), Clock(3.0, 60.0)))
+            journal.append(Report(1, "paused", until, 0.5 if until == best else 0.4, 2.0, elapsed=6.0))
+            run.checkpoints.save(Checkpoint(begun, until, "weights", {"head": torch.ones(3)}, {"m": torch.ones(3)}))
+    for path in run.folder.checkpoints.iterdir():
+        os.utime(path, (1e9, 1e9))
+    read: list[Path] = []
+    monkeypatch.setattr("autoft.store.checkpoints.sha256", lambda path: read.append(path) or sha256(path))
+    lines = list(_damage(run.checkpoints, run.ledger(), never_stop))
+    assert [line for line in lines if line.startswith("trial 1 ")] == []
+    assert len(read) == len(set(read)) == hashed
+
+    def stop() -> None:
+        raise Interrupted("stopped", signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        list(_damage(run.checkpoints, run.ledger(), stop))
+    assert len(read) == hashed
 
 
 def unfinished(run: Run, seconds: float, elapsed: float, score: float | None) -> None:
@@ -506,8 +532,8 @@ def test_a_budget_that_leaves_no_time_to_search_is_refused_with_the_least_though
     assert len(executed) == 1
 
 
-@pytest.mark.parametrize(("elapsed", "runner"), [(3.0, "auto"), (40.0, "inline"), (100.0, "inline")])
-def test_a_run_with_a_model_ends_without_ray_where_there_is_no_time_to_start_it(
+@pytest.mark.parametrize(("elapsed", "runner"), [(3.0, "auto"), (20.0, "inline"), (100.0, "inline")])
+def test_a_run_with_a_model_ends_without_ray_where_starting_it_would_not_repay(
     elapsed: float, runner: str, run: Run, executed: list[Run], crowded: None, started: list[str]
 ) -> None:
     unfinished(run, seconds=60.0, elapsed=elapsed, score=0.5)
@@ -526,13 +552,36 @@ def test_a_run_with_a_model_ends_without_ray_where_there_is_no_time_to_start_it(
     ],
 )
 def test_a_new_run_goes_without_ray_where_starting_it_would_not_repay(
-    seconds: float, crowding: float, asked: str, workers: int, runner: str, monkeypatch: pytest.MonkeyPatch
+    seconds: float,
+    crowding: float,
+    asked: str,
+    workers: int,
+    runner: str,
+    tiny_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[str],
 ) -> None:
     """Not where Ray was asked for, or several workers are and can be started, as beside two busy loops they cannot."""
     monkeypatch.setattr(engine, "Crowding", lambda own: lambda: crowding)
-    study = Study("data", time=seconds, runner=asked, workers=workers)
-    clock = RunClock(time.time() - 1.0, seconds)
-    assert engine._for_the_time(study, clock, Silent()).runner == runner
+    monkeypatch.setattr(engine, "begin", lambda *_: pytest.fail("it begins"))
+    study = Study(str(tiny_images), out=str(tmp_path / "new"), time=seconds, runner=asked, workers=workers)
+    with pytest.raises(pytest.fail.Exception, match="it begins"):
+        engine.search(study, Silent(), time.time() - 1.0)
+    assert started == [runner]
+
+
+@pytest.mark.parametrize(("more", "runner"), [("+8s", "inline"), ("+40s", "inline"), ("+1m", "auto")])
+def test_a_finished_run_of_ray_goes_on_without_it_where_starting_it_would_not_repay(
+    more: str, runner: str, run: Run, executed: list[Run], started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "Crowding", lambda own: lambda: 1.0)
+    rewrite(run, replace(run.record, machine=Machine("ray", 2, 1, "cpu")))
+    before = run.summary()
+    assert before is not None
+    run.folder.summary.write_text(encode(replace(before, elapsed=60.0)))
+    api.resume(run.folder.path, more)
+    assert (started, len(executed)) == ([runner], 1)
 
 
 def test_a_leaderboard_that_cannot_be_written_does_not_hide_why_the_search_failed(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
 import math
 import random
 import re
@@ -32,7 +33,7 @@ from autoft.train.arithmetic import Arithmetic
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
-from autoft.train.job import Job
+from autoft.train.job import Job, TooLate
 from autoft.train.precision import Timing
 from autoft.train.views import out_of_fold
 from autoft.train.worker import Worker
@@ -290,6 +291,36 @@ def by_metric(shop, metric):
     other = copy.copy(shop)
     other.task, other.record, other._is_resampled = shop.task.with_metrics([metric]), record, None
     return other
+
+
+@pytest.mark.parametrize("fault", [ValueError("a class is missing"), MemoryError("no more"), TooLate("late")])
+def test_a_fault_in_the_folds_costs_a_head_no_score(run, worker, monkeypatch, fault):
+    def fails(*_):
+        raise fault
+
+    monkeypatch.setattr("autoft.train.closed_form.out_of_fold", fails)
+    report = execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
+    assert (report.event, report.score, report.folds) == ("finished", 1.0, None)
+    assert str(fault) in report.facts["folds_left_out"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [
+        (Cancelled(), Cancelled),
+        (OSError(errno.ENOSPC, "full"), RunFolderError),
+        (RunFolderError("gone"), RunFolderError),
+    ],
+)
+def test_a_run_that_is_stopped_or_cannot_be_written_in_the_folds_leaves_the_slice_open(
+    run, worker, monkeypatch, fault, raised
+):
+    def fails(*_):
+        raise fault
+
+    monkeypatch.setattr("autoft.train.closed_form.out_of_fold", fails)
+    with pytest.raises(raised):
+        execute(worker, trial(run, 0, "test_vit", "probe"), 0.0, 1.0)
 
 
 def test_no_slice_waits_for_a_thousand_resamples_of_a_slow_metric(worker, monkeypatch):

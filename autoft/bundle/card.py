@@ -42,8 +42,8 @@ _OF_THE_TWIN: Final = """**Its figures are not its own.** They are those of tria
 by which it was {chosen}, so they are optimistic. It had the same training without these images{part}; this
 model was trained on them too. No figures from a test split are here."""
 _REOPENED: Final = """
-The test images were scored {times} times in this run's life, as it went on after it had ended; whoever went on because
-of such a score has chosen by it."""
+The test images were scored {times} times in this run's life: it went on after it had ended, or an end of it failed or
+was stopped once they were scored. Whoever went on because of such a score has chosen by it."""
 _FED: Final[Mapping[Layout, tuple[str, str]]] = {
     "image": ("pixels", "one image a call, of shape (height, width, 3)"),
     "batch": ("pixels[None]", "images of one size a call, of shape (batch, height, width, 3)"),

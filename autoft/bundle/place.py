@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -78,17 +79,20 @@ def replacing(folder: Path) -> Iterator[Path]:
     """
     settle(folder)
     mark = secrets.token_hex(_MARK_BYTES)
-    fresh, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("new", "old"))
-    fresh.mkdir(parents=True)
+    born, fresh, old = (folder.with_name(f".{folder.name}.{mark}{what}") for what in ("", ".new", ".old"))
+    born.mkdir(parents=True)
     try:
-        yield fresh
-        _swap(fresh, folder, old)
+        with _held(born):
+            born.rename(fresh)  # held before `settle` of another command may come across it
+            yield fresh
+            _swap(fresh, folder, old)
     except Exception as error:
         if not fresh.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from error
         raise
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        for path in (born, fresh):
+            shutil.rmtree(path, ignore_errors=True)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
 
@@ -96,16 +100,45 @@ def replacing(folder: Path) -> Iterator[Path]:
 def settle(folder: Path) -> None:
     """Undo what a kill left of `replacing`: the old folder back in its place, if that is empty, and the rest away.
 
-    To be called where nobody replaces it meanwhile, as under its run's lock. What cannot be undone stays.
+    What another command is at work on stays, as does what cannot be undone.
     """
     ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{{2 * _MARK_BYTES}}}\.(new|old)")
     with suppress(OSError):
-        left = [path for path in folder.parent.iterdir() if ours.fullmatch(path.name)]
+        found = [path for path in folder.parent.iterdir() if ours.fullmatch(path.name)]
+        held = {path.stem for path in found if path.suffix == ".new" and _is_held(path)}
+        left = [path for path in found if path.stem not in held]
         old = [path for path in left if path.suffix == ".old"]
         if old and not folder.exists():
             max(old, key=lambda path: path.stat().st_mtime).rename(folder)
         for path in left:
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Others can tell by the folder that somebody is at work on it; the system forgets that of a process that died."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks, on which every folder may be somebody's
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether somebody is at work on it, or may be, as far as can be told."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _swap(fresh: Path, folder: Path, old: Path) -> None:

@@ -104,14 +104,22 @@ def gate_of(study: Study) -> Gate:
     return FULL if study.full_parity else QUICK
 
 
+def bare_seconds(time: float, runner: RunnerName) -> float:
+    """What the least takes on an idle machine when a run has so much `time`, for networks that take none.
+
+    That is a worker's start and the end; in little time nobody prepares the graph for that.
+    """
+    unprepared = WITHOUT_PREPARATION_SECONDS if time < LITTLE_TIME_SECONDS else 0.0
+    return STARTING_SECONDS[runner] + unprepared + FIXED_SECONDS
+
+
 def least_seconds(record: StudyRecord, runner: RunnerName, crowding: float = 1.0) -> float:
     """What the least that gives a model takes: a worker's start, the cheapest probe, and the end."""
     cheapest = forward_work(min(candidate.cost for candidate in record.candidates))
     scored = record.data.counts["val"] if record.validation is None else record.validation
     images = scored + FEWEST_TRAINED + min(record.data.counts["test"], FEWEST_TESTED)
     forward = images * cheapest / WORK_PER_SECOND[record.machine.device]
-    unprepared = WITHOUT_PREPARATION_SECONDS if record.study.time < LITTLE_TIME_SECONDS else 0.0
-    return crowding * (STARTING_SECONDS[runner] + forward + unprepared + FIXED_SECONDS)
+    return crowding * (bare_seconds(record.study.time, runner) + forward)
 
 
 def require_enough_time(record: StudyRecord, elapsed: float, least: float, had: float | None = None) -> None:
@@ -126,14 +134,9 @@ def require_enough_time(record: StudyRecord, elapsed: float, least: float, had: 
         )
 
 
-def least_seconds_with_ray(crowding: float) -> float:
-    """What the least takes with Ray when nothing is known of the images and backbones yet."""
-    return crowding * (STARTING_SECONDS["ray"] + FIXED_SECONDS)
-
-
 def require_any_time(study: Study) -> None:
     """Raise `StudyError`, before anything slow begins, for a budget that could not hold a search of ten images."""
-    least = STARTING_SECONDS["inline"] + FIXED_SECONDS
+    least = bare_seconds(study.time, "inline")
     if study.time < least:
         raise StudyError(
             f"--time {study.time:g}s is too short: starting and the export alone take {least:.0f} s or more; give at "
@@ -142,8 +145,11 @@ def require_any_time(study: Study) -> None:
 
 
 def require_more_time(record: StudyRecord, elapsed: float, had: float) -> None:
-    """Raise `StudyError` when a finished run that `had` less time gets some that holds nothing but another end."""
-    least = STARTING_SECONDS[record.machine.runner] + FIXED_SECONDS
+    """Raise `StudyError` when a finished run that `had` less time gets some that holds nothing but another end.
+
+    Whatever ran it before: where there is no time to start Ray, it goes on without.
+    """
+    least = bare_seconds(record.study.time, "inline")
     if record.study.time < elapsed + least:
         raise StudyError(
             f"the run is finished after {elapsed:.0f} s, and --time {record.study.time:g}s leaves no time to search: "

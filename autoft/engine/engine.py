@@ -19,8 +19,8 @@ from autoft.data.dataset import Dataset, Source, bound, open_dataset, write_spli
 from autoft.data.readers import data_folder, read_labelled
 from autoft.data.scan import scan
 from autoft.engine.ending import (
+    bare_seconds,
     least_seconds,
-    least_seconds_with_ray,
     require_any_time,
     require_enough_time,
     require_more_time,
@@ -87,7 +87,9 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         if study.metric != "auto":  # what "auto" is, the split decides
             study.require_bounds(_metric(study.metric, task, host))
         source = Source(scan(listing, cores(), in_time), task)
-    with _runner(_for_the_time(study, clock, screen), host, watch, screen) as runner:
+    # The load average would have what ran here before in it.
+    with_ray = Crowding(own=math.inf)() * bare_seconds(study.time, "ray") if study.runner == "auto" else 0.0
+    with _runner(_for_the_time(study, clock, with_ray, screen), host, watch, screen) as runner:
         sitting = Sitting(host, runner, screen, watch, clock)
         run = begin(study, source, out, sitting)
         screen.metric, host.errors = run.record.metric, run.folder.errors
@@ -117,15 +119,16 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
             run = run.with_plugins(_recorded_host(run, change, screen))
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
-    clock, study = RunClock(began - elapsed, budget), run.record.study
+    clock, crowding = RunClock(began - elapsed, budget), Crowding(own=run.record.machine.busy + 1.0)()
     host = _recorded_host(run, change, screen)
     _require_its_searcher(run, host, ledger)
     run.test_openings()  # a search need not end to find the count damaged
     if run.concluded(ledger):
         require_more_time(run.record, elapsed, _had(run))
         _require_more_to_search(run, host, ledger, Clock(elapsed, budget))
-    else:
-        study = _for_the_time_left(run, ledger, clock, screen)
+    elif not ledger.exportable() or budget != _had(run):  # else the model there is, is exported
+        require_enough_time(run.record, clock.now(), least_seconds(run.record, "inline", crowding), _had(run))
+    study = _for_the_time(run.record.study, clock, least_seconds(run.record, "ray", crowding), screen)
     run = run.with_plugins(host)
     with _runner(study, host, watch, screen) as runner:
         machine = runner.capacity(run.record.study, worker_memory(ledger), screen)
@@ -146,7 +149,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         backbones = shortlist(study, host, machine, workload, screen, downloading)
     seen = _seen(study, source, backbones, sitting)
     metric = seen.dataset.task.metric("auto").facts
-    circumstances = _circumstances(seen.dataset, metric, machine)
+    circumstances = _circumstances(seen.dataset, machine)
     searched = candidates(study, freezing, seen.backbones, seen.side, circumstances)
     record = StudyRecord(
         study=replace(study, out=as_text(out), task=task.name, metric=metric.name),
@@ -160,6 +163,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         metric=metric,
         validation=scored_images(study, machine, searched, seen.dataset.info.counts["val"]),
         compared=seen.compared,
+        weighs_classes=metric.weighs_classes,
     )
     if record.validation is not None:
         scored = f"{record.validation:,} of {counted(record.data.counts['val'], 'image')}"
@@ -264,35 +268,13 @@ def _had(run: Run) -> float:
     return (run.opened or run.record).study.time
 
 
-def _for_the_time_left(run: Run, ledger: Ledger, clock: RunClock, screen: Screen) -> Study:
-    """How an unfinished run goes on: without Ray where there is no time to start it. A model there is, is exported.
+def _for_the_time(study: Study, clock: RunClock, with_ray: float, screen: Screen) -> Study:
+    """How a search begins or goes on: inline where the time left is less than the seconds that Ray takes at least.
 
-    Raises `StudyError` when there is none, and no time to come to one; and when a budget was named that holds no more
-    than the export, for which nobody need name one.
+    Or where starting it would not repay, unless it was asked for, or several workers were.
     """
-    record = run.record
-    crowding = Crowding(own=record.machine.busy + 1.0)()
-    left = clock.budget - clock.now()
-    if not ledger.exportable() or record.study.time != _had(run):
-        require_enough_time(record, clock.now(), least_seconds(record, "inline", crowding), _had(run))
-    return _with_ray_if(left, least_seconds(record, "ray", crowding), record.study, screen)
-
-
-def _for_the_time(study: Study, clock: RunClock, screen: Screen) -> Study:
-    """How a search is begun: without Ray, unless it was asked for, where starting it would not repay.
-
-    The load average would have what ran here before in it.
-    """
-    if study.runner != "auto":
-        return study
-    worth_it = 0.0 if study.workers else RAY_REPAYS_SECONDS
-    least = max(worth_it, least_seconds_with_ray(Crowding(own=math.inf)()))
-    return _with_ray_if(clock.budget - clock.now(), least, study, screen)
-
-
-def _with_ray_if(left: float, least: float, study: Study, screen: Screen) -> Study:
-    """The study, inline where fewer seconds are `left` than the `least` that Ray takes."""
-    if study.runner == "inline" or left >= least:
+    is_wanted, left = study.runner == "ray" or study.workers, clock.budget - clock.now()
+    if study.runner == "inline" or left >= (with_ray if is_wanted else max(with_ray, RAY_REPAYS_SECONDS)):
         return study
     screen.note(f"one trial at a time in this process: {max(0.0, left):.0f} s are left, too few for Ray to be worth it")
     return replace(study, runner="inline")
@@ -423,11 +405,10 @@ def _to_search_by(study: Study, dataset: Dataset, screen: Screen) -> MetricFacts
     return facts
 
 
-def _circumstances(dataset: Dataset, metric: MetricFacts, machine: Machine) -> Circumstances:
+def _circumstances(dataset: Dataset, machine: Machine) -> Circumstances:
     """What spaces may go by."""
-    task, labels = dataset.task, dataset.labels("train")
-    rare = metric.weighs_classes and task.imbalance(labels)
-    return Circumstances(machine.device, len(labels), tuple(task.balances) if rare else ())
+    labels = dataset.labels("train")
+    return Circumstances(machine.device, len(labels), tuple(dataset.task.remedies(labels)))
 
 
 def _task(study: Study, host: Host, listing: Listing, screen: Screen) -> Task:

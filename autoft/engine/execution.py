@@ -39,6 +39,7 @@ from autoft.store import CheckpointStore, Journal
 from autoft.study.machine import Crowding
 from autoft.study.run import Run
 from autoft.system.files import as_path, as_text
+from autoft.system.parallel import Check
 from autoft.system.screen import Screen
 from autoft.system.signals import Cancelled, StopFlag, stop_on_signals
 from autoft.system.stopwatch import Stopwatch
@@ -66,7 +67,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
         with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:
             ending = Ending(run.record, preparation, Crowding(own=run.record.machine.busy + 1.0))
             search = _search(run, sitting, ledger, journal, stopped, ending)
-            for line in _damage(run.checkpoints, ledger):
+            for line in _damage(run.checkpoints, ledger, interrupt):
                 sitting.screen.note(line)
             with _time_is_used(search):
                 with watch.phase("search"):
@@ -231,7 +232,7 @@ def _layout(run: Run, folder: Path, wish: ExportWish) -> Layout:
 
 
 def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:
-    refits = Refits(run.record, ending, sitting.clock)
+    refits = Refits(run.record, ending, sitting.clock, run.checkpoints.problem)
     return Search(
         searcher=sitting.host.part(Searcher, run.record.study.searcher),
         problem=run.problem(ledger),
@@ -249,15 +250,20 @@ def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stoppe
     )
 
 
-def _damage(checkpoints: CheckpointStore, ledger: Ledger) -> Iterator[str]:
+def _damage(checkpoints: CheckpointStore, ledger: Ledger, check: Check) -> Iterator[str]:
     """A line for each trial whose checkpoint is damaged or gone: what becomes of the trial, and what is wrong.
 
-    What one that a kill cut short goes on from is not known before its worker has looked.
+    What one that a kill cut short goes on from is not known before its worker has looked. In a run that was copied,
+    files of any size are read: `check`, called before each trial, may raise to stop that.
     """
     for number in sorted(ledger.with_checkpoint()):
-        record = ledger.trials[number]
-        going_on = checkpoints.going_on_problem(Parent(number, record.step)) if record.state == "paused" else None
-        kept = checkpoints.problem(record.best_checkpoint)
+        check()
+        record, going_on = ledger.trials[number], None
+        latest, best = Parent(number, record.step), record.best_checkpoint
+        kept = checkpoints.problem(best)
+        if record.state == "paused":
+            weights = kept if latest == best else checkpoints.problem(latest)
+            going_on = weights or checkpoints.training_problem(latest)
         becomes = ["is passed over in the export"] * bool(kept) + ["begins anew if it goes on"] * bool(going_on)
         if becomes:
             yield f"trial {number} {' and '.join(becomes)}: {kept or going_on}"

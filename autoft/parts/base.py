@@ -231,6 +231,9 @@ class Task(Part):
     goal: str = ""
     """The metric that is searched by, where it is known; `towards` sets it."""
 
+    weighs_classes: bool = False
+    """Whether training is to weigh classes alike, as the goal does; `towards` sets it."""
+
     def on(self, targets: Targets) -> Self:
         """The task of one data set: a copy that knows its `targets`."""
         bound = copy.copy(self)
@@ -239,8 +242,8 @@ class Task(Part):
 
     def towards(self, metric: str) -> Self:
         """The task of a search by that metric: a copy, whose metric "auto" it is. Raises as `metric`."""
-        aimed = copy.copy(self)
-        aimed.goal = self.metric(metric).name
+        aimed, found = copy.copy(self), self.metric(metric)
+        aimed.goal, aimed.weighs_classes = found.name, found.facts.weighs_classes
         return aimed
 
     def with_metrics(self, further: Iterable[Metric]) -> Self:
@@ -297,7 +300,7 @@ class Task(Part):
 
         None where classes are near enough in size, or the metric that is searched by weighs images alike.
         """
-        return self.balances if self.metric("auto").facts.weighs_classes and self.imbalance(labels) else ()
+        return self.balances if self.weighs_classes and self.imbalance(labels) else ()
 
     def remark(self) -> str:
         """What a user should know of how the labels were taken, said before anything trains; by default nothing."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from autoft.parts.base import Task
 from autoft.parts.linear_head import LinearHead
 from autoft.system import faults
+from autoft.values.codec import encode
+from autoft.values.dataset import Imbalance
+from autoft.values.plan import Balance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,10 +74,35 @@ def head_problem(task: Task, head: Any, features: Tensor, *asked: object) -> str
     return None
 
 
+def imbalance_problem(task: Task, found: object, *asked: object) -> str | None:
+    """None where classes are even, or an `Imbalance`."""
+    if found is None:
+        return None
+    if not isinstance(found, Imbalance):
+        return f"it gives {faults.shown(found)}; give None or an autoft.Imbalance(common, most, rare, fewest)"
+    try:
+        encode(found)
+    except ValueError as problem:
+        return str(problem)
+    return None
+
+
+def balances_problem(task: Task) -> str | None:
+    """Of the form "one_of" a tuple of what a `Recipe` can do for rare classes; of other forms an empty one."""
+    given, known = task.balances, [name for name in get_args(Balance) if name != "none"]
+    if not isinstance(given, tuple | list) or not all(name in known for name in given):
+        listed = ", ".join(map(repr, known))
+        return f"`balances` says what training may do for rare classes, a tuple of {listed}, not {faults.shown(given)}"
+    if given and task.form != "one_of":
+        return f"`balances` are of classes, and there are none in the form {task.form!r}"
+    return None
+
+
 PROBLEMS: Final[Mapping[str, Callable[..., str | None]]] = {
     "names": names_problem,
     "encode": targets_problem,
     "loss": loss_problem,
     "closed_form": head_problem,
+    "imbalance": imbalance_problem,
 }
 """By method: of the task, what it gave, and what it was asked."""

@@ -193,6 +193,8 @@ def guarded_task(task: Task, blame: Blame, ref: PluginRef) -> Task:
     methods = {name: _blamed(blame, name, getattr(own, name)) for name in _methods_of(own)}
     guarded = copy.copy(task)
     if not own.__module__.startswith("autoft."):
+        if problem := contract.balances_problem(task):
+            raise ValueError(problem)
         guarded.metrics = [_judging(metric, blame, f"metric {metric.name!r}") for metric in task.metrics]
         given = [name for name in contract.PROBLEMS if getattr(own, name) is not getattr(Task, name)]
         methods |= {name: _required(blame, name, methods.get(name, getattr(own, name))) for name in given}

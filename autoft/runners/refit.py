@@ -16,7 +16,7 @@ from autoft.study.record import StudyRecord
 from autoft.system.clock import RunClock
 from autoft.train.job import CHECKED_IMAGES
 from autoft.values.ledger import Ledger, TrialRecord
-from autoft.values.trial import Candidate, Slice, Trial
+from autoft.values.trial import Candidate, Parent, Slice, Trial
 
 Reserve = Callable[[Ledger, Trial | None], float]
 """Seconds the end of the run will take if that trial wins, or if the best so far does."""
@@ -29,11 +29,12 @@ STARTING_SECONDS: Final = 0.5  # a network built, weights and images opened; wit
 
 @dataclass(frozen=True)
 class Refits:
-    """Plans the refits of a run; `ending` is what the end takes without one."""
+    """Plans the refits of a run; `ending` is what the end takes without one, `damage` what ails a checkpoint."""
 
     record: StudyRecord
     ending: Reserve
     clock: RunClock
+    damage: Callable[[Parent], str | None] = lambda wanted: None
 
     def reserve(self, ledger: Ledger, trial: Trial | None) -> float:
         """Seconds from the end of the search to the end of the process, with the refit of the best so far.
@@ -50,10 +51,17 @@ class Refits:
             return ending + self._planned(best, MARGIN * self.seconds(best))
         return ending + (self._should_it_go_on(best, ending) if trial == best.trial else 0.0)
 
-    def next(self, ledger: Ledger, winner: TrialRecord) -> Slice | str | None:
-        """The slice of the winner's refit; in one line why there is none; None where nothing is to be done."""
-        if self.record.study.no_refit or ledger.refits(winner):
-            return None
+    def winner(self, ledger: Ledger) -> TrialRecord | None:
+        """The trial to refit, the first whose weights are whole; None where there is none, or nothing left to do.
+
+        What is damaged is passed over in the export, and its refit with it, which has its twin's validation figures.
+        """
+        whole = (one for one in ledger.exportable() if not any(map(self.damage, _weights_of(one))))
+        winner = None if self.record.study.no_refit else next(whole, None)
+        return None if winner is None or winner.is_refit else winner
+
+    def errand(self, ledger: Ledger, winner: TrialRecord) -> Slice | str:
+        """The slice of the winner's refit; in one line why there is none."""
         trial = winner.refit(len(ledger.trials))
         return self.problem(ledger, trial) or self.slice(ledger, trial)
 
@@ -69,6 +77,8 @@ class Refits:
         left_out = f"no refit of trial {twin.trial.id} on train + validation"
         if failed := ledger.refuted(twin):
             return f"{left_out}: it has failed before, {failed.error}"
+        if trial.twin and (damage := self.damage(trial.twin)):
+            return f"{left_out}: {damage}"
         for parent in trial.parents:
             if not ledger.has_checkpoint(parent):
                 return f"{left_out}: the weights of trial {parent.trial}, with which it began, are not kept"
@@ -136,6 +146,11 @@ class Refits:
         if twin is None:
             raise ValueError(f"trial {trial.id} is no refit")
         return ledger.trials[twin.trial]
+
+
+def _weights_of(record: TrialRecord) -> tuple[Parent, ...]:
+    """The checkpoints that an export of the trial takes."""
+    return (record.best_checkpoint,) if record.trial.twin is None else (record.best_checkpoint, record.trial.twin)
 
 
 def _is_of(trial: Trial, candidate: Candidate) -> bool:

@@ -140,11 +140,11 @@ class Search:
 
     def _refit(self, refits: Refits) -> Slice | Done:
         """The last errand: the winner once more, on the validation images too; once in a sitting for a checkpoint."""
-        winner = self.ledger.winner
+        winner = refits.winner(self.ledger)
         if winner is None or winner.best_checkpoint in self._refits_done_with:
             return DONE
         self._refits_done_with.add(winner.best_checkpoint)
-        match refits.next(self.ledger, winner):
+        match refits.errand(self.ledger, winner):
             case Slice() as errand:
                 return self._sent(errand)
             case str() as reason:

@@ -147,13 +147,13 @@ class CheckpointStore:
     def problem(self, wanted: Parent) -> str | None:
         """What is wrong with the weights of a checkpoint; None when they are whole.
 
-        Here and in `going_on_problem` files that nobody has touched since they were written are not read.
+        Here and in `training_problem` files that nobody has touched since they were written are not read.
         """
         return self._problem(wanted, lambda sidecar: sidecar.model)
 
-    def going_on_problem(self, wanted: Parent) -> str | None:
-        """Why training cannot go on from a checkpoint; None when it can."""
-        return self.problem(wanted) or self._problem(wanted, lambda sidecar: sidecar.training)
+    def training_problem(self, wanted: Parent) -> str | None:
+        """What is wrong with all that going on from a checkpoint needs besides its weights; None when it is whole."""
+        return self._problem(wanted, lambda sidecar: sidecar.training)
 
     def broken(self, ledger: Ledger) -> frozenset[int]:
         """The trials that the ledger takes for exportable, and whose weights, or a refit's twin's, are not whole."""

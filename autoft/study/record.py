@@ -74,7 +74,8 @@ class StudyRecord:
     `view` is how images become squares, `compared` the evidence for it, if there is any. `versions` of autoft, torch
     and the like. `machine` is how the one that the run began on was shared out, which a resumed run decides anew.
     `validation` is how many images of the validation split are scored, None for all: where scoring them all would take
-    too much of the time.
+    too much of the time. `weighs_classes`: training weighs them alike, as the metric does; in a run of a version that
+    had no such training it never does.
     """
 
     study: Study
@@ -88,6 +89,7 @@ class StudyRecord:
     metric: MetricFacts
     validation: int | None = None
     compared: ViewsCompared | None = None
+    weighs_classes: bool = False
     schema: str = SCHEMA
 
     def on(self, device: Device) -> StudyRecord:

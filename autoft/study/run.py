@@ -128,6 +128,7 @@ class Run:
             task = task.towards(self.record.metric.name)
         except StudyError as unknown:
             raise StudyError(f"{unknown}{host.suspects()}") from None
+        task.weighs_classes = self.record.weighs_classes  # a copy of its own
         return task
 
     def dataset(self, host: Host) -> Dataset:

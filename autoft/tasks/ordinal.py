@@ -102,7 +102,7 @@ class Ordinal(SingleLabel):
         from autoft.tasks.ridge import ridge_of_labels
 
         marks = (targets[:, None] > torch.arange(self.outputs)).float()
-        return ridge_of_labels(features, marks, check, targets if self._weighs_classes else None)
+        return ridge_of_labels(features, marks, check, targets if self.weighs_classes else None)
 
     def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
         """Log probabilities of the classes `(n, classes)`, divided by the temperature."""

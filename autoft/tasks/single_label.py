@@ -128,13 +128,8 @@ class SingleLabel(Task):
         """The best of a ridge path by leave-one-out accuracy; the balanced one where the goal weighs classes alike."""
         from autoft.tasks.ridge import ridge_of_classes
 
-        alike: Alike = "classes" if self._weighs_classes else "images"
+        alike: Alike = "classes" if self.weighs_classes else "images"
         return ridge_of_classes(features, targets, self.outputs, check, alike)
-
-    @property
-    def _weighs_classes(self) -> bool:
-        """Whether the metric that is searched by does."""
-        return self.metric("auto").facts.weighs_classes
 
     def judged(self, outputs: Logits, calibration: Calibration = UNCALIBRATED) -> NDArray[Any]:
         """Logits `(n, classes)` at the temperature."""
@@ -143,7 +138,7 @@ class SingleLabel(Task):
 
     def calibrate(self, outputs: Logits, targets: Labels) -> Calibration:
         """A temperature, where it helps."""
-        return fit_temperature(outputs, targets, weighs_classes=self._weighs_classes)
+        return fit_temperature(outputs, targets, weighs_classes=self.weighs_classes)
 
     def answers(self, outputs: Logits, calibration: Calibration) -> NDArray[np.float32]:
         """Probabilities `(n, classes)`, which add up to 1."""

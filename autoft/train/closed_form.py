@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from autoft.errors import RunFailed
+from autoft.errors import RunFailed, RunFolderError
 from autoft.parts.contract import NO_CLOSED_FORM
 from autoft.parts.linear_head import LinearHead
 from autoft.store import Checkpoint
+from autoft.system.signals import Cancelled
 from autoft.train.arithmetic import Numbers
 from autoft.train.classifier import Classifier
 from autoft.train.forward import ForwardChoice
@@ -49,7 +50,17 @@ def fit_closed_form(bench: Bench) -> Report:
     shop.checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=outputs))
     costs, facts = replace(costs, solving=solving), {**head.facts, **forward.facts, **memory()}
     report = Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
-    return replace(report, standard_error=bench.standard_error(outputs), folds=_out_of_fold(bench, solved))
+    return _with_folds(bench, solved, replace(report, standard_error=bench.standard_error(outputs)))
+
+
+def _with_folds(bench: Bench, solved: Solved, report: Report) -> Report:
+    """The report with the score out of fold. A fault there is a fact of the head, which has its score all the same."""
+    try:
+        return replace(report, folds=_out_of_fold(bench, solved))
+    except (Cancelled, RunFolderError):
+        raise
+    except Exception as error:
+        return replace(report, facts={**report.facts, "folds_left_out": bench.shop.fault(error)})
 
 
 def _out_of_fold(bench: Bench, solved: Solved) -> float | None:

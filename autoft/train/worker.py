@@ -14,9 +14,7 @@ import torch
 from autoft.errors import RunFolderError
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef
-from autoft.store import unwritable
 from autoft.study.run import Run
-from autoft.system.files import DISK_ERRORS
 from autoft.system.signals import Cancelled
 from autoft.train.by_gradient import fit_by_gradient
 from autoft.train.closed_form import fit_closed_form
@@ -81,11 +79,7 @@ class Worker:
             except TooLate as reason:
                 report = Report(job.slice.trial.id, "paused", job.slice.start, None, 0.0, error=str(reason))
             except Exception as error:
-                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    run = self.shop.checkpoints.run
-                    raise unwritable(run, run, error) from error
-                self.shop.folder.require()
-                cause = self.shop.host.describe(error)
+                cause = self.shop.fault(error)
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
         release_memory()
         return _sound(replace(report, seconds=time.monotonic() - began))

@@ -24,10 +24,11 @@ from autoft.parts.cut import Cut
 from autoft.parts.host import Host
 from autoft.parts.metric import Metric
 from autoft.parts.network import Network
-from autoft.store import Checkpoint
+from autoft.store import Checkpoint, unwritable
 from autoft.study.machine import MIB, peak_memory
 from autoft.study.run import Run
 from autoft.system.disk_cache import cache_root
+from autoft.system.files import DISK_ERRORS
 from autoft.system.signals import Cancelled
 from autoft.tasks.scores import interval
 from autoft.tasks.statistics import RESAMPLES
@@ -111,6 +112,13 @@ class Workshop:
         """Raise `Cancelled` when the run is being stopped."""
         if self._cancelled():
             raise Cancelled
+
+    def fault(self, error: Exception) -> str:
+        """What went wrong with a trial, in one line. Raises `RunFolderError` where nobody can write into the run."""
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise unwritable(self.checkpoints.run, self.checkpoints.run, error) from error
+        self.folder.require()
+        return self.host.describe(error)
 
     def network(self, backbone: str) -> Network:
         """The backbone's network as it came, eval mode; not to be changed."""

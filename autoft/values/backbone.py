@@ -52,8 +52,9 @@ class Backbone:
     prior: float | None = None
 
     def __post_init__(self) -> None:
-        # SPDX identifiers are the same in any case; --licenses is compared with this.
-        object.__setattr__(self, "license", self.license.lower())
+        # SPDX identifiers are the same in any case; --licenses is compared with this. The codec refuses all but texts.
+        if isinstance(self.license, str):
+            object.__setattr__(self, "license", self.license.lower())
 
 
 @dataclass(frozen=True)
