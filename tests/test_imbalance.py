@@ -185,13 +185,12 @@ def test_a_named_metric_is_left_alone(tiny_images: Path) -> None:
 
 
 def test_spaces_hear_of_remedies_where_they_are_to_be_decided(tiny_images: Path) -> None:
-    machine = Machine("inline", 1, 1, "cpu")
-    even = dataset(tiny_images, [])
-    by_class, by_image = (SingleLabel().metric(name).facts for name in ("balanced_accuracy", "accuracy"))
-    assert _circumstances(even, by_class, machine) == Circumstances("cpu", even.info.counts["train"])
+    machine, even = Machine("inline", 1, 1, "cpu"), dataset(tiny_images, [])
+    images = even.info.counts["train"]
+    assert _circumstances(even.towards("balanced_accuracy"), machine) == Circumstances("cpu", images)
     uneven = dataset(thinned(tiny_images, 3), [])
-    assert _circumstances(uneven, by_class, machine).balances == tuple(SingleLabel().balances)
-    assert _circumstances(uneven, by_image, machine).balances == ()
+    assert _circumstances(uneven.towards("balanced_accuracy"), machine).balances == tuple(SingleLabel().balances)
+    assert _circumstances(uneven.towards("accuracy"), machine).balances == ()
 
 
 @pytest.mark.parametrize("strategy", [Full(), LastStages(), BiasNorm()], ids=str)

@@ -123,7 +123,7 @@ def test_a_decimal_comma_among_several_columns_is_said_with_what_to_write() -> N
         (["1,5", "2"], ONE, "'1,5' in weight has a decimal comma; write a point, 1.5"),
         (["0,0625", "0,4437"], ONE, "'0,0625' in weight has a decimal comma; write a point, 0.0625"),
         (["1,2,3", "2"], ONE, "'1,2,3' holds 3 numbers, and the columns are weight"),
-        (["1", "2"], ("x", "y"), "'1' holds 1 numbers, and the columns are x, y"),
+        (["1", "2"], ("x", "y"), "'1' holds 1 number, and the columns are x, y"),
         (["1,2", "1.0,2"], ("x", "y"), "every image has the same x, y, 1,2"),
         (["1764160000.5", "1764160001", "1764160002"], ONE, "weight varies by 0.75 about 1.76416e+09"),
     ],

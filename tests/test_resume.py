@@ -771,9 +771,12 @@ def test_a_manifest_that_moved_is_found_by_its_name_in_the_folder_given(tmp_path
 
 def test_a_lost_model_is_put_back_before_the_run_goes_on(run: Run, executed: list[Run]) -> None:
     shutil.rmtree(run.folder.export)
-    for time_ in (None, "+10s"):
-        with pytest.raises(RunFolderError, match=r"model of the run is gone.*`autoft export .*/run --trial 0` writes"):
-            api.resume(run.folder.path, time_)
+    trial = run.record.candidates[0].trial(0, {}, 0)
+    for says in ("trial 0 cannot write it anew", r"`autoft export .*/run --trial 0` writes"):  # without weights, with
+        for time_ in (None, "+10s"):
+            with pytest.raises(RunFolderError, match=rf"model of the run is gone.*{says}"):
+                api.resume(run.folder.path, time_)
+        run.checkpoints.save(Checkpoint(trial, 1.0, "weights", {"head": torch.ones(3)}))
     assert not executed
 
 

@@ -231,15 +231,27 @@ def test_a_probe_that_was_given_back_for_its_time_does_not_end_the_search():
     assert later.start().trial.freeze == "probe"
 
 
-def test_what_a_worker_gave_back_is_not_asked_for_again_at_once():
+def test_what_a_worker_gave_back_is_not_asked_for_again_in_less_time():
     """Otherwise the last seconds, too few for a step and its score, would fill the journal."""
     play = Play(problem(("z/a",), strategies=("full",)), deadline=30.0)
     play.probes({"z/a": 0.5})
     play.report(play.start(), 0.9)
     asked = play.start()
     play.ledger.record(Report(asked.trial.id, "paused", asked.start, None, 0.1, elapsed=play.now))
-    assert play.ask() == DONE
-    play.now += 6.0
+    for deadline in (30.0, 30.9):
+        play.deadline = deadline
+        assert play.ask() == DONE
+    play.deadline = 32.0
+    assert isinstance(play.ask(), Slice)
+
+
+@pytest.mark.parametrize("searcher", [Halving(), Random(), Asha(), Grid(), OneEpoch()], ids=str)
+def test_a_run_that_ended_with_a_slice_given_back_goes_on_with_more_time(searcher: Searcher):
+    """The time of the run stands still between its sittings, so what was given back last was so just now."""
+    play = Play(raced_only(), searcher, deadline=30.0)
+    while isinstance(play.ask(), Slice):
+        given_back(play, play.start())
+    play.deadline = 630.0
     assert isinstance(play.ask(), Slice)
 
 

@@ -89,7 +89,7 @@ def imbalance_problem(task: Task, found: object, *asked: object) -> str | None:
 
 def balances_problem(task: Task) -> str | None:
     """Of the form "one_of" a tuple of what a `Recipe` can do for rare classes; of other forms an empty one."""
-    given, known = task.balances, [name for name in get_args(Balance) if name != "none"]
+    given, known = task.balances, [name for name in get_args(Balance) if name not in ("auto", "none")]
     if not isinstance(given, tuple | list) or not all(name in known for name in given):
         listed = ", ".join(map(repr, known))
         return f"`balances` says what training may do for rare classes, a tuple of {listed}, not {faults.shown(given)}"

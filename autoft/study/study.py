@@ -90,7 +90,7 @@ class Study:
         Option("Below 1 trials share a GPU; auto measures how many.", "X", default="auto", read=parse_gpus),
     ] = None
     precision: Annotated[str, Option("Of training: auto, which measures, fp32 or bf16.", "NAME")] = "auto"
-    keep: Annotated[int, Option("Checkpoints to keep, best first: of heads, of others and of paused trials.", "N")] = 5
+    keep: Annotated[int, Option("Checkpoints to keep, best first.", "N")] = 5
     no_refit: Annotated[bool, Option("Export the winner as scored, not trained again on train + validation.")] = False
     exporter: Annotated[tuple[str, ...], Option("Also write what these make.", "NAME,...")] = (CORE_EXPORTER,)
     batched: Annotated[bool, Option("model.onnx takes a batch of equal-sized images.")] = False

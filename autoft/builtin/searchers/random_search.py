@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from autoft import DONE, WAIT, Clock, Done, Ledger, Problem, Searcher, Slice, Wait
-from autoft.builtin.searchers.standing import address_of, is_cut_short, is_used_up, promising
+from autoft.builtin.searchers.standing import Standing
 
 RANDOM_PASSES = 9.0
 
@@ -18,16 +18,12 @@ class Random(Searcher):
 
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
         """More of a trial that was cut short, or a new one while there is time and `trials` allows."""
-        offered = set(map(address_of, problem.candidates))
-        begun = (record for record in ledger.trials.values() if address_of(record.trial) in offered)
-        cut_short = (record for record in begun if is_cut_short(record, ledger, clock))
-        if (again := next(cut_short, None)) is not None:
-            return Slice(again.trial, again.step, again.slices[-1].until, clock.deadline)
-        number = len(ledger.trials)
-        open_to_all = promising(problem.candidates, ledger)
-        if is_used_up(problem, ledger) or clock.remaining <= 0 or not open_to_all:
+        standing = Standing(problem, ledger, clock)
+        if (again := standing.interrupted()) is not None:
+            return again
+        startable = standing.startable()
+        if not startable or clock.remaining <= 0:
             return WAIT if ledger.in_flight else DONE
-        rng = random.Random(f"{problem.seed}/{number}")
-        candidate = rng.choice(open_to_all)
-        trial = candidate.trial(number, candidate.space.sample(rng), problem.seed + number)
-        return Slice(trial, 0.0, 1.0 if candidate.fit == "closed_form" else RANDOM_PASSES, clock.deadline)
+        rng = random.Random(f"{problem.seed}/{len(ledger.trials)}")
+        candidate = rng.choice(startable)
+        return standing.next_trial(candidate, candidate.space.sample(rng), RANDOM_PASSES)

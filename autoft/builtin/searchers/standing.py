@@ -11,7 +11,7 @@ from functools import cached_property
 from autoft import Candidate, Clock, Ledger, Params, Problem, Slice, Trial, TrialRecord
 
 MIN_SLICE_SECONDS = 2.0
-TOO_LATE_SECONDS = 5.0
+MORE_SECONDS = 1.0  # less is not more time: what is kept back for the end wavers
 WORTH_PASSES = 0.25  # less of a pass is not worth starting a slice for
 EPSILON = 1e-6
 FAILURES_BORNE = 2
@@ -78,15 +78,14 @@ class Standing:
 
     @cached_property
     def too_late(self) -> frozenset[str]:
-        """Backbones of which a worker has just given a slice back: there was no time for a step and its score.
+        """Backbones of which a worker gave a slice back that had no less time: there was none for a step and its score.
 
         Others may be quicker, or their graphs prepared. A probe has a part of the time only, so one that is given back
         says nothing of the rest.
         """
         raced = (record for record in self.own() if record.reports and self.is_raced(record))
         given_back = (r for r in raced if r.reports[-1].event == "paused" and r.reports[-1].score is None)
-        just_now = self.clock.elapsed - TOO_LATE_SECONDS
-        return frozenset(record.trial.backbone for record in given_back if record.reports[-1].elapsed > just_now)
+        return frozenset(r.trial.backbone for r in given_back if not has_more_time(r, self.clock))
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether there is time for a good part of a pass and its score."""
@@ -206,7 +205,7 @@ def is_cut_short(record: TrialRecord, ledger: Ledger, clock: Clock) -> bool:
 def has_more_time(record: TrialRecord, clock: Clock) -> bool:
     """Whether the last slice of a trial would have more time now than it had then."""
     report = record.reports[-1]
-    return clock.remaining > record.slices[-1].deadline - (report.elapsed - report.seconds)
+    return clock.remaining > MORE_SECONDS + record.slices[-1].deadline - (report.elapsed - report.seconds)
 
 
 def is_used_up(problem: Problem, ledger: Ledger) -> bool:
