@@ -168,6 +168,18 @@ def test_checkpoints_are_bounded_and_hold_the_best(events: list[Event], keep: in
     assert kept - before <= {event.trial for event in events[-1:] if not isinstance(event, Stopped)}
 
 
+def test_trials_that_have_come_far_leave_places_for_those_after_them() -> None:
+    """Ten of nine passes lead; of those of one pass and of three the best can go on all the same."""
+    far = [event for n in range(10) for event in (queued(n), Report(n, "paused", 9.0, 0.9 - n / 1000, 1.0))]
+    near = [
+        event
+        for n in range(10, 20)
+        for event in (queued(n), Report(n, "paused", 3.0 if n % 2 else 1.0, 0.5 + n / 1000, 1.0))
+    ]
+    assert Ledger([*far, *near], keep=4).with_checkpoint() == {0, 1, 2, 3, 19, 18}
+    assert Ledger([*far, *near], keep=2).with_checkpoint() == {0, 1, 19}
+
+
 @given(journals(), st.integers(1, 4))
 def test_the_best_of_all_can_always_be_exported(events: list[Event], keep: int) -> None:
     ledger = Ledger(keep=keep)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Literal
 
@@ -185,6 +187,20 @@ def _loss(report: Report) -> float:
     return math.inf if report.loss is None else report.loss
 
 
+def _best_at_their_passes(ranking: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Those ahead among trials with as many passes, within a doubling, first; of equal ones those with more passes.
+
+    By score alone the few that have come far would leave no place for those which are to come after them.
+    """
+    places: Counter[int] = Counter()
+    ordered: list[tuple[int, int, TrialRecord]] = []
+    for record in ranking:
+        doublings = math.frexp(record.step)[1]
+        ordered.append((places[doublings], -doublings, record))
+        places[doublings] += 1
+    return [record for *_, record in sorted(ordered, key=itemgetter(0, 1))]
+
+
 def rank(record: TrialRecord) -> tuple[float, float, int]:
     """What trials with a score are ranked by, the smallest first, and no two alike: score, then time, then number.
 
@@ -204,10 +220,10 @@ class Kept:
 class Ledger:
     """Trials, slices in flight and reports; `record` is the only way to change it.
 
-    `keep` bounds the checkpoints: the best `keep` trials and the best `keep` paused ones have theirs, which is the
-    weights of the best score and, of a trial that can go on, those of the last with the state of its optimiser. A trial
-    that fell out of both has none any more, however the others fare later. A refit has its own as long as its twin has
-    the one that it repeats.
+    `keep` bounds the checkpoints: the best `keep` trials have theirs, and `keep` paused ones, the best of those that
+    stand at about as many passes, from each such group alike. It is the weights of the best score and, of a trial that
+    can go on, those of the last with the state of its optimiser. A trial that fell out of both has none any more,
+    however the others fare later. A refit has its own as long as its twin has the one that it repeats.
     """
 
     def __init__(self, events: Iterable[Event] = (), keep: int = 5) -> None:
@@ -326,7 +342,8 @@ class Ledger:
         ranking = self._best_of(alive)
         paused = [record for record in ranking if record.state == "paused"]
         in_flight = [record for record in ranking if record.in_flight]
-        kept = {record.trial.id: record for record in (*ranking[: self.keep], *paused[: self.keep], *in_flight)}
+        going_on = _best_at_their_passes(paused)[: self.keep]
+        kept = {record.trial.id: record for record in (*ranking[: self.keep], *going_on, *in_flight)}
         twins = {record.best_checkpoint for record in kept.values()}
         refits = (number for number in alive if self._records[number].trial.twin in twins)
         return frozenset((*kept, *refits))
