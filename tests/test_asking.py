@@ -253,7 +253,10 @@ def test_an_open_slice_is_given_back_when_no_time_is_left_and_there_is_a_model(s
     resumed = search(events=[*done, Queued(1, slice_of(1), Clock(5.0, 90.0)), Started(1, 6.0)], elapsed=95.0)
     assert resumed.ask() == DONE
     assert resumed.ledger.in_flight == ()
-    assert resumed.ledger.trials[1].given_back
+    given_back = resumed.ledger.trials[1]
+    assert given_back.given_back
+    # When it was left it had the rest of a long run, which no later sitting need have to go on with it.
+    assert given_back.slices[-1].deadline <= given_back.reports[-1].elapsed
 
 
 def test_the_time_until_a_run_is_cut_short_is_used(search, tmp_path):

@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -73,7 +75,9 @@ def test_trials_see_distinct_gpus(tiny_images, tmp_path, monkeypatch):
     log = tmp_path / "log"
     log.mkdir()
     script = f"""
-import time, ray, dataclasses
+import threading
+import time
+import weakref, ray, dataclasses
 ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 from autoft.engine import engine, execution
 from autoft.system.screen import Silent
@@ -395,3 +399,17 @@ def test_ray_client_is_refused(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://somewhere:10001")
     with pytest.raises(StudyError, match="Ray Client"):
         RayRunner().warm_up(1)
+
+
+def test_what_tune_leaves_in_cycles_is_gone_before_ray_is_shut_down() -> None:
+    """One of Ray's references that goes while that is under way ends the process, at once and with code 1."""
+    from autoft.runners.ray import RayRunner
+
+    class Left:
+        def __init__(self) -> None:
+            self.itself = self
+
+    runner, left, seen = RayRunner(), weakref.ref(Left()), []
+    runner._connected, runner._leaving = True, threading.Thread(target=lambda: seen.append(left()))
+    runner.close()
+    assert seen == [None]

@@ -456,14 +456,14 @@ def test_heads_in_closed_form_are_none_of_a_rung_of_asha():
     assert (asked.trial.id, asked.start) == (3, 0.0), "of two trials none is a third"
 
 
-def test_asha_keeps_the_rungs_of_the_paper():
+@pytest.mark.parametrize("keep", [1, 5])
+def test_asha_keeps_the_rungs_of_the_paper(keep: int):
     """Of each rung a third has gone on, to the end, though few checkpoints are kept.
 
     It may be more, as whoever was among the best third when it went on may not be for long.
     """
-    run = simulate(Asha(), raced_only(), seconds=1000.0)
-    halfway = Ledger(run.events[: len(run.events) // 2], keep=5)
-    for ledger in (halfway, Ledger(run.events, keep=5)):
+    run = simulate(Asha(), raced_only(), seconds=1000.0, keep=keep)
+    for ledger in (Ledger(run.events[: len(run.events) // 2]), Ledger(run.events)):
         reached = [sum(record.step >= rung - 1e-6 for record in ledger.trials.values()) for rung in RUNGS]
         assert all(below / 4 < above <= below / 2 for below, above in pairwise(reached[:-1]))
     assert run.done

@@ -243,6 +243,7 @@ class Search:
     def _give_back_what_was_left_open(self) -> None:
         while self._left_open:
             slice_ = self._left_open.pop(0)
+            self._queue(replace(slice_, deadline=self.clock.now()))  # not the time that it had when it was left
             self.tell(Report(slice_.trial.id, "paused", slice_.start, None, 0.0, error="no time was left to go on"))
 
     def _hand_out(self, asked: Slice, reading: Clock) -> Slice | Wait | Done:

@@ -187,18 +187,19 @@ def _loss(report: Report) -> float:
     return math.inf if report.loss is None else report.loss
 
 
-def _best_at_their_passes(ranking: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Those ahead among trials with as many passes, within a doubling, first; of equal ones those with more passes.
+def _best_at_their_passes(ranking: Iterable[TrialRecord], keep: int) -> list[TrialRecord]:
+    """`keep` of the trials, those ahead among trials with as many passes, within a doubling, first; but one of each.
 
     By score alone the few that have come far would leave no place for those which are to come after them.
     """
     places: Counter[int] = Counter()
     ordered: list[tuple[int, int, TrialRecord]] = []
     for record in ranking:
-        doublings = math.frexp(record.step)[1]
+        doublings = math.frexp(max(record.step, 1.0))[1]
         ordered.append((places[doublings], -doublings, record))
         places[doublings] += 1
-    return [record for *_, record in sorted(ordered, key=itemgetter(0, 1))]
+    ordered.sort(key=itemgetter(0, 1))
+    return [record for _, _, record in ordered[: max(keep, len(places))]]
 
 
 def rank(record: TrialRecord) -> tuple[float, float, int]:
@@ -221,9 +222,9 @@ class Ledger:
     """Trials, slices in flight and reports; `record` is the only way to change it.
 
     `keep` bounds the checkpoints: the best `keep` trials have theirs, and `keep` paused ones, the best of those that
-    stand at about as many passes, from each such group alike. It is the weights of the best score and, of a trial that
-    can go on, those of the last with the state of its optimiser. A trial that fell out of both has none any more,
-    however the others fare later. A refit has its own as long as its twin has the one that it repeats.
+    stand at about as many passes, from each such group alike and at least one. It is the weights of the best score and,
+    of a trial that can go on, those of the last with the state of its optimiser. A trial that fell out of both has none
+    any more, however the others fare later. A refit has its own as long as its twin has the one that it repeats.
     """
 
     def __init__(self, events: Iterable[Event] = (), keep: int = 5) -> None:
@@ -342,7 +343,7 @@ class Ledger:
         ranking = self._best_of(alive)
         paused = [record for record in ranking if record.state == "paused"]
         in_flight = [record for record in ranking if record.in_flight]
-        going_on = _best_at_their_passes(paused)[: self.keep]
+        going_on = _best_at_their_passes(paused, self.keep)
         kept = {record.trial.id: record for record in (*ranking[: self.keep], *going_on, *in_flight)}
         twins = {record.best_checkpoint for record in kept.values()}
         refits = (number for number in alive if self._records[number].trial.twin in twins)
