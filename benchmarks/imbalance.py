@@ -50,7 +50,7 @@ from autoft.values.trial import Slice
 BACKBONE = "lite/efficientnet_lite0"
 SCORED, TESTED = 100, 2  # images a class
 BY_METRIC = {"accuracy": "images alike", "balanced_accuracy": "classes alike"}
-BALANCES: tuple[Balance, ...] = get_args(Balance)
+BALANCES: tuple[Balance, ...] = tuple(one for one in get_args(Balance) if one != "auto")
 
 
 @dataclass(frozen=True)
