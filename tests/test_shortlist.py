@@ -269,12 +269,11 @@ def test_the_price_goes_by_multiply_adds_where_they_are_known():
     """A ViT with patches of 32 px has many parameters and uses each for few positions."""
     usual = backbone("z/usual", parameters=88_000_000)
     light = backbone("z/light", parameters=88_000_000, gmacs=4.4)
-    circumstances = Circumstances("cpu", 500)
-    (guessed, counted) = candidates(Study("data"), [Plain()], [usual, light], 500, circumstances)
+    guessed, counted = candidates(Study("data"), [Plain()], [usual, light], 500, Circumstances("cpu", 500))
     assert forward_work(guessed.cost) == pytest.approx(88e6 * 130)
     assert forward_work(counted.cost) == pytest.approx(4.4e9)
     assert forward_seconds(light, 448, "cpu") == pytest.approx(4 * forward_seconds(light, 224, "cpu"))
-    assert chosen(FakeHost(usual, light), time=1200.0) == ["z/light"]
+    assert chosen(FakeHost(usual, light), time=480.0) == ["z/light"]
 
 
 def test_a_backbone_that_is_built_for_another_size_costs_what_it_costs_at_that_size():

@@ -101,7 +101,7 @@ def test_a_listing_says_what_the_tag_wants(listing):
         license="mit",
         weights="download",
         source="hf-hub:timm/swin_tiny_patch4_window7_224.ms_in1k",
-        prior=0.8137,
+        prior=0.8139,
         gmacs=4.51,
         by_default=False,
     )
