@@ -19,6 +19,8 @@ from autoft.study.shortlist import (
     Workload,
     candidates,
     choose_size,
+    forward_seconds,
+    forward_work,
     freeze_strategies,
     scored_images,
     shortlist,
@@ -127,6 +129,14 @@ def test_only_backbones_with_a_prior_unless_named():
     assert chosen(host) == ["z/a"]
     assert chosen(host, backbones=("z/b",)) == ["z/b"]
     assert chosen(host, backbones=("z/*",)) == ["z/a", "z/b"]
+
+
+def test_what_its_zoo_keeps_for_who_names_it_is_not_searched_unasked():
+    """Whatever its prior, and where the zoo was given by hand."""
+    named = backbone("z/b", prior=0.9, by_default=False), backbone("mine/b", by_default=False)
+    host = FakeHost(backbone("z/a"), *named, by_hand=["mine"])
+    assert chosen(host) == ["z/a"]
+    assert chosen(host, backbones=("*/b",)) == ["z/b", "mine/b"]
 
 
 def test_a_zoo_that_was_given_by_hand_is_searched_first_prior_or_not():
@@ -253,6 +263,25 @@ def test_small_images_cost_less():
     both = FakeHost(backbone("z/small"), large)
     assert chosen(both, workload=Workload(1000, 500), time=120.0) == ["z/small"]
     assert chosen(both, workload=Workload(1000, 28), time=120.0) == ["z/large", "z/small"]
+
+
+def test_the_price_goes_by_multiply_adds_where_they_are_known():
+    """A ViT with patches of 32 px has many parameters and uses each for few positions."""
+    usual = backbone("z/usual", parameters=88_000_000)
+    light = backbone("z/light", parameters=88_000_000, gmacs=4.4)
+    guessed, counted = candidates(Study("data"), [Plain()], [usual, light], 500, Circumstances("cpu", 500))
+    assert forward_work(guessed.cost) == pytest.approx(88e6 * 130)
+    assert forward_work(counted.cost) == pytest.approx(4.4e9)
+    assert forward_seconds(light, 448, "cpu") == pytest.approx(4 * forward_seconds(light, 224, "cpu"))
+    assert chosen(FakeHost(usual, light), time=480.0) == ["z/light"]
+
+
+def test_a_backbone_that_is_built_for_another_size_costs_what_it_costs_at_that_size():
+    spec = InputSpec(224, fixed_size=True, size_step=16)
+    offered = backbone("z/a", input=spec, gmacs=17.0)
+    built = sized(Study("data", image_size=112), offered, 500)
+    assert built.gmacs == pytest.approx(17.0 / 4)
+    assert forward_seconds(built, 112, "cpu") == pytest.approx(forward_seconds(offered, 112, "cpu"))
 
 
 def test_readme_default_is_found_without_naming_it():

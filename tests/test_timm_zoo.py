@@ -1,5 +1,6 @@
 import socket
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import timm
@@ -9,7 +10,8 @@ from timm.models import group_parameters
 
 from autoft import Backbone, BackboneUnavailable, InputSpec, Network
 from autoft.builtin import timm_zoo
-from autoft.builtin.timm_zoo import PRIORS, TimmZoo, autoft_zoos
+from autoft.builtin.timm_zoo import HUB, TimmZoo, autoft_zoos
+from autoft.study.study import licence_allowed
 from autoft.testing import ZooConformance
 
 TINY = timm.list_models("test_*")
@@ -28,7 +30,9 @@ FAMILIES = [
     "mambaout_femto",
     "maxvit_tiny_rw_224",
     "mixer_s32_224",
+    "mobilenetv3_large_100",
     "mobilenetv4_conv_small",
+    "nextvit_small",
     "pvt_v2_b0",
     "rdnet_tiny",
     "regnetx_002",
@@ -99,6 +103,9 @@ def test_a_listing_says_what_the_tag_wants(listing):
         license="mit",
         weights="download",
         source="hf-hub:timm/swin_tiny_patch4_window7_224.ms_in1k",
+        prior=0.8139,
+        gmacs=4.51,
+        by_default=False,
     )
     assert listing["timm/resnet18.tv_in1k"].input.interpolation == "bilinear"
     assert listing["timm/tf_efficientnet_lite0.in1k"].input.mean == (0.5, 0.5, 0.5)
@@ -110,11 +117,52 @@ def test_licences_are_lower_case_and_never_empty(listing):
     assert all(license and license == license.lower() for license in licenses)
 
 
-def test_what_is_searched_by_default_exists_and_is_permissive(listing):
-    recommended = {name.removeprefix("timm/"): b for name, b in listing.items() if b.prior is not None}
-    assert {tag: backbone.prior for tag, backbone in recommended.items()} == dict(PRIORS)
-    assert {backbone.license for backbone in recommended.values()} <= {"apache-2.0", "mit", "bsd-3-clause"}
-    assert all(0.5 < prior < 1 for prior in PRIORS.values())
+def test_published_results_are_of_the_size_and_the_licence_that_are_listed(listing):
+    """Of what has an ImageNet head or was timed; the rest has no prior, which is no accuracy of 0."""
+    rows = {row["tag"]: row for row in timm_zoo._rows("timm_results.csv")}
+    listed = {name.removeprefix("timm/"): backbone for name, backbone in listing.items()}
+    for tag, row in rows.items():
+        if tag in listed:  # another timm may lack some
+            assert int(row["size"]) == listed[tag].input.size
+            assert bool(row["top1"]) == (listed[tag].prior is not None)
+    without = {tag for tag, backbone in listed.items() if backbone.prior is None}
+    assert "vit_base_patch16_dinov3.lvd1689m" in without
+    assert len(listed) - len(without) > 1200
+
+
+def test_weights_of_one_architecture_differ_in_their_prior(listing):
+    old, new = (listing[f"timm/resnet50.{tag}_in1k"] for tag in ("tv", "a1"))
+    assert old.prior is not None and new.prior is not None and new.prior > old.prior + 0.02
+    assert old.gmacs == new.gmacs == pytest.approx(4.1, abs=0.1)
+
+
+def test_what_is_searched_by_default_is_permissive_and_covers_cost_and_families(listing):
+    hub = [listing[f"timm/{tag}"] for tag in HUB]
+    assert {backbone.name for backbone in listing.values() if backbone.by_default} == {one.name for one in hub}
+    assert all(licence_allowed(backbone.license, ("permissive",)) for backbone in hub)
+    costs = [backbone.gmacs for backbone in hub]
+    assert costs == sorted(costs)
+    assert costs[-1] > 1000 * costs[0]
+    assert all(dearer < 6 * cheaper for cheaper, dearer in pairwise(costs))
+    assert len({timm.models._registry._model_to_module[tag.split(".")[0]] for tag in HUB}) >= 10
+
+
+def test_what_is_searched_by_default_is_near_the_front(listing):
+    """Nothing permissive that is as fast and takes as few multiply-adds is more than two points better in the mean."""
+    rows = {
+        row["tag"]: (
+            sum(float(row[test]) for test in ("top1", "real", "v2", "sketch")) / 4,
+            float(row["gmacs"]),
+            float(row["images_per_second"]),
+        )
+        for row in timm_zoo._rows("timm_results.csv")
+        if row["top1"]
+    }
+    rivals = [row for tag, row in rows.items() if licence_allowed(listing[f"timm/{tag}"].license, ("permissive",))]
+    for tag in HUB:
+        mean, gmacs, speed = rows[tag]
+        front = max(rival[0] for rival in rivals if rival[1] <= gmacs and rival[2] >= speed)
+        assert front - mean <= 2, tag
 
 
 @pytest.mark.parametrize("arch", TINY)

