@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
 
     time: str | float
     trials: int | None
+    target: float | None
     out: str | Path
     seed: int
     task: str
@@ -90,16 +91,17 @@ def resume(
     time: str | float | None = None,
     *,
     data: str | Path | None = None,
+    target: float | None = None,
     plugins: Sequence[object] = (),
     screen: Screen | None = None,
 ) -> Summary:
     """What `autoft resume RUN` comes to: the run goes on where it was, or with more time.
 
     `time` is the budget of the whole run, in seconds or as "40m", or what it gets on top, as "+10m". `data` is where
-    its images lie now, if they have moved. `plugins`, as in `search`, take the place of recorded ones of the same name.
-    Raises as `search` does, and `RunFolderError` when there is no run.
+    its images lie now, if they have moved, `target` what to stop at instead. `plugins`, as in `search`, take the place
+    of recorded ones of the same name. Raises as `search` does, and `RunFolderError` when there is no run.
     """
-    return go_on(Path(run), change_of(time, data, plugins), screen or Silent(), clock.time())
+    return go_on(Path(run), change_of(time, data, plugins, target), screen or Silent(), clock.time())
 
 
 def launch(study: Study, screen: Screen, began: float, objects: Sequence[object] = ()) -> Summary:
@@ -111,11 +113,13 @@ def launch(study: Study, screen: Screen, began: float, objects: Sequence[object]
         return engine.search(study, screen, began, objects)
 
 
-def change_of(time: str | float | None, data: str | Path | None, plugins: Sequence[object] = ()) -> Change:
+def change_of(
+    time: str | float | None, data: str | Path | None, plugins: Sequence[object] = (), target: float | None = None
+) -> Change:
     """What a resumed run gets anew, from options as people write them. Raises `StudyError`."""
     selections, objects = _told_apart(plugins)
     more, root = None if time is None else budget_change(time), None if data is None else Path(data)
-    return Change(more, root, tuple(selections), tuple(objects))
+    return Change(more, root, tuple(selections), tuple(objects), target)
 
 
 def _told_apart(plugins: Sequence[object]) -> tuple[list[str], list[object]]:

@@ -520,3 +520,57 @@ def test_a_trial_that_is_in_flight_is_not_handed_out_twice() -> None:
     ledger = Ledger([Queued(0, again, Clock(0.0, 60.0)), Started(0, 1.0)])
     said = asking.problem_of(again, Problem((candidate,), 0, 1), ledger)
     assert said == "trial 0 is asked for, but it is running"
+
+
+# ---------------------------------------------------------------- the target
+
+AT_TARGET = [Queued(0, slice_of(), Clock(1.0, 90.0)), Report(0, "finished", 1.0, 0.95, 1.0, bound=0.93)]
+
+
+@pytest.mark.parametrize(
+    ("score", "bound", "target", "is_over"),
+    [
+        (0.95, 0.93, 0.93, True),
+        (0.95, 0.93, 0.94, False),
+        (0.95, None, 0.5, False),  # nobody has said how sure it is
+        (-0.2, -0.3, -0.35, True),  # losses of .2, .3 at most, and .35
+        (-0.2, -0.3, -0.25, False),
+        (0.95, 0.93, None, False),
+    ],
+)
+def test_a_search_is_over_when_all_of_the_interval_is_past_the_target(search, score, bound, target, is_over):
+    report = Report(0, "finished", 1.0, score, 1.0, bound=bound)
+    begun = search(slice_of(1), events=[AT_TARGET[0], report])
+    begun.target = target
+    assert (begun.ask() == DONE) is is_over
+    assert len(begun.searcher.clocks) == (not is_over)
+
+
+def test_what_is_under_way_at_the_target_ends_by_itself_and_nothing_follows(search):
+    """It may bring a better score that is less sure: no reason to begin anew."""
+    begun = search(slice_of(0), slice_of(1))
+    begun.target, begun.screen = 0.9, Notes()
+    assert (begun.ask().trial.id, begun.ask().trial.id) == (0, 1)
+    begun.tell(AT_TARGET[1])
+    assert begun.ask() == begun.ask() == WAIT
+    begun.tell(Report(1, "paused", 1.0, 0.96, 1.0, bound=0.85))
+    assert begun.ask() == DONE
+    assert begun.screen.notes == [
+        "the target is reached, so the search ends: trial 0 has score 0.9500, at least 0.9300 by its 95 % interval"
+    ]
+
+
+def test_a_slice_that_is_left_open_at_the_target_is_given_back(search):
+    open_ = [Queued(1, slice_of(1), Clock(2.0, 90.0)), Started(1, 3.0)]
+    resumed = search(events=[*AT_TARGET, *open_], elapsed=20.0)
+    resumed.target = 0.9
+    assert resumed.ask() == DONE
+    record = resumed.ledger.trials[1]
+    assert (record.given_back, record.reports[-1].error) == (True, "the target was reached")
+
+
+def test_nothing_goes_on_at_the_target(search):
+    begun = search(slice_of(1), slice_of(1), events=AT_TARGET)
+    assert begun.goes_on()
+    begun.target = 0.9
+    assert not begun.goes_on()

@@ -641,19 +641,19 @@ def test_no_time_is_no_change(text: str | float) -> None:
         budget_change(text)
 
 
-def test_resume_hands_on_the_change_of_budget(
+def test_resume_hands_on_the_change_of_budget_and_target(
     autoft_: Callable[..., Outcome], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[float] = []
+    given: list[tuple[float, float | None]] = []
 
     def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         assert change.time is not None
-        given.append(change.time(100.0))
+        given.append((change.time(100.0), change.target))
         return summary(path)
 
     monkeypatch.setattr(engine, "resume", resume)
-    assert autoft_("resume", str(run_folder), "--time", "+1m", "--json").code == 0
-    assert given == [160.0]
+    assert autoft_("resume", str(run_folder), "--time", "+1m", "--target", "0.9", "--json").code == 0
+    assert given == [(160.0, 0.9)]
 
 
 @pytest.mark.parametrize(
@@ -730,6 +730,28 @@ def test_a_score_of_few_images_is_shown_with_its_standard_error(
     assert "0.5000 ± 0.0312" in autoft_("leaderboard", str(run_folder)).out
     rows = json.loads(autoft_("leaderboard", str(run_folder), "--json").out)["trials"]
     assert {row["trial"]: row["standard_error"] for row in rows} == {0: None, 1: None, 2: 0.03125}
+
+
+@pytest.mark.parametrize(
+    ("bound", "says"),
+    [
+        (0.5, "target: 0.6, not reached beyond noise"),
+        (0.625, "target: 0.6, reached: trial 2 has accuracy 0.7500, at least 0.6250 by its 95 % interval"),
+    ],
+)
+def test_leaderboard_and_result_know_the_target(
+    bound: float, says: str, autoft_: Callable[..., Outcome], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "target" not in autoft_("leaderboard", str(run_folder)).out
+    record = Run.open(run_folder).record
+    (run_folder / "study.json").write_text(encode(replace(record, study=replace(record.study, target=0.6))))
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(Report(2, "finished", 1.0, 0.75, 1.0, bound=bound))
+    assert autoft_("leaderboard", str(run_folder)).out.splitlines()[1] == says
+    ended = replace(summary(run_folder), target=0.6, reached=bound > 0.6)
+    monkeypatch.setattr(engine, "search", lambda *arguments: ended)
+    (line,) = (line for line in autoft_("search", "x").out.splitlines() if line.startswith("target"))
+    assert line.split(maxsplit=1)[1] == f"0.6, {'reached' if bound > 0.6 else 'not reached'} beyond noise"
 
 
 def test_the_part_of_the_images_a_head_was_fitted_on_is_shown_where_it_is_not_all(

@@ -34,6 +34,7 @@ ARGUMENTS = {"data", "plugins"}  # the positional one, and the `-p` of all comma
 WRITTEN: dict[str, tuple[str, Any]] = {
     "time": ("1m30s", 90),
     "trials": ("4", 4),
+    "target": ("0.95", 0.95),
     "out": ("runs/a", "runs/a"),
     "seed": ("7", 7),
     "task": ("regression", "regression"),

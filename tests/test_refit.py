@@ -81,10 +81,12 @@ FULL = Candidate("z/a", "full", 64, Space({"lr": Float(1e-4, 1e-2)}))
 STEPS = Costs(step=0.1, steps_a_pass=10, scoring=0.5, saving=0.25, image=0.001)
 
 
-def trained(number: int, score: float, passes: float = 3.0, event: str = "paused") -> list[Event]:
+def trained(
+    number: int, score: float, passes: float = 3.0, event: str = "paused", bound: float | None = None
+) -> list[Event]:
     """A fine-tune of so many passes, as the journal has it."""
     trial = FULL.trial(number, {"lr": 1e-3}, number)
-    report = Report(number, event, passes, score, 4.0, costs=STEPS)
+    report = Report(number, event, passes, score, 4.0, costs=STEPS, bound=bound)
     return [Queued(number, Slice(trial, 0.0, passes, 90.0), Clock(0.0, 90.0)), report]
 
 
@@ -359,6 +361,15 @@ def test_the_last_errand_of_any_search_is_the_winners_refit(search: Callable[...
     assert begun.ask() == DONE
     assert numbers(begun.ledger.exportable()) == [2, 1, 0]
     assert len(begun.searcher.clocks) == 1  # done is done
+
+
+def test_the_winner_is_refitted_when_the_target_ends_the_search(search: Callable[..., Search]) -> None:
+    begun = search(events=[*trained(0, 0.5), *trained(1, 0.9, bound=0.8)])
+    begun.target = 0.75
+    assert begun.ask().trial.twin == Parent(1, 3.0)
+    begun.tell(Report(2, "finished", 3.0, None, 5.0))
+    assert begun.ask() == DONE
+    assert begun.searcher.clocks == []
 
 
 def test_a_search_is_not_done_while_its_refit_is_in_flight(search: Callable[..., Search]) -> None:

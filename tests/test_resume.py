@@ -57,6 +57,15 @@ from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts
 from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice, Started, Stopped, Trial
 
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
 
@@ -191,6 +200,73 @@ def test_more_time_is_searched_with_and_written_only_by_the_search(run: Run, exe
     assert Run.open(run.folder.path).record.study.time == 70.0
 
 
+def at_target(run: Run, target: float, bound: float) -> Run:
+    """The run as one with a target, whose trial has 0.75 and is sure of `bound`."""
+    rewrite(run, replace(run.record, study=replace(run.record.study, target=target)))
+    queued, report = Journal.read(run.folder.journal)
+    assert isinstance(report, Report)
+    run.folder.journal.unlink()
+    with Journal(run.folder.journal) as journal:
+        journal.append(queued)
+        journal.append(replace(report, bound=bound))
+    ended = run.summary()
+    assert ended is not None
+    run.folder.summary.write_text(encode(replace(ended, target=target, reached=bound >= target)))
+    return Run.open(run.folder.path)
+
+
+HOW = r"is reached: trial 0 has accuracy 0.7500, at least 0.7000 by its 95 % interval"
+
+
+def test_a_run_that_has_reached_its_target_says_so_and_is_done(run: Run, executed: list[Run]) -> None:
+    run, screen = at_target(run, 0.6, 0.7), Notes()
+    before = state(run)
+    assert api.resume(run.folder.path, screen=screen) == run.summary()
+    assert screen.lines == [f"--target 0.6 {HOW}"]
+    assert (state(run), executed) == (before, [])
+
+
+@pytest.mark.parametrize(("time", "target"), [("+1m", None), (None, 0.5), (None, 0.7), ("+1m", 0.7), ("+1s", None)])
+def test_more_time_and_a_target_that_is_reached_too_leave_nothing_to_do(
+    time: str | None, target: float | None, run: Run, executed: list[Run]
+) -> None:
+    run = at_target(run, 0.6, 0.7)
+    before = state(run)
+    with pytest.raises(StudyError, match=rf"the run is finished: --target {target or 0.6:g} {HOW}; .* target beyond"):
+        api.resume(run.folder.path, time, target=target)
+    assert (state(run), executed) == (before, [])
+
+
+def test_a_target_beyond_what_was_reached_is_searched_for_in_the_time_left(run: Run, executed: list[Run]) -> None:
+    """And a target is set where there was none; one that no score reaches is refused."""
+    with pytest.raises(StudyError, match=r"--target .* at most 1"):
+        api.resume(run.folder.path, target=71)
+    api.resume(run.folder.path, target=0.9)
+    run = at_target(run, 0.6, 0.7)
+    api.resume(run.folder.path, target=0.71)
+    assert [(one.record.study.target, one.record.study.time) for one in executed] == [(0.9, 60.0), (0.71, 60.0)]
+    executed[1].save()
+    assert Run.open(run.folder.path).record.study.target == 0.71
+
+
+def test_a_target_beyond_what_was_reached_takes_time(run: Run, executed: list[Run]) -> None:
+    at_target(run, 0.6, 0.7)
+    with Journal(run.folder.journal) as journal:
+        journal.append(Stopped(58.0))
+    with pytest.raises(StudyError, match=r"leaves no time to search: .* --time \+"):
+        api.resume(run.folder.path, target=0.71)
+    assert executed == []
+
+
+@pytest.mark.parametrize(("target", "is_said"), [(None, False), (0.3, False), (0.99, True)])
+def test_a_target_of_which_no_validation_score_is_sure_is_told_before_the_search(
+    target: float | None, is_said: bool, run: Run
+) -> None:
+    record, screen = replace(run.record, study=replace(run.record.study, target=target)), Notes()
+    engine._report_validation(record, run.task(run.host()), screen)
+    assert [line.startswith("--target 0.99 will not end the search") for line in screen.lines] == [True] * is_said
+
+
 def done_at_once(run: Run) -> Host:
     """The host of the run, to which a searcher comes that has nothing to try."""
 
@@ -277,6 +353,17 @@ def test_why_a_model_stands_is_said_as_it_is(report: Report, goes_on: bool, says
     assert before is not None
     let_stand(run, search, before)
     assert said == [f"{says}; the model and its score stand, and the test images stay shut"]
+
+
+def test_a_model_stands_at_its_target_for_that_reason(run: Run) -> None:
+    run, screen = at_target(run, 0.6, 0.7), Notes()
+    clock = RunClock(time.time() - 71.0, 90.0)
+    search: Any = SimpleNamespace(ledger=run.ledger(), clock=clock, screen=screen, goes_on=lambda: False)
+    before = run.summary()
+    assert before is not None
+    summary = let_stand(run, search, replace(before, target=None, reached=False))
+    assert screen.lines == ["the target is reached; the model and its score stand, and the test images stay shut"]
+    assert (summary.target, summary.reached) == (0.6, True)
 
 
 def test_trials_that_ended_after_the_last_summary_are_exported_with_no_trial_left(

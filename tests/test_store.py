@@ -844,8 +844,8 @@ def ledger() -> Ledger:
         [
             *(queued(0), replace(report(0, score=0.5), share=0.02)),
             *(queued(1), report(1, "failed", None, error='OSError: "disk full",\nno space')),
-            *(queued(2), replace(report(2, "paused", 0.9, step=3.0), standard_error=0.0625)),
-            *(queued(2, 3.0), replace(report(2, score=0.8, step=9.0), standard_error=0.125)),
+            *(queued(2), replace(report(2, "paused", 0.9, step=3.0), standard_error=0.0625, bound=0.75)),
+            *(queued(2, 3.0), replace(report(2, score=0.8, step=9.0), standard_error=0.125, bound=0.5)),
             *(queued(3), Started(3, 2.0)),
             *(queued(4), report(4, "paused", 0.8, seconds=1.0)),
             *(queued(5), report(5, score=-0.25)),
@@ -890,7 +890,7 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        *("rank", "trial", "state", "score", "standard_error", "folds", "best_step", "latest_score", "step"),
+        *("rank", "trial", "state", "score", "standard_error", "bound", "folds", "best_step", "latest_score", "step"),
         *("seconds", "share", "backbone", "freeze", "image_size", "params", "train_on", "twin", "exportable", "error"),
     ]
     assert [row["trial"] for row in rows] == ["2", "4", "0", "5", "3", "6", "1"]
@@ -900,6 +900,7 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
     assert first == (0.9, 3.0, 0.8, 9.0)
     errors = [row["standard_error"] for row in rows]
     assert errors == ["0.0625", "", "", "", "", "", ""]  # that of the best score, where it is known
+    assert [row["bound"] for row in rows] == ["0.75", "", "", "", "", "", ""]
     assert [row["share"] for row in rows] == ["1.0", "1.0", "0.02", "1.0", "", "", ""]
     assert rows[4]["state"] == rows[5]["state"] == "stopped"  # nobody runs them once this file is written
     assert (rows[-1]["rank"], rows[-1]["score"]) == ("", "")
@@ -907,13 +908,15 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
 
 
 def test_losses_are_positive_on_the_leaderboard_and_the_smallest_leads() -> None:
-    events = [queued(0), report(0, score=-0.5), queued(1), report(1, score=-0.25), queued(2)]
+    best = replace(report(1, score=-0.25), bound=-0.375)
+    events = [queued(0), report(0, score=-0.5), queued(1), best, queued(2)]
     rows = leaderboard_rows(Ledger(events), MetricFacts("log_loss", is_loss=True), "stopped")
     assert [(row.trial, row.score, row.latest_score) for row in rows] == [
         (1, 0.25, 0.25),
         (0, 0.5, 0.5),
         (2, None, None),
     ]
+    assert [row.bound for row in rows] == [0.375, None, None]
 
 
 def test_a_folder_is_in_use_while_somebody_holds_its_lock(tmp_path: Path) -> None:

@@ -108,6 +108,11 @@ def test_each_wrong_option_is_one_line(options, message):
         ("auto", {"fail_under": math.nan}, "--fail-"),
         ("log_loss", {"fail_above": -0.5}, r"--fail-above must be at least 0, .*got -0\.5"),
         ("log_loss", {"fail_above": math.inf}, "--fail-"),
+        ("auto", {"target": 95}, r"--target must be above 0 and at most 1, .*got 95; did you mean 0\.95\?"),
+        ("auto", {"target": 0}, "--target must be above 0"),
+        ("auto", {"target": math.nan}, "--target"),
+        ("log_loss", {"target": -0.5}, r"--target must be at least 0, the best log_loss there is, .*got -0\.5"),
+        ("log_loss", {"target": math.inf}, "--target"),
     ],
 )
 def test_a_bound_that_no_or_every_score_passes_is_one_line(metric, bounds, message):
@@ -118,7 +123,10 @@ def test_a_bound_that_no_or_every_score_passes_is_one_line(metric, bounds, messa
 
 @pytest.mark.parametrize(
     ("metric", "bounds"),
-    [("auto", {"fail_under": 1}), ("auto", {"fail_under": 1e-9}), *(("log_loss", {"fail_above": x}) for x in (0, 90))],
+    [
+        *(("auto", {name: x}) for name in ("fail_under", "target") for x in (1, 1e-9)),
+        *(("log_loss", {name: x}) for name in ("fail_above", "target") for x in (0, 90)),
+    ],
 )
 def test_a_bound_that_some_scores_pass_and_others_do_not_is_taken(metric, bounds):
     Study("x", metric=metric, **bounds).require_bounds(SingleLabel().metric(metric).facts)

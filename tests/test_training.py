@@ -43,7 +43,7 @@ from autoft.values.ledger import Kept, Ledger
 from autoft.values.plan import GradientHead, ParameterGroup, Plan, Recipe
 from autoft.values.space import Circumstances
 from autoft.values.target import MetricFacts
-from autoft.values.trial import Allowance, Clock, Lost, Parent, Queued, Slice, Trial
+from autoft.values.trial import Allowance, Clock, Lost, Parent, Queued, Report, Slice, Trial
 
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
 FOREVER = 1e12
@@ -258,18 +258,36 @@ def test_a_fine_tune_says_in_which_numbers_the_head_was_fitted_that_it_begins_wi
     assert "features_precision" not in execute(rough, zero, 0.0, 1.0).facts
 
 
-def test_a_score_comes_with_its_standard_error_where_it_is_of_few_images(run, worker, monkeypatch):
+def test_a_score_comes_with_its_interval_where_it_is_of_few_images(run, worker, monkeypatch):
     targets, classes = worker.shop.dataset.targets("val"), worker.shop.task.outputs
     for part in (0.0, 0.5):  # of the images that are wrong
         is_wrong = np.arange(len(targets)) < part * len(targets)
         outputs = np.eye(classes, dtype=np.float32)[np.where(is_wrong, (targets + 1) % classes, targets)]
-        low, high = proportion(int((~is_wrong).sum()), len(targets))
-        # not that of a bootstrap, which is 0 where all are right
-        assert worker.shop.standard_error(outputs) == pytest.approx((high - low) / 3.92)
+        # not that of a bootstrap, which is of no width where all are right
+        assert worker.shop.interval(outputs) == pytest.approx(proportion(int((~is_wrong).sum()), len(targets)))
     reports = [execute(worker, trial(run, n, "test_vit", kind), 0.0, 1.0) for n, kind in enumerate(("probe", "full"))]
-    assert all(report.standard_error > 0 for report in reports)
+    for report in reports:
+        low, high = proportion(round(report.score * len(targets)), len(targets))
+        assert (report.bound, report.standard_error) == pytest.approx((low, (high - low) / 3.92))
     monkeypatch.setattr("autoft.train.workshop.FEW", len(targets) - 1)
-    assert worker.shop.standard_error(outputs) is None
+    assert worker.shop.interval(outputs) is None
+
+
+@pytest.mark.parametrize("few", [0, 10_000], ids=["many images", "a slow metric"])
+def test_a_score_past_the_target_has_its_interval_in_any_case(worker, monkeypatch, few):
+    """It decides whether the search is over. Of a loss the target is what people know, a positive figure."""
+    monkeypatch.setattr("autoft.train.workshop.FEW", few)
+    targets, classes = worker.shop.dataset.targets("val"), worker.shop.task.outputs
+    outputs = np.eye(classes, dtype=np.float32)[np.where(np.arange(len(targets)) < 2, (targets + 1) % classes, targets)]
+    loss = MetricFacts("errors", is_loss=True)
+    shop = by_metric(worker.shop, Metric.of(loss, lambda judged, truth: -(judged.argmax(axis=1) != truth).mean()))
+    shop._is_resampled = False
+    found = 2 / len(targets)
+    for target, is_past in ((None, False), (0.9 * found, False), (found, True), (2 * found, True)):
+        shop.record = replace(shop.record, study=replace(shop.record.study, target=target))
+        ends = shop.interval(outputs)
+        assert (ends is not None) is is_past
+        assert ends is None or ends[0] < -found <= ends[1]
 
 
 def test_a_head_on_few_images_is_judged_out_of_fold_too(run, worker, monkeypatch):
@@ -327,7 +345,7 @@ def test_no_slice_waits_for_a_thousand_resamples_of_a_slow_metric(worker, monkey
     outputs = np.eye(worker.shop.task.outputs, dtype=np.float32)[worker.shop.dataset.targets("val")]
     shop = by_metric(worker.shop, Metric.of(MetricFacts("slow"), lambda *_: sum(range(1_000_000)) * 0.0))
     monkeypatch.setattr("autoft.train.workshop.interval", lambda *_: pytest.fail("it resamples"))
-    assert shop.standard_error(outputs) is None
+    assert shop.interval(outputs) is None
 
 
 def test_whether_scores_have_standard_errors_goes_by_stacks_of_resamples_and_is_settled_once(worker, monkeypatch):
@@ -343,20 +361,21 @@ def test_whether_scores_have_standard_errors_goes_by_stacks_of_resamples_and_is_
         return of_stacks
 
     shop = by_metric(worker.shop, Metric(MetricFacts("stacks"), statistic))
-    assert shop.standard_error(outputs) == 0.0
+    assert shop.interval(outputs) == (0.0, 0.0)
     assert asked[:2] == [1, TRIED_RESAMPLES]
     monkeypatch.setattr("autoft.train.workshop.MOST_RESAMPLING", 0.0)  # as on a machine that has become busy
     del asked[:]
-    assert shop.standard_error(outputs) == 0.0
+    assert shop.interval(outputs) == (0.0, 0.0)
     assert TRIED_RESAMPLES not in asked
 
 
-def test_a_refit_has_no_standard_error_to_find(run, worker):
+def test_a_refit_has_no_interval_to_find(run, worker):
     outputs = np.eye(worker.shop.task.outputs, dtype=np.float32)[worker.shop.dataset.targets("val")]
     of = trial(run, 0, "test_vit", "probe")
     for refit, found in ((of, True), (replace(of, train_on="train+val", twin=Parent(1, 1.0)), False)):
         bench = worker.shop.bench(Job(Slice(refit, 0.0, 1.0, 1e12), time.time()))
-        assert (bench.standard_error(outputs) is not None) is found
+        report = bench.with_certainty(Report(0, "finished", 1.0, None, 1.0), outputs)
+        assert [one is not None for one in (report.standard_error, report.bound)] == [found, found]
 
 
 def test_a_probe_that_is_fitted_in_bf16_is_scored_in_fp32(run, worker):

@@ -274,16 +274,18 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
 def let_stand(run: Run, search: Search, before: Summary) -> Summary:
     """Write what the run came to `before` as what it comes to with the time it has now: its model is the best still."""
     now = replace(before, goes_on=search.goes_on())
-    why = _why_it_stands(search.ledger, now)
+    why = _why_it_stands(run, search.ledger, now)
     search.screen.note(f"{why}; the model and its score stand, and the test images stay shut")
     return _written(run, search, now)
 
 
-def _why_it_stands(ledger: Ledger, summary: Summary) -> str:
+def _why_it_stands(run: Run, ledger: Ledger, summary: Summary) -> str:
     own = (record for record in ledger.trials.values() if not record.is_refit)
     since = (report for record in own for report in record.reports if report.elapsed > summary.elapsed)
     if any(report.score is not None or report.event == "failed" for report in since):
         return "nothing better was found"
+    if ledger.reaching(run.record.target):
+        return "the target is reached"
     return "there was no time to look for a better one" if summary.goes_on else "there was nothing more to try"
 
 
@@ -297,6 +299,8 @@ def _written(run: Run, search: Search, summary: Summary) -> Summary:
         tried=len({(r.trial.backbone, r.trial.freeze) for r in records if r.score is not None}),
         run=as_text(run.folder.path),
         budget=run.record.study.time,
+        target=run.record.study.target,
+        reached=search.ledger.reaching(run.record.target) is not None,
         elapsed=search.clock.now(),
     )
     with run.writing(run.folder.summary):

@@ -47,6 +47,7 @@ from autoft.system.mps import Mps
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.forms.table import FORMS, answering
+from autoft.tasks.statistics import proportion
 from autoft.values.backbone import Backbone
 from autoft.values.codec import encode
 from autoft.values.counts import counted
@@ -110,7 +111,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     if finished and run.concluded(ledger):
         bundle_of(run.folder.path, finished)
     budget = run.record.study.time
-    done = finished if finished and finished.budget == budget and not ledger.in_flight else None
+    done = _done(run, ledger, finished, screen)
     if done is None or change.data is not None:
         with watch.phase("data"):
             run.verify_images(cores())
@@ -165,9 +166,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         compared=seen.compared,
         weighs_classes=metric.weighs_classes,
     )
-    if record.validation is not None:
-        scored = f"{record.validation:,} of {counted(record.data.counts['val'], 'image')}"
-        screen.note(f"validation on {scored}, for the time there is")
+    _report_validation(record, seen.dataset.task, screen)
     require_enough_time(record, sitting.clock.now(), least_seconds(record, machine.runner))
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(seen.dataset, folder.split_csv))
     return Run(folder, record)
@@ -223,10 +222,14 @@ def _require_time(clock: RunClock, doing: str) -> None:
 def _changed(run: Run, change: Change, finished: Summary | None, elapsed: float) -> Run:
     """The run as the change wants it. Time that is added comes on top of what it had, or has used where that is more.
 
-    Raises `StudyError` for less time than a finished run had: it is used.
+    Raises `StudyError` for less time than a finished run had, which is used, and for a target that no score reaches.
     """
     if change.data is not None:
         run = run.with_images(change.data)
+    if change.target is not None:
+        aiming = replace(run.record.study, target=change.target)
+        aiming.require_bounds(run.record.metric)
+        run = replace(run, record=replace(run.record, study=aiming))
     if change.time is None:
         return run
     study = replace(run.record.study, time=change.time(max(run.record.study.time, math.ceil(elapsed))))
@@ -234,6 +237,22 @@ def _changed(run: Run, change: Change, finished: Summary | None, elapsed: float)
         had = f"the run is finished and had {finished.budget:g} s, so --time {study.time:g}s leaves nothing to do"
         raise StudyError(f"{had}; give it more, such as --time +10m")
     return replace(run, record=replace(run.record, study=study))
+
+
+def _done(run: Run, ledger: Ledger, finished: Summary | None, screen: Screen) -> Summary | None:
+    """What a finished run came to, if no more is asked of it now; None where there is something to do.
+
+    A line says that its target is reached. Raises `StudyError` where so is another one, or it gets time beyond that.
+    """
+    study, best = run.record.study, ledger.reaching(run.record.target)
+    how = f"--target {study.target:g} is reached: {best.standing(run.record.metric)}" if best else ""
+    if finished and (finished.budget, finished.target) == (study.time, study.target) and not ledger.in_flight:
+        if how:
+            screen.note(how)
+        return finished
+    if how and run.concluded(ledger):
+        raise StudyError(f"the run is finished: {how}; to search on, name a target beyond that")
+    return None
 
 
 def _require_its_searcher(run: Run, host: Host, ledger: Ledger) -> None:
@@ -470,6 +489,20 @@ def _report_data(dataset: Dataset, screen: Screen) -> None:
     _report(info.contradictions, twice, screen)
     hidden = "float image is used, but not all of it shows", "float images are used, but not all of them shows"
     _report(info.unseen, hidden, screen)
+
+
+def _report_validation(record: StudyRecord, task: Task, screen: Screen) -> None:
+    """Say of how many images scores are, if not of all, and if they are too few to be sure of the target by them."""
+    every = record.data.counts["val"]
+    scored = every if record.validation is None else record.validation
+    if scored < every:
+        screen.note(f"validation on {scored:,} of {counted(every, 'image')}, for the time there is")
+    if record.target is None or not task.metric(record.metric.name).is_proportion:
+        return
+    surest, _ = proportion(scored, scored)
+    if surest < record.target:
+        right = f"all of {counted(scored, 'validation image')} right are {record.metric.text(surest)} or more for sure"
+        screen.note(f"--target {record.study.target:g} will not end the search before its time: {right}")
 
 
 def _report(problems: Sequence[DataProblem], what: Sequence[str], screen: Screen) -> None:

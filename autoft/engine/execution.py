@@ -247,6 +247,7 @@ def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stoppe
         told=ending.preparation.follow,
         refits=refits,
         starting=sitting.runner.starting,
+        target=run.record.target,
     )
 
 

@@ -56,7 +56,8 @@ class Search:
     one that goes on costing some is failed. Everything else the searcher decides, within the budget: past the time or
     the number of trials it is not asked, and no slice may run longer than the end allows. The first slice of each
     worker begins `starting` seconds after it is handed out, so much later is a deadline of the searcher's own. When it
-    has nothing more, the winner is trained once more as `refits` say; `reserve` has the time for that in it.
+    has nothing more, or the best trial has reached the `target` beyond noise, the winner is trained once more as
+    `refits` say; `reserve` has the time for that in it.
     """
 
     searcher: Searcher
@@ -72,6 +73,8 @@ class Search:
     told: Callable[[Ledger], None] = lambda ledger: None
     refits: Refits | None = None
     starting: float = 0.0
+    target: float | None = None
+    """The score at which the search ends, whatever time is left; greater is better."""
 
     def __post_init__(self) -> None:
         trials = self.ledger.trials.values()
@@ -83,6 +86,7 @@ class Search:
                 self._leave_open(record.slices[-1])
         self._unanswered: str | None = None
         self._is_over = False
+        self._is_at_target = False
         self._refits_done_with: set[Parent] = set()
         """The checkpoints whose refit this sitting has made, left out or given up."""
         self._still_to_start = self.problem.workers
@@ -107,8 +111,11 @@ class Search:
     def _searched_for(self) -> Slice | Wait | Done:
         """The next slice of the search itself."""
         reading = self._reading()
+        if self._has_reached_target():
+            self._give_back_what_was_left_open("the target was reached")
+            return self._nothing_more()
         if reading.remaining <= 0:
-            self._give_back_what_was_left_open()
+            self._give_back_what_was_left_open("no time was left to go on")
         if self._left_open:
             left_open = self._left_open.pop(0)
             return self._sent(replace(left_open, deadline=self._deadline(left_open.trial, reading)), reading)
@@ -125,6 +132,14 @@ class Search:
             case Done():
                 return answer
         raise self._refused(f"it gave {answer!r}, not a Slice, WAIT or DONE")
+
+    def _has_reached_target(self) -> bool:
+        """Whether the best trial has; said when it is found, and so to the end: slices under way may bring another."""
+        best = self.ledger.reaching(self.target)
+        if best is not None and not self._is_at_target:
+            self._is_at_target = True
+            self.screen.note(f"the target is reached, so the search ends: {best.standing(self.screen.metric)}")
+        return self._is_at_target
 
     def _refit_left_open(self) -> Slice | None:
         """A refit whose process is gone, if it fits the time that is left; else it is given up."""
@@ -176,7 +191,12 @@ class Search:
         return replace(self.problem, candidates=tuple(offered))
 
     def goes_on(self) -> bool:
-        """Whether the searcher would try more with more time; one that does not answer at once would not."""
+        """Whether the searcher would try more with more time; one that does not answer at once would not.
+
+        Nothing is tried once the target is reached.
+        """
+        if self.ledger.reaching(self.target):
+            return False
         later = Clock(self.clock.now(), self.clock.budget + MUCH_SECONDS)
         try:
             return not is_over(self.searcher, self.problem, self.ledger, later, ANSWER_SECONDS)
@@ -240,11 +260,11 @@ class Search:
         else:
             self._refits_left_open.append(slice_.trial)
 
-    def _give_back_what_was_left_open(self) -> None:
+    def _give_back_what_was_left_open(self, why: str) -> None:
         while self._left_open:
             slice_ = self._left_open.pop(0)
             self._queue(replace(slice_, deadline=self.clock.now()))  # not the time that it had when it was left
-            self.tell(Report(slice_.trial.id, "paused", slice_.start, None, 0.0, error="no time was left to go on"))
+            self.tell(Report(slice_.trial.id, "paused", slice_.start, None, 0.0, error=why))
 
     def _hand_out(self, asked: Slice, reading: Clock) -> Slice | Wait | Done:
         """The slice as it may run, journalled; nothing more where it would be one trial too many, or has no time."""

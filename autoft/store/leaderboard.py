@@ -23,7 +23,8 @@ class LeaderboardRow:
 
     `rank` counts from 1; None without a score. `state` is that of the ledger, but for a trial whose slice was cut short
     with the search: it is "stopped". `score` is the best validation score so far, which ranks and is exported, reached
-    after `best_step` passes, with its `standard_error` where validation images are few; `folds` is that of a head on
+    after `best_step` passes, with its `standard_error` and its `bound`, the worse end of its 95 % interval, where
+    validation images are few or it is past the target of the search; `folds` is that of a head on
     few images out of fold, by which heads are to be compared; `latest_score` the one measured last. Of a loss they are
     the loss. `step` in passes, `seconds` over all slices, `share` the part of the images to train on that the
     head of the best score was fitted on, None without a score. `train_on` are the splits that it trains on; a refit,
@@ -37,6 +38,7 @@ class LeaderboardRow:
     state: State | Literal["stopped"]
     score: float | None
     standard_error: float | None
+    bound: float | None
     folds: float | None
     best_step: float | None
     latest_score: float | None
@@ -100,6 +102,7 @@ class _Board:
             state="stopped" if record.in_flight and self.in_flight == "stopped" else record.state,
             score=self._shown(record.score),
             standard_error=record.standard_error,
+            bound=self._shown(record.bound),
             folds=self._shown(record.folds),
             best_step=record.best_step if weights else None,
             latest_score=self._shown(record.latest_score),
@@ -128,6 +131,7 @@ def _cells(row: LeaderboardRow) -> list[object]:
         row.state,
         row.score,
         None if row.standard_error is None else round(row.standard_error, 6),
+        None if row.bound is None else round(row.bound, 6),
         row.folds,
         None if row.best_step is None else round(row.best_step, 6),
         row.latest_score,

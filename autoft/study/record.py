@@ -92,6 +92,11 @@ class StudyRecord:
     weighs_classes: bool = False
     schema: str = SCHEMA
 
+    @property
+    def target(self) -> float | None:
+        """The score at which the search ends, of which greater is better; None without one."""
+        return None if self.study.target is None else self.metric.score(self.study.target)
+
     def on(self, device: Device) -> StudyRecord:
         """The record for a process that computes on that device."""
         return replace(self, machine=replace(self.machine, device=device))

@@ -57,6 +57,10 @@ class Study:
     trials: Annotated[
         int | None, Option("Start at most this many trials; the time left then goes into training them.", "N")
     ] = None
+    target: Annotated[
+        float | None,
+        Option("Stop searching when the best validation score, or loss, has reached this beyond noise.", "SCORE"),
+    ] = None
     out: Annotated[str, Option("The run folder.", "DIR", default="runs/NAME-DATE")] = ""
     seed: Annotated[int, Option("Of the split and of every trial.", "N")] = 0
     task: Annotated[str, Option("What is predicted; see autoft plugins.", "NAME", default="auto, by the labels")] = (
@@ -119,26 +123,20 @@ class Study:
 
     def require_bounds(self, metric: MetricFacts) -> None:
         """Raise `StudyError` for a bound of the other kind of metric, or one that no score or every score passes."""
-        if (under := self.fail_under) is not None:
+        if self.fail_under is not None:
             _require(
                 not metric.is_loss,
                 f"--fail-under is for scores; {metric.name} is a loss, of which less is better: use --fail-above",
             )
-            greatest = math.inf if metric.greatest is None else metric.greatest
-            _require(
-                0 < under <= greatest,
-                f"--fail-under must be above 0 and at most {greatest:g}, the best {metric.name} there is, "
-                f"got {under:g}{_as_percentage(under)}",
-            )
-        if (above := self.fail_above) is not None:
+            _require_bound("--fail-under", self.fail_under, metric)
+        if self.fail_above is not None:
             _require(
                 metric.is_loss,
                 f"--fail-above is for losses; of {metric.name} more is better: use --fail-under",
             )
-            _require(
-                0 <= above < math.inf,
-                f"--fail-above must be at least 0, the best {metric.name} there is, and finite, got {above:g}",
-            )
+            _require_bound("--fail-above", self.fail_above, metric)
+        if self.target is not None:
+            _require_bound("--target", self.target, metric)
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Study:
@@ -170,14 +168,16 @@ class Study:
 class Change:
     """What a resumed run gets anew: `time` maps its budget in seconds to another, `data` is where its images lie.
 
-    `plugins`, as `-p` takes them, and `objects` change those it recorded, as `Host.recorded` says. What takes the place
-    of a recorded one is recorded instead; what is switched off, or comes on top, is so for this time.
+    `target` is what to stop at instead of what it had. `plugins`, as `-p` takes them, and `objects` change those it
+    recorded, as `Host.recorded` says. What takes the place of a recorded one is recorded instead; what is switched off,
+    or comes on top, is so for this time.
     """
 
     time: Callable[[float], float] | None = None
     data: Path | None = None
     plugins: tuple[str, ...] = ()
     objects: tuple[object, ...] = ()
+    target: float | None = None
 
 
 def parse_duration(text: str) -> float:
@@ -244,6 +244,22 @@ def _require_gpus(count: float | None) -> None:
     if count is not None:
         possible = 0 < count <= 1 or (1 < count < math.inf and count == int(count))
         _require(possible, f"--gpus-per-trial is auto, a share of one GPU or a whole number of them, got {count:g}")
+
+
+def _require_bound(flag: str, bound: float, metric: MetricFacts) -> None:
+    """A figure of the metric that some models have and others do not, as people know it: a loss is positive."""
+    if metric.is_loss:
+        _require(
+            0 <= bound < math.inf,
+            f"{flag} must be at least 0, the best {metric.name} there is, and finite, got {bound:g}",
+        )
+        return
+    greatest = math.inf if metric.greatest is None else metric.greatest
+    _require(
+        0 < bound <= greatest,
+        f"{flag} must be above 0 and at most {greatest:g}, the best {metric.name} there is, "
+        f"got {bound:g}{_as_percentage(bound)}",
+    )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -75,8 +75,8 @@ def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
     costs = Costs(pace.steady, run.stream.steps_per_pass, scoring, saver.seconds, bench.image_seconds or 0.0)
     facts |= {**choice.facts, **bench.left_out, "device": shop.device_name}
     report = Report(bench.trial.id, "finished" if ended else "paused", run.passes, score, 0.0, facts, costs=costs)
-    loss, error = shop.loss(outputs, bench.plan.recipe), bench.standard_error(outputs)
-    return replace(report, horizon=bench.plan.recipe.passes, loss=loss, standard_error=error)
+    loss = shop.loss(outputs, bench.plan.recipe)
+    return bench.with_certainty(replace(report, horizon=bench.plan.recipe.passes, loss=loss), outputs)
 
 
 def _run_of(bench: Bench, checkpoint: Checkpoint | None, classifier: Classifier, arithmetic: Arithmetic) -> GradientRun:

@@ -50,7 +50,7 @@ def fit_closed_form(bench: Bench) -> Report:
     shop.checkpoints.save(Checkpoint(bench.trial, 1.0, bench.network.fingerprint, changed, logits=outputs))
     costs, facts = replace(costs, solving=solving), {**head.facts, **forward.facts, **memory()}
     report = Report(bench.trial.id, "finished", 1.0, score, 0.0, facts, costs=costs, share=share)
-    return _with_folds(bench, solved, replace(report, standard_error=bench.standard_error(outputs)))
+    return _with_folds(bench, solved, bench.with_certainty(report, outputs))
 
 
 def _with_folds(bench: Bench, solved: Solved, report: Report) -> Report:

@@ -27,7 +27,7 @@ def held_against_its_twin(bench: Bench, report: Report) -> Report:
     twin's has, or it is worse than its twin by more than chance on images that both have trained on. Raises
     `LookupError` when the twin's checkpoint is gone.
     """
-    unscored = replace(report, score=None, standard_error=None, folds=None)
+    unscored = replace(report, score=None, standard_error=None, bound=None, folds=None)
     slack = HALF_A_STEP / max(1, report.costs.steps_a_pass)
     if report.step + slack < ALMOST_ALL * bench.job.slice.until:
         return replace(unscored, event="paused")

@@ -31,7 +31,7 @@ from autoft.system.disk_cache import cache_root
 from autoft.system.files import DISK_ERRORS
 from autoft.system.signals import Cancelled
 from autoft.tasks.scores import interval
-from autoft.tasks.statistics import RESAMPLES
+from autoft.tasks.statistics import RESAMPLES, Interval
 from autoft.train.adaptation import Adaptation
 from autoft.train.arithmetic import begun
 from autoft.train.classifier import Classifier
@@ -43,7 +43,7 @@ from autoft.train.precision import Choice, Precision, device_name
 from autoft.train.step_timing import Subject
 from autoft.values.plan import Balance, Plan, Recipe
 from autoft.values.space import Scalar
-from autoft.values.trial import Parent, Trial
+from autoft.values.trial import Parent, Report, Trial
 
 INPUTS_AT_ONCE = 32
 NETWORKS_IN_MEMORY = 3
@@ -180,22 +180,28 @@ class Workshop:
             raise FloatingPointError(f"the logits of {broken} of {len(outputs)} validation images are not finite")
         return self.task.score(self.record.metric.name, outputs, self.dataset.targets("val"))
 
-    def standard_error(self, outputs: np.ndarray) -> float | None:
-        """That of the validation score, by its 95 % interval.
+    def interval(self, outputs: np.ndarray) -> Interval | None:
+        """The 95 % interval of the validation score.
 
-        None for more than `FEW` images, and of a metric of which a thousand resamples would take seconds.
+        None for more than `FEW` images, and of a metric of which a thousand resamples would take seconds, unless the
+        score is past the target: then it decides whether the search is over.
         """
-        if len(outputs) > FEW:
+        metric = self.task.metric(self.record.metric.name)
+        judged, targets = self.task.judged(outputs), self.dataset.targets("val")
+        target = self.record.target
+        is_wanted = target is not None and metric.score(judged, targets) >= target
+        if not is_wanted and not self._is_resampled_unasked(metric, judged, targets):
             return None
-        targets, metric = self.dataset.targets("val"), self.task.metric(self.record.metric.name)
-        judged = self.task.judged(outputs)
+        low, high = interval(metric, judged, targets)
+        return (low, high) if math.isfinite(high - low) else None
+
+    def _is_resampled_unasked(self, metric: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> bool:
+        if len(targets) > FEW:
+            return False
         if self._is_resampled is None:  # one answer for all trials, whatever else the machine does
             seconds = 0.0 if metric.is_proportion else _resampling_seconds(metric, judged, targets)
             self._is_resampled = seconds <= MOST_RESAMPLING
-        if not self._is_resampled:
-            return None
-        low, high = interval(metric, judged, targets)
-        return (high - low) / ERRORS_IN_AN_INTERVAL if math.isfinite(high - low) else None
+        return self._is_resampled
 
     def loss(self, outputs: np.ndarray, recipe: Recipe) -> float | None:
         """The task's loss of the validation images, for labels that are not smoothed; None if it is not finite."""
@@ -307,9 +313,12 @@ class Bench:
         """One image's forward pass has just taken so long."""
         self.shop.image_seconds[self.trial.backbone, self.trial.image_size] = image_seconds
 
-    def standard_error(self, outputs: np.ndarray) -> float | None:
-        """That of the validation score, as `Workshop.standard_error`; a refit has no score."""
-        return None if self.trial.twin is not None else self.shop.standard_error(outputs)
+    def with_certainty(self, report: Report, outputs: np.ndarray) -> Report:
+        """The report with how sure its score is, where `Workshop.interval` says; a refit has no score."""
+        if self.trial.twin is not None or (ends := self.shop.interval(outputs)) is None:
+            return report
+        low, high = ends
+        return replace(report, standard_error=(high - low) / ERRORS_IN_AN_INTERVAL, bound=low)
 
     @property
     def together(self) -> int:

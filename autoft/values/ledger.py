@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from autoft.values.bundle import Training
+from autoft.values.target import MetricFacts
 from autoft.values.trial import (
     Allowance,
     Costs,
@@ -83,6 +84,11 @@ class TrialRecord:
         return self._best.standard_error if self._best else None
 
     @property
+    def bound(self) -> float | None:
+        """The lower end of the 95 % interval of `score`: what it reaches beyond noise; None where that is not known."""
+        return self._best.bound if self._best else None
+
+    @property
     def folds(self) -> float | None:
         """The score out of fold, of a head in closed form on few images; None of all else."""
         return self._best.folds if self._best else None
@@ -129,6 +135,14 @@ class TrialRecord:
     def balance(self) -> str:
         """What training did for rare classes, as `Recipe.balance` has it; "" for nothing."""
         return str(self._best.facts.get("balance", "")) if self._best else ""
+
+    def standing(self, metric: MetricFacts) -> str:
+        """What it has come to and how sure that is, in words."""
+        score = f"trial {self.trial.id} has {metric.name} {metric.text(metric.shown(self.score or 0.0))}"
+        if self.bound is None:
+            return score
+        side = "at most" if metric.is_loss else "at least"
+        return f"{score}, {side} {metric.text(metric.shown(self.bound))} by its 95 % interval"
 
     @property
     def is_refit(self) -> bool:
@@ -284,6 +298,13 @@ class Ledger:
     def winner(self) -> TrialRecord | None:
         """The trial that would be exported now, or whose refit would; None without one."""
         return next(iter(self._best_of(self._alive)), None)
+
+    def reaching(self, target: float | None) -> TrialRecord | None:
+        """The winner, if its score has reached the target beyond noise: all of its 95 % interval lies there."""
+        best = self.winner
+        if target is None or best is None or best.bound is None:
+            return None
+        return best if best.bound >= target else None
 
     def exportable(self) -> tuple[TrialRecord, ...]:
         """Trials with a score whose checkpoint is kept, best first; before each its refit, if it has one."""

@@ -75,7 +75,8 @@ class Summary:
     `finalists`: the checkpoints that were to be exported, best first; the last is `best`, those before it could not
     be. A summary of an older version names none. `weighs_classes`: the metric does, each class alike;
     where it does not and classes are uneven, `suggested_metric` is one of the task that does, by which nothing was
-    searched or trained. `goes_on`: with more time more would be tried.
+    searched or trained. `goes_on`: with more time more would be tried. `target`, None without one, is the score or loss
+    at which the search was to end; `reached`: the best trial has it beyond noise.
     """
 
     run: str
@@ -97,3 +98,5 @@ class Summary:
     weighs_classes: bool = False
     suggested_metric: str = ""
     goes_on: bool = True
+    target: float | None = None
+    reached: bool = False

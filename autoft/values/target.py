@@ -44,6 +44,10 @@ class MetricFacts:
         """The figure that people and files get to see: of a loss the loss itself, positive, smaller is better."""
         return 0.0 - score if self.is_loss else score
 
+    def score(self, shown: float) -> float:
+        """The score of a figure as people get to see it."""
+        return 0.0 - shown if self.is_loss else shown
+
     def text(self, figure: float) -> str:
         """A figure that people get to see, or a loss as such, in so many digits as it deserves; see `in_digits`."""
         return in_digits(figure, self.greatest is not None)

@@ -206,8 +206,9 @@ class Report:
     report came in (stamped by the driver). `horizon` is the passes after which the trial's plan ends, 0 where no plan
     has said. `loss` is that of the validation images, where steps were taken: of a trial's equal scores it tells which
     is better. `refused`: a refit that is through and, held against its twin, is not to be used; so would another be.
-    `standard_error` is that of the score, where it comes from few images. `folds` is the score of such heads in closed
-    form on the images for training and validation, out of fold, where these are few.
+    `standard_error` is that of the score, and `bound` the lower end of its 95 % interval, where it comes from few
+    images or is past the target of the search. `folds` is the score of heads in closed form on the images for training
+    and validation, out of fold, where these are few.
     """
 
     trial: int
@@ -225,6 +226,7 @@ class Report:
     refused: bool = False
     standard_error: float | None = None
     folds: float | None = None
+    bound: float | None = None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,10 @@ def leaderboard(run: str, top: int | None, as_json: bool) -> None:
         return
     metric = opened.record.metric
     say(f"score: {metric.name} on validation images{', smaller is better' if metric.is_loss else ''}")
+    if opened.record.study.target is not None:
+        best = ledger.reaching(opened.record.target)
+        how = f"reached: {best.standing(metric)}" if best else "not reached beyond noise"
+        say(f"target: {opened.record.study.target:g}, {how}")
     say(aligned(LEADERBOARD, [_cells(row, metric) for row in rows]))
     for row in rows:
         if row.error:

@@ -94,6 +94,7 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
     examples=(
         "autoft resume runs/photos-20260102-030405",
         "autoft resume runs/photos-20260102-030405 --time +10m",
+        "autoft resume runs/photos-20260102-030405 --target 0.97",
         "autoft resume runs/photos-20260102-030405 --data /mnt/photos",
         "autoft resume runs/photos-20260102-030405 -p moved/mine.py -p no:tracker",
     ),
@@ -102,21 +103,24 @@ def search(data: str, config: str | None, as_json: bool, **flags: Any) -> None:
 @click.option(
     "--time", metavar="TIME", help="The budget of the whole run, such as 40m; +10m adds to what it had or has used."
 )
+@click.option("--target", type=float, metavar="SCORE", help="Stop at this score, or loss, instead of what it had.")
 @moved_option
 @plugin_option
 @json_option
-def resume(run: str, time: str | None, data: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
+def resume(
+    run: str, time: str | None, target: float | None, data: str | None, plugins: tuple[str, ...], as_json: bool
+) -> None:
     """Go on with a run that was interrupted, or give one more time.
 
-    Finished trials are not run again; paused ones go on from their checkpoints. The plugins are those of the search; -p
-    takes one from another place, or leaves it out.
+    One that has reached its target goes on with another. Finished trials are not run again; paused ones go on from
+    their checkpoints. The plugins are those of the search; -p takes one from another place, or leaves it out.
     """
     from autoft import api
     from autoft.shell.terminal import open_screen
     from autoft.study.run import Run
     from autoft.system import clock
 
-    change, before = api.change_of(time, data, plugins), Run.open(Path(run))
+    change, before = api.change_of(time, data, plugins, target), Run.open(Path(run))
     screen = open_screen(before.ledger())
     _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
 
@@ -163,6 +167,7 @@ def _lines(summary: Summary) -> list[str]:
         _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px{part}{refit}"),
         _line("trials", f"{counts} in {summary.elapsed:.0f} s"),
         *_tried(summary),
+        *_target(summary),
         _line("model", f"{shown(model)}, {_megabytes(model)}"),
         _line("run", shown(Path(summary.run))),
     ]
@@ -182,6 +187,11 @@ def _tried(summary: Summary) -> Iterator[str]:
         yield _line(
             "tried", f"{summary.tried} of {counted(summary.candidates, 'pair')} of backbone and freeze strategy{rest}"
         )
+
+
+def _target(summary: Summary) -> Iterator[str]:
+    if summary.target is not None:
+        yield _line("target", f"{summary.target:g}, {'reached' if summary.reached else 'not reached'} beyond noise")
 
 
 def _missed(summary: Summary) -> str:
