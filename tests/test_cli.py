@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
@@ -54,7 +55,7 @@ from autoft.values.prediction import Prediction
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts, Targets
-from autoft.values.trial import Candidate, Clock, Queued, Report, Slice, Started
+from autoft.values.trial import Candidate, Clock, Costs, Queued, Report, Slice, Started
 
 TARGETS = Targets("single_label", "one_of", ("a", "b"))
 SCORES = Scores(n=20, correct=17, metrics={"accuracy": 0.85}, ci95=(0.64, 0.95))
@@ -788,6 +789,36 @@ def test_leaderboard_json(autoft_: Callable[..., Outcome], run_folder: Path) -> 
         CheckpointStore(run_folder / "checkpoints").save(
             Checkpoint(trial, 1.0, "weights", {"head.bias": torch.zeros(8)})
         )
+
+
+def test_leaderboard_of_the_front_in_each_form(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
+    """Another network is worse, and cheaper by its size, but not by the clock."""
+    record = Run.open(run_folder).record
+    small = replace(record.candidates[0], backbone="zoo/small", cost=0.5)
+    (run_folder / "study.json").write_text(encode(replace(record, candidates=(*record.candidates, small))))
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(Report(2, "finished", 1.0, 0.5, 1.0, costs=Costs(image=0.01)))
+        journal.append(Queued(3, Slice(small.trial(3, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
+        journal.append(Report(3, "finished", 1.0, 0.5, 1.0))
+    rows = autoft_("leaderboard", str(run_folder), "--pareto").out.splitlines()[2:]
+    assert [row.split()[1] for row in rows] == ["0", "3"]
+    table = autoft_("leaderboard", str(run_folder), "--pareto", "--csv")
+    assert table.err == "cost of inference by parameters and input size: not all networks were timed in this run\n"
+    assert [row["trial"] for row in csv.DictReader(table.out.splitlines())] == ["0", "3"]
+    with Journal(run_folder / "trials.jsonl") as journal:
+        journal.append(Queued(4, Slice(small.trial(4, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
+        journal.append(Report(4, "finished", 1.0, 0.25, 1.0, costs=Costs(image=0.02)))
+    found = json.loads(autoft_("leaderboard", str(run_folder), "--pareto", "--json").out)["trials"]
+    assert [(row["trial"], row["image_seconds"]) for row in found] == [(0, 0.01)]
+    assert " 10 " in autoft_("leaderboard", str(run_folder), "--top", "1").out.splitlines()[-1]
+    both = autoft_("leaderboard", str(run_folder), "--json", "--csv")
+    assert (both.code, both.out) == (2, "")
+
+
+def test_leaderboard_csv_is_the_file_of_the_run(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
+    run = Run.open(run_folder)
+    run.folder.write_leaderboard(run.ledger(), run.record.metric, run.checkpoints.broken(run.ledger()))
+    assert autoft_("leaderboard", str(run_folder), "--csv").out == run.folder.leaderboard.read_text()
 
 
 @pytest.mark.parametrize("out", ["{data}/here", "{run}/export"])

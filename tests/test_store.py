@@ -26,12 +26,20 @@ from hypothesis import strategies as st
 
 from autoft.bundle.predict import find_bundle
 from autoft.errors import RunFolderError, UserError
-from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder, leaderboard_rows, write_leaderboard
+from autoft.store import (
+    Checkpoint,
+    CheckpointStore,
+    Journal,
+    RunFolder,
+    leaderboard_rows,
+    pareto_front,
+    write_leaderboard,
+)
 from autoft.system.files import sha256, write_atomic
 from autoft.values.codec import encode
 from autoft.values.ledger import Kept, Ledger
 from autoft.values.target import MetricFacts
-from autoft.values.trial import Clock, Event, Lost, Parent, Queued, Report, Slice, Started, Trial
+from autoft.values.trial import Clock, Costs, Event, Lost, Parent, Queued, Report, Slice, Started, Trial
 
 PARAMS = {"learning_rate": 1e-3, "depth": 2, "flip": True, "init": "ridge"}
 
@@ -891,7 +899,8 @@ def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         *("rank", "trial", "state", "score", "standard_error", "bound", "folds", "best_step", "latest_score", "step"),
-        *("seconds", "share", "backbone", "freeze", "image_size", "params", "train_on", "twin", "exportable", "error"),
+        *("seconds", "image_seconds", "share", "backbone", "freeze", "image_size", "params", "train_on", "twin"),
+        *("exportable", "error"),
     ]
     assert [row["trial"] for row in rows] == ["2", "4", "0", "5", "3", "6", "1"]
     assert [row["exportable"] for row in rows] == ["yes", "yes", "no", "no", "no", "no", "no"]
@@ -917,6 +926,36 @@ def test_losses_are_positive_on_the_leaderboard_and_the_smallest_leads() -> None
         (2, None, None),
     ]
     assert [row.bound for row in rows] == [0.375, None, None]
+
+
+def scored(number: int, backbone: str, score: float, image: float = 0.0) -> list[Event]:
+    trial = Trial(number, backbone, "full", 64, {}, 0)
+    ended = replace(report(number, score=score), costs=Costs(image=image))
+    return [Queued(number, Slice(trial, 0.0, 1.0, 60.0), Clock(0.0, 60.0)), ended]
+
+
+def test_the_seconds_an_image_are_those_of_the_network_whoever_measured_them() -> None:
+    """A head on features that were kept has measured none, and one may have been measured in a bad moment."""
+    paces = (0.0, 0.01, 0.012, 0.5)
+    events = [event for number, pace in enumerate(paces) for event in scored(number, "z/a", 0.5, pace)]
+    rows = leaderboard_rows(Ledger([*events, *scored(4, "z/b", 0.5)]), MetricFacts("accuracy"), "stopped")
+    assert {(row.backbone, row.image_seconds) for row in rows} == {("z/a", 0.012), ("z/b", None)}
+
+
+@pytest.mark.parametrize("is_loss", [False, True])
+def test_the_front_is_what_nobody_beats_in_both_score_and_cost(is_loss: bool) -> None:
+    costs = {"z/large": 3.0, "z/middle": 2.0, "z/slow": 4.0, "z/small": 1.0}
+    scores = {0: ("z/large", 0.9), 1: ("z/middle", 0.9), 2: ("z/slow", 0.8), 3: ("z/middle", 0.8), 4: ("z/small", 0.8)}
+    scores |= {5: ("z/small", 0.7), 6: ("z/small", 0.8)}
+    events = [one for n, (name, score) in scores.items() for one in scored(n, name, score - is_loss)]
+    refit = Trial(7, "z/small", "full", 64, {}, 0, train_on="train+val", twin=Parent(4, 1.0))
+    ended = replace(report(7), score=None)
+    events += [Queued(7, Slice(refit, 0.0, 1.0, 60.0), Clock(0.0, 60.0)), ended, queued(8)]
+    rows = leaderboard_rows(Ledger(events, keep=10), MetricFacts("x", is_loss=is_loss), "stopped")
+    front = pareto_front(rows, lambda row: costs[row.backbone])
+    assert [row.trial for row in front] == [1, 7, 4]  # of equals the first; the refit is its twin's
+    assert pareto_front([], lambda row: 0.0) == []
+    assert pareto_front(rows[-1:], lambda row: 0.0) == []  # without a score
 
 
 def test_a_folder_is_in_use_while_somebody_holds_its_lock(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -89,14 +88,9 @@ class Ending:
 
     def _image_seconds(self, ledger: Ledger, of: Trial | None, crowding: float) -> float:
         """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
-        measured = self._measured(ledger, of) if of and self.record.machine.device == "cpu" else None
+        on_cpu = self.record.machine.device == "cpu"
+        measured = ledger.image_seconds(of.backbone, of.image_size) if of and on_cpu else None
         return (measured or crowding * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
-
-    def _measured(self, ledger: Ledger, of: Trial) -> float | None:
-        seen = (record for record in ledger.trials.values() if record.score is not None)
-        alike = [r for r in seen if (r.trial.backbone, r.trial.image_size) == (of.backbone, of.image_size)]
-        # Of several one may have been measured in a bad moment.
-        return statistics.median_high(record.costs.image for record in alike) if alike else None
 
 
 def gate_of(study: Study) -> Gate:

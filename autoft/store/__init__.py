@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoft.store.checkpoints import Checkpoint, CheckpointStore
 from autoft.store.folder import RunFolder, unwritable
 from autoft.store.journal import Journal
-from autoft.store.leaderboard import LeaderboardRow, leaderboard_rows, write_leaderboard
+from autoft.store.leaderboard import LeaderboardRow, as_csv, leaderboard_rows, pareto_front, write_leaderboard
 
 __all__ = [
     "Checkpoint",
@@ -13,7 +13,9 @@ __all__ = [
     "Journal",
     "LeaderboardRow",
     "RunFolder",
+    "as_csv",
     "leaderboard_rows",
+    "pareto_front",
     "unwritable",
     "write_leaderboard",
 ]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +27,10 @@ class LeaderboardRow:
     `rank` counts from 1; None without a score. `state` is that of the ledger, but for a trial whose slice was cut short
     with the search: it is "stopped". `score` is the best validation score so far, which ranks and is exported, reached
     after `best_step` passes, with its `standard_error` and its `bound`, the worse end of its 95 % interval, where
-    validation images are few or it is past the target of the search; `folds` is that of a head on
-    few images out of fold, by which heads are to be compared; `latest_score` the one measured last. Of a loss they are
-    the loss. `step` in passes, `seconds` over all slices, `share` the part of the images to train on that the
+    validation images are few or it is past the target of the search; `folds` is that of a head on few images out of
+    fold, by which heads are to be compared; `latest_score` the one measured last. Of a loss they are the loss. `step`
+    in passes, `seconds` over all slices, `image_seconds` what a forward pass of one image was measured to take, alike
+    for all trials of a backbone at a size, None where nobody has. `share` the part of the images to train on that the
     head of the best score was fitted on, None without a score. `train_on` are the splits that it trains on; a refit,
     which has no score, repeats the trial `twin`, and stands above it. `exportable`: it has weights of its own, and they
     are kept and whole. `error` is why the trial is in its state, when its last slice failed or was given back; else
@@ -44,6 +48,7 @@ class LeaderboardRow:
     latest_score: float | None
     step: float
     seconds: float
+    image_seconds: float | None
     share: float | None
     backbone: str
     freeze: str
@@ -66,7 +71,9 @@ def leaderboard_rows(
     `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more;
     `broken` are those whose weights are not whole.
     """
-    board = _Board(metric, in_flight, ledger.with_checkpoint().difference(broken))
+    networks = {(record.trial.backbone, record.trial.image_size) for record in ledger.trials.values()}
+    paces = {network: ledger.image_seconds(*network) for network in networks}
+    board = _Board(metric, in_flight, ledger.with_checkpoint().difference(broken), paces)
     ranking = ledger.ranking()
     refits = {record.trial.id: ledger.refits(record) for record in ranking}
     above = {refit.trial.id for found in refits.values() for refit in found}
@@ -78,13 +85,33 @@ def leaderboard_rows(
     return ranked + [board.row(record, None) for record in unscored]
 
 
+def pareto_front(rows: Sequence[LeaderboardRow], cost: Callable[[LeaderboardRow], float]) -> list[LeaderboardRow]:
+    """Of rows as they rank, those that no other beats in both score and what inference costs.
+
+    Of several alike in both it is the first. A refit stays with its twin, whose score stands for it.
+    """
+    front, cheapest = set[int](), math.inf
+    ranked = (row for row in rows if row.rank is not None)
+    for _, alike in groupby(ranked, attrgetter("score")):
+        best = min(alike, key=cost)
+        if cost(best) < cheapest:
+            front.add(best.trial)
+            cheapest = cost(best)
+    return [row for row in rows if row.trial in front or row.twin in front]
+
+
 def write_leaderboard(path: Path, ledger: Ledger, metric: MetricFacts, broken: Collection[int] = ()) -> None:
     """Write leaderboard.csv of a search that has ended; see `LeaderboardRow` for the columns. Raises `OSError`."""
+    write_atomic(path, as_csv(leaderboard_rows(ledger, metric, "stopped", broken)))
+
+
+def as_csv(rows: Iterable[LeaderboardRow]) -> str:
+    """The rows under the names of their columns, as CSV."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(LeaderboardRow))
-    writer.writerows(_cells(row) for row in leaderboard_rows(ledger, metric, "stopped", broken))
-    write_atomic(path, text.getvalue())
+    writer.writerows(_cells(row) for row in rows)
+    return text.getvalue()
 
 
 @dataclass(frozen=True)
@@ -92,6 +119,7 @@ class _Board:
     metric: MetricFacts
     in_flight: Literal["running", "stopped"]
     kept: frozenset[int]
+    paces: Mapping[tuple[str, int], float | None]
 
     def row(self, record: TrialRecord, rank: int | None) -> LeaderboardRow:
         trial = record.trial
@@ -108,6 +136,7 @@ class _Board:
             latest_score=self._shown(record.latest_score),
             step=record.step,
             seconds=record.seconds,
+            image_seconds=self.paces[trial.backbone, trial.image_size],
             share=record.share if weights else None,
             backbone=trial.backbone,
             freeze=trial.freeze,
@@ -137,6 +166,7 @@ def _cells(row: LeaderboardRow) -> list[object]:
         row.latest_score,
         round(row.step, 6),
         round(row.seconds, 3),
+        None if row.image_seconds is None else round(row.image_seconds, 6),
         None if row.share is None else round(row.share, 6),
         row.backbone,
         row.freeze,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -305,6 +306,15 @@ class Ledger:
         if target is None or best is None or best.bound is None:
             return None
         return best if best.bound >= target else None
+
+    def image_seconds(self, backbone: str, image_size: int) -> float | None:
+        """What a forward pass of one image takes a worker, as measured in the run; None where nobody has.
+
+        The median over the trials of that backbone and size, as one may have been measured in a bad moment.
+        """
+        networks = (r for r in self._ranked if (r.trial.backbone, r.trial.image_size) == (backbone, image_size))
+        measured = [record.costs.image for record in networks if record.costs.image > 0]
+        return statistics.median_high(measured) if measured else None
 
     def exportable(self) -> tuple[TrialRecord, ...]:
         """Trials with a score whose checkpoint is kept, best first; before each its refit, if it has one."""

@@ -61,6 +61,12 @@ moved_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 
+def require_one_form(as_json: bool, as_csv: bool) -> None:
+    """Raise `UsageError` where both are asked for."""
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv are two forms of one output; choose one of them")
+
+
 def split_list(values: Sequence[str]) -> tuple[str, ...]:
     """The names in a repeatable option that also takes them separated by commas."""
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip())

@@ -17,6 +17,7 @@ from autoft.shell.commands import (
     json_option,
     moved_option,
     plugin_option,
+    require_one_form,
     say,
     shown,
     talk_on_stderr,
@@ -252,8 +253,7 @@ def predict(model: str, inputs: tuple[str, ...], as_json: bool, as_csv: bool) ->
     that names images, or a glob pattern. Prints what the model says, a label with its probability or numbers, and the
     file. Exit code 2 when an image cannot be read. Needs no torch.
     """
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv are two forms of one output; choose one of them")
+    require_one_form(as_json, as_csv)
     from autoft.bundle import predict as prediction
 
     opened = prediction.open_model(Path(model))
