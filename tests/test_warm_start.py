@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parts.data import dataset
 
 import autoft
 from autoft import Backbone, FreezeStrategy, GradientHead, InputSpec, Plan, hookimpl
 from autoft.__main__ import _run
 from autoft.builtin.searchers import Halving, OneEpoch
+from autoft.data.dataset import write_split_csv
+from autoft.data.scan import DIGEST_LENGTH
 from autoft.errors import RunFolderError, StudyError
 from autoft.parts.base import Problem, Searcher
 from autoft.store import Journal, RunFolder
@@ -29,7 +34,7 @@ from autoft.study.warm_start import FIRST, MOST_STARTS, Earlier
 from autoft.system.screen import Silent
 from autoft.testing.simulation import simulate
 from autoft.values.codec import encode
-from autoft.values.dataset import DatasetInfo
+from autoft.values.dataset import DatasetInfo, Sample, SplitName
 from autoft.values.space import Choice, Float, Params, Space
 from autoft.values.target import MetricFacts, Targets
 from autoft.values.trial import Candidate, Clock, Event, Parent, Queued, Report, Slice, Trial
@@ -45,7 +50,8 @@ TODAY = (
 )
 ACCURACY = MetricFacts("accuracy")
 TARGETS = Targets("single_label", "one_of", ("a", "b"))
-DATA = DatasetInfo("/photos", TARGETS, {"train": 6, "val": 2, "test": 2}, "ff", 64, 1.0, split_digest="of seed 0")
+SPLIT: tuple[SplitName, ...] = ("train", "train", "val", "test", "test")
+DATA = DatasetInfo("/photos", TARGETS, Counter(SPLIT), "ff", 64, 1.0)
 MACHINE = Machine("inline", 1, 1, "cpu")
 
 Found = tuple[Trial, float | None]
@@ -79,9 +85,16 @@ def record(**changes: Any) -> StudyRecord:
     return replace(known, **changes)
 
 
-def a_run(folder: Path, *found: Found, **changes: Any) -> Path:
-    """A run in which these trials came to these scores, or failed."""
-    run = RunFolder.create(folder, encode(record(**changes)))
+def samples(*splits: SplitName) -> tuple[Sample, ...]:
+    """An image each, the first of them in the first split, and so on."""
+    return tuple(Sample(row, f"{row}.png", "a", split, f"{row:0{DIGEST_LENGTH}}") for row, split in enumerate(splits))
+
+
+def a_run(folder: Path, *found: Found, data: Any = None, **changes: Any) -> Path:
+    """A run on `data` in which these trials came to these scores, or failed."""
+    data = data or SimpleNamespace(info=DATA, samples=samples(*SPLIT))
+    study = encode(record(data=data.info, **changes))
+    run = RunFolder.create(folder, study, lambda run: write_split_csv(data, run.split_csv))
     with Journal(run.journal) as journal:
         for number, (one, score) in enumerate(found):
             slice_ = Slice(replace(one, id=number), 0.0, 1.0, 60.0)
@@ -105,7 +118,7 @@ def unknown(one: Trial) -> tuple[str, str]:
 
 
 def begin(before: Earlier, today: tuple[Candidate, ...] = TODAY) -> tuple[tuple[Candidate, ...], WarmStart]:
-    return before.begin(today, unknown)
+    return before.begin(today, (), unknown)
 
 
 def pair(of: Candidate | Trial) -> tuple[str, str]:
@@ -279,6 +292,11 @@ def no_journal(run: Path) -> None:
     (run / "trials.jsonl").unlink()
 
 
+def another_split(run: Path) -> None:
+    split = run / "split.csv"
+    split.write_text(split.read_text().replace("val", "test"))
+
+
 def no_study(run: Path) -> None:
     (run / "study.json").unlink()
 
@@ -289,6 +307,7 @@ def no_study(run: Path) -> None:
         (a_torn_study, "study.json is damaged or of another version"),
         (another_digit, "trials.jsonl, line 2: its checksum"),
         (no_journal, "trials.jsonl is missing"),
+        (another_split, "split.csv holds {'train': 2, 'test': 3} images, the run has"),
         (no_study, "holds no run: there is no study.json in it"),
     ],
 )
@@ -404,11 +423,27 @@ def test_a_line_says_what_is_not_as_it_was(found: Trial, before: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    ("split", "images", "is_said"), [("of seed 0", "ff", False), ("of seed 1", "ff", True), ("of seed 1", "ee", False)]
+    ("today", "began", "known"),
+    [
+        (SPLIT, False, 0),
+        (("test", "train", "val", "test", "train"), False, 1),
+        (("test", "train", "test", "test", "train"), False, 2),
+        (SPLIT, True, 2),  # what that run began with had seen some of its test images, so it may have seen these
+    ],
 )
-def test_images_that_were_chosen_on_and_are_test_images_now_are_said(split: str, images: str, is_said: bool) -> None:
-    lines = said((trial(), 0.8), now={"data": replace(DATA, fingerprint=images, split_digest=split)})
-    assert ("test images now; its split is that of --seed 0" in lines) is is_said
+def test_images_that_were_chosen_by_and_are_test_images_now_are_counted_and_said(
+    today: tuple[SplitName, ...], began: bool, known: int, tmp_path: Path
+) -> None:
+    its_own = WarmStart("/runs/first", "accuracy", 0.8, (), {}, test_images_seen=1) if began else None
+    before = Earlier.of(a_run(tmp_path / "before", (trial(), 0.8), warm_start=its_own))
+    begun, warm = before.begin(TODAY, samples(*today), unknown)
+    assert warm.test_images_seen == known
+    data = replace(DATA, counts=Counter(today))
+    now = record(candidates=begun, warm_start=warm, data=data, study=Study("/photos", seed=0 if began else 1))
+    said = [line for line in before.remarks(now) if "for training or validation" in line]
+    assert bool(said) is (known > 0)
+    assert all(line.startswith(f"{known} of {today.count('test')} test images were for training") for line in said)
+    assert all(line.endswith("its split is that of --seed 0") is not began for line in said)
 
 
 # ---------------------------------------------------------------- from one search to the next
@@ -432,41 +467,56 @@ class Plugin:
         return [OnePass()]
 
 
-def search(images: Path, out: Path, screen: Notes, **options: Any) -> Any:
-    return autoft.search(
-        images,
+def test_a_search_begins_with_the_winner_of_another_and_keeps_what_it_took(tiny_images: Path, tmp_path: Path) -> None:
+    rate = 0.0123
+    winner = trial("small/test_efficientnet", "one_pass", 64, learning_rate=rate)
+    before = a_run(
+        tmp_path / "before",
+        (trial("small/test_resnet", "one_pass", 64, learning_rate=0.05), 0.7),
+        (winner, 0.8),
+        (trial("small/test_vit", "one_pass", 64, learning_rate=0.02), 0.75),
+        data=dataset(tiny_images, set(), seed=1),
+    )
+    notes = Notes()
+    summary = autoft.search(
+        tiny_images,
         time="60s",
+        trials=1,
         runner="inline",
+        backbones=["small/test_resnet", winner.backbone],
         freeze=["one_pass"],
         image_size=32,
         precision="fp32",
         no_refit=True,
-        out=out,
+        from_=before,
+        out=tmp_path / "run",
         plugins=[Path(__file__).parent / "parts" / "small_zoo.py", Plugin()],
-        screen=screen,
-        **options,
+        screen=notes,
     )
-
-
-def test_a_search_begins_with_the_winner_of_the_one_before(tiny_images: Path, tmp_path: Path) -> None:
-    before, after, notes = tmp_path / "before", tmp_path / "after", Notes()
-    search(tiny_images, before, Notes(), trials=4, backbones=["small/test_resnet", "small/test_efficientnet"])
-    winner = Run.open(before).ledger().ranking()[0]
-    other = {"small/test_resnet", "small/test_efficientnet"} - {winner.trial.backbone}
-    today = ["small/test_vit", winner.trial.backbone]
-    summary = search(tiny_images, after, notes, trials=1, seed=1, backbones=today, from_=before)
-    run = Run.open(after)
-    first = run.ledger().trials[0].trial
-    assert summary.best.trial == 0
-    assert (first.backbone, first.params) == (winner.trial.backbone, winner.trial.params)
+    run = Run.open(tmp_path / "run")
+    (first,) = run.ledger().trials.values()
+    assert (first.trial.backbone, first.trial.params) == (winner.backbone, {"learning_rate": rate})
+    assert (summary.best.backbone, summary.best.params) == (winner.backbone, {"learning_rate": rate})
     warm = run.record.warm_start
-    assert warm is not None and winner.score is not None
-    assert (warm.run, warm.metric, warm.best) == (str(before), "accuracy", pytest.approx(winner.score))
-    assert warm.taken[0].trial == winner.trial.id
-    assert set(warm.left_out) == other
-    assert run.record.candidates[0].space.starts[0] == winner.trial.params
-    assert any(line.startswith(f"begins with {len(warm.taken)} trial") for line in notes.lines)
-    assert any("split otherwise" in line for line in notes.lines)
+    assert warm is not None
+    assert (warm.run, warm.metric, warm.best) == (str(before), "accuracy", 0.8)
+    assert [(one.trial, one.image_size, one.score) for one in warm.taken] == [(1, 64, 0.8), (0, 64, 0.7)]
+    assert warm.left_out == {"small/test_vit": "not among --backbones"}
+    assert [one.space.starts for one in run.record.candidates] == [
+        ({"learning_rate": rate}, {"learning_rate": 1e-3}),
+        ({"learning_rate": 0.05}, {"learning_rate": 1e-3}),
+    ]
+    best = "the best: small/test_efficientnet, one_pass, accuracy 0.8000"
+    sizes = "small/test_efficientnet at 32 px, not 64, small/test_resnet at 32 px, not 64"
+    chosen_by = {one.digest for one in Run.open(before).samples() if one.split != "test"}
+    known = sum(one.digest in chosen_by for one in run.samples() if one.split == "test")
+    report = json.loads((tmp_path / "run" / "export" / "metrics.json").read_text())
+    assert report["test_images_seen"] == warm.test_images_seen == known > 0
+    place = notes.lines.index(f"begins with 2 trials of {before}; {best}")
+    assert notes.lines[place + 1 : place + 3] == [
+        f"unlike there: {sizes}",
+        "not taken from there: small/test_vit (not among --backbones)",
+    ]
 
 
 def test_python_has_it_by_the_name_that_is_no_keyword(tmp_path: Path, tiny_images: Path) -> None:

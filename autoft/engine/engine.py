@@ -156,7 +156,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting, earlier: Ea
     searched = candidates(study, freezing, seen.backbones, seen.side, _circumstances(seen.dataset, machine))
     warm_start = None
     if earlier:
-        searched, warm_start = earlier.begin(searched, partial(why_not, study, host, searched))
+        searched, warm_start = earlier.begin(searched, seen.dataset.samples, partial(why_not, study, host, searched))
     record = StudyRecord(
         study=replace(study, out=as_text(out), task=task.name, metric=metric.name),
         data=seen.dataset.info,

@@ -87,7 +87,7 @@ class WarmStart:
     """What a search began with of another `run`, by its absolute path: the trials `taken`, best first.
 
     `best` is the figure of all that it had, in the `metric` that it went by. `left_out`: what of it is no candidate
-    here, and why.
+    here, and why. `test_images_seen`: so many of the test images here were for training or validation there.
     """
 
     run: str
@@ -95,6 +95,7 @@ class WarmStart:
     best: float
     taken: tuple[Taken, ...]
     left_out: Mapping[str, str]
+    test_images_seen: int = 0
 
 
 @dataclass(frozen=True)

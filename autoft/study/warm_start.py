@@ -6,7 +6,7 @@ and their priors: so searchers need to know nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
@@ -16,6 +16,7 @@ from autoft.study.record import StudyRecord, Taken, WarmStart
 from autoft.study.run import Run
 from autoft.system.files import as_text
 from autoft.values.counts import counted
+from autoft.values.dataset import Sample
 from autoft.values.ledger import TrialRecord
 from autoft.values.space import Params
 from autoft.values.trial import Candidate, Trial
@@ -32,13 +33,14 @@ Reason = tuple[str, str]
 
 @dataclass(frozen=True)
 class Earlier:
-    """A run of before: where it lies, its study, and its trials with a score that began from pretrained weights, best
-    first.
+    """A run of before: where it lies, its study, and its trials that began from pretrained weights and have a score,
+    best first. `seen` are the digests of the images by which they came about.
     """
 
     path: Path
     record: StudyRecord
     ranking: tuple[TrialRecord, ...]
+    seen: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -48,13 +50,13 @@ class Earlier:
         """
         try:
             run = Run.open(path)
-            ranking = run.ledger().ranking()
+            ranking, seen = run.ledger().ranking(), _seen(run)
         except RunFolderError as problem:
             raise RunFolderError(f"--from: {problem}") from None
         found = tuple(record for record in ranking if not record.trial.parents)
         if not found:
             raise StudyError(f"--from {path}: no trial of that run has a score, so it has found nothing to begin with")
-        return cls(path.absolute(), run.record, found)
+        return cls(path.absolute(), run.record, found, seen)
 
     def require_task(self, task: str) -> None:
         """Raise `StudyError` when that run was of another task: from its scores nothing follows for this one."""
@@ -65,33 +67,42 @@ class Earlier:
             )
 
     def begin(
-        self, candidates: Sequence[Candidate], why_not: Callable[[Trial], Reason]
+        self, candidates: Sequence[Candidate], samples: Iterable[Sample], why_not: Callable[[Trial], Reason]
     ) -> tuple[tuple[Candidate, ...], WarmStart]:
-        """The candidates with what was found first, best first, and what was taken.
+        """The candidates with what was found first, best first, and what was taken, for a search on these images.
 
         `why_not` says of a trial that is of none of them why that is. Raises `StudyError` when all are.
         """
-        here = {_pair(candidate): candidate for candidate in candidates}
-        starts: dict[tuple[str, str], list[Params]] = {}
-        taken, left_out = [], dict[str, str]()
-        for record in self.ranking:
-            candidate, trial = here.get(_pair(record.trial)), record.trial
-            start = candidate.space.fitted(trial.params) if candidate else None
-            if candidate is None or start is None:
-                what, why = why_not(trial) if candidate is None else _does_not_fit(trial, candidate)
-                left_out.setdefault(what, why)
-                continue
-            own = starts.setdefault(_pair(trial), [])
-            if len(own) < MOST_STARTS and start not in own:
-                own.append(start)
-                taken.append(self._taken(record, start))
+        taken, left_out = self._divided({_pair(candidate): candidate for candidate in candidates}, why_not)
         if not taken:
             raise StudyError(f"--from {self.path}: {_listed(left_out.items())}; with nothing left of it, leave it out")
+        starts: dict[tuple[str, str], list[Params]] = {}
+        for one in taken:
+            starts.setdefault(_pair(one), []).append(one.params)
         priors, order = _priors(dict.fromkeys(one.backbone for one in taken), candidates), list(starts)
         found = sorted(candidates, key=lambda one: order.index(_pair(one)) if _pair(one) in starts else len(order))
         begun = tuple(_begun(one, starts.get(_pair(one), []), priors.get(one.backbone, one.prior)) for one in found)
         metric, best = self.record.metric, self.ranking[0].score or 0.0
-        return begun, WarmStart(as_text(self.path), metric.name, metric.shown(best), tuple(taken), left_out)
+        known = sum(sample.split == "test" and sample.digest in self.seen for sample in samples)
+        return begun, WarmStart(as_text(self.path), metric.name, metric.shown(best), tuple(taken), left_out, known)
+
+    def _divided(
+        self, here: Mapping[tuple[str, str], Candidate], why_not: Callable[[Trial], Reason]
+    ) -> tuple[list[Taken], dict[str, str]]:
+        """The trials that are taken, best first, and what of the others is left out, with the reason."""
+        taken: list[Taken] = []
+        left_out: dict[str, str] = {}
+        for record in self.ranking:
+            trial, candidate = record.trial, here.get(_pair(record.trial))
+            if candidate is None:
+                left_out.setdefault(*why_not(trial))
+            elif (start := candidate.space.fitted(trial.params)) is None:
+                left_out.setdefault(f"parameters of {trial.freeze}", candidate.space.problem(trial.params) or "")
+            else:
+                own = [one.params for one in taken if _pair(one) == _pair(trial)]
+                if len(own) < MOST_STARTS and start not in own:
+                    taken.append(self._taken(record, start))
+        return taken, left_out
 
     def _taken(self, record: TrialRecord, start: Params) -> Taken:
         trial, score = record.trial, self.record.metric.shown(record.score or 0.0)
@@ -108,12 +119,11 @@ class Earlier:
             yield f"unlike there: {'; '.join(unlike)}"
         if begun.left_out:
             yield f"not taken from there: {_listed(begun.left_out.items())}"
-        before = self.record.data
-        if before.fingerprint == now.data.fingerprint and before.split_digest != now.data.split_digest:
-            yield (
-                "that run had these images split otherwise, so what it found was chosen on some that are test images "
-                f"now; its split is that of --seed {self.record.study.seed}"
-            )
+        if begun.test_images_seen:
+            of = f"{begun.test_images_seen:,} of {counted(now.data.counts['test'], 'test image')}"
+            seed, is_same = self.record.study.seed, self.record.data.fingerprint == now.data.fingerprint
+            advice = f"; its split is that of --seed {seed}" if is_same and seed != now.study.seed else ""
+            yield f"{of} were for training or validation in that run, and the card says so{advice}"
 
     def _other_metric(self, now: StudyRecord) -> Iterator[str]:
         if now.metric.name != self.record.metric.name:
@@ -152,11 +162,17 @@ def _priors(found: Iterable[str], candidates: Iterable[Candidate]) -> dict[str, 
     return dict(zip(ranked, dealt, strict=True)) | {ranked[0]: FIRST}
 
 
-def _does_not_fit(trial: Trial, candidate: Candidate) -> Reason:
-    return f"parameters of {trial.freeze}", candidate.space.problem(trial.params) or ""
+def _seen(run: Run) -> frozenset[str]:
+    """The digests of the images by which a run has chosen; also its test images, if the run that it began with had any.
+
+    Raises `RunFolderError` when its split is damaged.
+    """
+    began, samples = run.record.warm_start, run.samples()
+    all_of_them = began is not None and began.test_images_seen > 0
+    return frozenset(sample.digest for sample in samples if all_of_them or sample.split != "test")
 
 
-def _pair(of: Candidate | Trial) -> tuple[str, str]:
+def _pair(of: Candidate | Trial | Taken) -> tuple[str, str]:
     """Backbone and strategy; a study has them at one input size, which may not be that of another."""
     return of.backbone, of.freeze
 
