@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     image_size: str | int
     view: str
     searcher: str
+    from_: str | Path
     offline: bool
     licenses: str | Sequence[str]
     max_params: str | int | None

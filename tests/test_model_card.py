@@ -153,6 +153,13 @@ def test_a_second_opening_of_the_test_split_is_said_at_the_top() -> None:
     assert "The test images were scored 3 times in this run's life: it went on after it had ended, or an end of" in head
 
 
+def test_test_images_that_another_run_had_seen_are_said_at_the_top() -> None:
+    of = facts()
+    assert "The search began with" not in model_card(of)
+    head = model_card(replace(of, metrics=replace(of.metrics, test_images_seen=1234))).split("## ")[0]
+    assert "The search began with the best parameters of another one, which had 1,234 of the test images for" in head
+
+
 REFIT = {"id": 1, "train_on": "train+val", "twin": Parent(0, 3.0)}
 
 

@@ -46,6 +46,7 @@ WRITTEN: dict[str, tuple[str, Any]] = {
     "image_size": ("96", 96),
     "view": ("pad", "pad"),
     "searcher": ("random", "random"),
+    "from_": ("runs/before", "runs/before"),
     "offline": ("", True),
     "licenses": ("MIT,any", ["mit", "any"]),
     "max_params": ("2.5M", 2_500_000),
@@ -185,7 +186,7 @@ def test_python_has_every_option_by_name_type_and_default() -> None:
         assert one.option is not None
         expected = {Sequence[str], str} if one.many else set(get_args(kept[one.name]) or (kept[one.name],))
         expected |= {str} if one.option.read else set()
-        expected |= {Path} if one.option.metavar == "DIR" else set()
+        expected |= {Path} if one.option.metavar in ("DIR", "RUN") else set()
         assert set(get_args(hints[one.name]) or (hints[one.name],)) == expected, one.name
         assert (NoneType in expected) == (one.default is None)
 

@@ -129,3 +129,27 @@ def test_a_start_outside_is_refused_by_name() -> None:
 
 def test_what_is_missing_is_named() -> None:
     assert "['lr'] missing" in (Space({"lr": Float(0.0, 1.0)}).problem({}) or "")
+
+
+@given(spaces, st.integers())
+def test_what_lies_in_a_space_fits_as_it_is(space: Space, seed: int) -> None:
+    sample = space.sample(random.Random(seed))
+    assert space.fitted(sample) == sample
+
+
+@given(spaces, st.dictionaries(st.text(max_size=5), scalars, max_size=5), st.integers())
+def test_of_another_spaces_parameters_what_fits_stays_and_the_first_start_completes_it(
+    space: Space, others: dict[str, Any], seed: int
+) -> None:
+    start = space.sample(random.Random(seed))
+    fitted = Space(space.dimensions, (start,)).fitted(others)
+    assert fitted is not None and space.problem(fitted) is None
+    for name, dimension in space.dimensions.items():
+        fits = name in others and dimension.contains(others[name])
+        assert fitted[name] == (others[name] if fits else start[name])
+
+
+@given(spaces, st.dictionaries(st.text(max_size=5), scalars, max_size=5))
+def test_without_a_start_nothing_is_made_up(space: Space, others: dict[str, Any]) -> None:
+    fits = all(name in others and one.contains(others[name]) for name, one in space.dimensions.items())
+    assert (space.fitted(others) is not None) is fits

@@ -81,6 +81,7 @@ class Plain(autoft.Searcher):
     """A correct searcher: one slice a trial, the candidates in turn."""
 
     name = "plain"
+    tries_starts = False
 
     def ask(
         self, problem: autoft.Problem, ledger: autoft.Ledger, clock: autoft.Clock
@@ -148,6 +149,12 @@ class Trusting(Plain):
         return autoft.Slice(paused[0].trial, paused[0].step, 2.0, clock.deadline)
 
 
+class Deaf(Plain):
+    """Says that it begins with starts, and does not."""
+
+    tries_starts = True
+
+
 class Sleepy(Plain):
     """Waits for nothing."""
 
@@ -180,6 +187,7 @@ def suite_of(searcher: Callable[[], Plain]) -> SearcherConformance:
     [
         (Forgetful, "test_the_same_ledger_gives_the_same_answer", "a new searcher answers"),
         (Late, "test_slices_end_by_the_deadline", "deadline"),
+        (Deaf, "test_a_candidate_begins_with_its_first_start", "not the first of space.starts"),
         (Sleepy, "test_it_ends", "WAIT with nothing in flight"),
         (Trusting, "test_it_ends", "has no checkpoint to go on from"),
         (lambda: Heir(0.4), "test_it_ends", "a parent, has no checkpoint at 0.4 passes"),

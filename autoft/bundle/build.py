@@ -93,6 +93,7 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
         report = replace(
             _report(order, logits[order.reported], answering),
             test_openings=openings,
+            test_images_seen=order.test_images_seen if order.reported == "test" else 0,
             prior_correction=_prior_correction(order, logits["val"], answering),
         )
         validation, reported = (_scores(order, logits[split], split, answering) for split in ("val", order.reported))

@@ -44,6 +44,9 @@ model was trained on them too. No figures from a test split are here."""
 _REOPENED: Final = """
 The test images were scored {times} times in this run's life: it went on after it had ended, or an end of it failed or
 was stopped once they were scored. Whoever went on because of such a score has chosen by it."""
+_SEEN_BEFORE: Final = """
+The search began with the best parameters of another one, which had {seen:,} of the test images for training or for
+validation. No weights come from there, but the figures may be slightly optimistic."""
 _FED: Final[Mapping[Layout, tuple[str, str]]] = {
     "image": ("pixels", "one image a call, of shape (height, width, 3)"),
     "batch": ("pixels[None]", "images of one size a call, of shape (batch, height, width, 3)"),
@@ -112,11 +115,12 @@ def _head(facts: CardFacts) -> str:
     trust = _TRUST[metrics.split] if metrics.of_trial is None else _OF_THE_TWIN
     chosen = "chosen and calibrated" if metrics.calibration.is_fitted else "chosen"
     again = _REOPENED.format(times=metrics.test_openings) if metrics.test_openings > 1 else ""
+    before = _SEEN_BEFORE.format(seen=metrics.test_images_seen) if metrics.test_images_seen else ""
     share, train = facts.handoff.scored_share, facts.data.counts["train"]
     part = "" if share == 1 else f" and on {_part(share, train, 'training images')}"
     return f"""# {facts.form.title(targets)}
 
-{trust.format(n=metrics.n, twin=metrics.of_trial, chosen=chosen, part=part)}{again}
+{trust.format(n=metrics.n, twin=metrics.of_trial, chosen=chosen, part=part)}{again}{before}
 
 {facts.form.about(targets)}
 autoft made it on {plain(facts.created)} from the pretrained backbone {plain(backbone.name)}

@@ -57,7 +57,7 @@ class Order:
     refit, which has seen these images, say only that it is the same model; figures and calibration are of `twin`, the
     logits of the trial that it repeats. `beside` are the exporters, by name, whose files stand beside the model.
     `known` are all images of the run, to be recognised. `open_test` is called before the test images are scored, and
-    says how often they have been with this time.
+    says how often they have been with this time. `test_images_seen` of them the run had seen that this one began with.
     """
 
     handoff: Handoff
@@ -72,6 +72,7 @@ class Order:
     known: tuple[Sample, ...] = ()
     beside: Mapping[str, Export] = field(default_factory=dict)
     open_test: Callable[[], int] = lambda: 1
+    test_images_seen: int = 0
 
     @property
     def task(self) -> Task:

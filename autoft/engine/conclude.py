@@ -128,7 +128,7 @@ class BundleMaker:
         with self.watch.phase("export"):
             checkpoint, classifier = self._restored(record)
         run, shop, host = self.run, self.shop, self.shop.host
-        dataset = shop.dataset
+        dataset, began = shop.dataset, run.record.warm_start
         handoff = handoff_of(run.record, record, self.ledger.scored_as(record))
         handoff = replace(handoff, outputs=dataset.task.outputs)
         order = Order(
@@ -143,6 +143,7 @@ class BundleMaker:
             twin=self._twins_logits(record),
             known=run.samples(),
             open_test=run.open_test,
+            test_images_seen=began.test_images_seen if began else 0,
             beside={
                 name: partial(host.part(Exporter, name).export, classifier, handoff)
                 for name in run.record.study.exporter

@@ -38,9 +38,10 @@ from autoft.store import RunFolder
 from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, versions, worker_memory
 from autoft.study.record import Machine, RunnerName, StudyRecord, ViewsCompared
 from autoft.study.run import Run
-from autoft.study.shortlist import Workload, candidates, freeze_strategies, scored_images, shortlist
+from autoft.study.shortlist import Workload, candidates, freeze_strategies, scored_images, shortlist, why_not
 from autoft.study.study import CORE_EXPORTER, Change, Study
 from autoft.study.views import Comparison, Look
+from autoft.study.warm_start import Earlier
 from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
 from autoft.system.mps import Mps
@@ -79,12 +80,15 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     require_any_time(study)
     with watch.phase("plugins"):
         host = _host(study, objects, screen)
+        earlier = Earlier.of(as_path(study.from_)) if study.from_ else None
     clock = RunClock(began, study.time)
     with watch.phase("data"):
         in_time = partial(_require_time, clock, "reading the images")
         listing = read_labelled(as_path(study.data).resolve(), in_time)
         out = _run_path(study, listing)
         task = _task(study, host, listing, screen)
+        if earlier:
+            earlier.require_task(task.name)
         if study.metric != "auto":  # what "auto" is, the split decides
             study.require_bounds(_metric(study.metric, task, host))
         source = Source(scan(listing, cores(), in_time), task)
@@ -92,7 +96,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     with_ray = Crowding(own=math.inf)() * bare_seconds(study.time, "ray") if study.runner == "auto" else 0.0
     with _runner(_for_the_time(study, clock, with_ray, screen), host, watch, screen) as runner:
         sitting = Sitting(host, runner, screen, watch, clock)
-        run = begin(study, source, out, sitting)
+        run = begin(study, source, out, sitting, earlier)
         screen.metric, host.errors = run.record.metric, run.folder.errors
         return _execute(run, sitting)
 
@@ -137,8 +141,8 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         return _execute(run, Sitting(host, runner, screen, watch, clock))
 
 
-def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
-    """Resolve the study and create its run folder."""
+def begin(study: Study, source: Source, out: Path, sitting: Sitting, earlier: Earlier | None = None) -> Run:
+    """Resolve the study, with what an `earlier` run has found, and create its run folder."""
     host, screen = sitting.host, sitting.screen
     found, task = source.found, source.task
     machine = sitting.runner.capacity(study, WORKER_BYTES, screen)
@@ -150,8 +154,10 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         backbones = shortlist(study, host, machine, workload, screen, downloading)
     seen = _seen(study, source, backbones, sitting)
     metric = seen.dataset.task.metric("auto").facts
-    circumstances = _circumstances(seen.dataset, machine)
-    searched = candidates(study, freezing, seen.backbones, seen.side, circumstances)
+    searched = candidates(study, freezing, seen.backbones, seen.side, _circumstances(seen.dataset, machine))
+    warm_start = None
+    if earlier:
+        searched, warm_start = earlier.begin(searched, seen.dataset.samples, partial(why_not, study, host, searched))
     record = StudyRecord(
         study=replace(study, out=as_text(out), task=task.name, metric=metric.name),
         data=seen.dataset.info,
@@ -165,7 +171,10 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting) -> Run:
         validation=scored_images(study, machine, searched, seen.dataset.info.counts["val"]),
         compared=seen.compared,
         weighs_classes=metric.weighs_classes,
+        warm_start=warm_start,
     )
+    for line in earlier.remarks(record) if earlier else ():
+        screen.note(line)
     _report_validation(record, seen.dataset.task, screen)
     require_enough_time(record, sitting.clock.now(), least_seconds(record, machine.runner))
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(seen.dataset, folder.split_csv))
@@ -376,7 +385,12 @@ def _host(study: Study, objects: Sequence[object], screen: Screen) -> Host:
         screen.note(warning)
     if study.runner not in RUNNERS:
         raise unknown_name("runner", study.runner, RUNNERS)
-    host.part(Searcher, study.searcher)
+    searcher = host.part(Searcher, study.searcher)
+    if study.from_ and not searcher.tries_starts:
+        raise StudyError(
+            f"--searcher {searcher.name} draws all parameters by itself and would make nothing of --from; leave one of "
+            "the two out"
+        )
     if not host.tasks():
         raise StudyError("no plugin that is loaded has a task, so there is nothing to learn; leave 'tasks' on")
     if study.task != "auto":

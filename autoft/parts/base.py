@@ -140,7 +140,12 @@ class Problem:
 
 
 class Searcher(Part):
-    """What to train next, and for how long."""
+    """What to train next, and for how long.
+
+    `tries_starts`: new trials of a candidate begin with `Candidate.space.starts`; a search with `--from` needs that.
+    """
+
+    tries_starts: bool = True
 
     @abstractmethod
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:

@@ -132,7 +132,7 @@ class GuardedSearcher(Searcher):
     """A searcher."""
 
     def __init__(self, searcher: Searcher, blame: Blame, ref: PluginRef) -> None:
-        self.name, self.summary = searcher.name, searcher.summary
+        self.name, self.summary, self.tries_starts = searcher.name, searcher.summary, searcher.tries_starts
         self._searcher, self._blame, self._ref = searcher, blame, ref
 
     def __str__(self) -> str:

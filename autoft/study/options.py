@@ -42,8 +42,8 @@ class Declared:
 
     @property
     def flag(self) -> str:
-        """The name as the command line has it."""
-        return "--" + self.name.replace("_", "-")
+        """The name as the command line has it; what is a keyword of Python has an underscore behind it there only."""
+        return "--" + self.name.removesuffix("_").replace("_", "-")
 
     def read(self, written: Any) -> Any:
         """The field's value for what stands in a flag, in TOML or in Python. Raises `StudyError`.

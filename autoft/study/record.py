@@ -12,7 +12,7 @@ from autoft.values.backbone import Backbone, Interpolation
 from autoft.values.counts import counted
 from autoft.values.dataset import DatasetInfo
 from autoft.values.handoff import View
-from autoft.values.space import Device
+from autoft.values.space import Device, Params
 from autoft.values.target import MetricFacts
 from autoft.values.trial import Candidate
 
@@ -68,14 +68,45 @@ class ViewsCompared:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A trial of another run that this one began with: what it was, and its `score` as people read it there.
+
+    `params` are as they are tried here.
+    """
+
+    trial: int
+    backbone: str
+    freeze: str
+    image_size: int
+    params: Params
+    score: float
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a search began with of another `run`, by its absolute path: the trials `taken`, best first.
+
+    `best` is the figure of all that it had, in the `metric` that it went by. `left_out`: what of it is no candidate
+    here, and why. `test_images_seen`: so many of the test images here were for training or validation there.
+    """
+
+    run: str
+    metric: str
+    best: float
+    taken: tuple[Taken, ...]
+    left_out: Mapping[str, str]
+    test_images_seen: int = 0
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """study.json: the study resolved, everything that resuming and the workers need besides journal and checkpoints.
 
-    `view` is how images become squares, `compared` the evidence for it, if there is any. `versions` of autoft, torch
-    and the like. `machine` is how the one that the run began on was shared out, which a resumed run decides anew.
-    `validation` is how many images of the validation split are scored, None for all: where scoring them all would take
-    too much of the time. `weighs_classes`: training weighs them alike, as the metric does; in a run of a version that
-    had no such training it never does.
+    `view` is how images become squares, `compared` the evidence for it, if there is any. `warm_start` is what the
+    `candidates` have of another run. `versions` of autoft, torch and the like. `machine` is how the one that the run
+    began on was shared out, which a resumed run decides anew. `validation` is how many images of the validation split
+    are scored, None for all: where scoring them all would take too much of the time. `weighs_classes`: training weighs
+    them alike, as the metric does; in a run of a version that had no such training it never does.
     """
 
     study: Study
@@ -90,6 +121,7 @@ class StudyRecord:
     validation: int | None = None
     compared: ViewsCompared | None = None
     weighs_classes: bool = False
+    warm_start: WarmStart | None = None
     schema: str = SCHEMA
 
     @property

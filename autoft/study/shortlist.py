@@ -18,7 +18,7 @@ from autoft.system.screen import Screen
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.counts import counted
 from autoft.values.space import Circumstances, Device, Space
-from autoft.values.trial import Candidate
+from autoft.values.trial import Candidate, Trial
 
 MOST_BACKBONES = 8
 SIZE_STEP = 32
@@ -167,6 +167,29 @@ def candidates(
 
 def _candidate(backbone: Backbone, strategy: FreezeStrategy, space: Space, size: int) -> Candidate:
     return Candidate(backbone.name, strategy.name, size, space, strategy.fit, _cost(backbone, size), backbone.prior)
+
+
+def why_not(study: Study, host: Host, searched: Iterable[Candidate], trial: Trial) -> tuple[str, str]:
+    """Which part of another run's trial is in none of the candidates that are searched, and why."""
+    name, known = trial.backbone, {backbone.name: backbone for backbone in host.backbones()}
+    if all(candidate.backbone != name for candidate in searched):
+        return name, _why_no_backbone(study, known[name]) if name in known else "no plugin has it"
+    if trial.freeze not in host.parts(FreezeStrategy):
+        return trial.freeze, "no plugin has it"
+    return trial.freeze, "not among --freeze" if study.freeze else f"--freeze {trial.freeze} searches it"
+
+
+def _why_no_backbone(study: Study, backbone: Backbone) -> str:
+    """The first of the filters of a shortlist that leaves it out."""
+    if study.backbones and not any(fnmatch.fnmatchcase(backbone.name, pattern) for pattern in study.backbones):
+        return "not among --backbones"
+    if not licence_allowed(backbone.license, study.licenses):
+        return f"--licenses {','.join(study.licenses)} does not allow {backbone.license}"
+    if study.offline and backbone.weights != "local":
+        return "--offline, and its weights are not here"
+    if study.max_params is not None and backbone.parameters > study.max_params:
+        return f"above --max-params {study.max_params:,}"
+    return "its weights could not be had" if study.backbones else f"--backbones {backbone.name} searches it"
 
 
 def forward_seconds(backbone: Backbone, size: int, device: Device) -> float:

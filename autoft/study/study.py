@@ -43,10 +43,10 @@ class Study:
     """What the user asked: each option declared once, with its help, unit and default; durations in seconds.
 
     `task` "auto" is chosen by the labels, `metric` "auto" is the task's first, `image_size` 0 and `view` "auto" are
-    chosen from the images, `workers` 0 is one a core, or as many as `gpus_per_trial` makes of the GPUs, which is None
-    for "auto". `precision` "auto" is measured for each backbone. `licenses` are SPDX identifiers, "permissive" for the
-    usual ones, "any" for all. The core of the exporter "onnx" is always there, the others' files stand beside it.
-    `data` is an argument of its own, `plugins` the `-p` of all commands.
+    chosen from the images, `from_` "" is no run, `workers` 0 is one a core, or as many as `gpus_per_trial` makes of the
+    GPUs, which is None for "auto". `precision` "auto" is measured for each backbone. `licenses` are SPDX identifiers,
+    "permissive" for the usual ones, "any" for all. The core of the exporter "onnx" is always there, the others' files
+    stand beside it. `data` is an argument of its own, `plugins` the `-p` of all commands.
     """
 
     data: str
@@ -82,6 +82,7 @@ class Study:
     ] = 0
     view: Annotated[str, Option("Centre square or whole image: auto, crop, squash, pad.", "NAME")] = "auto"
     searcher: Annotated[str, Option("What decides which trial trains next.", "NAME")] = "halving"
+    from_: Annotated[str, Option("Begin with what did best in another run, of these or other images.", "RUN")] = ""
     offline: Annotated[bool, Option("Use only weights on this machine, never the network.")] = False
     licenses: Annotated[tuple[str, ...], Option("Of weights; or any.", "SPDX,...", read=str.lower)] = ("permissive",)
     max_params: Annotated[
@@ -161,7 +162,8 @@ class Study:
             options = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:  # of more digits than Python reads too
             raise StudyError(f"cannot read the configuration {path}: {problem}") from None
-        return {name.replace("-", "_"): value for name, value in options.items()}
+        names = {one.flag.removeprefix("--"): one.name for one in options_of(cls)}
+        return {names.get(key.replace("_", "-"), key.replace("-", "_")): value for key, value in options.items()}
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,19 @@ class SearcherConformance(Conformance[Searcher]):
                 problem = candidate_of(run.problem, slice_.trial).space.problem(slice_.trial.params)
                 assert problem is None, f"trial {slice_.trial.id}: {problem}"
 
+    def test_a_candidate_begins_with_its_first_start(self) -> None:
+        """What `--from` relies on, unless the searcher says that it has no use for starts."""
+        for run in _simulated(type(self)) if self.part().tries_starts else ():
+            begun: set[tuple[str, str]] = set()
+            for trial in (slice_.trial for slice_ in run.slices):
+                starts = candidate_of(run.problem, trial).space.starts
+                is_first = (trial.backbone, trial.freeze) not in begun
+                assert not is_first or trial.params in starts[:1] or not starts, (
+                    f"trial {trial.id} is the first of its candidate and has {dict(trial.params)}, not the first of "
+                    "space.starts: begin with that, or say `tries_starts = False`"
+                )
+                begun.add((trial.backbone, trial.freeze))
+
     def test_no_more_trials_than_allowed(self) -> None:
         """`Problem.trials` is a promise too."""
         for run in _simulated(type(self)):

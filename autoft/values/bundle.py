@@ -180,8 +180,9 @@ class MetricsReport:
     `of_trial` is None where the figures are the file's own. Those on validation images that the model has trained on
     are those of its twin, the trial of that number, which has not. `prior_correction` is there where training weighed
     classes alike that have not as many images. `test_openings` counts how often the run has scored
-    its test images by then, more than once where it was extended; 0 where the figures are of another split. `origin` is
-    None in a file of an older version.
+    its test images by then, more than once where it was extended; 0 where the figures are of another split.
+    `test_images_seen` are those of them that another run had for training or validation, with whose winners the search
+    began. `origin` is None in a file of an older version.
     """
 
     split: SplitName
@@ -198,6 +199,7 @@ class MetricsReport:
     origin: Origin | None = None
     prior_correction: PriorCorrection | None = None
     ece_bins: str = ""
+    test_images_seen: int = 0
 
     @property
     def missed(self) -> dict[str, int]:

@@ -134,6 +134,18 @@ class Space:
         """One parameter set: a value for each dimension."""
         return {name: dimension.sample(rng) for name, dimension in self.dimensions.items()}
 
+    def fitted(self, params: Params) -> dict[str, Scalar] | None:
+        """The `params` of another space as far as their values lie in this one, completed by the first start.
+
+        None where something is missing, and there is no start.
+        """
+        usual = next(iter(self.starts), {})
+        fitting = {
+            name: params[name] for name, one in self.dimensions.items() if name in params and one.contains(params[name])
+        }
+        found = {**usual, **fitting}
+        return None if self.problem(found) else found
+
     def problem(self, params: Params) -> str | None:
         """What is wrong with `params` for this space, or None."""
         if missing := set(self.dimensions) - set(params):

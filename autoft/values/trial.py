@@ -17,6 +17,7 @@ class Candidate:
 
     `fit` says how its head is fitted: "closed_form" is one cheap slice, "gradient" trains in passes.
     `cost` is the relative price of one pass (parameters times pixels), above zero, for use before anything is measured.
+    So is `prior`, the backbone's own, unless another run has found how good it is (`study.warm_start`).
     """
 
     backbone: str

@@ -23,6 +23,7 @@ class Asha(Searcher):
 
     name = "asha"
     summary = "plain ASHA: random trials, the best third of each rung goes on to three times the passes"
+    tries_starts = False
     rungs: tuple[float, ...] = (1.0, 3.0, 9.0, 27.0)
 
     def draw(self, problem: Problem, ledger: Ledger, open_to_all: list[Candidate]) -> tuple[Candidate, Params]:

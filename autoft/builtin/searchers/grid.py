@@ -40,6 +40,7 @@ class Grid(Searcher):
 
     name = "grid"
     summary = f"every choice, with {POINTS} points of each range; {PASSES:g} passes each, then more of the best"
+    tries_starts = False
 
     def remark(self, problem: Problem) -> str:
         """How many points there are."""

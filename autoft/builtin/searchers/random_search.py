@@ -15,6 +15,7 @@ class Random(Searcher):
 
     name = "random"
     summary = "random trials, nine passes each"
+    tries_starts = False
 
     def ask(self, problem: Problem, ledger: Ledger, clock: Clock) -> Slice | Wait | Done:
         """More of a trial that was cut short, or a new one while there is time and `trials` allows."""

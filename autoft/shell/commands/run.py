@@ -44,6 +44,7 @@ def _flag(one: Declared, option: Option) -> Callable[[Callable[..., None]], Call
     is_flag, default = one.type is bool, one.default_in_words()
     return click.option(
         one.flag,
+        one.name,
         is_flag=is_flag,
         default=None,
         multiple=one.many,
