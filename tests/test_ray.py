@@ -413,3 +413,14 @@ def test_what_tune_leaves_in_cycles_is_gone_before_ray_is_shut_down() -> None:
     runner._connected, runner._leaving = True, threading.Thread(target=lambda: seen.append(left()))
     runner.close()
     assert seen == [None]
+
+
+def test_imports_ahead_that_fail_are_for_others_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the process ends meanwhile: a thread's traceback would come after the last line."""
+    from autoft.runners import ray as subject
+
+    def fails(name: str) -> None:
+        raise AttributeError(name)
+
+    monkeypatch.setattr(subject.importlib, "import_module", fails)
+    subject._import_worker()

@@ -109,7 +109,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     watch = Stopwatch(began)
     recorded = Run.open(path)
     ledger, finished = recorded.ledger(), recorded.summary()
-    elapsed = max(recorded.elapsed(ledger), finished.elapsed if finished else 0.0)
+    elapsed = recorded.used(ledger)
     run = _changed(recorded, change, finished, elapsed)
     screen.metric = run.record.metric
     if finished and run.concluded(ledger):

@@ -61,7 +61,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
         with watch.phase("data"):
             dataset = run.dataset(host)  # open to the end, so that no other run evicts the pixels that the workers need
             ledger = run.ledger()  # read under the lock: another command may have gone on with the run until now
-            sitting = sitting.going_on_after(run.elapsed(ledger))
+            sitting = sitting.going_on_after(run.used(ledger))
             interrupt = partial(_raise_if_stopped, run, ledger, stopped)
             dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
         with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -229,8 +229,12 @@ def _free_nodes() -> tuple[Resources, ...]:
 
 
 def _import_worker() -> None:
-    """Seconds of imports that the driver needs too. (Ray gives an actor a new process, so its cannot be done ahead.)"""
-    importlib.import_module("autoft.train.worker")
+    """Seconds of imports that the driver needs too. (Ray gives an actor a new process, so its cannot be done ahead.)
+
+    What goes wrong is for whoever imports it next to tell; the process may be ending, and that is no fault.
+    """
+    with suppress(Exception):
+        importlib.import_module("autoft.train.worker")
 
 
 def _tuner(adapter: _Adapter, site: Site, over: Callable[[], bool], storage: str) -> Any:

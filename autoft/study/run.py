@@ -176,6 +176,11 @@ class Run:
             return ledger.elapsed
         return max(ledger.elapsed, min(ledger.elapsed + self.folder.seconds_after_journal(), max(ends)))
 
+    def used(self, ledger: Ledger) -> float:
+        """Run time in seconds that is used, with that of the last end, of which the journal does not tell."""
+        summary = self.summary()
+        return max(self.elapsed(ledger), summary.elapsed if summary else 0.0)
+
     def problem(self, ledger: Ledger) -> Problem:
         """What its searcher is told. Refits, which it has not asked for, use up none of its trials."""
         study, refits = self.record.study, sum(record.is_refit for record in ledger.trials.values())
