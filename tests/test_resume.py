@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,9 +38,10 @@ from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef
 from autoft.runners.base import Site
 from autoft.runners.inline import InlineRunner
+from autoft.runners.refit import Refits
 from autoft.runners.search import Search
 from autoft.shell.commands.run import _next
-from autoft.store import Checkpoint, Journal, RunFolder
+from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder
 from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
 from autoft.study.study import Study
@@ -299,6 +301,43 @@ def test_more_time_with_which_nothing_can_be_searched_is_refused(
         api.resume(run.folder.path, "+1m")
     assert api.resume(run.folder.path) == run.summary()
     assert (state(run), executed) == (before, [])
+
+
+@pytest.mark.parametrize(("no_refit", "goes_on"), [(False, True), (True, False)])
+def test_more_time_is_for_the_refit_that_there_was_none_for(
+    no_refit: bool, goes_on: bool, run: Run, executed: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the trials used up; nothing is damaged."""
+    monkeypatch.setattr(CheckpointStore, "problem", lambda store, wanted: None)
+    rewrite(run, replace(run.record, study=replace(run.record.study, trials=1, no_refit=no_refit)))
+    with nullcontext() if goes_on else pytest.raises(StudyError, match="--trials 1 is used up"):
+        api.resume(run.folder.path, "+1m")
+    assert len(executed) == goes_on
+
+
+def test_more_time_that_is_too_little_for_the_refit_is_refused_with_what_it_takes(
+    run: Run, executed: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CheckpointStore, "problem", lambda store, wanted: None)
+    monkeypatch.setattr(Refits, "seconds", lambda refits, record: 600.0)
+    rewrite(run, replace(run.record, study=replace(run.record.study, trials=1)))
+    with pytest.raises(StudyError, match=r"--trials 1 is used up.*; no refit of trial 0 .*: it takes about 600\.0 s"):
+        api.resume(run.folder.path, "+1m")
+    assert executed == []
+
+
+@pytest.mark.parametrize("no_refit", [False, True])
+def test_a_result_without_its_refit_offers_more_time(no_refit: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The searcher has nothing more to try, and no refit fitted."""
+    monkeypatch.setattr(CheckpointStore, "problem", lambda store, wanted: None)
+    rewrite(run, replace(run.record, study=replace(run.record.study, trials=1, no_refit=no_refit)))
+    run = Run.open(run.folder.path)
+    with Journal(run.folder.journal) as journal, stop_on_signals() as stopped:
+        sitting = Sitting(run.host(), InlineRunner(), Silent(), Stopwatch(0.0), RunClock(time.time() - 59.0, 60.0))
+        ending = Ending(run.record, Preparation(run, ()), lambda: 1.0)
+        search = _search(run, sitting, run.ledger(), journal, stopped, ending)
+        assert search.ask() is DONE
+        assert search.goes_on() is not no_refit
 
 
 @pytest.mark.parametrize(("trials", "goes_on"), [(None, True), (1, False), (2, True)])

@@ -33,6 +33,7 @@ from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
 from autoft.parts.base import UNCALIBRATED, Exporter, FreezeStrategy, Searcher, Task
 from autoft.parts.host import Host
 from autoft.runners.base import Runner
+from autoft.runners.refit import Refits
 from autoft.runners.search import answer_seconds, is_over
 from autoft.store import RunFolder
 from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, versions, worker_memory
@@ -58,7 +59,7 @@ from autoft.values.ledger import Ledger
 from autoft.values.space import Circumstances
 from autoft.values.summary import Summary
 from autoft.values.target import MetricFacts
-from autoft.values.trial import Clock
+from autoft.values.trial import Slice
 
 RUNNERS = ("auto", "inline", "ray")
 PROBLEMS_SHOWN = 10
@@ -130,7 +131,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     run.test_openings()  # a search need not end to find the count damaged
     if run.concluded(ledger):
         require_more_time(run.record, elapsed, _had(run))
-        _require_more_to_search(run, host, ledger, Clock(elapsed, budget))
+        _require_more_to_search(run, host, ledger, clock)
     elif not ledger.exportable() or budget != _had(run):  # else the model there is, is exported
         require_enough_time(run.record, clock.now(), least_seconds(run.record, "inline", crowding), _had(run))
     study = _for_the_time(run.record.study, clock, least_seconds(run.record, "ray", crowding), screen)
@@ -273,22 +274,25 @@ def _require_its_searcher(run: Run, host: Host, ledger: Ledger) -> None:
         raise StudyError("; ".join(filter(None, [str(unknown), ways, run.best_so_far(ledger)]))) from None
 
 
-def _require_more_to_search(run: Run, host: Host, ledger: Ledger, reading: Clock) -> None:
+def _require_more_to_search(run: Run, host: Host, ledger: Ledger, clock: RunClock) -> None:
     """Raise `StudyError` when more time would only end with the same model once more.
 
     The searcher is told of the workers that the run had before, and of no reserve for the end: what there is now is
     known only once the runner is warm, which a refusal must not wait for. One that then has nothing to try after all
-    lets the model stand.
+    lets the model stand. Where it has nothing, a refit that was left out before may have its time now.
     """
-    study, problem = run.record.study, run.problem(ledger)
+    study, problem, reading = run.record.study, run.problem(ledger), clock.reading(0.0)
     if not is_over(host.part(Searcher, study.searcher), problem, ledger, reading, answer_seconds(reading.remaining)):
         return
+    refits = Refits(run.record, lambda *_: bare_seconds(study.time, "inline"), clock, run.checkpoints.problem)
+    refit = refits.due(ledger)
+    if isinstance(refit, Slice):
+        return
     if problem.trials is not None and len(ledger.trials) >= problem.trials:
-        raise StudyError(
-            f"the run is finished: --trials {study.trials} is used up, and more time adds no trial; a new search with "
-            "more --trials tries more"
-        )
-    raise StudyError(f"the run is finished: searcher {study.searcher!r} has nothing more to try, however much time")
+        over = f"--trials {study.trials} is used up, and more time adds no trial; a new search with more tries more"
+    else:
+        over = f"searcher {study.searcher!r} has nothing more to try, however much time"
+    raise StudyError("; ".join(filter(None, [f"the run is finished: {over}", refit])))
 
 
 def _had(run: Run) -> float:

@@ -60,6 +60,11 @@ class Refits:
         winner = None if self.record.study.no_refit else next(whole, None)
         return None if winner is None or winner.is_refit else winner
 
+    def due(self, ledger: Ledger) -> Slice | str | None:
+        """The refit that the winner is still to get, in one line why it gets none; None where none is wanted."""
+        winner = self.winner(ledger)
+        return None if winner is None else self.errand(ledger, winner)
+
     def errand(self, ledger: Ledger, winner: TrialRecord) -> Slice | str:
         """The slice of the winner's refit; in one line why there is none."""
         trial = winner.refit(len(ledger.trials))

@@ -191,15 +191,17 @@ class Search:
         return replace(self.problem, candidates=tuple(offered))
 
     def goes_on(self) -> bool:
-        """Whether the searcher would try more with more time; one that does not answer at once would not.
+        """Whether more time would be put to use: the searcher would try more, or a refit that was left out would fit.
 
-        Nothing is tried once the target is reached.
+        A searcher that does not answer at once would not. Nothing is tried once the target is reached.
         """
         if self.ledger.reaching(self.target):
             return False
-        later = Clock(self.clock.now(), self.clock.budget + MUCH_SECONDS)
+        more = replace(self.clock, budget=self.clock.budget + MUCH_SECONDS)
+        if self.refits and isinstance(replace(self.refits, clock=more).due(self.ledger), Slice):
+            return True
         try:
-            return not is_over(self.searcher, self.problem, self.ledger, later, ANSWER_SECONDS)
+            return not is_over(self.searcher, self.problem, self.ledger, more.reading(0.0), ANSWER_SECONDS)
         except PluginError:
             return False
 
