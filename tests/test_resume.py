@@ -38,7 +38,7 @@ from autoft.parts.plugins import PluginRef
 from autoft.runners.base import Site
 from autoft.runners.inline import InlineRunner
 from autoft.runners.search import Search
-from autoft.shell.commands.run import _next
+from autoft.shell.commands.run import _lines, _next
 from autoft.store import Checkpoint, Journal, RunFolder
 from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
@@ -790,8 +790,35 @@ def test_a_slice_that_brought_no_better_model_leaves_the_test_images_shut(
         more, Sitting(more.host(), Tells(event, score), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0))
     )
     assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 600.0)
-    assert found.trials == {"finished": 1, "paused": 0, "failed": 0} | {event: 1 + (event == "finished")}
+    assert found.trials == {"finished": 1, "paused": 0, "left out": 0, "failed": 0} | {event: 1 + (event == "finished")}
     assert [path.name for path in run.folder.export.iterdir()] == ["manifest.json"]
+
+
+class LeavesTheRefitOut(InlineRunner):
+    """The first sitting was killed in the refit, and no time is left for that."""
+
+    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+        assert search.ask() == DONE
+
+
+def test_a_refit_for_which_no_time_is_left_is_not_shown_as_failed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = run.ledger().trials[0]
+    with Journal(run.folder.journal) as journal:
+        journal.append(Queued(1, Slice(twin.refit(1), 0.0, 1.0, 60.0), Clock(3.5, 60.0)))
+        journal.append(Started(1, 3.5))
+    now = time.time()
+    runner, clock = LeavesTheRefitOut(), RunClock(now - 59.0, 60.0)
+    found = execute(run, Sitting(run.host(), runner, Silent(), Stopwatch(now), clock))
+    assert found.trials == {"finished": 1, "paused": 0, "left out": 1, "failed": 0}
+    assert "1 left out" in next(line for line in _lines(found) if line.startswith("trials"))
+    assert re.search(r"^,1,left out,", run.folder.leaderboard.read_text(), re.MULTILINE)
+    monkeypatch.setattr(sys, "argv", ["autoft", "leaderboard", str(run.folder.path)])
+    assert _run() == 0
+    shown = capsys.readouterr()
+    assert "failed" not in shown.out + shown.err
+    assert "trial 1 left out: no refit of trial 0 on train + validation: " in shown.err
 
 
 def with_reports(run: Run, *reports: Report) -> Ledger:
