@@ -24,6 +24,7 @@ from parts.data import TASKS, dataset
 import autoft
 from autoft import api, hookimpl
 from autoft.__main__ import _run
+from autoft.bundle.predict import searched_on
 from autoft.data.dataset import write_split_csv
 from autoft.engine import engine
 from autoft.engine.conclude import let_stand
@@ -49,9 +50,11 @@ from autoft.system.parallel import never_stop
 from autoft.system.screen import Silent
 from autoft.system.signals import stop_on_signals
 from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.forms.one_of import OneOf
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.codec import encode
 from autoft.values.ledger import Ledger
+from autoft.values.prediction import Prediction
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts
@@ -829,6 +832,46 @@ def with_reports(run: Run, *reports: Report) -> Ledger:
         ledger.record(Queued(trial.id, Slice(trial, 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
         ledger.record(report)
     return ledger
+
+
+@pytest.mark.parametrize(
+    ("further", "is_said"),
+    [([], False), ([Report(1, "finished", 1.0, 0.5, 2.0)], False), ([Report(1, "finished", 1.0, 0.875, 2.0)], True)],
+    ids=["concluded", "nothing-better", "better"],
+)
+@pytest.mark.parametrize("name", [".", "export", "export/model.onnx", "elsewhere"])
+def test_a_model_is_said_to_be_of_before_a_later_search(
+    name: str,
+    further: list[Report],
+    is_said: bool,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the bundle as of the run; not of another bundle in it, such as that of a trial of one's own choice."""
+    (run.folder.export / "model.onnx").touch()
+    shutil.copytree(run.folder.export, run.folder.path / "elsewhere")
+    monkeypatch.setattr("autoft.bundle.predict.open_model", lambda path: SimpleNamespace(form=OneOf()))
+    monkeypatch.setattr(
+        "autoft.bundle.predict.predictions", lambda model, inputs: iter([Prediction("x", "a", 1.0, {"a": 1.0})])
+    )
+    with Journal(run.folder.journal) as journal:
+        for report in further:
+            trial = run.record.candidates[0].trial(1, {}, 0)
+            journal.append(Queued(1, Slice(trial, 0.0, 1.0, 60.0), Clock(9.0, 60.0)))
+            journal.append(report)
+    for command in (["predict", str(run.folder.path / name), "x"], ["verify", str(run.folder.path / name)]):
+        monkeypatch.setattr(sys, "argv", ["autoft", *command])
+        assert _run() == (0 if "predict" in command else 3)
+        path = run.folder.path
+        said = f"run {path} was searched on since it exported this model: `autoft resume {path}` goes on with it"
+        assert capsys.readouterr().err.count(said) == (is_said and name != "elsewhere")
+
+
+@pytest.mark.parametrize("damaged", ["study", "journal", "summary"])
+def test_a_run_that_is_damaged_keeps_no_model_of_it_from_answering(damaged: str, run: Run) -> None:
+    getattr(run.folder, damaged).write_text("?\n")
+    assert searched_on(run.folder.export) is None
 
 
 def test_another_model_is_new_though_the_clock_was_set_back(run: Run) -> None:
