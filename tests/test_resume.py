@@ -180,11 +180,19 @@ def state(run: Run) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("time", ["59s", "2s"])
-def test_less_time_than_a_finished_run_had_is_refused(time: str, run: Run, executed: list[Run]) -> None:
+@pytest.mark.parametrize("used", [9.0, 60.0, 75.0, 3000.0])
+def test_less_time_than_a_finished_run_had_is_refused_with_more_that_would_do(
+    used: float, time: str, run: Run, executed: list[Run]
+) -> None:
+    ended = run.summary()
+    assert ended is not None
+    run.folder.summary.write_text(encode(replace(ended, elapsed=used)))
     before = state(run)
-    with pytest.raises(StudyError, match=r"is finished and had 60 s.* --time \+10m"):
+    with pytest.raises(StudyError, match=r"is finished and had 60 s.* --time \+\d+s$") as refused:
         api.resume(run.folder.path, time)
     assert (state(run), executed) == (before, [])
+    api.resume(run.folder.path, str(refused.value).rpartition(" ")[2])
+    assert len(executed) == 1
 
 
 @pytest.mark.parametrize("time", [None, "1m"])
