@@ -76,7 +76,7 @@ def run_twice(lines: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
     for line in lines:
         if line["trial"] in ended:
             twice.add(line["trial"])
-        if line["event"] in ("finished", "failed"):
+        if line["event"] in ("finished", "failed", "left out"):
             ended.add(line["trial"])
     return tuple(sorted(twice))
 

@@ -114,7 +114,7 @@ def test_a_refit_is_exported_before_its_twin_and_ranked_nowhere() -> None:
     assert ledger.kept()[3] == Kept(frozenset({3.0}))
 
 
-@pytest.mark.parametrize("event", ["failed", None])
+@pytest.mark.parametrize("event", ["failed", "left out", None])
 def test_a_refit_that_is_not_through_is_not_exported(event: str | None) -> None:
     ledger = Ledger([*trained(0, 0.5), *refitted(1, twin=0, event=event)])
     assert numbers(ledger.exportable()) == [0]
@@ -144,6 +144,18 @@ def test_a_parent_stays_until_the_refit_of_its_child_is_through() -> None:
     ledger.record(Queued(2, Slice(again, 0.0, 3.0, 90.0), Clock(0.0, 90.0)))
     assert (again.parents, again.twin, again.seed) == (child.parents, Parent(1, 3.0), child.seed)
     assert 3.0 in ledger.kept()[0].steps
+
+
+@pytest.mark.parametrize("event", ["failed", "left out"])
+def test_a_parent_goes_once_the_refit_of_its_child_is_given_up(event: str) -> None:
+    child = replace(FULL.trial(1, {"lr": 1e-3}, 1, (Parent(0, 3.0),)))
+    scored = [Queued(1, Slice(child, 0.0, 3.0, 90.0), Clock(0.0, 90.0)), Report(1, "finished", 3.0, 0.9, 1.0)]
+    again = replace(child, id=2, train_on="train+val", twin=Parent(1, 3.0))
+    ledger = Ledger([*trained(0, 0.5, event="finished"), *scored], keep=1)
+    ledger.record(Queued(2, Slice(again, 0.0, 3.0, 90.0), Clock(0.0, 90.0)))
+    assert 0 in ledger.kept()
+    ledger.record(Report(2, event, 0.0, None, 1.0))
+    assert 0 not in ledger.kept()
 
 
 def test_a_refit_of_nothing_cannot_be_read() -> None:
@@ -421,12 +433,12 @@ def test_a_refit_whose_process_ran_out_of_memory_goes_on(search: Callable[..., S
     assert numbers(begun.ledger.exportable()) == [1, 0]
 
 
-def test_a_refit_that_ran_out_of_time_has_failed_and_is_no_models(search: Callable[..., Search]) -> None:
+def test_a_refit_that_ran_out_of_time_is_left_out_and_is_no_models(search: Callable[..., Search]) -> None:
     begun = search(events=trained(0, 0.5))
     begun.ask()
     begun.tell(Report(1, "paused", 2.0, None, 5.0))
     record = begun.ledger.trials[1]
-    assert (record.state, record.reports[-1].error) == ("failed", "there was no time for all its passes")
+    assert (record.state, record.reports[-1].error) == ("left out", "there was no time for all its passes")
     assert numbers(begun.ledger.exportable()) == [0]
     assert begun.ask() == DONE
 
@@ -451,7 +463,7 @@ def test_a_refit_that_was_cut_short_is_given_up_where_its_twin_is_damaged(search
     assert begun.ask().trial.twin == Parent(1, 3.0)
     record = begun.ledger.trials[2]
     assert (record.state, record.reports[-1].error) == (
-        "failed",
+        "left out",
         "no refit of trial 0 on train + validation: it is damaged",
     )
 
@@ -477,6 +489,7 @@ def test_a_refit_that_a_kill_cut_short_is_given_up_where_no_time_is_left(search:
     late = search(events=[*trained(0, 0.5), *refitted(1, twin=0, event=None)], now=88.0)
     assert late.ask() == DONE
     assert late.ledger.in_flight == ()
+    assert late.ledger.trials[1].state == "left out"
     assert "it takes about" in late.ledger.trials[1].reports[-1].error
     assert late.screen.notes == []
 
@@ -502,7 +515,7 @@ def test_a_refit_that_is_given_up_is_no_reason_to_go_without_that_of_a_later_win
         Slice(probe, 0.0, 1.0, 1e9), events=[queued, replace(report, costs=slow), *refitted(1, twin=0, event=None)]
     )
     assert begun.ask().trial == probe
-    assert begun.ledger.trials[1].state == "failed"
+    assert begun.ledger.trials[1].state == "left out"
     begun.tell(Report(2, "finished", 1.0, 0.9, 2.0, costs=Costs(image=0.001, solving=0.3)))
     assert begun.ask().trial.twin == Parent(2, 1.0)
 
@@ -540,7 +553,7 @@ def test_what_time_or_a_lost_process_cost_a_refit_is_no_fault_of_it(
         begun.lost(1, "memory ran out")
     else:
         begun.tell(Report(1, "paused", 1.0, None, 1.0))
-    assert begun.ledger.trials[1].state == "failed"
+    assert begun.ledger.trials[1].state == ("failed" if losses else "left out")
     assert begun.ledger.refuted(begun.ledger.trials[0]) is None
 
 

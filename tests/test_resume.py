@@ -25,6 +25,7 @@ from parts.data import TASKS, dataset
 import autoft
 from autoft import api, hookimpl
 from autoft.__main__ import _run
+from autoft.bundle.predict import searched_on
 from autoft.data.dataset import write_split_csv
 from autoft.engine import engine
 from autoft.engine.conclude import let_stand
@@ -40,7 +41,7 @@ from autoft.runners.base import Site
 from autoft.runners.inline import InlineRunner
 from autoft.runners.refit import Refits
 from autoft.runners.search import Search
-from autoft.shell.commands.run import _next
+from autoft.shell.commands.run import _lines, _next
 from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder
 from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
@@ -51,9 +52,11 @@ from autoft.system.parallel import never_stop
 from autoft.system.screen import Silent
 from autoft.system.signals import stop_on_signals
 from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.forms.one_of import OneOf
 from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.codec import encode
 from autoft.values.ledger import Ledger
+from autoft.values.prediction import Prediction
 from autoft.values.space import Space
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts
@@ -179,11 +182,19 @@ def state(run: Run) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("time", ["59s", "2s"])
-def test_less_time_than_a_finished_run_had_is_refused(time: str, run: Run, executed: list[Run]) -> None:
+@pytest.mark.parametrize("used", [9.0, 60.0, 75.0, 3000.0])
+def test_less_time_than_a_finished_run_had_is_refused_with_more_that_would_do(
+    used: float, time: str, run: Run, executed: list[Run]
+) -> None:
+    ended = run.summary()
+    assert ended is not None
+    run.folder.summary.write_text(encode(replace(ended, elapsed=used)))
     before = state(run)
-    with pytest.raises(StudyError, match=r"is finished and had 60 s.* --time \+10m"):
+    with pytest.raises(StudyError, match=r"is finished and had 60 s.* --time \+\d+s$") as refused:
         api.resume(run.folder.path, time)
     assert (state(run), executed) == (before, [])
+    api.resume(run.folder.path, str(refused.value).rpartition(" ")[2])
+    assert len(executed) == 1
 
 
 @pytest.mark.parametrize("time", [None, "1m"])
@@ -829,8 +840,35 @@ def test_a_slice_that_brought_no_better_model_leaves_the_test_images_shut(
         more, Sitting(more.host(), Tells(event, score), Silent(), Stopwatch(now), RunClock(now - 9.0, 600.0))
     )
     assert (found.test, found.test_openings, found.budget) == (SCORES, 1, 600.0)
-    assert found.trials == {"finished": 1, "paused": 0, "failed": 0} | {event: 1 + (event == "finished")}
+    assert found.trials == {"finished": 1, "paused": 0, "left out": 0, "failed": 0} | {event: 1 + (event == "finished")}
     assert [path.name for path in run.folder.export.iterdir()] == ["manifest.json"]
+
+
+class LeavesTheRefitOut(InlineRunner):
+    """The first sitting was killed in the refit, and no time is left for that."""
+
+    def run(self, search: Search, site: Site, stopped: Callable[[], bool]) -> None:
+        assert search.ask() == DONE
+
+
+def test_a_refit_for_which_no_time_is_left_is_not_shown_as_failed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = run.ledger().trials[0]
+    with Journal(run.folder.journal) as journal:
+        journal.append(Queued(1, Slice(twin.refit(1), 0.0, 1.0, 60.0), Clock(3.5, 60.0)))
+        journal.append(Started(1, 3.5))
+    now = time.time()
+    runner, clock = LeavesTheRefitOut(), RunClock(now - 59.0, 60.0)
+    found = execute(run, Sitting(run.host(), runner, Silent(), Stopwatch(now), clock))
+    assert found.trials == {"finished": 1, "paused": 0, "left out": 1, "failed": 0}
+    assert "1 left out" in next(line for line in _lines(found) if line.startswith("trials"))
+    assert re.search(r"^,1,left out,", run.folder.leaderboard.read_text(), re.MULTILINE)
+    monkeypatch.setattr(sys, "argv", ["autoft", "leaderboard", str(run.folder.path)])
+    assert _run() == 0
+    shown = capsys.readouterr()
+    assert "failed" not in shown.out + shown.err
+    assert "trial 1 left out: no refit of trial 0 on train + validation: " in shown.err
 
 
 def with_reports(run: Run, *reports: Report) -> Ledger:
@@ -841,6 +879,46 @@ def with_reports(run: Run, *reports: Report) -> Ledger:
         ledger.record(Queued(trial.id, Slice(trial, 0.0, 1.0, 60.0), Clock(1.0, 60.0)))
         ledger.record(report)
     return ledger
+
+
+@pytest.mark.parametrize(
+    ("further", "is_said"),
+    [([], False), ([Report(1, "finished", 1.0, 0.5, 2.0)], False), ([Report(1, "finished", 1.0, 0.875, 2.0)], True)],
+    ids=["concluded", "nothing-better", "better"],
+)
+@pytest.mark.parametrize("name", [".", "export", "export/model.onnx", "elsewhere"])
+def test_a_model_is_said_to_be_of_before_a_later_search(
+    name: str,
+    further: list[Report],
+    is_said: bool,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the bundle as of the run; not of another bundle in it, such as that of a trial of one's own choice."""
+    (run.folder.export / "model.onnx").touch()
+    shutil.copytree(run.folder.export, run.folder.path / "elsewhere")
+    monkeypatch.setattr("autoft.bundle.predict.open_model", lambda path: SimpleNamespace(form=OneOf()))
+    monkeypatch.setattr(
+        "autoft.bundle.predict.predictions", lambda model, inputs: iter([Prediction("x", "a", 1.0, {"a": 1.0})])
+    )
+    with Journal(run.folder.journal) as journal:
+        for report in further:
+            trial = run.record.candidates[0].trial(1, {}, 0)
+            journal.append(Queued(1, Slice(trial, 0.0, 1.0, 60.0), Clock(9.0, 60.0)))
+            journal.append(report)
+    for command in (["predict", str(run.folder.path / name), "x"], ["verify", str(run.folder.path / name)]):
+        monkeypatch.setattr(sys, "argv", ["autoft", *command])
+        assert _run() == (0 if "predict" in command else 3)
+        path = run.folder.path
+        said = f"run {path} was searched on since it exported this model: `autoft resume {path}` goes on with it"
+        assert capsys.readouterr().err.count(said) == (is_said and name != "elsewhere")
+
+
+@pytest.mark.parametrize("damaged", ["study", "journal", "summary"])
+def test_a_run_that_is_damaged_keeps_no_model_of_it_from_answering(damaged: str, run: Run) -> None:
+    getattr(run.folder, damaged).write_text("?\n")
+    assert searched_on(run.folder.export) is None
 
 
 def test_another_model_is_new_though_the_clock_was_set_back(run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,9 @@ from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.place import bundle_of, holds_bundle
 from autoft.data.manifest import ManifestReader
 from autoft.data.readers import MANIFESTS
-from autoft.errors import DataError, RunFolderError, UnreadableImage, UserError
+from autoft.errors import AutoftError, DataError, RunFolderError, UnreadableImage, UserError
 from autoft.media.image.decode import Pixels, decode, readable_extensions
-from autoft.store.whereabouts import meant
+from autoft.store.whereabouts import STUDY, meant
 from autoft.system.files import as_text, sha256
 from autoft.system.natural import natural_key
 from autoft.system.parallel import ordered_map
@@ -74,6 +75,27 @@ def find_model(path: Path) -> Path:
     """
     alone = path.is_file() and not (path.name == MODEL and holds_bundle(path.parent))
     return path if alone else _unchanged(find_bundle(path))
+
+
+def searched_on(path: Path) -> Path | None:
+    """The run whose model a path leads to, if it was searched on since, and its best may be another by now.
+
+    None where that is not so, and where no run can tell, as of a bundle that was copied. Raises nothing for a path that
+    `find_model` takes.
+    """
+    place = path.resolve()
+    place = place.parent if place.is_file() else place
+    folder = next((one for one in (place, place.parent) if (one / STUDY).is_file()), None)
+    if folder is None:
+        return None
+    from autoft.study.run import Run  # costs a tenth of a second, and most models are not in a run
+
+    with suppress(AutoftError):  # what ails the run is no matter of its model
+        run = Run.open(folder)
+        summary = run.summary()
+        if summary and place in (folder, (folder / summary.model).parent) and not run.concluded(run.ledger()):
+            return folder
+    return None
 
 
 def _unchanged(bundle: Path) -> Path:

@@ -296,7 +296,7 @@ def _written(run: Run, search: Search, summary: Summary) -> Summary:
     states = [record.state for record in records]
     now = replace(
         summary,
-        trials={state: states.count(state) for state in ("finished", "paused", "failed")},
+        trials={state: states.count(state) for state in ("finished", "paused", "left out", "failed")},
         tried=len({(r.trial.backbone, r.trial.freeze) for r in records if r.score is not None}),
         run=as_text(run.folder.path),
         budget=run.record.study.time,

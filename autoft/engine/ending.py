@@ -152,6 +152,12 @@ def require_more_time(record: StudyRecord, elapsed: float, had: float) -> None:
         )
 
 
+def more_time(elapsed: float, had: float) -> str:
+    """A `--time` that leaves some to search in a finished run that `had` so many seconds and used `elapsed`: `+40s`."""
+    least = bare_seconds(had, "inline")
+    return f"+{math.ceil(max(_enough(elapsed + 2 * least) - had, least))}s"
+
+
 def _advice(seconds: float, had: float | None) -> str:
     """A budget for `--time` that holds so many seconds; what to add to the one it had, where that is less."""
     enough = _enough(seconds)

@@ -21,6 +21,7 @@ from autoft.data.scan import scan
 from autoft.engine.ending import (
     bare_seconds,
     least_seconds,
+    more_time,
     require_any_time,
     require_enough_time,
     require_more_time,
@@ -245,7 +246,7 @@ def _changed(run: Run, change: Change, finished: Summary | None, elapsed: float)
     study = replace(run.record.study, time=change.time(max(run.record.study.time, math.ceil(elapsed))))
     if finished and study.time < finished.budget:
         had = f"the run is finished and had {finished.budget:g} s, so --time {study.time:g}s leaves nothing to do"
-        raise StudyError(f"{had}; give it more, such as --time +10m")
+        raise StudyError(f"{had}; give it more, such as --time {more_time(elapsed, run.record.study.time)}")
     return replace(run, record=replace(run.record, study=study))
 
 

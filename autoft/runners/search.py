@@ -150,7 +150,7 @@ class Search:
             self._refits_done_with.add(trial.twin)  # what does not fit now, or fails, will hardly do better later
         if (problem := self.refits.problem(self.ledger, trial)) is None:
             return self._sent(self.refits.slice(self.ledger, trial))
-        self.tell(Report(trial.id, "failed", 0.0, None, 0.0, error=problem))
+        self.tell(Report(trial.id, "left out", 0.0, None, 0.0, error=problem))
         return None
 
     def _refit(self, refits: Refits) -> Slice | Done:
@@ -221,12 +221,12 @@ class Search:
     def tell(self, report: Report) -> None:
         """Take in how a slice ended, or that it is given back as it was: journal first, then prune, notify and show.
 
-        A refit that is not through has failed: no searcher is to go on with it.
+        A refit that is not through is left out: no searcher is to go on with it.
         """
         report = replace(report, elapsed=self.clock.now())
         if report.event == "paused" and self.ledger.trials[report.trial].is_refit:
             error = report.error or "there was no time for all its passes"
-            report = replace(report, event="failed", error=error)
+            report = replace(report, event="left out", error=error)
         self._record(report)
         self.checkpoints.prune(self.ledger.kept(), {slice_.trial.id for slice_ in self.ledger.in_flight})
         self.told(self.ledger)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TOP = 5
 MOST_IN_FLIGHT = 8  # rows; the rest of a large machine's trials are counts
 REFRESHES_PER_SECOND = 1.0
-STATES = ("running", "queued", "paused", "finished", "failed")
+STATES = ("running", "queued", "paused", "finished", "left out", "failed")
 COLUMNS: Mapping[str, Literal["left", "right"]] = {
     "trial": "right",
     "backbone": "left",

@@ -33,8 +33,8 @@ class LeaderboardRow:
     for all trials of a backbone at a size, None where nobody has. `share` the part of the images to train on that the
     head of the best score was fitted on, None without a score. `train_on` are the splits that it trains on; a refit,
     which has no score, repeats the trial `twin`, and stands above it. `exportable`: it has weights of its own, and they
-    are kept and whole. `error` is why the trial is in its state, when its last slice failed or was given back; else
-    empty.
+    are kept and whole. `error` is why the trial is in its state, when its last slice failed or was given back, or it is
+    a refit that was left out; else empty.
     """
 
     rank: int | None
@@ -66,7 +66,7 @@ def leaderboard_rows(
     in_flight: Literal["running", "stopped"],
     broken: Collection[int] = (),
 ) -> list[LeaderboardRow]:
-    """Every trial: those with a score, best first, each below its refits, then those without one yet, then the failed.
+    """Every trial: those with a score, best first, each below its refits, then those without one, at last the failed.
 
     `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more;
     `broken` are those whose weights are not whole.

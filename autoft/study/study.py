@@ -223,7 +223,7 @@ def budget_change(text: str | float) -> Callable[[float], float]:
     """What becomes of a budget in seconds: "+5m" extends it, "10m" replaces it. Raises `StudyError`."""
     extends = isinstance(text, str) and text.strip().startswith("+")
     seconds = parse_duration(text.strip().removeprefix("+")) if isinstance(text, str) else float(text)
-    _require(seconds > 0, f"--time {text} must be positive; try --time +10m")
+    _require(seconds > 0, f"--time {text} must be positive, such as 40m, or +10m for what is added")
     return (lambda budget: budget + seconds) if extends else (lambda budget: seconds)
 
 

@@ -29,7 +29,7 @@ from autoft.values.trial import (
     Trial,
 )
 
-State = Literal["queued", "running", "paused", "finished", "failed"]
+State = Literal["queued", "running", "paused", "finished", "failed", "left out"]
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ class Ledger:
         return record is not None and parent.step in self._kept(record).steps
 
     def _kept(self, record: TrialRecord) -> Kept:
-        number, ended = record.trial.id, record.state in ("finished", "failed")
+        number, ended = record.trial.id, record.state in ("finished", "failed", "left out")
         claims = frozenset(parent.step for parent in self._parents() if parent.trial == number)
         if number not in self._alive:
             return Kept(claims)
@@ -452,4 +452,4 @@ class Ledger:
 
 def _is_unborn(record: TrialRecord) -> bool:
     """Whether a trial still needs its parents: until it has weights of its own, or never will."""
-    return bool(record.trial.parents) and not record.has_weights and record.state != "failed"
+    return bool(record.trial.parents) and not record.has_weights and record.state not in ("failed", "left out")

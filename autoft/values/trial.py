@@ -199,21 +199,22 @@ class Costs:
 class Report:
     """Journal line: how a slice ended.
 
-    `event`: "paused" can go on, "finished" and "failed" are terminal. `step` is the passes reached, `score` the
+    `event`: "paused" can go on, the others are terminal; "left out" is a refit that is not through and has not failed,
+    as when there was no time for it, which older versions called failed. `step` is the passes reached, `score` the
     validation score there (greater is better; None when failed, when the slice was given back without a step, and of a
     refit, which has trained on the validation images), `seconds` what the slice took, `costs` where they went, `facts`
     resolved values such as the ridge strength or memory, `share` the part of the images to train on that a closed-form
-    head was fitted on, for lack of time, `error` the cause of a failure, `elapsed` the run time in seconds when the
-    report came in (stamped by the driver). `horizon` is the passes after which the trial's plan ends, 0 where no plan
-    has said. `loss` is that of the validation images, where steps were taken: of a trial's equal scores it tells which
-    is better. `refused`: a refit that is through and, held against its twin, is not to be used; so would another be.
-    `standard_error` is that of the score, and `bound` the lower end of its 95 % interval, where it comes from few
-    images or is past the target of the search. `folds` is the score of heads in closed form on the images for training
-    and validation, out of fold, where these are few.
+    head was fitted on, for lack of time, `error` the cause of a failure, or why it is paused or left out, `elapsed` the
+    run time in seconds when the report came in (stamped by the driver). `horizon` is the passes after which the trial's
+    plan ends, 0 where no plan has said. `loss` is that of the validation images, where steps were taken: of a trial's
+    equal scores it tells which is better. `refused`: a refit that is through and, held against its twin, is not to be
+    used; so would another be. `standard_error` is that of the score, and `bound` the lower end of its 95 % interval,
+    where it comes from few images or is past the target of the search. `folds` is the score of heads in closed form on
+    the images for training and validation, out of fold, where these are few.
     """
 
     trial: int
-    event: Literal["paused", "finished", "failed"]
+    event: Literal["paused", "finished", "failed", "left out"]
     step: float
     score: float | None
     seconds: float

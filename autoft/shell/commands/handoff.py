@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ def verify(bundle: str, images: str | None, everything: bool, as_json: bool) -> 
     from autoft.bundle.standalone.verify import measured_line, unlisted_line
 
     result = _verified(Path(bundle), Path(images) if images else None, everything)
+    _mention_a_later_search(Path(bundle))
     if as_json:
         say(to_json(result))
     elif result.passed:
@@ -257,8 +259,19 @@ def predict(model: str, inputs: tuple[str, ...], as_json: bool, as_csv: bool) ->
     from autoft.bundle import predict as prediction
 
     opened = prediction.open_model(Path(model))
+    _mention_a_later_search(Path(model))
     show = _json_lines if as_json else _csv if as_csv else _table
     _require_all_read(show(opened, prediction.predictions(opened, inputs)), "the others are above")
+
+
+def _mention_a_later_search(model: Path) -> None:
+    """Say on stderr when the run was searched on after its model was exported."""
+    from autoft.bundle.predict import searched_on
+
+    if run := searched_on(model):
+        name = shlex.quote(shown(run))
+        what = "goes on with it and exports the best"
+        click.echo(f"run {name} was searched on since it exported this model: `autoft resume {name}` {what}", err=True)
 
 
 def _require_all_read(unreadable: int, others: str) -> None:

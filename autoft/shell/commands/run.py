@@ -114,7 +114,9 @@ def resume(
     """Go on with a run that was interrupted, or give one more time.
 
     One that has reached its target goes on with another. Finished trials are not run again; paused ones go on from
-    their checkpoints. The plugins are those of the search; -p takes one from another place, or leaves it out.
+    their checkpoints. Where more time finds a better model, the test images are scored again, for that one, and its
+    card says how often they were. The plugins are those of the search; -p takes one from another place, or leaves it
+    out.
     """
     from autoft import api
     from autoft.shell.terminal import open_screen
