@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from parts.gains import Gain, Gains
+from parts.gains import Gain, Gained, Gains
 from parts.small_run import ZOO, small_run
 from parts.small_zoo import SmallZoo
 from torch import nn
@@ -145,13 +146,48 @@ class Stubborn(Gain):
         return adapted
 
 
+class Hiding(Gain):
+    """Leaves the gains in the network, where no tensor that is kept has them."""
+
+    def merge(self, adapted):
+        for name, layer in [*adapted.named_modules()]:
+            if isinstance(layer, Gained):
+                gain, dim = layer.gain.detach(), -3 if isinstance(layer.base, nn.Conv2d) else -1
+                scaled = partial(_scale, gain.view(-1, *[1] * (-1 - dim)))
+                layer.base.register_forward_hook(scaled)
+                adapted.set_submodule(name, layer.base)
+        return adapted
+
+
+def _scale(gain, module, inputs, outputs):
+    return outputs * gain
+
+
+class Amid(Gained):
+    """Gives an image more the more it differs from the mean of its batch."""
+
+    def forward(self, inputs):
+        outputs = super().forward(inputs)
+        return outputs + (self.gain - 1).mean() * (outputs - outputs.mean(0))
+
+
+class Batchwise(Gain):
+    """Makes of a batch what no weights make of one image."""
+
+    def adapt(self, module):
+        for name, layer in [*super().adapt(module).named_modules()]:
+            if isinstance(layer, Gained):
+                module.set_submodule(name, Amid(layer.base))
+        return module
+
+
 class Unsteady(Gain):
     """Puts in something else than nothing."""
 
     def adapt(self, module):
         for layer in super().adapt(module).modules():
             if hasattr(layer, "gain"):
-                nn.init.normal_(layer.gain)
+                nn.init.normal_(layer.gain, 1.0, 0.1)
         return module
 
 
@@ -193,20 +229,29 @@ class Ungrouped(Gain):
         (Ungrouped, AssertionError, r"merge\(\) changes the features"),
         (Forgetful, AssertionError, r"merge\(\) changes the features"),
         (Stubborn, ValueError, r"merge\(\) leaves other tensors than the network came with"),
-        (Unsteady, AssertionError, r"adapt\(\) changes the features"),
+        (Batchwise, AssertionError, r"merge\(\) changes the features"),
+        (Hiding, AssertionError, r"the tensors that merge\(\) gives make other features of the plain network"),
     ],
 )
 def test_a_wrong_adapter_is_told_what_is_wrong(adapter, error, says):
-    class Wrong(Gains):
+    with pytest.raises(error, match=says):
+        conformance(adapter).test_what_it_puts_into_a_network_comes_out_again()
+
+
+def test_an_adapter_may_add_something_from_the_start():
+    conformance(Unsteady).test_what_it_puts_into_a_network_comes_out_again()
+
+
+def conformance(adapter) -> FreezeStrategyConformance:
+    class Strategy(Gains):
         def adapter(self, params):
             return adapter()
 
     class Suite(FreezeStrategyConformance):
         def part(self):
-            return Wrong()
+            return Strategy()
 
-    with pytest.raises(error, match=says):
-        Suite().test_what_it_puts_into_a_network_comes_out_again()
+    return Suite()
 
 
 WRONG = """

@@ -145,6 +145,64 @@ def test_one_that_fails_or_gives_no_number_is_blamed_on_its_plugin(score: Score,
     assert line.endswith("-p no:Offers")
 
 
+def by_class_of(found: Any) -> autoft.Metric:
+    return replace(metric(), by_class=lambda judged, targets: found() if callable(found) else found)
+
+
+def missing() -> Any:
+    raise KeyError("no such class")
+
+
+@pytest.mark.parametrize(
+    ("found", "cause"),
+    [
+        (missing, "KeyError: 'no such class'"),
+        (np.ones(3), "two arrays of numbers (classes,)"),
+        ((["all", "none"], [2, 2]), "it gives (['all', 'none'], [2, 2]); give the figure of each class that occurs"),
+        (([1.0, 0.5], [4]), "figures of shape (2,) and sizes of shape (1,)"),
+        (([[1.0]], [[4]]), "figures of shape (1, 1)"),
+        (([1.0, math.nan], [2, 2]), "that of a class is from 0 to 1"),
+        (([1.0, 0.0], [4, 0]), "leave out those that do not occur"),
+    ],
+)
+def test_what_a_mean_over_classes_is_made_of_is_checked_too(found: Any, cause: str) -> None:
+    class Odd(autoft.SingleLabel):
+        name = "odd"
+        metrics = (replace(by_class_of(found), form=None),)
+
+    class Plugin:
+        @autoft.hookimpl
+        def autoft_tasks(self) -> list[autoft.Task]:
+            return [Odd()]
+
+    for plugin, name, part in (
+        (Offers(by_class_of(found)), "single_label", "by_class() of the score of metric 'worst_recall'"),
+        (Plugin(), "odd", "by_class() of metric 'worst_recall' of task 'odd'"),
+    ):
+        task, whose = Host.discover(objects=[plugin]).task(name), type(plugin).__name__
+        with pytest.raises(PluginError) as caught:
+            scores(task.metrics, task.metric("worst_recall"), OUTPUTS, CLASSES)
+        line = str(caught.value)
+        assert line.startswith(f"plugin '{whose}' ")
+        assert f"failed in {part}: " in line
+        assert cause in line
+        assert line.endswith(f"-p no:{whose}")
+
+
+def test_of_classes_a_metric_says_nothing_of_a_diverged_network() -> None:
+    task = Host.discover(objects=[Offers(by_class_of(missing))]).task("single_label")
+    own = task.metric("worst_recall").by_class
+    assert own is not None
+    assert [len(part) for part in own(np.full((4, 3), math.nan, np.float32), CLASSES)] == [0, 0]
+
+
+def test_a_mean_over_classes_is_as_wide_as_its_classes_say() -> None:
+    rare = replace(metric(), by_class=lambda judged, targets: ([1.0, 1.0], [10, 2]))
+    task, classes = Host.discover(objects=[Offers(rare)]).task("single_label"), np.repeat([0, 1], [10, 2])
+    found = scores(task.metrics, task.metric("worst_recall"), np.eye(2, dtype=np.float32)[classes], classes)
+    assert found.ci95[0] == pytest.approx(0.64, abs=0.01)
+
+
 def test_the_metric_of_a_plugins_task_is_blamed_on_the_plugin_too() -> None:
     class Odd(autoft.SingleLabel):
         name = "odd"
@@ -257,9 +315,10 @@ def test_a_search_by_it_shows_it_everywhere(tiny_images: Path) -> None:
 
 
 def test_one_that_fails_ends_the_search_before_it_begins(tiny_images: Path) -> None:
-    with pytest.raises(PluginError, match=r"plugin 'Offers'.*KeyError"):
-        search(tiny_images, metric(one_over_zero))
-    assert not (tiny_images.parent / "run").exists()
+    for own in (metric(one_over_zero), by_class_of(missing)):
+        with pytest.raises(PluginError, match=r"plugin 'Offers'.*KeyError"):
+            search(tiny_images, own)
+        assert not (tiny_images.parent / "run").exists()
 
 
 def test_one_without_a_figure_is_nothing_to_search_by(tiny_images: Path) -> None:

@@ -482,7 +482,10 @@ def _try_task(dataset: Dataset, primary: str, host: Host) -> None:
     rng, task = np.random.default_rng(0), dataset.task
     targets = rng.permutation(dataset.targets("val"))[:MOST_TRIED]
     outputs = rng.standard_normal((len(targets), task.outputs), np.float32)
-    scores = {metric.name: metric.score(task.judged(outputs), targets) for metric in task.metrics}
+    judged = task.judged(outputs)
+    scores = {metric.name: metric.score(judged, targets) for metric in task.metrics}
+    for of_classes in filter(None, (metric.by_class for metric in task.metrics)):
+        of_classes(judged, targets)
     if math.isnan(scores[primary]):
         raise StudyError(f"metric {primary!r} has no figure for {len(targets)} validation images; search by another")
     if host.is_builtin(Task, task.name):

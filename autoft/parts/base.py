@@ -111,7 +111,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def adapt(self, module: nn.Module) -> nn.Module:
-        """The module with parameters added, changed in place or another one; features are as they were at first.
+        """The module with parameters added, changed in place or another one; best such that they change nothing yet.
 
         A function of the module and of torch's generator, which is seeded before. Where nothing can be added, the
         module as it is.
@@ -121,7 +121,8 @@ class Adapter(ABC):
     def merge(self, adapted: nn.Module) -> nn.Module:
         """The plain module again, with the names and shapes of tensors that it had, and the features of `adapted`.
 
-        In place or another one; it is called with a copy of what `adapt` gave, as it has trained.
+        In place or another one; it is called with a copy of what `adapt` gave, before it trains and as it has trained.
+        Of what it gives only the tensors are kept.
         """
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from autoft.errors import unknown_name
 from autoft.parts import contract, optimizers
 from autoft.parts.base import Adapter, Exporter, FreezeStrategy, Problem, Searcher, Task, Zoo
-from autoft.parts.metric import Counts, Floats, Metric, Statistic
+from autoft.parts.metric import ByClass, Counts, Floats, Metric, Statistic
 from autoft.parts.network import Network
 from autoft.parts.plugins import PluginRef, switch_off
 from autoft.system import faults
@@ -214,7 +214,10 @@ def guarded_metric(metric: Metric, blame: Blame, ref: PluginRef) -> Metric:
 
 
 def _judging(metric: Metric, blame: Blame, doing: str) -> Metric:
-    """The metric, whose figure of all images, each once, is finite, or NaN for none; of diverged outputs it is NaN."""
+    """The metric, whose figure of all images, each once, is finite, or NaN for none; of diverged outputs it is NaN.
+
+    Of each class it gives a figure and a number of images; of diverged outputs of none.
+    """
     import numpy as np
 
     def statistic(judged: NDArray[Any], targets: NDArray[Any]) -> Statistic:
@@ -236,7 +239,32 @@ def _judging(metric: Metric, blame: Blame, doing: str) -> Metric:
 
         return checked
 
-    return replace(metric, statistic=statistic)
+    def by_class(judged: NDArray[Any], targets: NDArray[Any]) -> ByClass:
+        if not np.isfinite(judged).all():
+            return np.empty(0), np.empty(0)
+        with blame(f"by_class() of {doing}"):
+            assert metric.by_class is not None
+            return _of_classes(metric.by_class(judged, targets))
+
+    return replace(metric, statistic=statistic, by_class=by_class if metric.by_class else None)
+
+
+def _of_classes(found: Any) -> ByClass:
+    """What was found, once it is a figure from 0 to 1 and a number of images for each class. Raises `ValueError`."""
+    import numpy as np
+
+    try:
+        figures, sizes = (np.asarray(one, np.float64) for one in found)
+    except (TypeError, ValueError):
+        wanted = "the figure of each class that occurs and how many images it has, two arrays of numbers (classes,)"
+        raise ValueError(f"it gives {faults.shown(found)}; give {wanted}") from None
+    if figures.ndim != 1 or figures.shape != sizes.shape:
+        raise ValueError(f"it gives figures of shape {figures.shape} and sizes of shape {sizes.shape}, not (classes,)")
+    if not ((figures >= 0) & (figures <= 1)).all():
+        raise ValueError(f"it gives the figures {figures}; that of a class is from 0 to 1")
+    if not ((sizes > 0) & np.isfinite(sizes)).all():
+        raise ValueError(f"it gives classes of {sizes} images; leave out those that do not occur")
+    return figures, sizes
 
 
 def _required(blame: Blame, name: str, method: Callable[..., Any]) -> Callable[..., Any]:

@@ -62,6 +62,11 @@ def mean_of_proportions(by_class: ByClass) -> Interval:
         .8, .95      99 .40    92 .43    99 .47      93 .16    94 .27   100 .29     100 .25   100 .23   100 .26
         .8, .8       99 .45    95 .44    99 .51      66 .34    96 .30   100 .39      99 .24    99 .22   100 .26
 
+    Of balanced accuracy over 2 to 100 classes, even (3, 4, 10 and 20 images each) and uneven (10:2, 100:5, 300:30:5,
+    ten of 2 to 40), with recalls alike and unlike, .68 to .99 in the mean, the wider end covers 96 to 100 %. Wilson's
+    interval at an effective size (the number of classes times the harmonic mean of their images) is narrower, by a half
+    for ten uneven classes, and covers 86 to 98.
+
     Alone it does not do: of hard labels in 60 images, of which some are in none, it covers 61 % where the bootstrap in
     log odds has 94 (map), and 86 % for ten classes (balanced_accuracy, 96).
     """

@@ -109,7 +109,7 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
                 _train_step_by_step(trained, plan, adaptation, f"{kind}, {params}")
 
     def test_what_it_puts_into_a_network_comes_out_again(self) -> None:
-        """With an `adapter`, features are as before at first, and once merged as they were with what has trained.
+        """With an `adapter`, features once merged are as they were with what has trained, which is in the tensors.
 
         The same seed gives the same network.
         """
@@ -123,7 +123,8 @@ class FreezeStrategyConformance(Conformance[FreezeStrategy]):
             tensors, again = one.network.module.state_dict(), two.network.module.state_dict()
             same = all(torch.equal(tensor, again[name]) for name, tensor in tensors.items())
             assert same, f"{whose}: adapt() gives another network with the same seed"
-            problem = one.problem(self.part().plan(one.network.stages, params), network.input.size)
+            images = torch.randn(2, 3, *[network.input.size] * 2, generator=torch.Generator().manual_seed(0))
+            problem = one.problem(self.part().plan(one.network.stages, params), images)
             assert problem is None, f"{whose}: {problem}"
 
     def _adaptation(self, network: Network, params: Params) -> Adaptation | None:

@@ -33,24 +33,27 @@ class Adaptation:
         """Adapt a copy of the network. A function of the seed, so that a trial that goes on finds it as it was."""
         return cls(plain, plain.adapted(_adapted(copy.deepcopy(plain.module), adapter, seed)), adapter, seed)
 
-    def problem(self, plan: Plan, size: int) -> str | None:
+    def problem(self, plan: Plan, images: Tensor) -> str | None:
         """Why what the plan trains would not come out again; None when it does.
 
-        Found out on a random image of `size` pixels, in eval mode, before anything trains: features are as before at
-        first, and with the parameters moved a little those of the merged network. Raises what `merged` does, and
-        whatever the adapter or its network raise.
+        Found out on normalised images `(n, 3, size, size)` on the CPU, in eval mode, before anything trains: with the
+        parameters moved a little, features are those of the merged network, which is scored, and of the plain one with
+        its tensors, which are all that is kept. So they are as before at first, where nothing is added yet. Raises what
+        `merged` does, and whatever the adapter or its network raise.
         """
         draws, moved = torch.Generator().manual_seed(0), Classifier.of(self.network, 1)
-        image = torch.randn(1, 3, size, size, generator=draws)
-        image.requires_grad_()  # else torch's transformers take a fast path, past what is put into them
-        if apart := _apart(self.plain.module(image), moved.backbone(image)):
-            return f"adapt() changes the features by {apart:.2g}"
+        images.requires_grad_()  # else torch's transformers take a fast path, past what is put into them
         with torch.no_grad():
             for name in (name for group in plan.groups for name in group.names):
                 parameter = moved.backbone.get_parameter(name)
                 parameter.add_(NUDGE * torch.randn(parameter.shape, generator=draws))
-        if apart := _apart(moved.backbone(image), self.merged(moved).backbone(image)):
+        merged, features = self.merged(moved), moved.backbone(images)
+        if apart := _apart(features, merged.backbone(images)):
             return f"merge() changes the features by {apart:.2g}"
+        kept = Classifier.of(self.plain, 1)
+        kept.restore(merged.state_dict())
+        if apart := _apart(features, kept.backbone(images)):
+            return f"the tensors that merge() gives make other features of the plain network, by {apart:.2g}"
         return None
 
     def begin(self, classifier: Classifier) -> Classifier:

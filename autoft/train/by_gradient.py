@@ -37,6 +37,7 @@ FORWARD_SHARE = 1 / 3
 TRAINING_SHARE = 0.7  # of the time a slice has: for training, where the head begins in closed form
 # What a step is taken to cost, at most, from the first ones: on a GPU they took 18 s where the next took 0.04.
 LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
+IMAGES_TO_MERGE_BY = 2  # one would not show what an adapter makes of a batch
 
 
 def fit_by_gradient(bench: Bench) -> Report:
@@ -121,8 +122,10 @@ def _require_the_way_back(bench: Bench) -> None:
     """Raise `PluginError` unless what a strategy puts into the network comes out again, before it trains."""
     if bench.adaptation is None:
         return
+    rows = bench.shop.trained_on(bench.trial).rows(bench.trial.train_on)[:IMAGES_TO_MERGE_BY]
+    images = bench.images.normalised(bench.images.raw(rows)).cpu()
     with bench.shop.host.blaming(FreezeStrategy, bench.trial.freeze, "adapter()"):
-        if problem := bench.adaptation.problem(bench.plan, bench.trial.image_size):
+        if problem := bench.adaptation.problem(bench.plan, images):
             raise ValueError(problem)
 
 
