@@ -270,6 +270,7 @@ def _require_its_searcher(run: Run, host: Host, ledger: Ledger) -> None:
         host.part(Searcher, run.record.study.searcher)
     except StudyError as unknown:
         ways = "a run goes on with the searcher that it began with: have it back, or begin a new run with another"
+        ledger.damaged = run.checkpoints.damaged(ledger)
         raise StudyError("; ".join(filter(None, [str(unknown), ways, run.best_so_far(ledger)]))) from None
 
 
