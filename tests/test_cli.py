@@ -817,7 +817,9 @@ def test_leaderboard_of_the_front_in_each_form(autoft_: Callable[..., Outcome], 
 
 def test_leaderboard_csv_is_the_file_of_the_run(autoft_: Callable[..., Outcome], run_folder: Path) -> None:
     run = Run.open(run_folder)
-    run.folder.write_leaderboard(run.ledger(), run.record.metric, run.checkpoints.broken(run.ledger()))
+    ledger = run.ledger()
+    ledger.damaged = run.checkpoints.damaged(ledger)
+    run.folder.write_leaderboard(ledger, run.record.metric)
     assert autoft_("leaderboard", str(run_folder), "--csv").out == run.folder.leaderboard.read_text()
 
 
@@ -836,9 +838,13 @@ def test_export_writes_neither_into_the_data_nor_over_the_best_model(
 def test_export_of_a_trial_without_checkpoint_names_those_that_have_one(
     autoft_: Callable[..., Outcome], run_folder: Path
 ) -> None:
-    outcome = autoft_("export", str(run_folder), "--trial", "1")
-    assert outcome.code == 2
-    assert "trial 1" in outcome.err and "[0]" in outcome.err
+    for weights, known in (False, "[]"), (True, "[0]"):  # those that are gone, though they should be there, too
+        if weights:
+            trial = Run.open(run_folder).record.candidates[0].trial(0, {}, 0)
+            CheckpointStore(run_folder / "checkpoints").save(Checkpoint(trial, 1.0, "any", {"head": torch.ones(2)}))
+        outcome = autoft_("export", str(run_folder), "--trial", "1")
+        assert outcome.code == 2
+        assert f"trial 1 has no checkpoint; exportable are {known}" in outcome.err
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def test_whether_more_would_be_tried_is_asked_before_the_bundle_takes_its_place(
 
     run = SimpleNamespace(record=SimpleNamespace(study=Study("data")), folder=SimpleNamespace(export=Path("export")))
     search = SimpleNamespace(
-        ledger=SimpleNamespace(exportable=lambda: records(1)),
+        ledger=SimpleNamespace(finalists=lambda: records(1)),
         clock=SimpleNamespace(budget=60.0, now=lambda: 30.0),
         goes_on=lambda: asked.append("goes on"),
         screen=Notes(),

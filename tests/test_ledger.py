@@ -306,6 +306,23 @@ def test_a_parents_checkpoint_stays_until_the_child_has_one() -> None:
     assert 0 not in Ledger(failed, keep=1).kept()
 
 
+def test_whose_weights_are_damaged_is_no_winner_and_reaches_no_target() -> None:
+    """It is ranked all the same, and is among the finalists: what a run came to does not hang on its checkpoints."""
+    scores = (0.5, 0.9, 0.75)
+    events = [(queued(n), Report(n, "finished", 1.0, score, 1.0, bound=score)) for n, score in enumerate(scores)]
+    ledger = Ledger(event for pair in events for event in pair)
+    assert ledger.winner == ledger.reaching(0.8) == ledger.trials[1]
+    ledger.damaged = {Parent(1, 1.0): "it is damaged"}
+    assert [record.trial.id for record in ledger.ranking()] == [1, 2, 0]
+    assert [record.trial.id for record in ledger.finalists()] == [1, 2, 0]
+    assert [record.trial.id for record in ledger.exportable()] == [2, 0]
+    assert ledger.winner == ledger.reaching(0.7) == ledger.trials[2]
+    assert ledger.reaching(0.8) is None
+    assert [ledger.damage(record) for record in ledger.ranking()] == ["it is damaged", None, None]
+    ledger.damaged = {Parent(n, 1.0): "it is damaged" for n in range(3)}
+    assert (ledger.winner, ledger.exportable()) == (None, ())
+
+
 def test_the_pace_is_that_of_the_last_slice_that_told_one() -> None:
     slow, steady, short = Costs(scoring=1.0), Costs(0.5, 10, 2.0), Costs(scoring=3.0)
     events: list[Event] = [queued(0), Report(0, "paused", 1.0, 0.5, 1.0, costs=slow)]

@@ -307,10 +307,13 @@ def test_a_refit_needs_the_weights_that_its_twin_began_with() -> None:
 )
 def test_what_the_export_would_pass_over_is_not_refitted(damaged: tuple[int, ...], twin: int | None) -> None:
     """Trial 1 leads, and 3 is its refit, which has its validation figures, and so needs the weights of both."""
-    ledger = Ledger([*trained(0, 0.7), *trained(1, 0.9), *trained(2, 0.5), *refitted(3, twin=1)])
-    plan = replace(refits(), damage=lambda wanted: "it is damaged" if wanted.trial in damaged else None)
-    found = following(plan, ledger)
-    assert (found.trial.twin if isinstance(found, Slice) else found) == (None if twin is None else Parent(twin, 3.0))
+    scores = (0.7, 0.9, 0.5)
+    events = [event for number, score in enumerate(scores) for event in trained(number, score, passes=9.0)]
+    ledger = Ledger([*events, *refitted(3, twin=1, passes=9.0)])
+    ledger.damaged = {Parent(number, 9.0): "it is damaged" for number in damaged}
+    found = following(refits(), ledger)
+    assert (found.trial.twin if isinstance(found, Slice) else found) == (None if twin is None else Parent(twin, 9.0))
+    assert (refits().reserve(ledger, None) > 10.0) == (twin is not None)  # nor is time kept back for another
 
 
 # ---------------------------------------------------------------- asked for
@@ -459,7 +462,7 @@ def test_why_there_is_no_refit_is_one_line(search: Callable[..., Search]) -> Non
 
 def test_a_refit_that_was_cut_short_is_given_up_where_its_twin_is_damaged(search: Callable[..., Search]) -> None:
     begun = search(events=[*trained(0, 0.9), *trained(1, 0.5), *refitted(2, twin=0, event=None)])
-    begun.refits = replace(begun.refits, damage=lambda wanted: "it is damaged" if wanted.trial == 0 else None)
+    begun.ledger.damaged = {Parent(0, 3.0): "it is damaged"}
     assert begun.ask().trial.twin == Parent(1, 3.0)
     record = begun.ledger.trials[2]
     assert (record.state, record.reports[-1].error) == (

@@ -33,7 +33,7 @@ from autoft.engine.ending import Ending
 from autoft.engine.execution import ExportWish, _damage, _export_path, _layout, _search, execute, export_trial
 from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
-from autoft.errors import AutoftError, DataError, Interrupted, PluginError, RunFolderError, StudyError
+from autoft.errors import AutoftError, DataError, GateFailed, Interrupted, PluginError, RunFolderError, StudyError
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef
@@ -463,6 +463,9 @@ def test_a_plugin_that_ends_a_search_costs_no_model(run: Run) -> None:
 
 def test_a_run_whose_searcher_is_gone_says_what_can_be_done(run: Run, executed: list[Run]) -> None:
     list(without_its_searcher(run))
+    with pytest.raises(StudyError, match=r"'gone'.*goes on with the searcher.*or begin a new run with another$"):
+        api.resume(run.folder.path, "+10s")
+    run.checkpoints.save(Checkpoint(run.record.candidates[0].trial(0, {}, 0), 1.0, "any", {"head": torch.ones(3)}))
     with pytest.raises(StudyError, match=r"'gone'.*goes on with the searcher.*have it back.*`autoft export .*` hands"):
         api.resume(run.folder.path, "+10s")
     assert executed == []
@@ -555,6 +558,13 @@ def without_files(folder: Path, trial: int) -> None:
         path.unlink()
 
 
+def looked_at(run: Run) -> Ledger:
+    """The ledger of the run, with what is wrong with its checkpoints."""
+    ledger = run.ledger()
+    ledger.damaged = run.checkpoints.damaged(ledger)
+    return ledger
+
+
 @pytest.mark.parametrize(
     ("damage", "trial", "says"),
     [
@@ -568,6 +578,7 @@ def without_files(folder: Path, trial: int) -> None:
 def test_a_checkpoint_that_is_damaged_or_gone_is_told_when_the_run_goes_on(
     damage: Callable[[Path, int], None], trial: int, says: str, run: Run
 ) -> None:
+    run.folder.summary.unlink()  # there will be an export
     tensors = {"head": torch.ones(3)}
     begun = run.record.candidates[0].trial(1, {}, 0)
     with Journal(run.folder.journal) as journal:
@@ -576,10 +587,54 @@ def test_a_checkpoint_that_is_damaged_or_gone_is_told_when_the_run_goes_on(
     finished = run.record.candidates[0].trial(0, {}, 0)
     run.checkpoints.save(Checkpoint(finished, 1.0, "weights", tensors))
     run.checkpoints.save(Checkpoint(begun, 4.0, "weights", tensors, {"moment": torch.ones(3)}))
-    assert list(_damage(run.checkpoints, run.ledger(), never_stop)) == []
+    assert list(_damage(run, looked_at(run), never_stop)) == []
     damage(run.folder.checkpoints, trial)
-    (line,) = _damage(run.checkpoints, run.ledger(), never_stop)
+    (line,) = _damage(run, looked_at(run), never_stop)
     assert re.match(says, line), line
+
+
+def test_a_refit_of_which_the_twin_is_damaged_is_told_too(run: Run) -> None:
+    run.folder.summary.unlink()
+    refit = run.ledger().trials[0].refit(1)
+    with Journal(run.folder.journal) as journal:
+        journal.append(Queued(1, Slice(refit, 0.0, 1.0, 60.0), Clock(3.0, 60.0)))
+        journal.append(Report(1, "finished", 1.0, None, 2.0, elapsed=6.0))
+    run.checkpoints.save(Checkpoint(refit, 1.0, "weights", {"head": torch.ones(3)}))
+    assert [line.partition(": ")[::2] for line in _damage(run, looked_at(run), never_stop)] == [
+        (f"trial {number} is passed over in the export", "00000-1.000000.json is gone") for number in (0, 1)
+    ]
+
+
+def test_nothing_is_said_of_an_export_while_the_model_of_a_run_stands(run: Run) -> None:
+    """Its weights are gone, but nobody needs them; a better trial brings an export, which passes over what it cannot.
+
+    The one that is under way to it is begun anew, and that is said.
+    """
+    more, now = replace(run, record=replace(run.record, study=replace(run.record.study, time=90.0))), time.time()
+    paused, notes = run.record.candidates[0].trial(1, {}, 0), Notes()
+    with Journal(run.folder.journal) as journal:
+        journal.append(Queued(1, Slice(paused, 0.0, 1.0, 60.0), Clock(3.0, 60.0)))
+        journal.append(Report(1, "paused", 1.0, 0.5, 2.0, elapsed=6.0))
+    found = execute(more, Sitting(more.host(), NothingRuns(), notes, Stopwatch(now), RunClock(now - 9.0, 90.0)))
+    assert found.finalists == (Parent(0, 1.0),)
+    assert [line for line in notes.lines if line.startswith("trial ")] == [
+        "trial 1 begins anew if it goes on: 00001-1.000000.json is gone"
+    ]
+    run.folder.summary.unlink()
+    with pytest.raises(GateFailed, match=r"none of 2 trials.*trial 0: 00000-1.*json is gone; trial 1: 00001-1.*gone"):
+        execute(more, Sitting(more.host(), NothingRuns(), notes, Stopwatch(now), RunClock(now - 9.0, 90.0)))
+    assert "trial 0 is passed over in the export: 00000-1.000000.json is gone" in notes.lines
+
+
+def test_whose_weights_are_gone_is_no_model_to_be_handed_over(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The export names the cause, whether it is to take the best or that one."""
+    assert run.best_so_far(looked_at(run)) == ""
+    monkeypatch.setattr("autoft.engine.execution._shop", lambda *_: None)
+    shutil.rmtree(run.folder.export)
+    with pytest.raises(GateFailed, match=r"^none of 1 trial can be exported: trial 0: 00000-1.000000.json is gone$"):
+        export_trial(run, (), ExportWish(None, None, "image"), Silent())
+    with pytest.raises(RunFolderError, match=r"^trial 0: 00000-1.000000.json is gone; see autoft leaderboard"):
+        export_trial(run, (), ExportWish(0, None, "image"), Silent())
 
 
 @pytest.mark.parametrize(("best", "hashed"), [(1.0, 3), (4.0, 2)])
@@ -597,15 +652,19 @@ def test_each_file_of_a_run_that_was_copied_is_read_once_until_a_signal_comes(
         os.utime(path, (1e9, 1e9))
     read: list[Path] = []
     monkeypatch.setattr("autoft.store.checkpoints.sha256", lambda path: read.append(path) or sha256(path))
-    lines = list(_damage(run.checkpoints, run.ledger(), never_stop))
+    lines = list(_damage(run, looked_at(run), never_stop))
     assert [line for line in lines if line.startswith("trial 1 ")] == []
     assert len(read) == len(set(read)) == hashed
 
     def stop() -> None:
         raise Interrupted("stopped", signal.SIGINT)
 
+    for path in run.folder.checkpoints.iterdir():
+        os.utime(path, (2e9, 2e9))
     with pytest.raises(Interrupted):
-        list(_damage(run.checkpoints, run.ledger(), stop))
+        list(_damage(run, run.ledger(), stop))
+    with pytest.raises(Interrupted):
+        run.checkpoints.damaged(run.ledger(), stop)
     assert len(read) == hashed
 
 

@@ -489,6 +489,29 @@ def test_a_file_nobody_touched_is_hashed_once(store: CheckpointStore, monkeypatc
     assert len(hashed) == 3
 
 
+def test_a_file_that_was_touched_is_read_again_once_after_each_touch(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all are in a copy of a run; each question may be put to a store of its own."""
+    hashed: list[Path] = []
+    monkeypatch.setattr("autoft.store.checkpoints.sha256", lambda path: hashed.append(path) or sha256(path))
+    save(store, 0, 1.0)
+    for path in files_of(tmp_path):
+        os.utime(path, (1e9, 1e9))
+    hashed.clear()
+    again, wanted = CheckpointStore(tmp_path / "checkpoints"), Parent(0, 1.0)
+    for one in (store, again):
+        assert one.problem(wanted) is one.training_problem(wanted) is None
+        assert one.load_latest(0) is not None
+    assert len(hashed) == len(set(hashed)) == 2
+    (weights,) = tmp_path.rglob("*.model.safetensors")
+    flip(weights, 100, 0)
+    for one in (store, again):
+        assert one.load_latest(0) is None
+        assert "is damaged" in (one.problem(wanted) or "")
+    assert hashed[2:] == [weights]
+
+
 SUFFIXES = (".json", ".model.safetensors", ".training.safetensors")
 
 
@@ -882,14 +905,16 @@ def test_weights_that_are_not_whole_are_not_exportable(ledger: Ledger, tmp_path:
     store = CheckpointStore(tmp_path / "checkpoints")
     for number, step in ((2, 3.0), (4, 1.0)):
         store.save(checkpoint(number, step))
-    assert store.broken(ledger) == set()
+    assert store.damaged(ledger) == {}
     (weights,) = (tmp_path / "checkpoints").glob("00002-*.model.safetensors")
     os.truncate(weights, 10)
-    assert store.broken(ledger) == {2}
-    rows = leaderboard_rows(ledger, MetricFacts("accuracy"), "running", store.broken(ledger))
-    assert [row.trial for row in rows if row.exportable] == [4]
+    ledger.damaged = store.damaged(ledger)
+    problem = f"00002-3.000000.json: {weights.name} is damaged: its SHA-256 is not the one in the sidecar"
+    assert ledger.damaged == {Parent(2, 3.0): problem}
+    rows = leaderboard_rows(ledger, MetricFacts("accuracy"), "running")
+    assert [(row.rank, row.trial, row.exportable) for row in rows[:2]] == [(1, 2, False), (2, 4, True)]
     shutil.rmtree(tmp_path / "checkpoints")
-    assert store.broken(ledger) == {2, 4}
+    assert list(store.damaged(ledger)) == [Parent(2, 3.0), Parent(4, 1.0)]
 
 
 def test_leaderboard_csv_reads_back(ledger: Ledger, tmp_path: Path) -> None:

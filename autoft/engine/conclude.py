@@ -91,22 +91,22 @@ def layout(batched: bool) -> Layout:
 
 
 def finalists(ledger: Ledger) -> list[TrialRecord]:
-    """The trials that can be exported, best first. Raises `RunFailed`, with the causes, when there is none."""
-    if exportable := ledger.exportable():
-        return list(exportable)
+    """The trials of which the first that can be is exported. Raises `RunFailed`, with the causes, without any."""
+    if found := ledger.finalists():
+        return list(found)
     causes = {report.error for record in ledger.trials.values() for report in record.reports if report.error}
     raise RunFailed(f"no trial gave a model: {'; '.join(sorted(causes)[:3]) or 'the time was too short for one slice'}")
 
 
 def chosen(ledger: Ledger, number: int) -> TrialRecord:
     """Trial `number`. Raises `StudyError` when it cannot be exported."""
-    exportable = {record.trial.id: record for record in finalists(ledger)}
-    known = sorted(exportable)
+    kept = {record.trial.id: record for record in finalists(ledger)}
+    known = sorted(record.trial.id for record in ledger.exportable())
     if number not in ledger.trials:
         raise StudyError(f"there is no trial {number}; exportable are {known} (see autoft leaderboard)")
-    if number not in exportable:
+    if number not in kept:
         raise StudyError(f"trial {number} has no checkpoint; exportable are {known} (see autoft leaderboard)")
-    return exportable[number]
+    return kept[number]
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ class BundleMaker:
         torch; `folder` is then as it was. Raises `NoWeights`, what building the backbone raises, and `RunFolderError`
         when the bundle cannot be written.
         """
+        if damage := self.ledger.damage(record):
+            raise NoWeights(damage)
         with self.watch.phase("export"):
             checkpoint, classifier = self._restored(record)
         run, shop, host = self.run, self.shop, self.shop.host
@@ -324,7 +326,7 @@ def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
 def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bundle) -> Summary:
     """What came of the export; `_written` adds what was searched."""
     run = maker.run
-    study, best, ranked = run.record.study, record.trial, ledger.exportable()
+    study, best, ranked = run.record.study, record.trial, ledger.finalists()
     return Summary(
         run=as_text(run.folder.path),
         metric=run.record.metric.name,

@@ -272,6 +272,7 @@ def _require_its_searcher(run: Run, host: Host, ledger: Ledger) -> None:
         host.part(Searcher, run.record.study.searcher)
     except StudyError as unknown:
         ways = "a run goes on with the searcher that it began with: have it back, or begin a new run with another"
+        ledger.damaged = run.checkpoints.damaged(ledger)
         raise StudyError("; ".join(filter(None, [str(unknown), ways, run.best_so_far(ledger)]))) from None
 
 
@@ -285,8 +286,8 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, clock: RunCloc
     study, problem, reading = run.record.study, run.problem(ledger), clock.reading(0.0)
     if not is_over(host.part(Searcher, study.searcher), problem, ledger, reading, answer_seconds(reading.remaining)):
         return
-    refits = Refits(run.record, lambda *_: bare_seconds(study.time, "inline"), clock, run.checkpoints.problem)
-    refit = refits.due(ledger)
+    ledger.damaged = run.checkpoints.damaged(ledger)
+    refit = Refits(run.record, lambda *_: bare_seconds(study.time, "inline"), clock).due(ledger)
     if isinstance(refit, Slice):
         return
     if problem.trials is not None and len(ledger.trials) >= problem.trials:

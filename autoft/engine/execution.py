@@ -35,7 +35,7 @@ from autoft.parts.host import Host
 from autoft.runners.base import Site
 from autoft.runners.refit import Refits
 from autoft.runners.search import Search
-from autoft.store import CheckpointStore, Journal
+from autoft.store import Journal
 from autoft.study.machine import Crowding
 from autoft.study.run import Run
 from autoft.system.files import as_path, as_text
@@ -67,7 +67,8 @@ def execute(run: Run, sitting: Sitting) -> Summary:
         with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:
             ending = Ending(run.record, preparation, Crowding(own=run.record.machine.busy + 1.0))
             search = _search(run, sitting, ledger, journal, stopped, ending)
-            for line in _damage(run.checkpoints, ledger, interrupt):
+            ledger.damaged = run.checkpoints.damaged(ledger, interrupt)
+            for line in _damage(run, ledger, interrupt):
                 sitting.screen.note(line)
             with _time_is_used(search):
                 with watch.phase("search"):
@@ -92,7 +93,7 @@ def _end(run: Run, search: Search, ending: Ending, watch: Stopwatch) -> Summary:
         with stopped.at_once():
             if before := run.concluded(ledger):
                 return let_stand(run, search, before)
-            best = finalists(ledger)[0].trial
+            best = (ledger.winner or finalists(ledger)[0]).trial
             with watch.phase("export"):
                 ending.preparation.finish(best.backbone, best.image_size)
             shop = _shop(run, search.host, stopped)
@@ -119,7 +120,7 @@ def _leaderboard_at_the_end(run: Run, ledger: Ledger, screen: Screen) -> Iterato
     """However the search in the block ends, leaderboard.csv says what came of it."""
 
     def write() -> None:
-        run.folder.write_leaderboard(ledger, run.record.metric, run.checkpoints.broken(ledger))
+        run.folder.write_leaderboard(ledger, run.record.metric)
 
     try:
         yield
@@ -163,6 +164,8 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
+        with _stopped_at_once(stopped):
+            ledger.damaged = run.checkpoints.damaged(ledger)
         settle(run.folder.export)
         records = finalists(ledger) if wish.number is None else [chosen(ledger, wish.number)]
         _export_path(run, records[0], wish.out)  # what is quick to find out comes first
@@ -185,17 +188,25 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
             )
 
         try:
-            with stopped.at_once():
+            with _stopped_at_once(stopped):
                 found = exported(records[0]) if wish.number is not None else export_best(records, exported, screen)[1]
         except NoWeights as problem:
             raise RunFolderError(f"trial {records[0].trial.id}: {problem}; see autoft leaderboard for others") from None
-        except (Cancelled, KeyboardInterrupt):
-            raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
         try:
             run.with_plugins(host).save()
         except RunFolderError as problem:  # a read-only folder, say: the bundle is there
             screen.note(f"the run does not remember what was changed: {problem}")
         return found
+
+
+@contextmanager
+def _stopped_at_once(stopped: StopFlag) -> Iterator[None]:
+    """A signal ends the block of an export with `Interrupted`."""
+    try:
+        with stopped.at_once():
+            yield
+    except (Cancelled, KeyboardInterrupt):
+        raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
 
 
 def _shop(run: Run, host: Host, stopped: StopFlag) -> Workshop:
@@ -232,7 +243,7 @@ def _layout(run: Run, folder: Path, wish: ExportWish) -> Layout:
 
 
 def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:
-    refits = Refits(run.record, ending, sitting.clock, run.checkpoints.problem)
+    refits = Refits(run.record, ending, sitting.clock)
     return Search(
         searcher=sitting.host.part(Searcher, run.record.study.searcher),
         problem=run.problem(ledger),
@@ -251,20 +262,21 @@ def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stoppe
     )
 
 
-def _damage(checkpoints: CheckpointStore, ledger: Ledger, check: Check) -> Iterator[str]:
+def _damage(run: Run, ledger: Ledger, check: Check) -> Iterator[str]:
     """A line for each trial whose checkpoint is damaged or gone: what becomes of the trial, and what is wrong.
 
-    What one that a kill cut short goes on from is not known before its worker has looked. In a run that was copied,
-    files of any size are read: `check`, called before each trial, may raise to stop that.
+    Of a run whose model stands there may be no export: if there is one, it says itself what it passes over. What one
+    that a kill cut short goes on from is not known before its worker has looked. `check` is as in
+    `CheckpointStore.damaged`.
     """
+    checkpoints, stands = run.checkpoints, run.concluded(ledger) is not None
     for number in sorted(ledger.with_checkpoint()):
         check()
         record, going_on = ledger.trials[number], None
-        latest, best = Parent(number, record.step), record.best_checkpoint
-        kept = checkpoints.problem(best)
+        kept = None if stands else ledger.damage(record)
         if record.state == "paused":
-            weights = kept if latest == best else checkpoints.problem(latest)
-            going_on = weights or checkpoints.training_problem(latest)
+            latest = Parent(number, record.step)
+            going_on = checkpoints.problem(latest) or checkpoints.training_problem(latest)
         becomes = ["is passed over in the export"] * bool(kept) + ["begins anew if it goes on"] * bool(going_on)
         if becomes:
             yield f"trial {number} {' and '.join(becomes)}: {kept or going_on}"

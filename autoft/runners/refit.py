@@ -16,7 +16,7 @@ from autoft.study.record import StudyRecord
 from autoft.system.clock import RunClock
 from autoft.train.job import CHECKED_IMAGES
 from autoft.values.ledger import Ledger, TrialRecord
-from autoft.values.trial import Candidate, Parent, Slice, Trial
+from autoft.values.trial import Candidate, Slice, Trial
 
 Reserve = Callable[[Ledger, Trial | None], float]
 """Seconds the end of the run will take if that trial wins, or if the best so far does."""
@@ -29,12 +29,11 @@ STARTING_SECONDS: Final = 0.5  # a network built, weights and images opened; wit
 
 @dataclass(frozen=True)
 class Refits:
-    """Plans the refits of a run; `ending` is what the end takes without one, `damage` what ails a checkpoint."""
+    """Plans the refits of a run; `ending` is what the end takes without one."""
 
     record: StudyRecord
     ending: Reserve
     clock: RunClock
-    damage: Callable[[Parent], str | None] = lambda wanted: None
 
     def reserve(self, ledger: Ledger, trial: Trial | None) -> float:
         """Seconds from the end of the search to the end of the process, with the refit of the best so far.
@@ -42,8 +41,8 @@ class Refits:
         Without one for which it is too late already: its time is worth more to the search. Of another trial without:
         should it win in the last moment, it goes without a refit.
         """
-        ending, best = self.ending(ledger, trial), ledger.winner
-        if self.record.study.no_refit or best is None or ledger.refits(best) or ledger.refuted(best):
+        ending, best = self.ending(ledger, trial), self.winner(ledger)
+        if best is None or ledger.refuted(best):
             return ending
         if self.seconds(best) > self.clock.budget - self.clock.now() - ending:
             return ending
@@ -52,12 +51,8 @@ class Refits:
         return ending + (self._should_it_go_on(best, ending) if trial == best.trial else 0.0)
 
     def winner(self, ledger: Ledger) -> TrialRecord | None:
-        """The trial to refit, the first whose weights are whole; None where there is none, or nothing left to do.
-
-        What is damaged is passed over in the export, and its refit with it, which has its twin's validation figures.
-        """
-        whole = (one for one in ledger.exportable() if not any(map(self.damage, _weights_of(one))))
-        winner = None if self.record.study.no_refit else next(whole, None)
+        """The trial to refit, the first that can be exported; None where there is none, or nothing left to do."""
+        winner = None if self.record.study.no_refit else next(iter(ledger.exportable()), None)
         return None if winner is None or winner.is_refit else winner
 
     def due(self, ledger: Ledger) -> Slice | str | None:
@@ -82,7 +77,7 @@ class Refits:
         left_out = f"no refit of trial {twin.trial.id} on train + validation"
         if failed := ledger.refuted(twin):
             return f"{left_out}: it has failed before, {failed.error}"
-        if trial.twin and (damage := self.damage(trial.twin)):
+        if trial.twin and (damage := ledger.damaged.get(trial.twin)):
             return f"{left_out}: {damage}"
         for parent in trial.parents:
             if not ledger.has_checkpoint(parent):
@@ -151,11 +146,6 @@ class Refits:
         if twin is None:
             raise ValueError(f"trial {trial.id} is no refit")
         return ledger.trials[twin.trial]
-
-
-def _weights_of(record: TrialRecord) -> tuple[Parent, ...]:
-    """The checkpoints that an export of the trial takes."""
-    return (record.best_checkpoint,) if record.trial.twin is None else (record.best_checkpoint, record.trial.twin)
 
 
 def _is_of(trial: Trial, candidate: Candidate) -> bool:

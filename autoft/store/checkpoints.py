@@ -19,12 +19,14 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from autoft.store.folder import unwritable
 from autoft.system.files import move_durably, sha256, write_atomic
+from autoft.system.parallel import Check, never_stop
 from autoft.values.codec import decode, encode, encode_python
 from autoft.values.ledger import Kept, Ledger
 from autoft.values.trial import Parent, Trial
@@ -147,7 +149,8 @@ class CheckpointStore:
     def problem(self, wanted: Parent) -> str | None:
         """What is wrong with the weights of a checkpoint; None when they are whole.
 
-        Here and in `training_problem` files that nobody has touched since they were written are not read.
+        Here and in `training_problem` files that nobody has touched since they were written are not read, and others
+        once in this process, however often somebody asks.
         """
         return self._problem(wanted, lambda sidecar: sidecar.model)
 
@@ -155,11 +158,17 @@ class CheckpointStore:
         """What is wrong with all that going on from a checkpoint needs besides its weights; None when it is whole."""
         return self._problem(wanted, lambda sidecar: sidecar.training)
 
-    def broken(self, ledger: Ledger) -> frozenset[int]:
-        """The trials that the ledger takes for exportable, and whose weights, or a refit's twin's, are not whole."""
-        records = (ledger.trials[number] for number in ledger.with_checkpoint())
-        needed = {one.trial.id: [one.best_checkpoint, *filter(None, [one.trial.twin])] for one in records}
-        return frozenset(number for number, parts in needed.items() if any(map(self.problem, parts)))
+    def damaged(self, ledger: Ledger, check: Check = never_stop) -> dict[Parent, str]:
+        """What is wrong with the weights of the ledger's finalists, by checkpoint; what is whole is not in it.
+
+        In a run that was copied, files of any size are read: `check`, called before each, may raise to stop that.
+        """
+        found: dict[Parent, str] = {}
+        for record in ledger.finalists():
+            check()
+            if problem := self.problem(record.best_checkpoint):
+                found[record.best_checkpoint] = problem
+        return found
 
     def is_empty(self) -> bool:
         """Whether no trial has a checkpoint."""
@@ -212,11 +221,8 @@ class CheckpointStore:
         """As `_tensors`, but a file that nobody has touched since is not read twice: a slice hashes what it writes."""
         from safetensors.torch import load_file
 
-        return load_file(self._path(file)) if self._is_untouched(file) else self._tensors(file)
-
-    def _is_untouched(self, file: _File) -> bool:
-        status = self._path(file).stat()
-        return (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
+        self._require_untouched(file)
+        return load_file(self._path(file))
 
     def _path(self, file: _File) -> Path:
         return self._folder / Path(file.name).name
@@ -227,8 +233,7 @@ class CheckpointStore:
             file = part(_Sidecar.of(sidecar, wanted.trial))
             if file is None:
                 return f"{sidecar.name} has nothing to go on from"
-            if not self._is_untouched(file):
-                self._require_whole(file)
+            self._require_untouched(file)
         except FileNotFoundError as error:
             return f"{Path(error.filename).name} is gone"
         except (OSError, ValueError) as error:
@@ -238,7 +243,18 @@ class CheckpointStore:
     def _require_whole(self, file: _File) -> None:
         """Raise `ValueError` unless the SHA-256 of a file is the one it was written with."""
         if sha256(self._path(file)) != file.sha256:
-            raise ValueError(f"{file.name} is damaged: its SHA-256 is not the one in the sidecar")
+            raise _damaged(file)
+
+    def _require_untouched(self, file: _File) -> None:
+        """As `_require_whole`, but by what it was when this process has read it last, if nobody has touched it since.
+
+        Nor is it read where nobody has since it was written.
+        """
+        path = self._path(file)
+        status = path.stat()
+        touched = (status.st_size, status.st_mtime_ns)
+        if touched != (file.size, file.mtime_ns) and _digest(path, *touched) != file.sha256:
+            raise _damaged(file)
 
     def _sidecars(self, trial_id: int) -> list[Path]:
         """The trial's sidecars, highest step first."""
@@ -253,6 +269,16 @@ class CheckpointStore:
         """Every file of ours with the trial its name says; other people's files are left alone."""
         paths = list(self._folder.iterdir()) if self._folder.is_dir() else []
         return [(int(name["trial"]), path) for path in paths if (name := _NAME.fullmatch(path.name))]
+
+
+@cache
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    """The SHA-256 of a file of that size and time of its last change, read once."""
+    return sha256(path)
+
+
+def _damaged(file: _File) -> ValueError:
+    return ValueError(f"{file.name} is damaged: its SHA-256 is not the one in the sidecar")
 
 
 def _check(sidecar: dict[str, Any]) -> str:

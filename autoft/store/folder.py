@@ -9,7 +9,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,9 +124,9 @@ class RunFolder:
             os.close(descriptor)
         return False
 
-    def write_leaderboard(self, ledger: Ledger, metric: MetricFacts, broken: Collection[int] = ()) -> None:
+    def write_leaderboard(self, ledger: Ledger, metric: MetricFacts) -> None:
         """Write leaderboard.csv anew, when the search has ended, however. Raises `OSError`."""
-        write_leaderboard(self.leaderboard, ledger, metric, broken)
+        write_leaderboard(self.leaderboard, ledger, metric)
 
     def require(self) -> None:
         """Raise `RunFolderError` when it is there no more, moved or removed while somebody works in it."""

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from operator import attrgetter
@@ -64,16 +64,14 @@ def leaderboard_rows(
     ledger: Ledger,
     metric: MetricFacts,
     in_flight: Literal["running", "stopped"],
-    broken: Collection[int] = (),
 ) -> list[LeaderboardRow]:
     """Every trial: those with a score, best first, each below its refits, then those without one, at last the failed.
 
-    `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more;
-    `broken` are those whose weights are not whole.
+    `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more.
     """
     networks = {(record.trial.backbone, record.trial.image_size) for record in ledger.trials.values()}
     paces = {network: ledger.image_seconds(*network) for network in networks}
-    board = _Board(metric, in_flight, ledger.with_checkpoint().difference(broken), paces)
+    board = _Board(metric, in_flight, frozenset(record.trial.id for record in ledger.exportable()), paces)
     ranking = ledger.ranking()
     refits = {record.trial.id: ledger.refits(record) for record in ranking}
     above = {refit.trial.id for found in refits.values() for refit in found}
@@ -100,9 +98,9 @@ def pareto_front(rows: Sequence[LeaderboardRow], cost: Callable[[LeaderboardRow]
     return [row for row in rows if row.trial in front or row.twin in front]
 
 
-def write_leaderboard(path: Path, ledger: Ledger, metric: MetricFacts, broken: Collection[int] = ()) -> None:
+def write_leaderboard(path: Path, ledger: Ledger, metric: MetricFacts) -> None:
     """Write leaderboard.csv of a search that has ended; see `LeaderboardRow` for the columns. Raises `OSError`."""
-    write_atomic(path, as_csv(leaderboard_rows(ledger, metric, "stopped", broken)))
+    write_atomic(path, as_csv(leaderboard_rows(ledger, metric, "stopped")))
 
 
 def as_csv(rows: Iterable[LeaderboardRow]) -> str:
@@ -118,7 +116,7 @@ def as_csv(rows: Iterable[LeaderboardRow]) -> str:
 class _Board:
     metric: MetricFacts
     in_flight: Literal["running", "stopped"]
-    kept: frozenset[int]
+    exportable: frozenset[int]
     paces: Mapping[tuple[str, int], float | None]
 
     def row(self, record: TrialRecord, rank: int | None) -> LeaderboardRow:
@@ -144,7 +142,7 @@ class _Board:
             params=trial.params,
             train_on=trial.train_on,
             twin=trial.twin.trial if trial.twin else None,
-            exportable=weights and trial.id in self.kept,
+            exportable=trial.id in self.exportable,
             error="" if record.in_flight else record.reports[-1].error or "",
         )
 

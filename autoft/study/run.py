@@ -194,7 +194,7 @@ class Run:
             return None
         if not summary.finalists:  # of an older version
             return summary if ledger.elapsed <= summary.elapsed else None
-        finalists = tuple(record.best_checkpoint for record in ledger.exportable()[: len(summary.finalists)])
+        finalists = tuple(record.best_checkpoint for record in ledger.finalists()[: len(summary.finalists)])
         return summary if finalists == summary.finalists else None
 
     def open_test(self) -> int:

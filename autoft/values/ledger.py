@@ -234,7 +234,7 @@ class Kept:
 
 
 class Ledger:
-    """Trials, slices in flight and reports; `record` is the only way to change it.
+    """Trials, slices in flight and reports; `record` is the only way to change them.
 
     `keep` bounds the checkpoints: the best `keep` trials have theirs, and `keep` paused ones, the best of those that
     stand at about as many passes, from each such group alike and at least one. It is the weights of the best score and,
@@ -244,6 +244,8 @@ class Ledger:
 
     def __init__(self, events: Iterable[Event] = (), keep: int = 5) -> None:
         self.keep = keep
+        self.damaged: Mapping[Parent, str] = {}
+        """What ails the weights of checkpoints that are kept; no journal knows, whoever opens a run looks once."""
         self._records: dict[int, TrialRecord] = {}
         self._elapsed = 0.0
         self._held: dict[tuple[str, int], dict[str, int]] = {}
@@ -298,7 +300,7 @@ class Ledger:
     @property
     def winner(self) -> TrialRecord | None:
         """The trial that would be exported now, or whose refit would; None without one."""
-        return next(iter(self._best_of(self._alive)), None)
+        return next((record for record in self._best_of(self._alive) if not self.damage(record)), None)
 
     def reaching(self, target: float | None) -> TrialRecord | None:
         """The winner, if its score has reached the target beyond noise: all of its 95 % interval lies there."""
@@ -316,9 +318,21 @@ class Ledger:
         measured = [record.costs.image for record in networks if record.costs.image > 0]
         return statistics.median_high(measured) if measured else None
 
-    def exportable(self) -> tuple[TrialRecord, ...]:
-        """Trials with a score whose checkpoint is kept, best first; before each its refit, if it has one."""
+    def finalists(self) -> tuple[TrialRecord, ...]:
+        """Trials with a score whose checkpoint is kept, whole or not, best first; before each its refit, if any."""
         return tuple(one for record in self._best_of(self._alive) for one in (*self.refits(record), record))
+
+    def exportable(self) -> tuple[TrialRecord, ...]:
+        """The finalists whose weights are whole, as far as is known."""
+        return tuple(record for record in self.finalists() if not self.damage(record))
+
+    def damage(self, record: TrialRecord) -> str | None:
+        """What ails the checkpoints that an export of a trial takes; None where they are whole, as far as is known.
+
+        A refit takes its twin's too, whose validation figures it has.
+        """
+        taken = (record.best_checkpoint, *filter(None, [record.trial.twin]))
+        return next(filter(None, map(self.damaged.get, taken)), None)
 
     def refits(self, record: TrialRecord) -> tuple[TrialRecord, ...]:
         """The refits of a trial's best checkpoint that are through and kept."""

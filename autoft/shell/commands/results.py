@@ -51,8 +51,9 @@ def leaderboard(run: str, top: int | None, pareto: bool, as_json: bool, as_csv: 
     opened = Run.open(Path(run))
     in_flight: Literal["running", "stopped"] = "running" if opened.folder.in_use() else "stopped"
     ledger = opened.ledger()
-    broken = opened.checkpoints.broken(ledger)
-    rows = leaderboard_rows(ledger, opened.record.metric, in_flight, broken)
+    best = ledger.reaching(opened.record.target)  # it has that score, whatever became of its weights since
+    ledger.damaged = opened.checkpoints.damaged(ledger)
+    rows = leaderboard_rows(ledger, opened.record.metric, in_flight)
     rows = (_front(rows, opened.record) if pareto else rows)[:top]
     if as_json or as_csv:
         say(document("trials", rows) if as_json else csv_of(rows).removesuffix("\n"))
@@ -60,7 +61,6 @@ def leaderboard(run: str, top: int | None, pareto: bool, as_json: bool, as_csv: 
     metric = opened.record.metric
     say(f"score: {metric.name} on validation images{', smaller is better' if metric.is_loss else ''}")
     if opened.record.study.target is not None:
-        best = ledger.reaching(opened.record.target)
         how = f"reached: {best.standing(metric)}" if best else "not reached beyond noise"
         say(f"target: {opened.record.study.target:g}, {how}")
     say(aligned(LEADERBOARD, [_cells(row, metric) for row in rows]))
