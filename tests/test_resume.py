@@ -358,7 +358,7 @@ def test_what_the_result_says_to_do_next_can_be_done(
     """There is one candidate more than was tried, which nobody may begin where one trial was allowed."""
     (tried,) = run.record.candidates
     candidates = (tried, replace(tried, freeze="full", fit="gradient"))
-    asked = replace(run.record.study, trials=trials, searcher="halving")
+    asked = replace(run.record.study, trials=trials, searcher="halving", no_refit=True)
     rewrite(run, replace(run.record, study=asked, candidates=candidates))
     run = Run.open(run.folder.path)
     with Journal(run.folder.journal) as journal, stop_on_signals() as stopped:
