@@ -67,7 +67,8 @@ def _adaptable(module: nn.Module) -> list[str]:
     """Layers whose product of matrices an adapter can be added to, by name.
 
     A class of its own may not use its weights as the usual one does, nor one whose weights are made of others, as
-    those of weight and spectral norms are; and what is used under two names would be adapted under one.
+    those of weight and spectral norms are; and what is used under two names would be adapted under one. Attention of
+    timm that has biases of its own (BEiT, EVA, Swin v2) multiplies by the weight, past the layer.
     """
     from torch import nn
 
@@ -79,6 +80,7 @@ def _adaptable(module: nn.Module) -> list[str]:
         if name and (type(layer) is nn.Linear or (type(layer) is nn.Conv2d and _is_linear(layer)))
         if all(uses[id(one)] == 1 for one in layer.parameters())
         if dict(layer.named_parameters()).keys() <= {"weight", "bias"} and not layer._forward_pre_hooks
+        if not (name.endswith(".qkv") and getattr(layers[name.removesuffix(".qkv")], "q_bias", None) is not None)
     ]
 
 

@@ -62,6 +62,18 @@ def test_of_a_transformer_each_linear_layer_is_adapted():
     assert {name.split(".lora_")[0] for name in added} == layers
 
 
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224", "swinv2_tiny_window8_256"])
+def test_attention_that_multiplies_by_a_weight_itself_is_left_alone(name):
+    """The layers beside it are not."""
+    few = {"depths": (1, 1, 1, 1), "embed_dim": 24} if "swin" in name else {"depth": 1, "embed_dim": 48}
+    module = timm.create_model(name, num_classes=0, img_size=64, **few)
+    adaptation = adapted(Network.of(module, InputSpec(64)))
+    names = {one.split(".lora_")[0].rpartition(".")[2] for one, _ in adaptation.network.module.named_parameters()}
+    assert "proj" in names
+    plan = lora.Lora().plan(adaptation.network.stages, lora.Lora().space().starts[0])
+    assert adaptation.problem(plan, torch.randn(2, 3, 64, 64)) is None
+
+
 def test_convolutions_of_groups_and_of_several_pixels_stay_as_they_are():
     class Own(nn.Module):
         def __init__(self) -> None:
