@@ -387,9 +387,9 @@ def child_of(trial: int, step: float) -> Slice:
             [PAUSED[0], replace(PAUSED[1], score=None)],
             "no checkpoint to go",
         ),
-        (child_of(7, 1.0), PAUSED, "trial 7, a parent, has no checkpoint"),
+        (child_of(7, 1.0), PAUSED, "trial 7, a parent, has no checkpoint at 1 pass"),
         (child_of(0, 0.5), PAUSED, "has no checkpoint at 0.5 passes"),
-        (replace(slice_of(0), until=float("nan")), [], "a slice from"),
+        (replace(slice_of(0), until=float("nan")), [], "a slice from 0 to nan passes"),
     ],
     ids=["another trial", "not where it stands", "ended", "no checkpoint", "no parent", "no such step", "nowhere"],
 )

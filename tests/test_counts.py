@@ -8,6 +8,7 @@ from autoft.bundle.standalone.verify import measured_line
 from autoft.study.record import Machine
 from autoft.tasks.forms.table import FORMS
 from autoft.tasks.multi_label import MultiLabel
+from autoft.values.bundle import Training
 from autoft.values.counts import counted, passes
 from autoft.values.summary import Scores
 from autoft.values.target import Form, Targets
@@ -39,6 +40,8 @@ def test_what_is_one_by_rounding_is_one_pass(step: float, said: str) -> None:
         (str(Machine("inline", 1, 1, "cpu")), "1 worker of 1 thread on cpu"),
         (Scores(1, None, {}, None).counted(), "1 image"),
         (measured_line(1, 0.0), "1 test vector,"),
+        (str(Training(0.999, 1)), "1 pass, 1 step"),
+        (str(Training(1234.5, 2000)), "1,234.5 passes, 2,000 steps"),
     ],
 )
 def test_one_of_a_kind_is_said_so(said: str, one: str) -> None:

@@ -235,6 +235,11 @@ def test_a_line_that_cannot_follow_is_refused(events: list[Event]) -> None:
         Ledger(events)
 
 
+def test_a_slice_that_begins_elsewhere_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match=r"trial 0 starts from 1 pass, but it is at 0$"):
+        Ledger([queued(0, 1.0)])
+
+
 def test_a_later_failure_leaves_the_scored_checkpoint() -> None:
     events = [queued(0), Report(0, "paused", 1.0, 0.9, 1.0), queued(0, 1.0), Report(0, "failed", 1.0, None, 2.0)]
     ledger = Ledger(events)

@@ -885,8 +885,17 @@ def test_a_refit_whose_twin_is_gone_is_passed_over(run: Run, worker: Worker) -> 
     ledger = searched_and_refitted(worker, first(run, "probe"), 1.0)
     for path in run.folder.checkpoints.glob("00000-*"):
         path.unlink()
-    with pytest.raises(NoWeights, match="trial 0 has no whole checkpoint at 1 passes"):
+    with pytest.raises(NoWeights, match="trial 0 has no whole checkpoint at 1 pass any more; trial 0 is its twin"):
         BundleMaker(run, ledger, worker.shop, Stopwatch(0.0))._twins_logits(ledger.trials[1])
+
+
+def test_a_refit_whose_twin_has_other_weights_than_were_scored_is_passed_over(run: Run, worker: Worker) -> None:
+    ledger = searched_and_refitted(worker, first(run, "probe"), 1.0)
+    (report,) = ledger.trials[0].reports
+    events = [Queued(0, ledger.trials[0].slices[0], Clock(0.0, FOREVER)), replace(report, score=report.score - 0.25)]
+    other = Ledger([*events, Queued(1, ledger.trials[1].slices[0], Clock(0.0, FOREVER)), *ledger.trials[1].reports])
+    with pytest.raises(NoWeights, match=r"the weights of trial 0 scored .*damaged; trial 0 is its twin"):
+        BundleMaker(run, other, worker.shop, Stopwatch(0.0))._twins_logits(other.trials[1])
 
 
 class KilledInTheRefit(InlineRunner):

@@ -169,7 +169,11 @@ class BundleMaker:
         """Of a refit, what its twin made of the validation images. Raises `NoWeights` when that is not known."""
         if record.trial.twin is None:
             return None
-        twin = self._saved(self.ledger.scored_as(record), record.trial.twin)
+        try:
+            twin = self._saved(self.ledger.scored_as(record), record.trial.twin)
+        except NoWeights as problem:
+            of_which = f"trial {record.trial.twin.trial} is its twin, whose validation figures it has"
+            raise NoWeights(f"{problem}; {of_which}") from problem
         if twin.logits is None:
             raise NoWeights(f"nobody kept what trial {twin.trial.id}, its twin, made of the validation images")
         return twin.logits
@@ -186,7 +190,8 @@ class BundleMaker:
             metric, known = self.run.record.metric, record.score or 0.0
             if not is_same_score(scored, known, metric, self.shop.dataset.info.targets):
                 now, then = (metric.text(metric.shown(score)) for score in (scored, known))
-                raise NoWeights(f"its weights scored {now}, the journal says {then}: one of them is damaged")
+                weights = f"the weights of trial {record.trial.id}"
+                raise NoWeights(f"{weights} scored {now}, the journal says {then}: one of them is damaged")
         return checkpoint
 
 

@@ -17,6 +17,7 @@ from autoft.store import CheckpointStore, Journal
 from autoft.system.clock import RunClock
 from autoft.system.screen import Screen
 from autoft.system.signals import StopFlag, TimeOver, time_limit
+from autoft.values.counts import passes
 from autoft.values.ledger import Ledger
 from autoft.values.trial import (
     DONE,
@@ -393,7 +394,7 @@ def problem_of(asked: Slice, problem: Problem, ledger: Ledger) -> str | None:
     if address not in spaces:
         return f"{address} is no candidate"
     if not asked.start < asked.until < math.inf:
-        return f"a slice from {asked.start} to {asked.until} passes"
+        return f"a slice from {asked.start:g} to {passes(asked.until, 6)}"
     known = ledger.trials.get(trial.id)
     if known is not None and known.in_flight:
         return f"trial {trial.id} is asked for, but it is {known.state}"
@@ -406,7 +407,7 @@ def _problem_of_parents(trial: Trial, ledger: Ledger) -> str | None:
     for parent in trial.parents:
         record = ledger.trials.get(parent.trial)
         if record is None or not ledger.has_checkpoint(parent):
-            return f"trial {parent.trial}, a parent, has no checkpoint at {parent.step:g} passes"
+            return f"trial {parent.trial}, a parent, has no checkpoint at {passes(parent.step, 6)}"
         if record.trial.backbone != trial.backbone:
             return f"trial {parent.trial}, a parent, is of another backbone, {record.trial.backbone}"
     return None

@@ -41,6 +41,7 @@ from autoft.train.halves import in_halves
 from autoft.train.job import Job
 from autoft.train.precision import Choice, Precision, device_name
 from autoft.train.step_timing import Subject
+from autoft.values.counts import passes
 from autoft.values.plan import Balance, Plan, Recipe
 from autoft.values.space import Scalar
 from autoft.values.trial import Parent, Report, Trial
@@ -214,7 +215,7 @@ class Workshop:
     def saved(self, wanted: Parent) -> Checkpoint:
         """A checkpoint that is kept. Raises `LookupError` when it is gone or damaged."""
         if (checkpoint := self.checkpoints.load(wanted)) is None:
-            raise LookupError(f"trial {wanted.trial} has no whole checkpoint at {wanted.step:g} passes any more")
+            raise LookupError(f"trial {wanted.trial} has no whole checkpoint at {passes(wanted.step)} any more")
         return checkpoint
 
     def restored(self, checkpoint: Checkpoint) -> Classifier:

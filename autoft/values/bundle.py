@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from autoft.values.counts import counted
 from autoft.values.dataset import SplitName, TrainOn
 
 SCHEMA: Final = 1
@@ -49,7 +50,7 @@ class Training:
 
     def __str__(self) -> str:
         """In words."""
-        return f"{_counted(self.passes, 'pass', 'passes')}, {_counted(self.steps, 'step', 'steps')}"
+        return f"{counted(f'{round(self.passes, 2):,g}', 'pass')}, {counted(self.steps, 'step')}"
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,6 @@ class Origin:
     of_trial: int
     training: Training | None = None
     twin_training: Training | None = None
-
-
-def _counted(number: float, one: str, many: str) -> str:
-    return f"{round(number, 2):,g} {one if number == 1 else many}"
 
 
 # ---------------------------------------------------------------- metrics.json

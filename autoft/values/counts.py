@@ -9,9 +9,9 @@ def counted(number: int | str, noun: str) -> str:
     return f"{shown} {noun if shown == '1' else plural(noun)}"
 
 
-def passes(step: float) -> str:
-    """So many passes over the images to train on, to three digits."""
-    return counted(f"{step:.3g}", "pass")
+def passes(step: float, digits: int = 3) -> str:
+    """So many passes over the images to train on, to so many digits."""
+    return counted(f"{step:.{digits}g}", "pass")
 
 
 def plural(noun: str) -> str:

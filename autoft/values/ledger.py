@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from autoft.values.bundle import Training
+from autoft.values.counts import passes
 from autoft.values.target import MetricFacts
 from autoft.values.trial import (
     Allowance,
@@ -423,8 +424,8 @@ class Ledger:
         if trial.twin is not None and trial.twin.trial not in self._records:
             raise ValueError(f"trial {event.trial} is the refit of trial {trial.twin.trial}, which there is not")
         if event.slice.start != (known.step if known else 0.0):
-            reached = known.step if known else 0.0
-            raise ValueError(f"trial {event.trial} starts from {event.slice.start:g} passes, but it is at {reached:g}")
+            start, reached = passes(event.slice.start, 6), known.step if known else 0.0
+            raise ValueError(f"trial {event.trial} starts from {start}, but it is at {reached:g}")
         before = known or TrialRecord(trial, (), ())
         self._put(replace(before, slices=(*before.slices, event.slice), lost=(), stopped=False))
         self._elapsed = max(self._elapsed, event.clock.elapsed)
