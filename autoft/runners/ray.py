@@ -22,9 +22,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from autoft.errors import PluginError, RunFolderError, StudyError, UserError
+from autoft.errors import PluginError, RunFolderError, StudyError
 from autoft.parts.plugins import PluginRef
 from autoft.runners.base import Runner, Site
 from autoft.runners.deaths import OomKills, cause_of_death
@@ -63,6 +63,8 @@ from ray.tune.search import Searcher  # noqa: E402
 GRACE_SECONDS = 30.0
 SHUTDOWN_SECONDS = 5.0
 WAITING, OTHERS_SECONDS = "waiting", 10.0
+_OF_NO_TRIAL: Final = {kind.__name__: kind for kind in (PluginError, RunFolderError)}
+"""What a worker raises that is the fault of no trial; the driver raises the same, which ends the search."""
 MOST_A_GPU = 4  # workers, where what they come to together is measured; each takes seconds to start and a CUDA context
 
 
@@ -312,7 +314,7 @@ class _Adapter(Searcher):
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Tell the search. A Tune trial without a report was stopped on request, or `died` says what happened."""
         if result and "ends" in result:
-            self.error = self.error or UserError(result["ends"])
+            self.error = self.error or _OF_NO_TRIAL[result["error"]](result["ends"])
         elif result and "report" in result and trial_id in self._running:
             where = decode(Where, result["where"]) if "where" in result else Where()
             self._guarded(lambda: self._tell(trial_id, decode(Report, result["report"]), where))
@@ -441,8 +443,9 @@ class _SliceTrainable(tune.Trainable):
             raise SeatGivenUpError
         try:
             report = self._execute(errand)
-        except (RunFolderError, PluginError) as error:
-            return {"ends": str(error), "done": True}
+        except tuple(_OF_NO_TRIAL.values()) as error:
+            kind = next(name for name, kind in _OF_NO_TRIAL.items() if isinstance(error, kind))
+            return {"ends": str(error), "error": kind, "done": True}
         except Exception as error:
             if self._stopped():
                 return {"done": True}
