@@ -129,15 +129,53 @@ def faults(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-def test_a_worker_without_the_plugins_of_the_driver_ends_the_search_and_fails_no_trial(tmp_path, monkeypatch):
+BREAKING = """
+from autoft import WAIT, Searcher, Slice, hookimpl
+
+class Breaking(Searcher):
+    name = "breaking"
+
+    def ask(self, problem, ledger, clock):
+        if ledger.ranking():
+            raise ValueError("no more")
+        if ledger.in_flight:
+            return WAIT
+        number, (probe,) = len(ledger.trials), problem.candidates
+        return Slice(probe.trial(number, {}, 0), 0.0, 1.0, clock.deadline)
+
+@hookimpl
+def autoft_searchers():
+    return [Breaking()]
+"""
+
+
+@pytest.mark.slow
+def test_what_a_searcher_raises_is_one_line_that_says_how_to_come_to_the_best_so_far(tiny_images, tmp_path):
+    """As without Ray, of which nobody hears."""
+    (plugin := tmp_path / "breaking.py").write_text(BREAKING)
+    searched = ("--searcher", "breaking", "--backbones", "small/test_resnet", "--freeze", "probe", "--runner", "ray")
+    done = autoft("search", tiny_images, "-p", ZOO, "-p", plugin, *searched, "--time", "3m", "--out", tmp_path / "run")
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: plugin 'breaking'") and "ValueError: no more" in line
+    assert line.endswith(f"the best so far is kept, and `autoft export {tmp_path / 'run'}` hands it over")
+    assert "ray" not in done.stderr.replace(str(tmp_path), "").lower()
+
+
+@pytest.mark.parametrize("kind", ["PluginError", "RunFolderError", "WeightsChanged"])
+def test_what_a_worker_raises_that_no_trial_is_to_blame_for_ends_the_search_as_itself(tmp_path, monkeypatch, kind):
     from autoft import PluginError, Slice, Trial
+    from autoft.errors import RunFolderError
     from autoft.runners import ray as subject
     from autoft.runners.base import Site
     from autoft.study.record import Machine
+    from autoft.train.workshop import WeightsChanged
     from autoft.values.codec import encode
 
+    raised = {one.__name__: one for one in (PluginError, RunFolderError, WeightsChanged)}[kind]
+
     def refuse(*arguments):
-        raise PluginError("plugin 'mine' changed during the search")
+        raise raised("plugin 'mine' changed during the search")
 
     monkeypatch.setattr("autoft.train.worker.Worker.open", refuse)
     errand = subject._Errand(str(tmp_path), 1, "cpu", (), 0.0, Slice(Trial(0, "b", "f", 64, {}, 0), 0.0, 1.0, 1e12))
@@ -146,7 +184,8 @@ def test_a_worker_without_the_plugins_of_the_driver_ends_the_search_and_fails_no
     result = worker.step()
     adapter = subject._Adapter(None, Site(tmp_path, Machine("ray", 1, 1, "cpu"), 0.0), None)
     adapter.on_trial_complete("tune's", result)
-    assert (str(adapter.error), adapter.error.exit_code) == ("plugin 'mine' changed during the search", 2)
+    assert str(adapter.error) == "plugin 'mine' changed during the search"
+    assert issubclass(raised, type(adapter.error)) and isinstance(adapter.error, PluginError | RunFolderError)
     assert "report" not in result
 
 

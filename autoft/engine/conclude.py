@@ -33,8 +33,6 @@ from autoft.study.study import CORE_EXPORTER
 from autoft.system.files import as_text, write_atomic
 from autoft.system.screen import Screen
 from autoft.system.stopwatch import Stopwatch
-from autoft.tasks.forms.table import FORMS
-from autoft.tasks.single_label import IMBALANCED
 from autoft.tasks.statistics import Logits
 from autoft.train.classifier import Classifier
 from autoft.train.workshop import WeightsChanged, Workshop
@@ -363,9 +361,11 @@ def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bu
 
 
 def suggested_metric(metric: MetricFacts, dataset: Dataset) -> str:
-    """One to which each class counts alike, where they are uneven and it is not that of the search; "" if none is."""
-    task, targets = dataset.task, dataset.info.targets
-    images = FORMS[task.form].images_of(targets, dataset.targets("train"))
-    if metric.weighs_classes or images.max() < IMBALANCED * images[images > 0].min(initial=images.max()):
+    """One to which each class counts alike, where the task takes them for uneven and the search went by no such one.
+
+    "" if there is none.
+    """
+    task = dataset.task
+    if metric.weighs_classes or task.imbalance(dataset.labels("train")) is None:
         return ""
     return next((one.name for one in task.metrics if one.facts.weighs_classes), "")
