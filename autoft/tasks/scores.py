@@ -26,18 +26,19 @@ from autoft.values.summary import Scores
 def scores(metrics: Sequence[Metric], primary: Metric, judged: NDArray[Any], targets: NDArray[Any]) -> Scores:
     """Every metric over judged outputs `(n, ...)`, with a 95 % interval for the primary one, and its count.
 
-    That of a proportion is Wilson's; the others are bootstraps over images. A metric that has no figure for these
-    images, NaN, is left out; of the primary one there is then no interval.
+    That of a proportion is Wilson's; the others are bootstraps over images. Where the primary one counts no images, the
+    count is that of the first which does. A metric that has no figure for these images, NaN, is left out; of the
+    primary one there is then no interval.
     """
     n = len(targets)
     found = {metric.name: metric.score(judged, targets) for metric in metrics}
     known = [metric for metric in metrics if math.isfinite(found[metric.name])]
     ends = sorted(map(primary.facts.shown, interval(primary, judged, targets))) if primary in known else None
     # One with a form is what a plugin adds to every task of it: it does not say when an image is right.
-    counts = primary in known and primary.is_proportion and primary.form is None
+    counting = [one for one in (primary, *metrics) if one in known and one.is_proportion and one.form is None]
     return Scores(
         n=n,
-        correct=round(found[primary.name] * n) if counts else None,
+        correct=round(found[counting[0].name] * n) if counting else None,
         metrics={one.name: one.facts.shown(found[one.name]) for one in known},
         ci95=(ends[0], ends[1]) if ends else None,
         unbounded=tuple(one.name for one in known if one.facts.greatest is None),

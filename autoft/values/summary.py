@@ -36,10 +36,11 @@ class Best:
 class Scores:
     """Every metric on one split of `n` images; `ci95` of the primary one, which `metric` names.
 
-    `correct` counts the images that are right as a whole, which `right` says in words, where the primary metric is the
-    task's own of that; else None. A loss is positive here, as people know it: smaller is better. A metric that
-    has no figure for these images is not there, and `ci95` is None where that is the primary one. The figures of
-    `unbounded` metrics may be of any size, as in the units of the data. An older version has not written `metric`.
+    `correct` counts the images that are right as a whole, which `right` says in words: by the primary metric where that
+    is one of the task's own that counts them, else by its first that does, as accuracy; None where it has none, as of
+    numbers. A loss is positive here, as people know it: smaller is better. A metric that has no figure for these images
+    is not there, and `ci95` is None where that is the primary one. The figures of `unbounded` metrics may be of any
+    size, as in the units of the data. An older version has not written `metric`.
     """
 
     n: int
