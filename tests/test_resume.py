@@ -33,7 +33,16 @@ from autoft.engine.ending import Ending
 from autoft.engine.execution import ExportWish, _damage, _export_path, _layout, _search, execute, export_trial
 from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
-from autoft.errors import AutoftError, DataError, GateFailed, Interrupted, PluginError, RunFolderError, StudyError
+from autoft.errors import (
+    AutoftError,
+    DataError,
+    GateFailed,
+    Interrupted,
+    PluginError,
+    RunFailed,
+    RunFolderError,
+    StudyError,
+)
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef
@@ -1031,7 +1040,7 @@ def test_a_manifest_that_moved_is_found_by_its_name_in_the_folder_given(tmp_path
         found = of_manifest.with_images(data)
         assert (found.record.data.root, found.record.data.manifest) == (str(tmp_path), str(tmp_path / "cases.csv"))
         assert found.images() == tmp_path
-    with pytest.raises(DataError, match=r"no file /gone/cases\.csv, which lists .*add --data with the CSV file or its"):
+    with pytest.raises(DataError, match=r"no file /gone/cases\.csv, which .*--data says where to, with the CSV"):
         of_manifest.images()
     with pytest.raises(DataError, match=r"no file .*/red/cases\.csv"):
         of_manifest.with_images(run.images() / "red").images()
@@ -1095,6 +1104,31 @@ def test_other_images_are_not_taken_for_those_that_moved(run: Run, executed: lis
     with pytest.raises(DataError, match="not those the run started with"):
         api.resume(run.folder.path, data=moved)
     assert (state(run), executed) == (before, [])
+
+
+def asked_for(run: Run, number: int) -> Queued:
+    return Queued(number, Slice(run.record.candidates[0].trial(number, {}, 0), 0.0, 1.0, 60.0), Clock(1.0, 60.0))
+
+
+@pytest.mark.parametrize("number", [None, 0])
+@pytest.mark.parametrize(
+    ("reports", "error", "says"),
+    [
+        ([], RunFolderError, "no trial of the run in .*/run has a score yet; `autoft resume .*/run` goes on with it"),
+        ([Report(0, "failed", 0.0, None, 1.0, error="it broke")], RunFailed, "no trial gave a model: it broke"),
+    ],
+    ids=["not so far", "failed"],
+)
+def test_an_export_of_a_run_without_a_score_says_what_to_do_about_it(
+    number: int | None, reports: list[Report], error: type[AutoftError], says: str, run: Run
+) -> None:
+    run.folder.summary.unlink()
+    run.folder.journal.unlink()
+    with Journal(run.folder.journal) as journal:
+        for event in (asked_for(run, 0), Started(0, 1.0), *reports, asked_for(run, 1)):
+            journal.append(event)
+    with pytest.raises(error, match=says):
+        export_trial(run, (), ExportWish(number, None, "image"), Silent())
 
 
 def test_ctrl_c_ends_an_export_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

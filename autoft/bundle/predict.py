@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ def find_bundle(path: Path) -> Path:
     if (path / "summary.json").is_file():
         return bundle_of(path, _summary(path / "summary.json"))
     if (path / "study.json").is_file():
-        raise RunFolderError(f"the run in {path} has no model yet; `autoft resume {path}` goes on with it")
+        run = shlex.quote(str(path))
+        ways = f"`autoft resume {run}` goes on with it, and `autoft export {run}` writes the best so far"
+        raise RunFolderError(f"the run in {run} has exported no model yet: {ways}")
     if not path.exists():
         if (path.parent / "summary.json").is_file():
             bundle_of(path.parent, _summary(path.parent / "summary.json"))

@@ -160,10 +160,12 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
 
     `plugins` change those the run recorded, as `Host.recorded` says. The gate compares in full, and the test split
     stays shut. Raises `StudyError` for a trial without a checkpoint, `GateFailed` when files and torch differ, or no
-    trial can be exported, `DataError` when the run's images are not where it looks for them.
+    trial can be exported, `RunFolderError` when none has a score yet, `DataError` when the run's images are not where
+    it looks for them.
     """
     with run.folder.lock(), stop_on_signals() as stopped:
         ledger = run.ledger()
+        _require_a_score(run, ledger)
         with _stopped_at_once(stopped):
             ledger.damaged = run.checkpoints.damaged(ledger)
         settle(run.folder.export)
@@ -207,6 +209,14 @@ def _stopped_at_once(stopped: StopFlag) -> Iterator[None]:
             yield
     except (Cancelled, KeyboardInterrupt):
         raise Interrupted("stopped; nothing was exported", stopped.signal or signal.SIGINT) from None
+
+
+def _require_a_score(run: Run, ledger: Ledger) -> None:
+    """Raise `RunFolderError` where the search has not come so far as to a score, and no trial says why not."""
+    is_explained = any(report.error for record in ledger.trials.values() for report in record.reports)
+    if not ledger.ranking() and not is_explained:
+        path = shlex.quote(str(run.folder.path))
+        raise RunFolderError(f"no trial of the run in {path} has a score yet; `autoft resume {path}` goes on with it")
 
 
 def _shop(run: Run, host: Host, stopped: StopFlag) -> Workshop:

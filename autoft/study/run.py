@@ -82,11 +82,12 @@ class Run:
         root, source = as_path(self.record.data.root), as_path(self.record.data.source)
         if self.record.data.manifest and not source.is_file():
             raise DataError(
-                f"there is no file {source}, which lists the run's images; if they have moved, add --data with the CSV "
-                "file or its folder"
+                f"there is no file {source}, which lists the run's images; if they have moved, --data says where to, "
+                "with the CSV file or its folder"
             )
         if not root.is_dir():
-            raise DataError(f"there is no folder {root} with the run's images; if they have moved, add --data DIR")
+            moved = "if they have moved, --data DIR says where to"
+            raise DataError(f"there is no folder {root} with the run's images; {moved}")
         return root
 
     def verify_images(self, threads: int) -> None:
