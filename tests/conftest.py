@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 settings.register_profile("autoft", deadline=None)  # a benchmark measures speed, a test never does
 settings.load_profile("autoft")
@@ -37,6 +39,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("AUTOFT_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def started(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that is there once somebody has started Ghostscript."""
+    folder = tmp_path_factory.mktemp("ghostscript")
+    (stub := folder / "gs").write_text(f"#!/bin/sh\ntouch '{folder}/started'\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # whether there is one, which Pillow looks up once
+    return folder / "started"
+
+
+@pytest.fixture(params=["EPS", "IPTC"])
+def postscript(request: pytest.FixtureRequest) -> bytes:
+    """A file for which Pillow starts Ghostscript: an EPS, or an IPTC record with one inside."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "EPS")
+    if request.param == "EPS":
+        return buffer.getvalue()
+    fields = [(3, 60, b"\1\0"), (3, 20, b"\0\4"), (3, 30, b"\0\4"), (3, 120, b"\5"), (8, 10, buffer.getvalue())]
+    return b"".join(struct.pack(">BBBH", 0x1C, *kind, len(data)) + data for *kind, data in fields)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from autoft.bundle.standalone import infer, verify
 from autoft.errors import UnreadableImage
@@ -212,6 +212,17 @@ def test_a_tiff_that_pillow_cannot_decode_is_described(kind, bands, sample_forma
     assert reason(tiff(values, bands, values.itemsize * 8, sample_format)[:60]) == "not an image"
 
 
+def test_no_file_starts_another_program(postscript, started, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(postscript)
+    assert reason(postscript).startswith("not an image")
+    with pytest.raises(UnidentifiedImageError):
+        infer.read(tmp_path / "photo.jpg")
+    assert not started.exists()
+    with suppress(OSError, AttributeError), Image.open(tmp_path / "photo.jpg") as image:
+        image.load()
+    assert started.exists()  # Pillow alone starts it
+
+
 def test_no_library_prints_a_line_of_its_own(capfd):
     for kind in ("tiff_lzw", "tiff_deflate", "jpeg", "group4"):
         image = photo().convert("1") if kind == "group4" else photo()
@@ -392,6 +403,10 @@ def test_the_bundles_own_script_gives_the_same_pixels(file, orientation, width, 
         ours, theirs = decode(data, (0.0, 700.0)), infer.read(io.BytesIO(data), (0.0, 700.0))
     np.testing.assert_array_equal(ours, theirs)
     assert (ours.shape[0] * ours.shape[1] < width * height) == (large and width * height > 60)
+
+
+def test_the_bundles_own_script_reads_the_same_formats():
+    assert tuple(infer.FORMATS) == module.readable_formats()
 
 
 def test_the_bundles_own_script_has_the_same_limits():

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from parts.exported import how, one_of
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from autoft.bundle.card import CardFacts, model_card
 from autoft.media.image.raw_pixels import write_raw_pixel_model
@@ -513,6 +513,13 @@ def test_the_snippet_refuses_what_pillow_would_cut_off(kind: str, name: str, pas
     Image.fromarray(np.full((6, 9), 40_000, kind)).save(name)
     with pytest.raises(SystemExit, match=r"more than 8 bits: .*examples/infer\.py"):
         pasted(name)
+
+
+def test_the_snippet_starts_no_other_program(postscript: bytes, started: Path, pasted: Callable[[str], None]) -> None:
+    Path("renamed.jpg").write_bytes(postscript)
+    with pytest.raises(UnidentifiedImageError):
+        pasted("renamed.jpg")
+    assert not started.exists()
 
 
 def test_the_card_says_over_which_bins_its_calibration_error_is() -> None:

@@ -698,6 +698,20 @@ def test_a_photo_that_cannot_be_read_is_one_line_and_does_not_stop_the_rest(bund
     assert "exceeds limit" in lines[2] and "no 8-bit image (F)" in lines[3]
 
 
+def test_no_photo_and_no_vector_starts_another_program(
+    bundle: Path, postscript: bytes, started: Path, tmp_path: Path
+) -> None:
+    (photo := tmp_path / "photo.jpg").write_bytes(postscript)
+    done = infer(bundle, photo)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{photo} cannot be read: cannot identify image file")
+    (bundle / "test_vectors/dot.png").write_bytes(postscript)
+    seal(bundle)
+    assert any("dot.png cannot be decoded" in problem for problem in standalone.verify(bundle).problems)
+    assert infer(bundle).returncode == 1
+    assert not started.exists()
+
+
 def test_the_python_example_scales_what_has_more_than_8_bits_as_autoft_does(bundle: Path, tmp_path: Path) -> None:
     value_range = (-2.0, 5.5)
     model = onnx.load(bundle / "model.onnx")

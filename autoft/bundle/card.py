@@ -137,7 +137,8 @@ def _use(facts: CardFacts) -> str:
 import json, numpy, onnxruntime, pathlib
 from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
-image = ImageOps.exif_transpose(Image.open("photo.jpg"))
+formats = ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # not EPS, for which Pillow starts Ghostscript
+image = ImageOps.exif_transpose(Image.open("photo.jpg", formats=formats))
 if image.mode[0] in "IF":  # Pillow would cut off what is above 255
     raise SystemExit("more than 8 bits: {_deep(facts.handoff.preprocess.value_range)}")
 image = image.convert("RGBA")

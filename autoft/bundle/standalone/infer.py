@@ -32,6 +32,9 @@ BUNDLE = Path(__file__).resolve().parent.parent
 VECTORS = BUNDLE / "test_vectors" / "vectors.json"
 EXACT_PIXELS = 100_000_000  # an image of more is halved, as it was for training: it would take more than 1 GB
 MAX_PIXELS = 256_000_000  # one of more is refused
+Image.init()
+# Left out is what Pillow only recognises, or opens by starting Ghostscript: EPS, and IPTC, in which one may lie.
+FORMATS = sorted(set(Image.OPEN) - {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 UPRIGHT = dict(  # by EXIF orientation
     enumerate(
         ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), 2
@@ -45,7 +48,7 @@ def read(photo: Path, value_range: Any = None) -> Any:
     `value_range` is what becomes 0 and 255 of float and 32-bit images. Damaged files raise nearly anything.
     """
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many
-    with Image.open(photo) as image:
+    with Image.open(photo, formats=FORMATS) as image:
         # Older versions of Pillow open a 16-bit PNG as one of 32 bits.
         sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
         if is_large(image):

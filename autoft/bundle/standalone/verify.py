@@ -361,7 +361,7 @@ def _pixels(folder: Path, vector: Any, listed: set[str], problems: list[str]) ->
     pixels = values.reshape(shape)
     with _blaming(f"{png} cannot be decoded"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(folder / png) as image:
+        with Image.open(folder / png, formats=["PNG"]) as image:
             same = image.size == shape[1::-1] and np.array_equal(np.asarray(image.convert("RGB")), pixels)
     if not same:
         problems.append(f"{png}: Pillow decodes other pixels than {raw} holds; the decoder differs, not the model")

@@ -50,8 +50,8 @@ MAX_BYTES: Final = 1 << 30
 DECODER: Final = f"3-{PIL.__version__}"
 """Changes whenever the same file may give other pixels; the first number counts changes in this module."""
 
-# Formats Pillow only recognises, or opens by starting another program.
-_NOT_DECODED: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+# Formats Pillow only recognises, or opens by starting another program: EPS, and IPTC, in which one may lie.
+_NOT_DECODED: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 _ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
