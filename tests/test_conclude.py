@@ -6,6 +6,7 @@ import errno
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,14 +30,15 @@ from autoft import (
     Task,
 )
 from autoft.bundle import build
-from autoft.engine.conclude import NoWeights, conclude, export_best, is_same_score, suggested_metric
+from autoft.engine.conclude import NoWeights, better_than, conclude, export_best, is_same_score, suggested_metric
 from autoft.errors import AutoftError, RunFolderError
 from autoft.store import RunFolder
 from autoft.study.run import Run
 from autoft.study.study import Study
 from autoft.system.screen import Silent
 from autoft.system.stopwatch import Stopwatch
-from autoft.values.ledger import TrialRecord
+from autoft.values.ledger import Ledger, TrialRecord
+from autoft.values.trial import Clock, Queued, Slice
 
 ACCURACY, MAE = MetricFacts("accuracy"), MetricFacts("mae", is_loss=True, greatest=None)
 LOG_LOSS = MetricFacts("log_loss", is_loss=True, greatest=None)
@@ -68,6 +70,16 @@ def test_a_trial_that_cannot_be_exported_is_passed_over_with_a_line(problem: typ
     record, bundle = export_best(records(4), export, notes)
     assert (record.trial.id, bundle) == (2, "bundle of 2")
     assert notes.lines == ["trial 0 is passed over: cause 0", "trial 1 is passed over: cause 1"]
+
+
+def test_a_trial_that_is_not_the_best_is_told_which_one_is() -> None:
+    first, second = records(2)
+    ledger = Ledger()
+    for record, score in ((first, 0.5), (second, 0.75)):
+        ledger.record(Queued(record.trial.id, Slice(record.trial, 0.0, 1.0, 60.0), Clock(0.0, 60.0)))
+        ledger.record(Report(record.trial.id, "finished", 1.0, score, 2.0))
+    refits = (replace(record, trial=record.refit(number + 2)) for number, record in enumerate((first, second)))
+    assert [better_than(ledger, one) for one in (first, second, *refits)] == [1, None, 1, None]
 
 
 def test_when_none_passes_the_causes_are_one_line_and_exit_code_3() -> None:

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from parts.data import dataset as make_dataset
@@ -32,7 +34,7 @@ from test_standalone import node, seal
 from autoft import Artifact, GateFailed
 from autoft.bundle import build
 from autoft.bundle.build import Bundle, write_bundle
-from autoft.bundle.onnx_runtime import PixelModel
+from autoft.bundle.onnx_runtime import CoreModel, PixelModel
 from autoft.bundle.order import Order
 from autoft.bundle.parity import QUICK, difference, too_different
 from autoft.bundle.predict import predict
@@ -40,10 +42,13 @@ from autoft.bundle.rescore import read_source
 from autoft.bundle.standalone.verify import verify
 from autoft.data.dataset import Dataset
 from autoft.errors import DataError
+from autoft.media.image.decode import normalise
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.parts.base import Task
 from autoft.shell.cli import cli
 from autoft.system.stopwatch import Stopwatch
+from autoft.tasks.forms.base import Model
+from autoft.tasks.forms.one_of import OneOf
 from autoft.tasks.forms.table import FORMS, answering
 from autoft.tasks.multi_label import MultiLabel
 from autoft.tasks.ordinal import Ordinal
@@ -291,7 +296,7 @@ CARDS = {
         "Image classifier of 3 ordered classes",
         "classes apart, which have an order, the lowest first",
         "Recall",
-        "task ordinal",
+        "logits[:, k]",
     ),
 }
 
@@ -319,10 +324,36 @@ def test_the_card_tells_the_form(made: Made) -> None:
             assert words in card
 
 
+def python_in(document: Path) -> list[str]:
+    """The code in a document, as it would be pasted."""
+    return [textwrap.dedent(code) for code in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)]
+
+
+@pytest.mark.parametrize("told_by", ["card", "docs"])
+def test_the_formula_for_ordered_classes_makes_the_answers_of_the_core(
+    told_by: str, make: Callable[[str], Made], tmp_path: Path
+) -> None:
+    made = make("ordinal")
+    cooled = Calibration(1.75, 500, 0.5, 0.4, "For a test.")
+    ending, recipe = answering(made.task, cooled).ending(), made.order.handoff.preprocess
+    write_raw_pixel_model(made.folder / "model.core.onnx", tmp_path / "m.onnx", recipe, ending, "batch")
+    (tmp_path / "card").write_text(OneOf().from_core(Model(made.targets, cooled)))
+    documents = {"card": tmp_path / "card", "docs": Path(__file__).parents[1] / "docs" / "handoff.md"}
+    (code,) = (one for one in python_in(documents[told_by]) if "cumprod" in one)
+    images = np.repeat(np.arange(256, dtype=np.uint8), SIZE * SIZE * 3).reshape(-1, SIZE, SIZE, 3)
+    logits = CoreModel(made.folder / "model.core.onnx").logits(normalise(images, recipe))
+    given: dict[str, Any] = {"numpy": np, "logits": logits, "temperature": 1.75}
+    exec(compile(code, told_by, "exec"), given)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    (expected,) = session.run(["probabilities"], {"image": images})
+    assert set(expected.argmax(axis=1)) == {0, 1, 2}
+    np.testing.assert_allclose(given["probabilities"], expected, atol=1e-5)
+
+
 def test_the_snippet_of_the_card_runs(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (made.folder / "MODEL_CARD.md").read_text(), re.DOTALL)
+    code, *_ = python_in(made.folder / "MODEL_CARD.md")
     Image.new("RGB", (30, 20), (250, 10, 240)).save(tmp_path / "photo.png")
     monkeypatch.chdir(made.folder)
     exec(compile(code.replace("photo.jpg", str(tmp_path / "photo.png")), "card", "exec"), {})

@@ -41,7 +41,7 @@ from autoft.values.bundle import (
     Training,
 )
 from autoft.values.dataset import DataProblem, DatasetInfo, SplitName
-from autoft.values.handoff import Handoff, Preprocess, View
+from autoft.values.handoff import Begun, Handoff, Preprocess, View
 from autoft.values.target import MetricFacts
 from autoft.values.trial import Parent, Trial
 
@@ -177,6 +177,36 @@ def test_the_card_says_which_images_trained_it(trial: dict[str, Any], share: flo
     of = facts()
     made = replace(of.handoff, share=share, trial=replace(of.handoff.trial, **trial))
     assert words in " ".join(section(model_card(replace(of, handoff=made)), "Data").split())
+
+
+@pytest.mark.parametrize("trial", [{}, REFIT])
+def test_validation_images_by_which_another_trial_is_first_did_not_choose_it(trial: dict[str, Any]) -> None:
+    of = facts()
+    made = replace(of.handoff, better=5, trial=replace(of.handoff.trial, **trial))
+    metrics = replace(of.metrics, split="val", of_trial=0 if trial else None)
+    card = model_card(replace(of, handoff=made, metrics=metrics))
+    head, data = (" ".join(text.split()) for text in (card.split("## ")[0], section(card, "Data")))
+    assert "was scored and calibrated (by these the search puts trial 5 first)" in head
+    if not trial:
+        assert "images scored and calibrated it (by these the search puts trial 5 first), and did not train it" in data
+    assert f"| Validation accuracy{' of trial 0' * bool(trial)} | 0.8765 |" in section(card, "Provenance")
+    assert "chose" not in card
+    assert "the search puts" not in model_card(of)
+
+
+def test_provenance_has_the_seed_to_repeat_the_search_with_and_the_trials_own() -> None:
+    of = facts()
+    rows = section(model_card(replace(of, handoff=replace(of.handoff, search_seed=4))), "Provenance")
+    assert re.search(r"\| Seed of the search .*, which made the split unless the data has one \| 4 \|", rows)
+    assert "| Seed of the trial | 99 |" in rows
+
+
+def test_provenance_names_the_run_that_the_search_began_with() -> None:
+    of = facts()
+    assert "--from" not in model_card(of)
+    begun = replace(of.handoff, begun=Begun("pets*", 2))
+    rows = section(model_card(replace(of, handoff=begun)), "Provenance")
+    assert r"| parameters of 2 trials of run pets\*, tried first; no weights |" in rows
 
 
 def test_the_card_of_a_refit_says_that_its_twin_had_no_time_for_all_images() -> None:

@@ -129,6 +129,7 @@ def test_metadata_is_json(tiny: tuple[Path, Artifact]) -> None:
             "freeze": "probe",
             "params": {"ridge": 0.5, "head": "ridge"},
             "seed": 7,
+            "search_seed": None,
             "train_on": "train",
         },
         "autoft.validation": {"accuracy": 0.75, "of_trial": 3},

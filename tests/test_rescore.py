@@ -103,11 +103,16 @@ def test_images_of_training_and_validation_are_left_out(model: PixelModel, photo
     assert fair.known == {"train": 1, "val": 1, "test": 1}
     assert list(_provenance(fair)) == [
         "scored      1 of the run's test split, 1 new to the model",
-        "left out    1 that trained the model, 1 that chose it; --all scores them too",
+        "left out    1 of the run's training split, 1 of its validation split; --all scores them too",
     ]
     everything = scored(model, folder, known, everything=True)
     assert (everything.scores.n, everything.left_out) == (4, 0)
-    assert list(_provenance(everything)) == ["optimistic  50% of these images trained the model (1) or chose it (1)"]
+    splits = "training split (1) or its validation split (1)"
+    assert list(_provenance(everything)) == [f"optimistic  50% of these images are of the run's {splits}"]
+    refit = "training split (1) or its validation split, which trained it too (1)"
+    assert list(_provenance(replace(everything, train_on="train+val"))) == [
+        f"optimistic  50% of these images are of the run's {refit}"
+    ]
 
 
 def test_copies_of_an_image_count_once(model: PixelModel, photos: dict[str, Path]) -> None:
@@ -165,7 +170,9 @@ def test_with_nothing_but_training_images_all_are_scored_and_it_is_said(
 ) -> None:
     found = scored(model, photos["a"].parents[1], known_images(sample(path, "train") for path in photos.values()))
     assert (found.scores.n, found.left_out) == (4, 0)
-    assert list(_provenance(found)) == ["optimistic  100% of these images trained the model (4) or chose it (0)"]
+    assert list(_provenance(found)) == [
+        "optimistic  100% of these images are of the run's training split (4) or its validation split (0)"
+    ]
 
 
 def test_of_images_it_never_met_there_is_nothing_to_say(model: PixelModel, photos: dict[str, Path]) -> None:
@@ -196,7 +203,9 @@ def test_an_image_that_cannot_be_read_is_of_no_kind_that_was_scored(
     assert next(_provenance(fair)) == "scored      1 of the run's test split, 2 new to the model"
     everything = scored(model, photos["a"].parents[1], known_images(known), everything=True)
     assert len(everything.unreadable) == 1
-    assert list(_provenance(everything)) == ["optimistic  25% of these images trained the model (1) or chose it (0)"]
+    assert list(_provenance(everything)) == [
+        "optimistic  25% of these images are of the run's training split (1) or its validation split (0)"
+    ]
 
 
 def test_with_all_images_those_that_cannot_be_told_are_not_called_new(

@@ -31,6 +31,7 @@ from autoft.study.run import Run
 from autoft.study.shortlist import why_not
 from autoft.study.study import Study
 from autoft.study.warm_start import FIRST, MOST_STARTS, Earlier
+from autoft.system.markdown import plain
 from autoft.system.screen import Silent
 from autoft.testing.simulation import simulate
 from autoft.values.codec import encode
@@ -512,6 +513,8 @@ def test_a_search_begins_with_the_winner_of_another_and_keeps_what_it_took(tiny_
     known = sum(one.digest in chosen_by for one in run.samples() if one.split == "test")
     report = json.loads((tmp_path / "run" / "export" / "metrics.json").read_text())
     assert report["test_images_seen"] == warm.test_images_seen == known > 0
+    card = (tmp_path / "run" / "export" / "MODEL_CARD.md").read_text()
+    assert f"parameters of 2 trials of run {plain(before.name)}, tried first" in card and str(tmp_path) not in card
     place = notes.lines.index(f"begins with 2 trials of {before}; {best}")
     assert notes.lines[place + 1 : place + 3] == [
         f"unlike there: {sizes}",

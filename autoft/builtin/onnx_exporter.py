@@ -404,6 +404,7 @@ def _metadata(handoff: Handoff) -> Iterator[tuple[str, str]]:
             "freeze": trial.freeze,
             "params": dict(trial.params),
             "seed": trial.seed,
+            "search_seed": handoff.search_seed,
             "train_on": trial.train_on,
         },
         "validation": {handoff.metric: handoff.validation_score, "of_trial": trial.scored_as},

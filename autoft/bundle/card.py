@@ -27,10 +27,10 @@ from autoft.values.bundle import (
     ParityReport,
     Training,
 )
+from autoft.values.counts import counted
 from autoft.values.dataset import DatasetInfo, SplitName, ValueRange
 from autoft.values.handoff import Handoff, Layout, Preprocess, View
 from autoft.values.target import MetricFacts
-from autoft.values.trial import Trial
 
 _TRUST: Final[Mapping[SplitName, str]] = {
     "test": "Its figures come from {n:,} images of the test split, which took no part in training or in choosing it.",
@@ -113,7 +113,7 @@ def model_card(facts: CardFacts) -> str:
 def _head(facts: CardFacts) -> str:
     targets, backbone, metrics = facts.handoff.targets, facts.handoff.backbone, facts.metrics
     trust = _TRUST[metrics.split] if metrics.of_trial is None else _OF_THE_TWIN
-    chosen = "chosen and calibrated" if metrics.calibration.is_fitted else "chosen"
+    chosen = f"{_came_about(facts)}{_better(facts)}"
     again = _REOPENED.format(times=metrics.test_openings) if metrics.test_openings > 1 else ""
     before = _SEEN_BEFORE.format(seen=metrics.test_images_seen) if metrics.test_images_seen else ""
     share, train = facts.handoff.scored_share, facts.data.counts["train"]
@@ -198,8 +198,8 @@ def _trained_on(facts: CardFacts) -> str:
     trial, train, val = handoff.trial, counts["train"], counts["val"]
     if trial.twin is None:
         part = _seen(handoff, handoff.training, _part(handoff.share, train, "training images"))
-        calibrated = " and calibrated" if fitted else ""
-        return f"Trained on {part}. The {val:,} validation images chose{calibrated} it, and did not train it."
+        did = f"{'chose' if handoff.better is None else 'scored'}{' and calibrated' if fitted else ''}"
+        return f"Trained on {part}. The {val:,} validation images {did} it{_better(facts)}, and did not train it."
     twin = _seen(handoff, handoff.scored_training, _part(handoff.scored_share, train, "training images"))
     part = _seen(handoff, handoff.training, _part(handoff.share, train + val, "training and validation images"))
     come = "the validation score below and the calibration come" if fitted else "and the validation score below come"
@@ -207,6 +207,18 @@ def _trained_on(facts: CardFacts) -> str:
     return f"""This model was trained on {part} (trial {trial.id}, a refit).
 {settings}{come} from trial {trial.twin.trial}, the same training on
 {twin}, scored on the {val:,} validation images."""
+
+
+def _came_about(facts: CardFacts) -> str:
+    """What was done to a model by the validation images."""
+    chosen = "chosen" if facts.handoff.better is None else "scored"
+    return f"{chosen} and calibrated" if facts.metrics.calibration.is_fitted else chosen
+
+
+def _better(facts: CardFacts) -> str:
+    """That the search prefers another trial, where it does."""
+    better = facts.handoff.better
+    return "" if better is None else f" (by these the search puts trial {better} first)"
 
 
 def _part(share: float, images: int, what: str) -> str:
@@ -295,7 +307,7 @@ def _provenance(facts: CardFacts) -> str:
     rows = [
         ("Created", plain(facts.created)),
         ("Backbone", plain(handoff.backbone.name)),
-        *_trial(handoff.trial),
+        *_trial(handoff),
         *_lengths(handoff),
         *([("Training steps in", f"{handoff.precision}; scored in fp32")] if handoff.precision else ()),
         (_chosen_by(handoff), facts.shown(handoff.metric).text(handoff.validation_score)),
@@ -315,15 +327,33 @@ def _lengths(handoff: Handoff) -> Iterator[tuple[str, str]]:
 
 def _chosen_by(handoff: Handoff) -> str:
     twin = handoff.trial.twin
+    if handoff.better is not None:
+        return f"Validation {plain(handoff.metric)}{f' of trial {twin.trial}' if twin else ''}"
     return f"{f'Trial {twin.trial} chosen' if twin else 'Chosen'} by validation {plain(handoff.metric)}"
 
 
-def _trial(trial: Trial) -> Sequence[tuple[str, str]]:
+def _trial(handoff: Handoff) -> Sequence[tuple[str, str]]:
+    trial = handoff.trial
     params = [(f"Parameter {plain(name)}", plain(str(value))) for name, value in trial.params.items()]
     return [
         ("Trial", f"{trial.id}, refit of trial {trial.twin.trial}" if trial.twin else str(trial.id)),
         ("Freeze strategy", plain(trial.freeze)),
         ("Image size", str(trial.image_size)),
         *params,
-        ("Seed", str(trial.seed)),
+        *_seeds(handoff),
+        *_begun(handoff),
     ]
+
+
+def _seeds(handoff: Handoff) -> Iterator[tuple[str, str]]:
+    """That by which the run can be repeated, and the trial's own."""
+    if handoff.search_seed is not None:
+        yield "Seed of the search (`--seed`), which made the split unless the data has one", str(handoff.search_seed)
+    yield "Seed of the trial", str(handoff.trial.seed)
+
+
+def _begun(handoff: Handoff) -> Iterator[tuple[str, str]]:
+    """What came from another run."""
+    if begun := handoff.begun:
+        what = f"parameters of {counted(begun.trials, 'trial')} of run {plain(begun.run)}, tried first"
+        yield "The search began with (`--from`)", f"{what}; no weights"

@@ -80,9 +80,9 @@ class Rescored:
     `unreadable`: those that could not be read, each with the reason. `known` counts, by split, the given images that
     are of the run the model came from, `scored` those of them that were scored, and `fresh` those scored that are new
     to the model. `left_out` counts the images that nobody tried to score. `train_on` are the splits that the model has
-    trained on; the validation split chose it in any case. `unsure` counts those scored that may be of any split.
-    `copies` of other files are in none of these counts, and neither are the images that several labels are given for:
-    `contradictory` names the files and labels of each.
+    trained on, or on a part of; the validation split scored it in any case. `unsure` counts those scored that may be of
+    any split. `copies` of other files are in none of these counts, and neither are the images that several labels are
+    given for: `contradictory` names the files and labels of each.
     """
 
     scores: Scores

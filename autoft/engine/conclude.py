@@ -40,7 +40,7 @@ from autoft.values.bundle import MODEL, Calibration, ParityReport
 from autoft.values.codec import encode
 from autoft.values.counts import counted
 from autoft.values.dataset import SplitName
-from autoft.values.handoff import Artifact, Handoff, Layout, Preprocess
+from autoft.values.handoff import Artifact, Begun, Handoff, Layout, Preprocess
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.target import MetricFacts, Targets
@@ -130,7 +130,7 @@ class BundleMaker:
         run, shop, host = self.run, self.shop, self.shop.host
         dataset, began = shop.dataset, run.record.warm_start
         handoff = handoff_of(run.record, record, self.ledger.scored_as(record))
-        handoff = replace(handoff, outputs=dataset.task.outputs)
+        handoff = replace(handoff, outputs=dataset.task.outputs, better=better_than(self.ledger, record))
         order = Order(
             handoff=handoff,
             reference=lambda images: shop.answers(classifier, torch.from_numpy(images)),
@@ -254,7 +254,15 @@ def handoff_of(study: StudyRecord, record: TrialRecord, scored: TrialRecord) -> 
         balance=record.balance,
         training=record.training,
         scored_training=scored.training,
+        search_seed=study.study.seed,
+        begun=Begun(without_place(study.warm_start.run), len(study.warm_start.taken)) if study.warm_start else None,
     )
+
+
+def better_than(ledger: Ledger, record: TrialRecord) -> int | None:
+    """The trial that the search puts before this one, or before its twin; None where it is the best."""
+    best = ledger.winner
+    return best.trial.id if best and best.trial.id != record.trial.scored_as else None
 
 
 def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:

@@ -75,6 +75,14 @@ class Ending:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What a search began with (`--from`): the parameters of so many `trials` of another run, by its folder's name."""
+
+    run: str
+    trials: int
+
+
+@dataclass(frozen=True)
 class Handoff:
     """What an exporter has to put beside the weights so that a stranger can deploy them.
 
@@ -83,7 +91,9 @@ class Handoff:
     is: the same, but of a refit, whose twin may have had no time for all. `outputs` is how many numbers the network
     gives for an image; None: one a name. `precision` is what training steps were computed in, "" where there were none.
     `balance` is what training did to weigh classes alike, "" where it did not. `training` is how long it trained by
-    gradient, `scored_training` the one whose `validation_score` it is; None for heads in closed form.
+    gradient, `scored_training` the one whose `validation_score` it is; None for heads in closed form. `search_seed` is
+    that of the search, which makes the split; the trial has one of its own. `better` is the trial that is before this
+    one by validation score, None where none is. `begun` is what the search began with of another.
     """
 
     targets: Targets
@@ -100,6 +110,9 @@ class Handoff:
     balance: str = ""
     training: Training | None = None
     scored_training: Training | None = None
+    search_seed: int | None = None
+    better: int | None = None
+    begun: Begun | None = None
 
     @property
     def width(self) -> int:

@@ -176,7 +176,8 @@ def _provenance(rescored: Rescored) -> Iterator[str]:
     trained, chose, tested = (rescored.scored[split] for split in SPLITS)
     if trained + chose:
         share = (trained + chose) / rescored.scores.n
-        yield f"optimistic  {share:.0%} of these images trained the model ({trained}) or {_chose(rescored)} ({chose})"
+        splits = f"training split ({trained}) or its {_validation(rescored)} ({chose})"
+        yield f"optimistic  {share:.0%} of these images are of the run's {splits}"
         return
     counts = {"of the run's test split": tested, "new to the model": rescored.fresh, untold: rescored.unsure}
     yield f"scored      {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
@@ -184,7 +185,8 @@ def _provenance(rescored: Rescored) -> Iterator[str]:
         return
     trained, chose = rescored.known["train"], rescored.known["val"]
     if trained + chose:
-        yield f"left out    {trained} that trained the model, {chose} that {_chose(rescored)}; --all scores them too"
+        splits = f"{trained} of the run's training split, {chose} of its {_validation(rescored)}"
+        yield f"left out    {splits}; --all scores them too"
     if unsure := rescored.left_out - trained - chose:
         yield f"left out    {unsure} {untold}"
 
@@ -198,9 +200,9 @@ def _copies(rescored: Rescored) -> Iterator[str]:
         yield f"left out    {count} several labels: {first_names(torn)}"
 
 
-def _chose(rescored: Rescored) -> str:
-    """What validation images did."""
-    return "chose it" if rescored.train_on == "train" else "chose it and trained it too"
+def _validation(rescored: Rescored) -> str:
+    """What the validation split is called. That all images of a split trained a model is not said: it may be a part."""
+    return "validation split" + (", which trained it too" if rescored.train_on == "train+val" else "")
 
 
 def _verified(bundle: Path, images: Path | None, everything: bool) -> Verified:

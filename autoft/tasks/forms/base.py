@@ -170,7 +170,7 @@ class AnswerForm(ABC):
 
     def from_core(self, model: Model) -> str:
         """What the core gives, and how the answers are made of it; of other tasks the file alone knows."""
-        if model.targets.task == self.task().name:
+        if model.targets.task == self.task(model.targets.task).name:
             return self.formula(model)
         return f"of which task {plain(model.targets.task)} makes the answers; its arithmetic is in `{MODEL}`."
 

@@ -128,9 +128,10 @@ print(json.loads(pathlib.Path("{LABELS}").read_text("utf-8"))[probabilities.argm
         )
 
     def formula(self, model: Model) -> str:
-        """Softmax at the temperature."""
+        """Softmax at the temperature, of an order behind the steps between classes."""
         temperature = model.calibration.temperature
-        return f"""before the temperature: probabilities = softmax(logits / {temperature!r}).
+        softmax = f"before the temperature: probabilities = softmax(logits / {temperature!r})."
+        return f"""{_of_steps(temperature) if _has_order(model.targets) else softmax}
 The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.temperature` in the metadata of `{MODEL}`."""
 
     def data(self, targets: Targets, metrics: MetricsReport) -> str:
@@ -197,6 +198,22 @@ Expected calibration error on the {split_name(metrics.split)} split{bins}:
 
 def _has_order(targets: Targets) -> bool:
     return targets.task == Ordinal.name
+
+
+def _of_steps(temperature: float) -> str:
+    """How logits of steps become probabilities of classes, as numpy computes it."""
+    return f"""one for each step from a class to the next: logits[:, k] is the
+logit of being above class k, counted from 0, of an image that is not below it (CORN). A class has the chance that all
+steps below it are taken and the one above it is not; `p` holds these chances, before the temperature:
+
+```python
+taken, not_taken = 1 / (1 + numpy.exp(-logits)), 1 / (1 + numpy.exp(logits))
+one = numpy.ones((len(logits), 1))
+p = numpy.hstack([one, taken.cumprod(axis=1)]) * numpy.hstack([not_taken, one])
+cooled = p ** (1 / {temperature!r})  # softmax(log(p) / temperature) is cooled, divided by its sum
+probabilities = cooled / cooled.sum(axis=1, keepdims=True)
+```
+"""
 
 
 def _losses(found: Calibration) -> str:
