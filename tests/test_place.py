@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from autoft import StudyError
-from autoft.bundle.place import bundle_of, replacing, require_free, settle
+from autoft.bundle.place import _held, bundle_of, replacing, require_free, settle
 from autoft.errors import RunFolderError
 from autoft.store import Checkpoint, CheckpointStore
 from autoft.values.bundle import FileRecord, Manifest
@@ -215,6 +216,23 @@ with place.replacing(Path({str(place)!r})) as fresh:
     assert len(list(tmp_path.iterdir())) == 2
     settle(place)
     assert files(tmp_path) == {"b", "b/model.onnx", "b/manifest.json"}
+
+
+def test_a_folder_that_a_kill_left_empty_is_swept_once_nobody_can_be_about_to_fill_it(tmp_path: Path) -> None:
+    place, before = bundle(tmp_path / "b"), time.time() - 100.0
+    born, mine, other = (tmp_path / name for name in (".b.0123abcd", ".b.89abcdef", ".c.0123abcd"))
+    for path in (born, mine, other):
+        path.mkdir()
+    settle(place)  # another command may just have made it
+    assert born.exists()
+    (mine / "notes").write_text("mine")
+    for path in (born, mine, other):
+        os.utime(path, (before, before))
+    with _held(born):
+        settle(place)
+        assert born.exists()
+    settle(place)
+    assert (born.exists(), mine.exists(), other.exists()) == (False, True, True)
 
 
 def test_a_bundle_that_a_kill_took_from_its_place_is_found_again(tmp_path: Path) -> None:

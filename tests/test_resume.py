@@ -885,6 +885,17 @@ def test_a_search_that_brought_nothing_new_leaves_the_test_images_shut(run: Run)
     assert api.resume(run.folder.path) == found  # the time is used
 
 
+@pytest.mark.parametrize("left", [".export.0123abcd", ".export.0123abcd.new", ".export.0123abcd.old"])
+def test_what_a_killed_export_has_left_is_swept_when_the_run_goes_on(left: str, run: Run) -> None:
+    """Whether it comes to another export or, as here, not."""
+    more, now = replace(run, record=replace(run.record, study=replace(run.record.study, time=90.0))), time.time()
+    (folder := run.folder.path / left).mkdir()
+    os.utime(folder, (1e9, 1e9))
+    execute(more, Sitting(more.host(), NothingRuns(), Silent(), Stopwatch(now), RunClock(now - 9.0, 90.0)))
+    assert [path.name for path in run.folder.path.glob(".export*")] == []
+    assert [path.name for path in run.folder.export.iterdir()] == ["manifest.json"]
+
+
 class Tells(InlineRunner):
     """Runs one more slice, which ends so."""
 

@@ -9,6 +9,7 @@ import re
 import secrets
 import shlex
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from autoft.values.codec import decode
 from autoft.values.summary import Summary
 
 _MARK_BYTES: Final = 4
+_BORN_SECONDS: Final = 60.0  # after it was made somebody has hold of a folder, or nobody will
 
 
 def require_free(folder: Path, kept: tuple[Path, ...]) -> Path:
@@ -102,14 +104,16 @@ def settle(folder: Path) -> None:
 
     What another command is at work on stays, as does what cannot be undone.
     """
-    ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{{2 * _MARK_BYTES}}}\.(new|old)")
+    born = rf"\.{re.escape(folder.name)}\.[0-9a-f]{{{2 * _MARK_BYTES}}}"
     with suppress(OSError):
-        found = [path for path in folder.parent.iterdir() if ours.fullmatch(path.name)]
+        beside = list(folder.parent.iterdir())
+        found = [path for path in beside if re.fullmatch(rf"{born}\.(new|old)", path.name)]
         held = {path.stem for path in found if path.suffix == ".new" and _is_held(path)}
         left = [path for path in found if path.stem not in held]
         old = [path for path in left if path.suffix == ".old"]
         if old and not folder.exists():
             max(old, key=lambda path: path.stat().st_mtime).rename(folder)
+        left += [path for path in beside if re.fullmatch(born, path.name) and _is_stillborn(path)]
         for path in left:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -139,6 +143,12 @@ def _is_held(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _is_stillborn(folder: Path) -> bool:
+    """Whether a kill came between its making and its next name: it is empty, and nobody has taken hold of it since."""
+    age = time.time() - folder.stat().st_mtime
+    return age > _BORN_SECONDS and not any(folder.iterdir()) and not _is_held(folder)
 
 
 def _swap(fresh: Path, folder: Path, old: Path) -> None:

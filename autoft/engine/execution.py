@@ -58,6 +58,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
     """
     host, watch = sitting.host, sitting.watch
     with run.folder.lock(), stop_on_signals() as stopped:
+        settle(run.folder.export)
         with watch.phase("data"):
             dataset = run.dataset(host)  # open to the end, so that no other run evicts the pixels that the workers need
             ledger = run.ledger()  # read under the lock: another command may have gone on with the run until now
