@@ -49,8 +49,8 @@ def read(photo: Path, value_range: Any = None) -> Any:
     """
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many
     with Image.open(photo, formats=FORMATS) as image:
-        # Older versions of Pillow open a 16-bit PNG as one of 32 bits.
-        sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
+        # Pillow opens 16-bit PGM as one of 32 bits, scaled to 65535; its older versions 16-bit PNG too.
+        sixteen = image.mode.startswith("I;16") or (image.mode, image.format) in (("I", "PPM"), ("I", "PNG"))
         if is_large(image):
             image.draft(None, (image.width // 2, image.height // 2))  # a JPEG is decoded at half its size
         image.load()
