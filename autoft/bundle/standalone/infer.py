@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 import warnings
@@ -158,15 +159,16 @@ def tell(session: Any, labels: list[str], photos: list[str]) -> int:
     """Print what the model says of each photo; the exit code. One that cannot be read does not stop the rest."""
     value_range, code = training_range(session), 0
     for photo in photos:
+        name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], photo)  # a line a photo
         try:
             if Path(photo).is_dir():
                 raise IsADirectoryError("it is a folder; name the photos in it")
             pixels = read(Path(photo), value_range)
         except Exception as error:
-            print(f"{photo} cannot be read: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"{name} cannot be read: {' '.join(str(error).split())}", file=sys.stderr)
             code = 1
             continue
-        print(f"{photo}: {in_words(answers(session, pixels), labels)}")
+        print(f"{name}: {in_words(answers(session, pixels), labels)}")
     return code
 
 
