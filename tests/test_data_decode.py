@@ -119,6 +119,21 @@ def test_big_endian_16_bit_grey_is_scaled():
     assert decode(data)[0, :, 0].tolist() == [1, 255]
 
 
+@pytest.mark.parametrize("value_range", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("greatest", [256, 4095, 65534, 65535])
+def test_a_pgm_of_more_than_8_bits_is_scaled_so_that_its_maximum_is_white(greatest, value_range, tmp_path):
+    """Whatever the scale of the data set's float images is: it has nothing to do with it."""
+    values = [0, greatest // 3, greatest // 2, greatest]
+    plain = f"P2 4 1 {greatest} {' '.join(map(str, values))}\n".encode()
+    raw = f"P5 4 1 {greatest}\n".encode() + struct.pack(">4H", *values)
+    for data in (plain, raw):
+        (tmp_path / "deep.pgm").write_bytes(data)
+        pixels = decode(data, value_range)
+        np.testing.assert_allclose(pixels[0, :, 0], np.array(values) * (255 / greatest), atol=0.51)
+        np.testing.assert_array_equal(infer.read(tmp_path / "deep.pgm", value_range), pixels)
+        assert measure(io.BytesIO(data)) == Measured(4, 1)
+
+
 def on_its_own_scale(values):
     """The first row of a TIFF of these values, as in a data set of nothing else."""
     data = encoded(Image.fromarray(values), "TIFF")
@@ -388,6 +403,7 @@ KINDS = (
     *((mode, "TIFF") for mode in ("RGB", "F", "I", "I;16", "CMYK", "LAB", "1")),
     *((mode, "JPEG") for mode in ("RGB", "L", "CMYK")),
     ("RGBA", "WEBP"),
+    ("I;16", "PPM"),
 )
 
 

@@ -652,6 +652,16 @@ def test_what_the_terminal_cannot_write_is_escaped(encoding: str, bundle: Path, 
     assert r"\u56fe.png: gr" in first and "two.png: gr" in second
 
 
+def test_a_photo_is_a_line_whatever_its_name(bundle: Path, tmp_path: Path) -> None:
+    for name in ("a\nb.png", "c\u2028\x1b[31m.png"):
+        Image.new("RGB", (6, 9), (20, 180, 30)).save(tmp_path / name)
+    done = infer(bundle, *sorted(tmp_path.glob("*.png")), tmp_path / "no\nwhere.png")
+    first, second = done.stdout.splitlines()
+    assert r"a\nb.png: gr" in first and r"c\u2028\x1b[31m.png: gr" in second
+    (line,) = done.stderr.splitlines()
+    assert r"no\nwhere.png cannot be read: " in line
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="there is no such signal")
 def test_output_that_nobody_reads_ends_it_quietly(bundle: Path) -> None:
     reading, writing = os.pipe()
@@ -795,6 +805,9 @@ def test_the_node_example_runs_the_vectors_and_classifies(layout: str, node_plac
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"{wrong[0]} ") and "usage: node" in line
+    done = node(folder, raw, 5, 31, raw, 5, 31)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"one photo a call, what is {raw}? usage: node")
     expect_something_else(folder)
     done = node(folder)
     assert done.returncode == 1

@@ -1,11 +1,13 @@
 // What this bundle's model says of raw RGB bytes: node examples/infer.mjs photo.rgb WIDTH HEIGHT
-// Needs Node 18 or newer and, in the bundle or a folder above it, `npm install onnxruntime-node` (1.21 or newer;
+// Needs Node 18 or newer and, in the bundle or a folder above it, `npm install onnxruntime-node` (1.22 or newer;
 // ONNXRUNTIME_NODE_INSTALL=skip in the environment keeps it to the CPU). Without arguments it runs the bundle's test vectors and prints PASS.
 //
 // Raw bytes of a photo, upright, transparency over white, with `npm install sharp`:
-//   const { data, info } = await sharp("photo.jpg").rotate().flatten({ background: "white" })
-//     .toColourspace("srgb").raw().toBuffer({ resolveWithObject: true });
+//   const { data, info } = await sharp("photo.jpg", { ignoreIcc: true }).rotate()
+//     .flatten({ background: "white" }).toColourspace("srgb").raw().toBuffer({ resolveWithObject: true });
 //   await answers(data, info.width, info.height);
+// `ignoreIcc`, of sharp 0.33 or newer: training took pixels as they are, without the colour profile of their file. CMYK
+// sharp converts by a profile all the same, and gets other colours than the model was trained on: use infer.py for it.
 
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -71,7 +73,11 @@ function inWords({ probabilities, present, values }) {
   return `${labels[probabilities.indexOf(best)]} ${best.toFixed(4)}`;
 }
 
-const [photo, width, height] = process.argv.slice(2);
+const [photo, width, height, ...more] = process.argv.slice(2);
+if (more.length) {
+  console.error(`one photo a call, what is ${more[0]}? ${usage}`);
+  process.exit(2);
+}
 if (photo) {
   const found = existsSync(photo) ? `has ${statSync(photo).size} bytes` : "does not exist";
   const sizes = [width, height].every((size) => /^[1-9][0-9]*$/.test(size));

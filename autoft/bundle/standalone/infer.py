@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 import warnings
@@ -30,7 +31,7 @@ except ImportError as error:
 
 BUNDLE = Path(__file__).resolve().parent.parent
 VECTORS = BUNDLE / "test_vectors" / "vectors.json"
-EXACT_PIXELS = 100_000_000  # an image of more is halved, as it was for training: it would take more than 1 GB
+EXACT_PIXELS = 100_000_000  # an image of more is halved, as for training: at this it takes 2.4 GiB
 MAX_PIXELS = 256_000_000  # one of more is refused
 Image.init()
 # Left out is what Pillow only recognises, or opens by starting Ghostscript: EPS, and IPTC, in which one may lie.
@@ -49,8 +50,8 @@ def read(photo: Path, value_range: Any = None) -> Any:
     """
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many
     with Image.open(photo, formats=FORMATS) as image:
-        # Older versions of Pillow open a 16-bit PNG as one of 32 bits.
-        sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
+        # Pillow opens 16-bit PGM as one of 32 bits, scaled to 65535; its older versions 16-bit PNG too.
+        sixteen = image.mode.startswith("I;16") or (image.mode, image.format) in (("I", "PPM"), ("I", "PNG"))
         if is_large(image):
             image.draft(None, (image.width // 2, image.height // 2))  # a JPEG is decoded at half its size
         image.load()
@@ -158,15 +159,16 @@ def tell(session: Any, labels: list[str], photos: list[str]) -> int:
     """Print what the model says of each photo; the exit code. One that cannot be read does not stop the rest."""
     value_range, code = training_range(session), 0
     for photo in photos:
+        name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], photo)  # a line a photo
         try:
             if Path(photo).is_dir():
                 raise IsADirectoryError("it is a folder; name the photos in it")
             pixels = read(Path(photo), value_range)
         except Exception as error:
-            print(f"{photo} cannot be read: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"{name} cannot be read: {' '.join(str(error).split())}", file=sys.stderr)
             code = 1
             continue
-        print(f"{photo}: {in_words(answers(session, pixels), labels)}")
+        print(f"{name}: {in_words(answers(session, pixels), labels)}")
     return code
 
 

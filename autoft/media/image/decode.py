@@ -3,7 +3,7 @@
 Every image becomes 8-bit RGB, upright. What is not RGB is turned into it like this:
 
 - transparency (alpha, palette, colour key) is composited over white
-- 16-bit grey is scaled so that 65535 becomes 255
+- 16-bit grey is scaled so that 65535 becomes 255; PGM with a maximum above 255 is such, the maximum becomes 255
 - 32-bit integers and floats are scaled so that a range of values, the one of the data set, becomes 0 to 255; NaN and
   negative infinity become 0, infinity 255
 - palette, greyscale, 1-bit, CMYK, YCbCr, HSV and LAB go through Pillow
@@ -39,7 +39,10 @@ from autoft.values.handoff import Preprocess, View
 Pixels = NDArray[np.uint8]
 
 EXACT_PIXELS: Final = 100_000_000
-"""Pixels above which an image is halved: decoded it would take more than 1 GB. No photo of up to 100 megapixels is."""
+"""Pixels above which an image is halved, to bound memory: model.onnx takes about 22 MiB a megapixel, 2.2 GiB at this.
+
+No photo of up to 100 megapixels is.
+"""
 
 MAX_PIXELS: Final = 256_000_000
 """Pixels above which an image is refused."""
@@ -47,7 +50,7 @@ MAX_PIXELS: Final = 256_000_000
 MAX_BYTES: Final = 1 << 30
 """Bytes above which a file is refused unread."""
 
-DECODER: Final = f"3-{PIL.__version__}"
+DECODER: Final = f"4-{PIL.__version__}"
 """Changes whenever the same file may give other pixels; the first number counts changes in this module."""
 
 # Formats Pillow only recognises, or opens by starting another program: EPS, and IPTC, in which one may lie.
@@ -135,7 +138,7 @@ class Measured:
 def measure(file: BinaryIO) -> Measured:
     """The measures of an image; pixels are decoded only where their values matter. Raises `UnreadableImage`."""
     with _decoding_errors(), _open(file) as image:
-        if image.mode not in _NUMBERS:
+        if image.mode not in _NUMBERS or _is_grey16(image):
             return Measured(*image.size)
         with _turn_of(image):
             return Measured(*image.size, *_census(np.asarray(image)))
@@ -336,7 +339,7 @@ def _decode_bytes(data: bytes, value_range: ValueRange | None) -> Pixels:
         if _is_too_large(image):
             image.draft(None, (image.width // 2, image.height // 2))  # a JPEG is decoded at half its size
         image.load()
-        turn, sixteen = _turn_upright(image), image.mode.startswith("I;16")
+        turn, sixteen = _turn_upright(image), _is_grey16(image)
         exact = _halved(image) if _is_too_large(image) else image
         upright = exact if turn is None else exact.transpose(turn)
         if sixteen:
@@ -344,6 +347,11 @@ def _decode_bytes(data: bytes, value_range: ValueRange | None) -> Pixels:
         if upright.mode in _NUMBERS:
             return _as_rgb(_scaled(np.asarray(upright), value_range))
         return _through_pillow(upright)
+
+
+def _is_grey16(image: Image.Image) -> bool:
+    """Whether its values go from 0 to 65535; Pillow opens PGM as an image of 32 bits, and scales it to that."""
+    return image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
 
 
 def _is_too_large(image: Image.Image) -> bool:
