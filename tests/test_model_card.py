@@ -402,6 +402,20 @@ def test_core_sentence_is_of_the_setting_nearest_to_its_limit() -> None:
         assert words in text
 
 
+@pytest.mark.parametrize(("batches", "missing"), [((1, 8, 32), ""), ((1, 8), "32"), ((1,), "8 and 32"), ((), "")])
+def test_batches_that_there_was_no_time_for_are_named(batches: tuple[int, ...], missing: str) -> None:
+    of = facts()
+    timings = tuple(replace(of.latency.timings[0], batch=batch) for batch in batches)
+    text = section(model_card(replace(of, latency=replace(of.latency, timings=timings))), "Speed")
+    assert (f"There was no time to measure {missing} images a call." in text) is bool(missing)
+    assert ("no time" in text) is bool(missing)
+
+
+def test_the_card_says_how_its_intervals_are_made() -> None:
+    score = " ".join(section(model_card(facts()), "Score").split())
+    assert "Intervals: of parts of the images, as accuracy is, Wilson's; of ece a basic (reflected) bootstrap" in score
+
+
 def test_unknown_peak_memory_and_source_are_called_so() -> None:
     of = facts()
     card = model_card(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from autoft.bundle.standalone.verify import BATCHES
 from autoft.system.markdown import plain, table
 from autoft.tasks.forms.base import AnswerForm
 from autoft.values.bundle import CORE, MODEL, Beside, CoreParity, Latency, ParityReport, PixelParity
@@ -38,7 +39,14 @@ Measured on {plain(latency.machine)}, with onnxruntime {plain(latency.onnxruntim
 
 {table(("File", "Images a call", "Pixels", "p50 ms", "p95 ms", "Calls"), rows)}
 
-Peak memory of the process: {memory}. Files: {sizes}."""
+{_untimed(latency)}Peak memory of the process: {memory}. Files: {sizes}."""
+
+
+def _untimed(latency: Latency) -> str:
+    """Which batches were left out, where anything was timed."""
+    timed = {one.batch for one in latency.timings}
+    missing = " and ".join(str(batch) for batch in BATCHES if timed and batch not in timed)
+    return f"There was no time to measure {missing} images a call. " if missing else ""
 
 
 def _core(settings: Sequence[CoreParity], form: AnswerForm) -> str:

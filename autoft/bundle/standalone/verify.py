@@ -40,6 +40,7 @@ _MAY_BE_LEFT_OUT = {  # they show the data the model is made of, so whoever pass
     "parity.json": "parity.json was left out",
     "images.json": "images.json was left out: which images the model was trained on is not known here",
 }
+BATCHES = 8, 32  # that the core is timed with beside single images, where there is time for them
 _NAMES_SHOWN = 10
 _EXTERNAL = b"\n\x08location\x12"  # how ONNX writes that a tensor lies in another file (onnx.proto, external_data)
 
@@ -391,7 +392,7 @@ def measure_latency(folder: Path, seconds: float = 60.0) -> dict[str, object]:
     calls: list[_Call] = [(CORE, core, images[:1], 1, size)]
     calls += [(MODEL, model, photo[None] if batched else photo, 1, len(photo)) for photo in photos]
     timings = _timings(calls, seconds / 8)
-    for batch in (8, 32):
+    for batch in BATCHES:
         if batch * timings[0]["p50_ms"] * (_LEAST_CALLS + 1) < 1000 * seconds / 2:
             timings += _timings([(CORE, core, images[:batch], batch, size)], seconds / 8)
     return {

@@ -46,6 +46,10 @@ class AnyOf(AnswerForm):
     compared = "probabilities"
     decided = "labels"
     noun = "label"
+    intervals = (
+        "of parts of the images, as subset accuracy is, Wilson's; of the others percentiles of a bootstrap over\n"
+        "images, widened for mean average precision and macro F1"
+    )
     right = "with every label right"
     meanings: Mapping[str, str] = {
         "subset_accuracy": "part of the images of which every label is right",

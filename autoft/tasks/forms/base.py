@@ -186,6 +186,9 @@ class AnswerForm(ABC):
     def calibration(self, metrics: MetricsReport) -> str:
         """What was fitted on the validation images after the training."""
 
+    intervals: str = "percentiles of a bootstrap over images"
+    """How those of the metrics come about, in prose."""
+
     meanings: Mapping[str, str] = {}
     """Of metrics by name, what they are."""
 
@@ -204,6 +207,8 @@ class AnswerForm(ABC):
 
 {whose} was scored on {counted(metrics.n, "image")} of the {split_name(metrics.split)} split{right}.{note}
 {self._missed(metrics)}{table(("Metric", "Value", "95 % interval", ""), rows)}
+
+Intervals: {self.intervals}.
 
 {self.worst(metrics)}"""
 

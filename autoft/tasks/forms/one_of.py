@@ -47,6 +47,10 @@ class OneOf(AnswerForm):
     compared = "probabilities"
     decided = "answers"
     noun = "class"
+    intervals = (
+        "of parts of the images, as accuracy is, Wilson's; of ece a basic (reflected) bootstrap over images; of the\n"
+        "others its percentiles, widened for balanced accuracy and macro F1"
+    )
     meanings: Mapping[str, str] = {
         "accuracy": "part of the images that is right",
         "balanced_accuracy": "mean recall of the classes",
