@@ -291,7 +291,7 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, clock: RunCloc
     if isinstance(refit, Slice):
         return
     if problem.trials is not None and len(ledger.trials) >= problem.trials:
-        over = f"--trials {study.trials} is used up, and more time adds no trial; a new search with more tries more"
+        over = f"--trials {study.trials} is used up, and more time adds no trial; a new search with more --trials does"
     else:
         over = f"searcher {study.searcher!r} has nothing more to try, however much time"
     raise StudyError("; ".join(filter(None, [f"the run is finished: {over}", refit])))
