@@ -31,7 +31,7 @@ except ImportError as error:
 
 BUNDLE = Path(__file__).resolve().parent.parent
 VECTORS = BUNDLE / "test_vectors" / "vectors.json"
-EXACT_PIXELS = 100_000_000  # an image of more is halved, as it was for training: it would take more than 1 GB
+EXACT_PIXELS = 100_000_000  # an image of more is halved, as for training: at this it takes 2.4 GiB
 MAX_PIXELS = 256_000_000  # one of more is refused
 Image.init()
 # Left out is what Pillow only recognises, or opens by starting Ghostscript: EPS, and IPTC, in which one may lie.

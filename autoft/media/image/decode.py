@@ -39,7 +39,10 @@ from autoft.values.handoff import Preprocess, View
 Pixels = NDArray[np.uint8]
 
 EXACT_PIXELS: Final = 100_000_000
-"""Pixels above which an image is halved: decoded it would take more than 1 GB. No photo of up to 100 megapixels is."""
+"""Pixels above which an image is halved, to bound memory: model.onnx takes about 22 MiB a megapixel, 2.2 GiB at this.
+
+No photo of up to 100 megapixels is.
+"""
 
 MAX_PIXELS: Final = 256_000_000
 """Pixels above which an image is refused."""
