@@ -287,6 +287,15 @@ def test_waiting_for_nothing_is_a_bug_that_is_named(search):
         search(WAIT).ask()
 
 
+def test_a_searcher_that_asks_for_nothing_is_named(search):
+    """Not where little time is left: then it may be right."""
+    with pytest.raises(
+        PluginError, match=BLAMED.format(r"it is done before it has asked for anything, with 90 s left")
+    ):
+        search(DONE).ask()
+    assert search(DONE, elapsed=86.0).ask() == DONE
+
+
 def test_a_late_start_still_gets_one_slice(search):
     late = search(slice_of(), DONE, budget=5.0, elapsed=60.0)
     assert isinstance(late.ask(), Slice)

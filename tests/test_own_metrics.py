@@ -104,7 +104,7 @@ def test_every_task_of_the_form_knows_it_after_its_own_and_no_other_task() -> No
             [Offers(metric(name="accuracy"))],
             r"distribution 'autoft'.* and plugin 'Offers'.*metric 'accuracy'.*-p no:",
         ),
-        ([Offers(metric()), OffersMore(metric())], r"'Offers'.* and plugin 'OffersMore'.* both offer a metric"),
+        ([Offers(metric()), OffersMore(metric())], r"'Offers'.* and plugin 'OffersMore'.* both offer metric"),
         ([Offers(metric(), metric())], r"plugin 'Offers' .* offers two parts called 'worst_recall', each a metric"),
         ([Offers(metric(form=None))], r"plugin 'Offers'.*of metric 'worst_recall': ValueError: `form` says which"),
         (
@@ -322,9 +322,18 @@ def test_one_that_fails_ends_the_search_before_it_begins(tiny_images: Path) -> N
 
 
 def test_one_without_a_figure_is_nothing_to_search_by(tiny_images: Path) -> None:
-    with pytest.raises(StudyError, match=r"metric 'worst_recall' has no figure for \d+ validation images"):
+    why = r"plugin 'Offers'.* failed in the score of metric 'worst_recall': .*has no figure for \d+ validation images"
+    with pytest.raises(PluginError, match=why):
         search(tiny_images, metric(undefined))
     assert not (tiny_images.parent / "run").exists()
+
+
+def test_one_that_gives_nothing_is_told_so(tiny_images: Path) -> None:
+    """As of a function without its `return`; numpy takes None for NaN."""
+    with pytest.raises(
+        PluginError, match=r"plugin 'Offers'.* failed in the score of metric .*TypeError: it gives None"
+    ):
+        search(tiny_images, metric(lambda judged, targets: None))  # type: ignore[arg-type, return-value]
 
 
 def test_an_unknown_one_is_named_with_the_near_one(tiny_images: Path) -> None:

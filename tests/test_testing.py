@@ -417,7 +417,7 @@ def strategy(name: str = "mine", plan: str = "Plan((), GradientHead(1e-3))", giv
         ("x = 1", "no function in it is marked @autoft.hookimpl"),
         ("@hookimpl\ndef autoft_slice_ended(trial): pass", "nothing was checked but that it loads"),
         ("@hookimpl\ndef autoft_zoos(): return []", "nothing was checked but that it loads"),
-        (strategy(name="probe"), "both offer a freeze strategy 'probe'"),
+        (strategy(name="probe"), "both offer freeze strategy 'probe'"),
         (strategy(given="[Mine(), Mine()]"), "two parts called 'mine'"),
         (strategy(given="None"), "it must return a list of parts, not None"),
         (strategy(given="[FreezeStrategy()]"), "TypeError: Can't instantiate abstract class FreezeStrategy"),

@@ -29,10 +29,11 @@ from autoft.engine.ending import (
 from autoft.engine.review import bound_as_chosen, review, said_of
 from autoft.engine.sitting import Sitting
 from autoft.engine.views import decide
-from autoft.errors import GateFailed, StudyError, unknown_name
+from autoft.errors import GateFailed, PluginError, StudyError, UserError, unknown_name
 from autoft.media.image.view import choose_view, side_seen, what_a_crop_hides
 from autoft.parts.base import UNCALIBRATED, Exporter, FreezeStrategy, Searcher, Task
 from autoft.parts.host import Host
+from autoft.parts.metric import Metric
 from autoft.runners.base import Runner
 from autoft.runners.refit import Refits
 from autoft.runners.search import answer_seconds, is_over
@@ -488,7 +489,7 @@ def _try_task(dataset: Dataset, primary: str, host: Host) -> None:
     for of_classes in filter(None, (metric.by_class for metric in task.metrics)):
         of_classes(judged, targets)
     if math.isnan(scores[primary]):
-        raise StudyError(f"metric {primary!r} has no figure for {len(targets)} validation images; search by another")
+        raise _without_figure(primary, len(targets), host)
     if host.is_builtin(Task, task.name):
         return
     from autoft.bundle.tail import tail_problem  # brings onnxruntime, which a built-in task need not wait for
@@ -497,6 +498,18 @@ def _try_task(dataset: Dataset, primary: str, host: Host) -> None:
         with host.blaming(Task, task.name, "tail()"):
             if problem := tail_problem(answering(task, calibration), outputs):
                 raise ValueError(problem)
+
+
+def _without_figure(metric: str, images: int, host: Host) -> UserError:
+    """What to raise where the metric to search by gives NaN for so many images: that of a plugin is blamed on it."""
+    nothing = f"has no figure for {images} validation images"
+    if metric not in host.parts(Metric):
+        return StudyError(f"metric {metric!r} {nothing}; search by another")
+    try:
+        with host.blaming(Metric, metric, "the score"):
+            raise ValueError(f"it {nothing}, only NaN")
+    except PluginError as blamed:
+        return blamed
 
 
 def _report_data(dataset: Dataset, screen: Screen) -> None:

@@ -506,7 +506,7 @@ def _clash(kind: _Kind[Any], name: str, first: PluginRef, second: PluginRef) -> 
     """Two parts of one name; of a built-in plugin's other parts too nobody wants to be rid."""
     if first == second:
         return f"{first} offers two parts called {name!r}, each a {kind.noun}; give one of them another `name`"
-    both = f"{first} and {second} both offer a {kind.noun} {name!r}"
+    both = f"{first} and {second} both offer {kind.noun} {name!r}"
     off = " or ".join(f"-p no:{ref.name}" for ref in (first, second) if ref.kind != "builtin")
     return f"two parts: {both}; give yours another `name`, or switch a plugin off with {off}"
 

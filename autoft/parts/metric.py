@@ -61,7 +61,10 @@ class Metric:
 
             def figures(counts: Counts) -> Floats:
                 drawn = (np.repeat(rows, count) for count in counts)
-                return np.array([score(judged[chosen], targets[chosen]) for chosen in drawn], np.float64)
+                found = [score(judged[chosen], targets[chosen]) for chosen in drawn]
+                if any(one is None for one in found):  # which numpy takes for NaN
+                    raise TypeError("it gives None")
+                return np.array(found, np.float64)
 
             return figures
 

@@ -130,6 +130,8 @@ class Search:
                 return answer
             case Wait():
                 raise self._refused("it waits with nothing in flight")
+            case Done() if not (self.ledger.trials or self.stopped()) and reading.remaining > LATE_START_SECONDS:
+                raise self._refused(f"it is done before it has asked for anything, with {reading.remaining:.0f} s left")
             case Done():
                 return answer
         raise self._refused(f"it gave {answer!r}, not a Slice, WAIT or DONE")

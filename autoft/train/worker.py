@@ -78,6 +78,9 @@ class Worker:
                 raise
             except TooLate as reason:
                 report = Report(job.slice.trial.id, "paused", job.slice.start, None, 0.0, error=str(reason))
+            except FloatingPointError as error:  # nobody raised it in vain: it was what the network gave
+                cause = f"backbone {job.slice.trial.backbone}: {self.shop.fault(error)}"
+                report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)
             except Exception as error:
                 cause = self.shop.fault(error)
                 report = Report(job.slice.trial.id, "failed", job.slice.start, None, 0.0, error=cause)

@@ -123,8 +123,9 @@ def plugins(plugins: tuple[str, ...], as_json: bool) -> None:
     """
     from autoft.parts.host import Host
 
-    host = Host.discover(plugins)
-    table = host.table()
+    with talk_on_stderr():
+        host = Host.discover(plugins)
+        table = host.table()
     if as_json:
         say(document("plugins", table))
     else:
