@@ -22,13 +22,13 @@ from autoft.bundle.parity import FULL, LEAST_IMAGES, QUICK
 from autoft.bundle.standalone.verify import verify
 from autoft.data.dataset import Dataset
 from autoft.engine.conclude import handoff_of
-from autoft.study.record import Machine, StudyRecord
+from autoft.study.record import Machine, StudyRecord, Taken, WarmStart
 from autoft.study.study import Study
 from autoft.system.stopwatch import Stopwatch
 from autoft.values.bundle import Latency, Manifest, MetricsReport, ParityReport, Vectors
 from autoft.values.codec import decode
 from autoft.values.dataset import SplitName
-from autoft.values.handoff import Layout, Preprocess, View
+from autoft.values.handoff import Begun, Layout, Preprocess, View
 from autoft.values.ledger import TrialRecord
 from autoft.values.target import MetricFacts
 
@@ -246,8 +246,9 @@ def test_images_that_are_gone_are_named(order: Order, tiny_images: Path, tmp_pat
 
 def test_what_goes_with_a_model_names_no_place_on_this_machine(dataset: Dataset) -> None:
     candidate = Candidate("zoo/net", "probe", SIZE, Space({}))
+    taken = Taken(0, "zoo/net", "probe", SIZE, {}, 0.5)
     study = StudyRecord(
-        study=Study(data=dataset.info.root),
+        study=Study(data=dataset.info.root, seed=6),
         data=dataset.info,
         view="pad",
         backbones=(Backbone("zoo/net", 15, InputSpec(64), "mit", source="/home/me/weights/net.pth"),),
@@ -256,11 +257,13 @@ def test_what_goes_with_a_model_names_no_place_on_this_machine(dataset: Dataset)
         versions={},
         machine=Machine("inline", 1, 1, "cpu"),
         metric=MetricFacts("accuracy"),
+        warm_start=WarmStart("/home/me/runs/first", "accuracy", 0.5, (taken,), {}),
     )
     report = Report(0, "finished", 1.0, 0.75, 2.0)
     record = TrialRecord(candidate.trial(0, {}, 0), (), (report,))
     made = handoff_of(study, record, record)
     assert made.backbone.source == "net.pth"
+    assert (made.begun, made.search_seed) == (Begun("first", 1), 6)
     assert (made.preprocess.size, made.preprocess.view) == (SIZE, "pad")
     assert (made.validation_score, made.targets) == (0.75, dataset.info.targets)
 
