@@ -61,7 +61,7 @@ from autoft.values.ledger import Ledger
 from autoft.values.space import Circumstances
 from autoft.values.summary import Summary
 from autoft.values.target import MetricFacts
-from autoft.values.trial import Slice
+from autoft.values.trial import Clock, Slice
 
 RUNNERS = ("auto", "inline", "ray")
 PROBLEMS_SHOWN = 10
@@ -133,7 +133,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     run.test_openings()  # a search need not end to find the count damaged
     if run.concluded(ledger):
         require_more_time(run.record, elapsed, _had(run))
-        _require_more_to_search(run, host, ledger, clock)
+        _require_more_to_search(run, host, ledger, elapsed, clock)
     elif not ledger.exportable() or budget != _had(run):  # else the model there is, is exported
         require_enough_time(run.record, clock.now(), least_seconds(run.record, "inline", crowding), _had(run))
     study = _for_the_time(run.record.study, clock, least_seconds(run.record, "ray", crowding), screen)
@@ -277,14 +277,14 @@ def _require_its_searcher(run: Run, host: Host, ledger: Ledger) -> None:
         raise StudyError("; ".join(filter(None, [str(unknown), ways, run.best_so_far(ledger)]))) from None
 
 
-def _require_more_to_search(run: Run, host: Host, ledger: Ledger, clock: RunClock) -> None:
+def _require_more_to_search(run: Run, host: Host, ledger: Ledger, elapsed: float, clock: RunClock) -> None:
     """Raise `StudyError` when more time would only end with the same model once more.
 
     The searcher is told of the workers that the run had before, and of no reserve for the end: what there is now is
     known only once the runner is warm, which a refusal must not wait for. One that then has nothing to try after all
     lets the model stand. Where it has nothing, a refit that was left out before may have its time now.
     """
-    study, problem, reading = run.record.study, run.problem(ledger), clock.reading(0.0)
+    study, problem, reading = run.record.study, run.problem(ledger), Clock(elapsed, clock.budget)
     if not is_over(host.part(Searcher, study.searcher), problem, ledger, reading, answer_seconds(reading.remaining)):
         return
     ledger.damaged = run.checkpoints.damaged(ledger)
