@@ -98,12 +98,13 @@ def begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple
     of = {name: Candidate(name, "probe", 64, Space({}), "closed_form", prior=prior) for name, prior in PRIORS.items()}
     backbones = tuple(replace(BACKBONE, name=name) for name in of)
 
-    def asked(seconds: float, **scores: float) -> list[tuple[str, int]]:
+    def asked(seconds: float, took: float | None = None, **scores: float) -> list[tuple[str, int]]:
         study = replace(run.record.study, time=seconds)
         record = replace(run.record, study=study, candidates=tuple(of.values()), backbones=backbones)
         begun: list[tuple[str, int]] = []
         preparation = Preparation(replace(run, record=record), run.record.plugins)
         monkeypatch.setattr(preparation, "begin", lambda *address: begun.append(address))
+        monkeypatch.setattr(preparation, "_took", took)
         ledger = Ledger()
         for number, (name, score) in enumerate(scores.items()):
             ledger.record(Queued(number, Slice(of[name].trial(number, {}, 0), 0.0, 1.0, 90.0), Clock(1.0, 90.0)))
@@ -124,6 +125,12 @@ def test_in_a_short_time_a_graph_is_begun_before_it_is_known_who_leads(begun: Ca
 def test_in_little_time_no_graph_is_begun_whoever_leads(begun: Callable[..., object]) -> None:
     """The run would wait for it longer than it takes to export without."""
     assert begun(LITTLE_TIME_SECONDS - 1) == begun(20.0, a=0.5) == begun(20.0, a=0.5, b=0.4) == []
+
+
+def test_no_graph_is_begun_for_which_the_end_would_have_to_wait(begun: Callable[..., object]) -> None:
+    """Eight seconds are over."""
+    assert begun(60.0, took=60.0, a=0.5) == []
+    assert begun(60.0, took=50.0, a=0.5) == [("a", 64)]
 
 
 def test_where_there_is_time_the_leader_of_all_backbones_is_begun_with(begun: Callable[..., object]) -> None:

@@ -88,10 +88,12 @@ class Preparation:
         """Begin with the backbone that leads, once as many trials have a score as there are backbones.
 
         In a short time with the one that leads so far, or seems best before anything is tried; in little with none.
+        Nor so late that the end would have to wait: a process that has its imports exports at once sooner than that.
         """
         record, winner = self._run.record, ledger.winner
-        is_short = record.study.time - ledger.elapsed < SHORT_SECONDS
-        if record.study.time < LITTLE_TIME_SECONDS:
+        left = record.study.time - ledger.elapsed
+        is_short = left < SHORT_SECONDS
+        if record.study.time < LITTLE_TIME_SECONDS or (self._took is not None and left < self._took):
             return
         if len(ledger.ranking()) >= len(record.backbones) or is_short:
             likely = max(record.candidates, key=lambda candidate: candidate.prior or 0.0)
