@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from parts.hosts import host_of
@@ -464,12 +466,23 @@ def test_a_searcher_that_never_answers_ends_the_search_in_time_with_what_there_i
     assert begun.ask() == begun.ask() == DONE
     assert begun.searcher.asked == 1
     (note,) = begun.screen.notes
-    assert "deaf" in note and "did not answer for" in note
+    (trace,) = re.findall(r"deaf.* did not answer for .* s; traceback in (\S+);", note)
+    assert "in ask" in Path(trace).read_text()
 
 
 def test_a_searcher_that_never_answers_is_the_reason_why_there_is_no_model(deaf):
     with pytest.raises(PluginError, match=r"deaf.* did not answer for .*; choose another with --searcher"):
         deaf([]).ask()
+
+
+def test_what_a_switched_off_plugin_left_open_is_given_back(search):
+    """No plugin has its strategy any more: handed out it would fail, and go with it."""
+    left_open = Queued(0, slice_of(), Clock(5.0, 90.0))
+    resumed = search(DONE, events=[left_open, Started(0, 6.0)], elapsed=50.0)
+    resumed.problem = replace(resumed.problem, candidates=())
+    assert resumed.ask() == DONE
+    record = resumed.ledger.trials[0]
+    assert record.given_back and "is switched off" in record.reports[-1].error
 
 
 @pytest.mark.parametrize(("remaining", "seconds"), [(0, 2), (8, 5), (40, 10), (3600, 60)])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 import torch
 from parts.data import dataset as make_dataset
 from parts.exported import SIZE, Tiny, handoff, torch_logits
+from torch import nn
 
+import autoft
 from autoft import Artifact, Backbone, Candidate, DataError, GateFailed, InputSpec, Report, Space
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.build import Bundle, write_bundle
@@ -22,13 +25,14 @@ from autoft.bundle.parity import FULL, LEAST_IMAGES, QUICK
 from autoft.bundle.standalone.verify import verify
 from autoft.data.dataset import Dataset
 from autoft.engine.conclude import handoff_of
+from autoft.parts.host import Host
 from autoft.study.record import Machine, StudyRecord, Taken, WarmStart
 from autoft.study.study import Study
 from autoft.system.stopwatch import Stopwatch
 from autoft.values.bundle import Latency, Manifest, MetricsReport, ParityReport, Vectors
 from autoft.values.codec import decode
 from autoft.values.dataset import SplitName
-from autoft.values.handoff import Begun, Layout, Preprocess, View
+from autoft.values.handoff import Begun, Handoff, Layout, Preprocess, View
 from autoft.values.ledger import TrialRecord
 from autoft.values.target import MetricFacts
 
@@ -329,6 +333,57 @@ def test_seconds_go_to_phases(order: Order, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- further exporters
+
+
+class Silent(autoft.Exporter):
+    name = "silent"
+
+    def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
+        return None  # type: ignore[return-value]
+
+
+class Lost(autoft.Exporter):
+    """Gives the path of a file that is somewhere else, or none."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name, self.path = name, path
+
+    def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
+        yield Artifact(self.path, "text", 0, 7, "0" * 64, "as text")
+
+
+class Raises(autoft.Exporter):
+    name = "raises"
+
+    def export(self, classifier: nn.Module, handoff: Handoff, folder: Path) -> Iterator[Artifact]:
+        raise ValueError(f"cannot write {folder}/model.bin")
+
+
+class Exporters:
+    """A plugin with them."""
+
+    @autoft.hookimpl
+    def autoft_exporters(self) -> list[autoft.Exporter]:
+        return [Silent(), Lost("lost", "elsewhere/model.txt"), Lost("nameless", ""), Raises()]
+
+
+def test_why_an_exporter_has_nothing_in_the_bundle_is_said_without_paths_of_this_machine(
+    order: Order, tmp_path: Path
+) -> None:
+    host = Host.discover(objects=[Exporters()])
+    names = ("silent", "lost", "nameless", "raises")
+    further = {name: partial(host.part(autoft.Exporter, name).export, None, order.handoff) for name in names}
+    folder = tmp_path / "b"
+    bundle = written(dataclasses.replace(order, beside=further), folder)
+    wanted = "Artifact.path names a file in the folder that export() is given"
+    assert {one.exporter: one.note for one in bundle.parity.beside} == {
+        "silent": "TypeError: it gave None; it yields each autoft.Artifact that is written",
+        "lost": f"model.txt is not there; {wanted}",
+        "nameless": f"a file without a name is not there; {wanted}",
+        "raises": "ValueError: cannot write model.bin",
+    }
+    assert not (folder / "beside").exists()
+    assert str(tmp_path) not in (folder / "parity.json").read_text()
 
 
 def test_what_further_exporters_write_stands_beside_the_model(order: Order, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from autoft.engine.ending import (
     FIXED_SECONDS,
     MOST_OF_A_BUDGET,
     WITHOUT_PREPARATION_SECONDS,
+    Decoding,
     Ending,
     bare_seconds,
     least_seconds,
@@ -26,6 +27,7 @@ from autoft.engine.prepare import FIRST_GUESS_SECONDS
 from autoft.errors import StudyError
 from autoft.study.record import Machine
 from autoft.study.study import Study
+from autoft.system.clock import RunClock
 from autoft.values.ledger import Ledger
 from autoft.values.space import Space
 from autoft.values.trial import Candidate, Clock, Costs, Queued, Report, Slice, Trial
@@ -40,7 +42,7 @@ class Prepared:
     def __init__(self, *ready, missing=9.0, begun=None):
         self.ready, self.missing, self.begun = ready, missing, begun
 
-    def seconds_missing(self, backbone, image_size, crowding):
+    def seconds_missing(self, backbone, image_size, slowness):
         return 0.0 if backbone in self.ready else self.missing
 
 
@@ -49,8 +51,8 @@ def one_core(monkeypatch):
     monkeypatch.setattr("autoft.engine.ending.cores", lambda: 1)
 
 
-def ending(record, preparation, crowding=1.0):
-    return Ending(record, preparation, lambda: crowding)
+def ending(record, preparation, slowness=1.0):
+    return Ending(record, preparation, lambda: slowness)
 
 
 def record(seconds=600.0, test=1000):
@@ -87,7 +89,7 @@ def test_what_is_measured_counts_for_more_than_what_is_guessed():
 
 def test_a_busy_machine_is_reckoned_with_once():
     """What was measured on it is slow already."""
-    alone, crowded = (ending(record(), Prepared("z/cheap"), crowding) for crowding in (1.0, 3.0))
+    alone, crowded = (ending(record(), Prepared("z/cheap"), slowness) for slowness in (1.0, 3.0))
     measured, nothing = scored(CHEAP, 0.001), Ledger([])
     assert crowded(measured, None) - alone(measured, None) == pytest.approx(2 * FIXED_SECONDS)
     assert crowded(nothing, None) > alone(nothing, None) + 2 * FIXED_SECONDS
@@ -103,7 +105,7 @@ def test_how_crowded_the_machine_is_is_asked_once_for_an_answer():
 
 def test_a_graph_that_nobody_has_begun_to_prepare_is_reckoned_with_where_it_will_be_late():
     """Preparing it goes on beside the search, unless the machine is too crowded for that."""
-    alone, crowded = (ending(record(test=10), Prepared(), crowding)(Ledger([]), None) for crowding in (1.0, 2.0))
+    alone, crowded = (ending(record(test=10), Prepared(), slowness)(Ledger([]), None) for slowness in (1.0, 2.0))
     assert crowded > alone + FIXED_SECONDS + FIRST_GUESS_SECONDS
 
 
@@ -132,8 +134,8 @@ def test_as_many_test_images_as_there_is_time_for():
 
 
 @pytest.mark.parametrize("ready", [(), ("z/cheap",)])
-@pytest.mark.parametrize("crowding", [1.0, 2.5])
-def test_the_end_with_as_many_test_images_fits_what_was_reserved(ready, crowding):
+@pytest.mark.parametrize("slowness", [1.0, 2.5])
+def test_the_end_with_as_many_test_images_fits_what_was_reserved(ready, slowness):
     """A graph that nobody has prepared is not taken for time to score test images."""
     fitted = 0
     for seconds, test, an_image in itertools.product(
@@ -141,10 +143,10 @@ def test_the_end_with_as_many_test_images_fits_what_was_reserved(ready, crowding
     ):
         given, ledger = record(seconds, test), scored(CHEAP, an_image)
         given.data.counts["val"] = 70
-        end, trial = ending(given, Prepared(*ready), crowding), ledger.trials[0].trial
+        end, trial = ending(given, Prepared(*ready), slowness), ledger.trials[0].trial
         reserved = end(ledger, None)
-        missing = 0.0 if ready else min(9.0, crowding * WITHOUT_PREPARATION_SECONDS) if seconds < 30.0 else 9.0
-        besides = crowding * FIXED_SECONDS + missing + QUICK.takes(70, an_image)
+        missing = 0.0 if ready else min(9.0, slowness * WITHOUT_PREPARATION_SECONDS) if seconds < 30.0 else 9.0
+        besides = slowness * FIXED_SECONDS + missing + QUICK.takes(70, an_image)
         takes = besides + an_image * min(test, end.testable(ledger, trial, reserved))
         if reserved < MOST_OF_A_BUDGET * seconds:  # else there is not the time for it, and as little as may be is done
             fitted += 1
@@ -160,25 +162,42 @@ def test_in_little_time_the_export_of_a_graph_that_nobody_prepared_is_reckoned_w
     assert ending(given, Prepared())(Ledger([]), None) > FIXED_SECONDS + WITHOUT_PREPARATION_SECONDS
 
 
+@pytest.mark.parametrize(
+    ("now", "share", "enough"),
+    [
+        (2.9, 0.001, None),  # nobody knows yet
+        (6.0, 0.2, None),  # 30 s, so 22.5 at the quickest, and 9 after
+        (6.0, 0.1, "90s"),  # 60 s
+        (30.0, 1.0, None),
+    ],
+)
+def test_decoding_that_leaves_no_time_is_refused_as_soon_as_that_is_clear(monkeypatch, now, share, enough):
+    monkeypatch.setattr(RunClock, "now", lambda _: 5.0 + now)
+    decoding = Decoding(RunClock(0.0, 45.0), began=5.0, after=9.0)
+    said = rf"decoding the images takes about 60 s here, .* give at least --time {enough}"
+    with pytest.raises(StudyError, match=said) if enough else nullcontext():
+        decoding(share)
+
+
 def test_a_budget_without_room_for_a_probe_is_refused_with_one_that_has():
     with pytest.raises(StudyError, match=r"--time 5s is too short: .* give at least --time 15s"):
         require_any_time(Study("data", time=5.0))
     require_any_time(Study("data", time=10.0))
     with pytest.raises(StudyError, match=r"--time 20s is too short: 18 s are over, .* give at least --time 30s"):
-        require_enough_time(record(seconds=20.0, test=10), 18.0, least_seconds(record(test=10), "inline"))
-    require_enough_time(record(seconds=30.0, test=10), 18.0, least_seconds(record(test=10), "inline"))
+        require_enough_time(record(seconds=20.0, test=10), 18.0, least_seconds(record(test=10), "inline", 1.0))
+    require_enough_time(record(seconds=30.0, test=10), 18.0, least_seconds(record(test=10), "inline", 1.0))
 
 
 def test_the_least_that_gives_a_model_takes_longer_with_ray_and_on_a_crowded_machine():
-    alone, crowded = (least_seconds(record(), "inline", crowding) for crowding in (1.0, 3.0))
+    alone, crowded = (least_seconds(record(), "inline", slowness) for slowness in (1.0, 3.0))
     assert crowded == pytest.approx(3 * alone)
-    assert least_seconds(record(), "ray") > alone
+    assert least_seconds(record(), "ray", 1.0) > alone
 
 
 def test_a_budget_is_added_to_only_where_more_is_needed_than_the_run_had():
     short = record(seconds=10.0, test=10)
     with pytest.raises(StudyError, match=r"at least --time 20s$"):
-        require_enough_time(short, 5.0, least_seconds(short, "inline"), had=60.0)
+        require_enough_time(short, 5.0, least_seconds(short, "inline", 1.0), had=60.0)
 
 
 def test_more_time_that_holds_nothing_but_another_end_is_refused():
@@ -193,9 +212,9 @@ def test_no_budget_that_is_refused_once_the_images_are_known_is_let_through_befo
     free = replace(CHEAP, cost=0.0)
     given = record(seconds, test=10)
     given.candidates = (free,)
-    least = least_seconds(given, "inline")
-    assert least == bare_seconds(seconds, "inline")
-    assert least_seconds(given, "ray", 2.0) == 2.0 * bare_seconds(seconds, "ray")
+    least = least_seconds(given, "inline", 1.0)
+    assert least == bare_seconds(seconds, "inline", 1.0)
+    assert least_seconds(given, "ray", 2.0) == 2.0 * bare_seconds(seconds, "ray", 1.0)
     for has_time in (True, False):
         elapsed = seconds - least + (-0.01 if has_time else 0.01)
         with nullcontext() if has_time else pytest.raises(StudyError):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
@@ -14,10 +15,12 @@ from parts.data import dataset
 
 from autoft.bundle.predict import _read
 from autoft.data.dataset import read_samples, write_split_csv
+from autoft.shell.commands import handoff
 from autoft.study.study import Study
 from autoft.system.files import as_path, as_text
 from autoft.values.codec import decode, encode
 from autoft.values.dataset import DatasetInfo
+from autoft.values.prediction import Prediction
 
 NAMES = st.binary(min_size=1).filter(lambda name: not {0, ord("/")} & set(name) and name not in (b".", b".."))
 
@@ -84,3 +87,10 @@ def test_the_locale_makes_no_difference(odd_images):
         for locale in ({"PYTHONUTF8": "1"}, plain)
     ]
     assert shown[0] == shown[1] and ascii("näme.png").strip("'").encode() in shown[0]
+
+
+def test_a_table_has_one_line_an_image_whatever_it_is_called(capsys):
+    model = SimpleNamespace(form=SimpleNamespace(line=lambda found: found.label))
+    odd = "two\nlines\x1b[2J.png"
+    assert handoff._table(model, [Prediction(odd, "cat"), Prediction(odd, error="not an image")]) == 1
+    assert capsys.readouterr() == ("cat  two lines [2J.png\n", "two lines [2J.png: not an image\n")

@@ -18,6 +18,7 @@ from autoft.parts import hookspecs
 from autoft.parts import host as host_module
 from autoft.parts.host import Host
 from autoft.parts.plugins import PluginRef, file_ref, plugin_versions
+from autoft.shell import doctor
 from autoft.values.codec import decode, encode
 
 SPEC = autoft.InputSpec(32)
@@ -68,6 +69,15 @@ class FileZoo(autoft.Zoo):
 
 @autoft.hookimpl
 def autoft_zoos(): return [FileZoo()]
+"""
+
+
+METRIC = """
+import autoft
+
+@autoft.hookimpl
+def autoft_metrics():
+    return [autoft.Metric.of(autoft.MetricFacts("accuracy"), lambda judged, targets: 0.5, form="one_of")]
 """
 
 
@@ -128,6 +138,28 @@ def test_an_entry_point_is_a_plugin(installed: Callable[[str, str, str], None]) 
     line = next(line for line in host.table() if line.name == "alpha")
     assert (line.distribution, line.version, line.kind, line.status) == ("autoft-alpha", "1.5", "entry_point", "ok")
     assert "alpha" in Host.from_refs(host.refs).parts(autoft.Zoo)
+
+
+def test_an_installed_plugin_is_asked_for_what_a_search_asks_only_where_that_may_take_long(
+    installed: Callable[[str, str, str], None],
+) -> None:
+    installed("autoft-alpha", "alpha", FILE.format(zoo="alpha").replace("return [autoft.Backbone", "return 1 / 0, ["))
+    host = Host.discover()
+    lines = [{line.name: line for line in table} for table in (host.table(), host.table(asked=("entry_point",)))]
+    quick, asked = (table["alpha"] for table in lines)
+    assert (quick.status, asked.status) == ("ok", "failed")
+    assert "failed in backbones() of zoo 'alpha': ZeroDivisionError" in (asked.cause or "")
+    assert (doctor.check_plugins().status, "backbones()" in doctor.check_plugins().detail) == ("warn", True)
+
+
+def test_a_metric_of_a_tasks_name_is_no_good_in_the_table_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "BUILTINS", ("autoft.builtin.tasks",))
+    file = write(tmp_path, "mine.py", METRIC)
+    line = next(line for line in Host.discover([file]).table() if line.name == "mine")
+    assert line.status == "failed"
+    assert "both offer metric 'accuracy'" in (line.cause or "")
 
 
 def test_a_plugin_that_raises_on_import_is_isolated(installed: Callable[[str, str, str], None]) -> None:
@@ -354,6 +386,14 @@ def test_a_file_of_a_builtins_name_is_to_be_renamed_and_takes_nothing_away(
     recorded = Host.discover().refs
     with pytest.raises(PluginError, match=r"taken by plugin 'freeze' of .*'autoft'.*; rename the file"):
         Host.recorded(recorded, [file])
+
+
+def test_a_file_that_is_given_twice_is_not_to_be_renamed(tmp_path: Path) -> None:
+    file = write(tmp_path, "x.py", FILE.format(zoo="x"))
+    with pytest.raises(PluginError, match=r"x\.py.* failed to load: it is given twice; give it once"):
+        Host.discover([file, file]).check()
+    with pytest.raises(PluginError, match=r"x\.py.*: it is given twice; give it once"):
+        Host.recorded([], [file, file])
 
 
 def test_two_files_of_one_name_are_refused_by_a_run_that_goes_on_too(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from autoft import Ledger, Report, Slice, StudyError, Trial
 from autoft.study import machine
-from autoft.study.machine import GIB, MIB, WORKER_BYTES, Crowding, Resources, share_out, worker_memory
+from autoft.study.machine import GIB, MIB, WORKER_BYTES, Resources, Slowness, share_out, worker_memory
 from autoft.study.study import Study
 from autoft.system.cgroups import cpu_quota, memory_left
 from autoft.system.screen import Silent
@@ -222,7 +222,7 @@ def test_cores_are_those_of_the_quota(monkeypatch):
 def test_how_crowded_a_machine_of_four_cores_is(monkeypatch, load, others, crowding):
     monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 4)
-    assert Crowding(own=3.0, others=lambda: others)() == crowding
+    assert Slowness(own=3.0, others=lambda: others)() == crowding
 
 
 @pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])

@@ -57,6 +57,13 @@ class TestWorstRecall(MetricConformance):
         return metric()
 
 
+class TestMacroF1(MetricConformance):
+    """Of which `by_class` is checked too."""
+
+    def part(self) -> autoft.Metric:
+        return replace(autoft.SingleLabel().metric("macro_f1"), form="one_of")
+
+
 def needs_company(targets: np.ndarray) -> float:
     """A metric that does not know what to do without a class."""
     if len(np.unique(targets)) < 2:
@@ -75,6 +82,10 @@ def needs_company(targets: np.ndarray) -> float:
         (
             autoft.Metric(autoft.MetricFacts("one"), lambda judged, targets: lambda counts: np.ones(1), form="one_of"),
             "it_judges_resamples",
+        ),
+        (
+            replace(metric(), by_class=lambda judged, targets: (np.ones(2), np.bincount(targets))),
+            "figures_of_classes_make_the_score",
         ),
     ],
 )

@@ -22,6 +22,7 @@ from autoft.errors import PluginError, RunFolderError, StudyError
 from autoft.parts.host import Host
 from autoft.parts.plugins import plugin_versions
 from autoft.runners.inline import InlineRunner
+from autoft.runners.refit import Refits
 from autoft.store import Journal
 from autoft.study.run import Run
 from autoft.study.study import Study
@@ -31,6 +32,7 @@ from autoft.system.stopwatch import Stopwatch
 from autoft.train.worker import Job, Worker
 from autoft.train.workshop import Workshop
 from autoft.values.codec import encode
+from autoft.values.ledger import Ledger
 from autoft.values.summary import Best, Scores, Summary
 from autoft.values.trial import Clock, Queued, Report, Slice
 
@@ -85,7 +87,9 @@ def run(tiny_images, tmp_path):
     """Begins a run with the plugin at a path."""
 
     def begun(plugin: str):
-        study = Study(str(tiny_images), plugins=(plugin,), backbones=("mine/*",), freeze=("wild",), runner="inline")
+        study = Study(
+            str(tiny_images), plugins=(plugin,), backbones=("mine/*",), freeze=("wild",), runner="inline", time=1e5
+        )
         host, now = Host.discover(study.plugins), time.time()
         sitting = Sitting(host, InlineRunner(), Silent(), Stopwatch(now), RunClock(now, study.time))
         return begin(study, source(tiny_images), tmp_path / "run", sitting)
@@ -180,6 +184,29 @@ def test_a_plugin_that_is_gone_can_be_left_out(run, tmp_path, monkeypatch):
         begun.host(["no:nine"])
     monkeypatch.setenv("AUTOFT_DISABLE_PLUGINS", "mine, unheard_of")
     assert [line for line in begun.host().warnings() if "unheard_of" in line] == []
+
+
+def test_what_a_plugin_had_that_is_left_out_is_not_tried_any_more(run, tmp_path):
+    """Each slice of it would fail; so would the refit, and a command that goes on with the plugin."""
+    begun = run(write(tmp_path / "plugins"))
+    host, ledger = begun.host(["no:mine"]), begun.ledger()
+    assert begun.problem(ledger, begun.host()).candidates == begun.record.candidates
+    assert begun.problem(ledger, host).candidates == ()
+    trial = begun.record.candidates[0].trial(0, {}, 0)
+    events = [Queued(0, Slice(trial, 0.0, 1.0, 9.0), Clock(1.0, 9.0)), Report(0, "finished", 1.0, 0.5, 1.0)]
+    done = Ledger(events)
+    refits = Refits(begun.record, lambda *_: 10.0, RunClock(time.time(), 1e5), host.has)
+    assert refits.due(done).endswith("the plugin with its backbone or freeze strategy is switched off")
+    assert refits.reserve(done, None) == 10.0
+    assert begun.best_so_far(done, host).endswith("run -p no:mine` hands it over")
+
+
+def test_a_run_of_which_nothing_can_be_trained_is_refused(run, tmp_path, resume):
+    begun = run(write(tmp_path / "plugins"))
+    code, said, hosts = resume(begun.folder.path, "-p", "no:mine")
+    assert (code, hosts) == (2, [])
+    assert "nothing of this run can be trained, and it has no model yet; plugin 'mine'" in said
+    assert "is switched off" in said
 
 
 def test_a_clash_that_came_later_names_both_and_can_be_switched_off(run, tmp_path):

@@ -52,6 +52,7 @@ from autoft.runners.refit import Refits
 from autoft.runners.search import Search
 from autoft.shell.commands.run import _lines, _next
 from autoft.store import Checkpoint, CheckpointStore, Journal, RunFolder
+from autoft.study.machine import Slowness
 from autoft.study.record import Machine, StudyRecord
 from autoft.study.run import Run
 from autoft.study.study import Study
@@ -694,7 +695,7 @@ def unfinished(run: Run, seconds: float, elapsed: float, score: float | None) ->
 @pytest.fixture
 def crowded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which all takes twice as long as on an idle one."""
-    monkeypatch.setattr(engine, "Crowding", lambda own: lambda: 2.0)
+    monkeypatch.setattr(Slowness, "__call__", lambda _: 2.0)
 
 
 @pytest.fixture
@@ -768,7 +769,7 @@ def test_a_new_run_goes_without_ray_where_starting_it_would_not_repay(
     started: list[str],
 ) -> None:
     """Not where Ray was asked for, or several workers are and can be started, as beside two busy loops they cannot."""
-    monkeypatch.setattr(engine, "Crowding", lambda own: lambda: crowding)
+    monkeypatch.setattr(Slowness, "__call__", lambda _: crowding)
     monkeypatch.setattr(engine, "begin", lambda *_: pytest.fail("it begins"))
     study = Study(str(tiny_images), out=str(tmp_path / "new"), time=seconds, runner=asked, workers=workers)
     with pytest.raises(pytest.fail.Exception, match="it begins"):
@@ -780,7 +781,7 @@ def test_a_new_run_goes_without_ray_where_starting_it_would_not_repay(
 def test_a_finished_run_of_ray_goes_on_without_it_where_starting_it_would_not_repay(
     more: str, runner: str, run: Run, executed: list[Run], started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "Crowding", lambda own: lambda: 1.0)
+    monkeypatch.setattr(Slowness, "__call__", lambda _: 1.0)
     rewrite(run, replace(run.record, machine=Machine("ray", 2, 1, "cpu")))
     before = run.summary()
     assert before is not None

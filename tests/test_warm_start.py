@@ -266,8 +266,8 @@ def refused(
 
     def call(*arguments: str) -> str:
         out = tmp_path / "run"
-        command = ["autoft", "search", str(tiny_images), "--runner", "inline", "--out", str(out), *arguments]
-        monkeypatch.setattr(sys, "argv", command)
+        command = ["autoft", "search", str(tiny_images), "--time", "24h", "--runner", "inline", "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", [*command, *arguments])
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         assert _run() == 2
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,8 @@ from typing import Final
 from autoft.bundle.onnx_runtime import CoreModel
 from autoft.bundle.order import Order
 from autoft.bundle.parity import Setting, core_parity, core_refusal
-from autoft.errors import UserError
+from autoft.errors import PluginError, UserError
+from autoft.system import faults
 from autoft.tasks.forms.base import Answering
 from autoft.values.bundle import BESIDE, Beside
 from autoft.values.handoff import Artifact
@@ -22,8 +24,8 @@ _SETTING: Final = Setting(8, "all")
 def write_beside(order: Order, folder: Path, answering: Answering) -> Iterator[Beside]:
     """Have each further exporter of the order write into a folder of its own below `folder`; what came of each.
 
-    One that fails, or whose files are all refused, costs its own folder and no more. Raises `OSError` when the disk is
-    full.
+    One that fails, or whose files are all refused, costs its own folder and no more, and why says nothing of where this
+    machine has its files. Raises `OSError` when the disk is full.
     """
     for name, export in order.beside.items():
         place = folder / BESIDE / name
@@ -34,6 +36,8 @@ def write_beside(order: Order, folder: Path, answering: Answering) -> Iterator[B
         else:
             shutil.rmtree(place)
         yield found
+    with suppress(OSError):  # something is in it
+        (folder / BESIDE).rmdir()
 
 
 def _written(order: Order, name: str, exports: Iterator[Artifact], place: Path, answering: Answering) -> Beside:
@@ -41,20 +45,24 @@ def _written(order: Order, name: str, exports: Iterator[Artifact], place: Path, 
     causes: list[str] = []
     try:
         for artifact in exports:
-            found = _compared(order, name, artifact, place / Path(artifact.path).name, answering)
+            found = _compared(order, name, artifact, place, answering)
             if found.path:
                 return found
             causes.append(found.note)
     except OSError:
         raise
-    except Exception as error:  # a plugin's own
-        causes.append(" ".join(f"{type(error).__name__}: {error}".split()))
+    except Exception as error:  # a plugin's own, perhaps in a line that says where plugin and traceback are
+        causes.append(faults.cause(error.__cause__ or error if isinstance(error, PluginError) else error))
+    causes = [cause.replace(f"{place}/", "") for cause in causes]
     return Beside(name, "", "", None, "; ".join(causes) or "it wrote nothing")
 
 
-def _compared(order: Order, name: str, artifact: Artifact, file: Path, answering: Answering) -> Beside:
-    if not file.exists():
-        return Beside(name, "", artifact.format, None, f"{file.name} is not where it was said to be")
+def _compared(order: Order, name: str, artifact: Artifact, place: Path, answering: Answering) -> Beside:
+    file = place / Path(artifact.path).name
+    if not file.is_file():
+        wanted = "Artifact.path names a file in the folder that export() is given"
+        called = Path(artifact.path).name or "a file without a name"
+        return Beside(name, "", artifact.format, None, f"{called} is not there; {wanted}")
     if file.suffix != ".onnx":
         return Beside(name, file.name, artifact.format, None, f"not compared: {artifact.format} is not run here")
     compared = order.compared

@@ -23,7 +23,7 @@ from autoft.media.image.pixel_cache import PixelCache, PixelMap, build
 from autoft.parts.base import Task
 from autoft.system.files import as_path, write_atomic
 from autoft.system.natural import natural_key
-from autoft.system.parallel import Check, never_stop
+from autoft.system.parallel import Check, Progress, never_stop, unwatched
 from autoft.values.backbone import Interpolation
 from autoft.values.dataset import DataProblem, DatasetInfo, Entry, Listing, Sample, SplitName, TrainOn, ValueRange
 from autoft.values.handoff import View
@@ -161,17 +161,22 @@ def bound(task: Task, listing: Listing) -> Task:
 
 
 def open_dataset(
-    source: Source, seed: int, squares: Collection[Square], threads: int, check: Check = never_stop
+    source: Source,
+    seed: int,
+    squares: Collection[Square],
+    threads: int,
+    check: Check = never_stop,
+    progress: Progress = unwatched,
 ) -> Dataset:
     """The data set of a source, split, and decoded into a cache for each of the `squares`, which it holds.
 
-    Files that cannot be used are in `info.problems`. `check` may raise to stop. Raises `DataError` when what is left is
-    no data set, `UserError` for the cache folder.
+    Files that cannot be used are in `info.problems`. `check`, and `progress` with the share that is decoded, may raise
+    to stop. Raises `DataError` when what is left is no data set, `UserError` for the cache folder.
     """
     found, task = source.found, source.task
     identity = found.fingerprint()
     caches = [PixelCache(identity, *square, value_range=found.value_range) for square in sorted(set(squares))]
-    unreadable = build(caches, found.paths, threads, check)
+    unreadable = build(caches, found.paths, threads, check, progress)
     usable = _usable(found, unreadable, task)
     samples = _split(found, usable.files, task, seed)
     counts = Counter(sample.split for sample in samples)

@@ -326,7 +326,8 @@ def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
     """Say what is not as somebody might take it to be."""
     for one in bundle.parity.beside:
         if not one.path:
-            screen.note(f"exporter {one.exporter}: nothing of it is in the bundle: {one.note}")
+            line = f"exporter {one.exporter}: nothing of it is in the bundle: {one.note}"
+            screen.note(f"{line}; tracebacks are in {run.folder.errors}" if run.folder.errors.exists() else line)
     tested, images = bundle.scores.n, run.record.data.counts["test"]
     if tested < images:
         screen.note(

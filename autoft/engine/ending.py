@@ -7,15 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoft.bundle.parity import FULL, QUICK, Gate
-from autoft.engine.prepare import FIRST_GUESS_SECONDS, LITTLE_TIME_SECONDS, Preparation
+from autoft.engine.prepare import FIRST_GUESS_SECONDS, Preparation, is_little
 from autoft.errors import StudyError
 from autoft.study.machine import cores
 from autoft.study.record import RunnerName, StudyRecord
 from autoft.study.shortlist import WORK_PER_SECOND, forward_work
 from autoft.study.study import Study
+from autoft.system.clock import RunClock
+from autoft.system.starting import start_slowness
 from autoft.values.ledger import Ledger
 from autoft.values.trial import Trial
 
+# All seconds here are those of a machine of `start_slowness` 1 on which nothing else runs.
 # From the end of the search to the end of the process for a network that takes no time: checkpoint, filling the graph,
 # the gate on small images, figures, latency, the bundle checking itself; benchmarks/budget.py measures them.
 FIXED_SECONDS = 4.0
@@ -29,6 +32,9 @@ TESTING_SHARE = 0.08  # of the time, for scoring the test images
 # A run that is late already, or resumed at its end, has a score too: of so many images, or as many as that time holds.
 FEWEST_TESTED, LEAST_TESTING_SECONDS = 200, 3.0
 FEWEST_TRAINED = 64
+TELLING_SECONDS, QUICKEST = 3.0, 0.75  # of decoding, until its pace is known; of what is left of it, the least it takes
+# In this process, before anything can be decoded: torch is imported, and the images are listed.
+IMPORTING_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,48 +42,48 @@ class Ending:
     """Called with a ledger and a trial it gives the seconds from the end of the search to the end of the process.
 
     That is if the trial wins; None stands for the best so far.
-    `crowding` is how much longer takes what was measured on an idle machine; what this run has measured has it in it.
+    `slowness` is how many times as long things take here; what this run has measured has that in it.
     """
 
     record: StudyRecord
     preparation: Preparation
-    crowding: Callable[[], float]
+    slowness: Callable[[], float]
 
     def __call__(self, ledger: Ledger, trial: Trial | None) -> float:
         """Seconds; never more than a share of the budget."""
         winner = trial or (ledger.winner.trial if ledger.winner else None)
-        crowding = self.crowding()
-        an_image = self._image_seconds(ledger, winner, crowding)
+        slowness = self.slowness()
+        an_image = self._image_seconds(ledger, winner, slowness)
         tested = self.record.data.counts["test"]
         scoring = an_image * (min(tested, self._least_tested(an_image)) if self._is_slow(an_image) else tested)
         forward = scoring + self._gate_seconds(an_image)
-        seconds = crowding * FIXED_SECONDS + self._missing(winner, crowding) + forward
+        seconds = slowness * FIXED_SECONDS + self._missing(winner, slowness) + forward
         return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
 
     def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
         """How many test images there is time to score when the export begins with so many seconds left."""
-        crowding = self.crowding()
-        an_image = self._image_seconds(ledger, trial, crowding)
-        besides = crowding * FIXED_SECONDS + self._missing(trial, crowding) + self._gate_seconds(an_image)
+        slowness = self.slowness()
+        an_image = self._image_seconds(ledger, trial, slowness)
+        besides = slowness * FIXED_SECONDS + self._missing(trial, slowness) + self._gate_seconds(an_image)
         return max(self._least_tested(an_image), int((seconds_left - besides) / an_image))
 
     def _least_tested(self, an_image: float) -> int:
         seconds = min(LEAST_TESTING_SECONDS, TESTING_SHARE * self.record.study.time)
         return max(FEWEST_TESTED, int(seconds / an_image))
 
-    def _missing(self, winner: Trial | None, crowding: float) -> float:
+    def _missing(self, winner: Trial | None, slowness: float) -> float:
         """Seconds until the winner's graph is prepared; in little time those of an export without, unless there is one.
 
         Before there is a winner it is taken to be the one that is being prepared. Nobody having begun, it will be
-        prepared beside the search; but on a crowded machine it will not be ready then.
+        prepared beside the search; but where that takes longer it will not be ready then.
         """
         address = (winner.backbone, winner.image_size) if winner else self.preparation.begun
-        if self.record.study.time < LITTLE_TIME_SECONDS:
-            without = crowding * WITHOUT_PREPARATION_SECONDS
-            return min(without, self.preparation.seconds_missing(*address, crowding)) if address else without
+        if is_little(self.record.study.time):
+            without = slowness * WITHOUT_PREPARATION_SECONDS
+            return min(without, self.preparation.seconds_missing(*address, slowness)) if address else without
         if address is None:
-            return FIRST_GUESS_SECONDS * (crowding - 1.0)
-        return self.preparation.seconds_missing(*address, crowding)
+            return FIRST_GUESS_SECONDS * (slowness - 1.0)
+        return self.preparation.seconds_missing(*address, slowness)
 
     def _gate_seconds(self, an_image: float) -> float:
         return gate_of(self.record.study).takes(self.record.data.counts["val"], an_image)
@@ -86,11 +92,11 @@ class Ending:
         """Whether scoring all test images would take too much of the time; then as many as there is time for are."""
         return an_image * self.record.data.counts["test"] > TESTING_SHARE * self.record.study.time
 
-    def _image_seconds(self, ledger: Ledger, of: Trial | None, crowding: float) -> float:
+    def _image_seconds(self, ledger: Ledger, of: Trial | None, slowness: float) -> float:
         """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
         on_cpu = self.record.machine.device == "cpu"
         measured = ledger.image_seconds(of.backbone, of.image_size) if of and on_cpu else None
-        return (measured or crowding * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
+        return (measured or slowness * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
 
 
 def gate_of(study: Study) -> Gate:
@@ -98,22 +104,22 @@ def gate_of(study: Study) -> Gate:
     return FULL if study.full_parity else QUICK
 
 
-def bare_seconds(time: float, runner: RunnerName) -> float:
-    """What the least takes on an idle machine when a run has so much `time`, for networks that take none.
+def bare_seconds(time: float, runner: RunnerName, slowness: float) -> float:
+    """What the least takes when a run has so much `time`, for networks that take none.
 
     That is a worker's start and the end; in little time nobody prepares the graph for that.
     """
-    unprepared = WITHOUT_PREPARATION_SECONDS if time < LITTLE_TIME_SECONDS else 0.0
-    return STARTING_SECONDS[runner] + unprepared + FIXED_SECONDS
+    unprepared = WITHOUT_PREPARATION_SECONDS if is_little(time) else 0.0
+    return slowness * (STARTING_SECONDS[runner] + unprepared + FIXED_SECONDS)
 
 
-def least_seconds(record: StudyRecord, runner: RunnerName, crowding: float = 1.0) -> float:
+def least_seconds(record: StudyRecord, runner: RunnerName, slowness: float) -> float:
     """What the least that gives a model takes: a worker's start, the cheapest probe, and the end."""
     cheapest = forward_work(min(candidate.cost for candidate in record.candidates))
     scored = record.data.counts["val"] if record.validation is None else record.validation
     images = scored + FEWEST_TRAINED + min(record.data.counts["test"], FEWEST_TESTED)
     forward = images * cheapest / WORK_PER_SECOND[record.machine.device]
-    return crowding * (bare_seconds(record.study.time, runner) + forward)
+    return bare_seconds(record.study.time, runner, slowness) + slowness * forward
 
 
 def require_enough_time(record: StudyRecord, elapsed: float, least: float, had: float | None = None) -> None:
@@ -128,9 +134,34 @@ def require_enough_time(record: StudyRecord, elapsed: float, least: float, had: 
         )
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """The progress of decoding, which `began` at that run time; `after` it come what the least takes, in seconds.
+
+    Called with the share that is done it raises `StudyError` as soon as it is clear that the time does not hold both.
+    """
+
+    clock: RunClock
+    began: float
+    after: float
+
+    def __call__(self, share: float) -> None:
+        """Not before a few seconds tell how long it takes; what is left of it may go somewhat quicker."""
+        spent = self.clock.now() - self.began
+        whole = spent / share
+        if spent < TELLING_SECONDS or self.began + spent + QUICKEST * (whole - spent) + self.after <= self.clock.budget:
+            return
+        raise StudyError(
+            f"--time {self.clock.budget:g}s is too short: decoding the images takes about {whole:.0f} s here, and "
+            f"starting and the export {self.after:.0f} s; give at least --time "
+            f"{_enough(self.began + whole + self.after)}s"
+        )
+
+
 def require_any_time(study: Study) -> None:
-    """Raise `StudyError`, before anything slow begins, for a budget that could not hold a search of ten images."""
-    least = bare_seconds(study.time, "inline")
+    """Raise `StudyError`, before anything slow begins, for a budget that could not hold a search of ten images here."""
+    slowness = start_slowness()
+    least = slowness * IMPORTING_SECONDS + bare_seconds(study.time, "inline", slowness)
     if study.time < least:
         raise StudyError(
             f"--time {study.time:g}s is too short: starting and the export alone take {least:.0f} s or more; give at "
@@ -143,7 +174,7 @@ def require_more_time(record: StudyRecord, elapsed: float, had: float) -> None:
 
     Whatever ran it before: where there is no time to start Ray, it goes on without.
     """
-    least = bare_seconds(record.study.time, "inline")
+    least = bare_seconds(record.study.time, "inline", start_slowness())
     if record.study.time < elapsed + least:
         raise StudyError(
             f"the run is finished after {elapsed:.0f} s, and --time {record.study.time:g}s leaves no time to search: "
@@ -154,7 +185,7 @@ def require_more_time(record: StudyRecord, elapsed: float, had: float) -> None:
 
 def more_time(elapsed: float, had: float) -> str:
     """A `--time` that leaves some to search in a finished run that `had` so many seconds and used `elapsed`: `+40s`."""
-    least = bare_seconds(had, "inline")
+    least = bare_seconds(had, "inline", start_slowness())
     return f"+{math.ceil(max(_enough(elapsed + 2 * least) - had, least))}s"
 
 

@@ -19,6 +19,7 @@ from autoft.data.dataset import Dataset, Source, bound, open_dataset, write_spli
 from autoft.data.readers import data_folder, read_labelled
 from autoft.data.scan import scan
 from autoft.engine.ending import (
+    Decoding,
     bare_seconds,
     least_seconds,
     more_time,
@@ -38,7 +39,7 @@ from autoft.runners.base import Runner
 from autoft.runners.refit import Refits
 from autoft.runners.search import answer_seconds, is_over
 from autoft.store import RunFolder
-from autoft.study.machine import WORKER_BYTES, Crowding, choose_runner, cores, versions, worker_memory
+from autoft.study.machine import WORKER_BYTES, Slowness, choose_runner, cores, versions, worker_memory
 from autoft.study.record import Machine, RunnerName, StudyRecord, ViewsCompared
 from autoft.study.run import Run
 from autoft.study.shortlist import Workload, candidates, freeze_strategies, scored_images, shortlist, why_not
@@ -49,6 +50,7 @@ from autoft.system.clock import RunClock
 from autoft.system.files import as_path, as_text
 from autoft.system.mps import Mps
 from autoft.system.screen import Screen
+from autoft.system.starting import start_slowness
 from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.forms.table import FORMS, answering
 from autoft.tasks.statistics import proportion
@@ -69,7 +71,8 @@ _GENERIC = frozenset(
     {"all", "annotations", "data", "dataset", "images", "index", "label", "labels", "manifest", "metadata", "targets"}
     | {"test", "train", "training", "val"}
 )
-# With less time left a search gets further in this process: Ray and its workers take some ten seconds of it to start.
+# With less time left a search gets further in this process: Ray and its workers take some ten seconds of it to start,
+# where `start_slowness` is 1.
 RAY_REPAYS_SECONDS = 45.0
 MOST_TRIED = 2000  # images, for every metric before anything trains
 
@@ -95,8 +98,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
         if study.metric != "auto":  # what "auto" is, the split decides
             study.require_bounds(_metric(study.metric, task, host))
         source = Source(scan(listing, cores(), in_time), task)
-    # The load average would have what ran here before in it.
-    with_ray = Crowding(own=math.inf)() * bare_seconds(study.time, "ray") if study.runner == "auto" else 0.0
+    with_ray = bare_seconds(study.time, "ray", Slowness.now()) if study.runner == "auto" else 0.0
     with _runner(_for_the_time(study, clock, with_ray, screen), host, watch, screen) as runner:
         sitting = Sitting(host, runner, screen, watch, clock)
         run = begin(study, source, out, sitting, earlier)
@@ -127,16 +129,18 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
             run = run.with_plugins(_recorded_host(run, change, screen))
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
-    clock, crowding = RunClock(began - elapsed, budget), Crowding(own=run.record.machine.busy + 1.0)()
+    clock, slowness = RunClock(began - elapsed, budget), Slowness(own=run.record.machine.busy + 1.0)()
     host = _recorded_host(run, change, screen)
     _require_its_searcher(run, host, ledger)
     run.test_openings()  # a search need not end to find the count damaged
+    if not run.trainable(host) and not ledger.exportable():
+        raise StudyError(f"nothing of this run can be trained, and it has no model yet{host.suspects()}")
     if run.concluded(ledger):
         require_more_time(run.record, elapsed, _had(run))
         _require_more_to_search(run, host, ledger, elapsed, clock)
     elif not ledger.exportable() or budget != _had(run):  # else the model there is, is exported
-        require_enough_time(run.record, clock.now(), least_seconds(run.record, "inline", crowding), _had(run))
-    study = _for_the_time(run.record.study, clock, least_seconds(run.record, "ray", crowding), screen)
+        require_enough_time(run.record, clock.now(), least_seconds(run.record, "inline", slowness), _had(run))
+    study = _for_the_time(run.record.study, clock, least_seconds(run.record, "ray", slowness), screen)
     run = run.with_plugins(host)
     with _runner(study, host, watch, screen) as runner:
         machine = runner.capacity(run.record.study, worker_memory(ledger), screen)
@@ -179,7 +183,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting, earlier: Ea
     for line in earlier.remarks(record) if earlier else ():
         screen.note(line)
     _report_validation(record, seen.dataset.task, screen)
-    require_enough_time(record, sitting.clock.now(), least_seconds(record, machine.runner))
+    require_enough_time(record, sitting.clock.now(), least_seconds(record, machine.runner, Slowness.now()))
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(seen.dataset, folder.split_csv))
     return Run(folder, record)
 
@@ -201,9 +205,11 @@ def _seen(study: Study, source: Source, backbones: tuple[Backbone, ...], sitting
     usual = choose_view(study.view, found.aspect)
     squares = {Look.of(study, backbone, usual, found).square for backbone in backbones}
     in_time = partial(_require_time, sitting.clock, "decoding the images")
+    after = bare_seconds(study.time, sitting.runner.name, Slowness.now())
+    decoding = Decoding(sitting.clock, sitting.clock.now(), after)
     with sitting.watch.phase("data"):
         further = comparison.squares_of_all if comparison else frozenset()
-        dataset = open_dataset(source, study.seed, squares | further, cores(), in_time)
+        dataset = open_dataset(source, study.seed, squares | further, cores(), in_time, decoding)
         _report_data(dataset, sitting.screen)
         metric = _to_search_by(study, dataset, sitting.screen)
         dataset = dataset.towards(metric.name)
@@ -274,7 +280,7 @@ def _require_its_searcher(run: Run, host: Host, ledger: Ledger) -> None:
     except StudyError as unknown:
         ways = "a run goes on with the searcher that it began with: have it back, or begin a new run with another"
         ledger.damaged = run.checkpoints.damaged(ledger)
-        raise StudyError("; ".join(filter(None, [str(unknown), ways, run.best_so_far(ledger)]))) from None
+        raise StudyError("; ".join(filter(None, [str(unknown), ways, run.best_so_far(ledger, host)]))) from None
 
 
 def _require_more_to_search(run: Run, host: Host, ledger: Ledger, elapsed: float, clock: RunClock) -> None:
@@ -284,11 +290,12 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, elapsed: float
     known only once the runner is warm, which a refusal must not wait for. One that then has nothing to try after all
     lets the model stand. Where it has nothing, a refit that was left out before may have its time now.
     """
-    study, problem, reading = run.record.study, run.problem(ledger), Clock(elapsed, clock.budget)
+    study, problem, reading = run.record.study, run.problem(ledger, host), Clock(elapsed, clock.budget)
     if not is_over(host.part(Searcher, study.searcher), problem, ledger, reading, answer_seconds(reading.remaining)):
         return
     ledger.damaged = run.checkpoints.damaged(ledger)
-    refit = Refits(run.record, lambda *_: bare_seconds(study.time, "inline"), clock).due(ledger)
+    end = bare_seconds(study.time, "inline", start_slowness())
+    refit = Refits(run.record, lambda *_: end, clock, host.has).due(ledger)
     if isinstance(refit, Slice):
         return
     if problem.trials is not None and len(ledger.trials) >= problem.trials:
@@ -309,7 +316,8 @@ def _for_the_time(study: Study, clock: RunClock, with_ray: float, screen: Screen
     Or where starting it would not repay, unless it was asked for, or several workers were.
     """
     is_wanted, left = study.runner == "ray" or study.workers, clock.budget - clock.now()
-    if study.runner == "inline" or left >= (with_ray if is_wanted else max(with_ray, RAY_REPAYS_SECONDS)):
+    repays = start_slowness() * RAY_REPAYS_SECONDS
+    if study.runner == "inline" or left >= (with_ray if is_wanted else max(with_ray, repays)):
         return study
     screen.note(f"one trial at a time in this process: {max(0.0, left):.0f} s are left, too few for Ray to be worth it")
     return replace(study, runner="inline")

@@ -36,12 +36,13 @@ from autoft.runners.base import Site
 from autoft.runners.refit import Refits
 from autoft.runners.search import Search
 from autoft.store import Journal
-from autoft.study.machine import Crowding
+from autoft.study.machine import Slowness
 from autoft.study.run import Run
 from autoft.system.files import as_path, as_text
 from autoft.system.parallel import Check
 from autoft.system.screen import Screen
 from autoft.system.signals import Cancelled, StopFlag, stop_on_signals
+from autoft.system.starting import start_slowness
 from autoft.system.stopwatch import Stopwatch
 from autoft.train.workshop import Workshop
 from autoft.values.handoff import Layout
@@ -63,10 +64,10 @@ def execute(run: Run, sitting: Sitting) -> Summary:
             dataset = run.dataset(host)  # open to the end, so that no other run evicts the pixels that the workers need
             ledger = run.ledger()  # read under the lock: another command may have gone on with the run until now
             sitting = sitting.going_on_after(run.used(ledger))
-            interrupt = partial(_raise_if_stopped, run, ledger, stopped)
+            interrupt = partial(_raise_if_stopped, run, ledger, host, stopped)
             dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
         with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:
-            ending = Ending(run.record, preparation, Crowding(own=run.record.machine.busy + 1.0))
+            ending = Ending(run.record, preparation, Slowness(own=run.record.machine.busy + 1.0))
             search = _search(run, sitting, ledger, journal, stopped, ending)
             ledger.damaged = run.checkpoints.damaged(ledger, interrupt)
             for line in _damage(run, ledger, interrupt):
@@ -76,12 +77,13 @@ def execute(run: Run, sitting: Sitting) -> Summary:
                     run.save()  # workers read it
                     preparation.follow(search.ledger)
                     host.tell(hookspecs.autoft_search_started, run.record, run.folder.path)
-                    with _leaderboard_at_the_end(run, search.ledger, sitting.screen), _best_is_kept(run, search.ledger):
+                    kept = _best_is_kept(run, search.ledger, host)
+                    with _leaderboard_at_the_end(run, search.ledger, sitting.screen), kept:
                         if remark := search.searcher.remark(search.problem):
                             sitting.screen.note(remark)
                         site = Site(run.folder.path, run.record.machine, sitting.clock.origin)
                         sitting.runner.run(search, site, stopped)
-                _raise_if_stopped(run, search.ledger, stopped)
+                _raise_if_stopped(run, search.ledger, host, stopped)
                 summary = _end(run, search, ending, watch)
     host.tell(hookspecs.autoft_search_finished, summary)
     return summary
@@ -101,7 +103,7 @@ def _end(run: Run, search: Search, ending: Ending, watch: Stopwatch) -> Summary:
             maker = BundleMaker(run, ledger, shop, watch)
             return conclude(maker, search, ending)
     except (Cancelled, KeyboardInterrupt):
-        _raise_if_stopped(run, ledger, stopped)
+        _raise_if_stopped(run, ledger, search.host, stopped)
         raise
 
 
@@ -135,12 +137,12 @@ def _leaderboard_at_the_end(run: Run, ledger: Ledger, screen: Screen) -> Iterato
 
 
 @contextmanager
-def _best_is_kept(run: Run, ledger: Ledger) -> Iterator[None]:
+def _best_is_kept(run: Run, ledger: Ledger, host: Host) -> Iterator[None]:
     """A plugin that ends the search in the block costs no model: its error says how to come to the best so far."""
     try:
         yield
     except PluginError as error:
-        raise PluginError("; ".join(filter(None, [str(error), run.best_so_far(ledger)]))) from error
+        raise PluginError("; ".join(filter(None, [str(error), run.best_so_far(ledger, host)]))) from error
 
 
 @dataclass(frozen=True)
@@ -254,10 +256,10 @@ def _layout(run: Run, folder: Path, wish: ExportWish) -> Layout:
 
 
 def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stopped: StopFlag, ending: Ending) -> Search:
-    refits = Refits(run.record, ending, sitting.clock)
+    refits = Refits(run.record, ending, sitting.clock, sitting.host.has)
     return Search(
         searcher=sitting.host.part(Searcher, run.record.study.searcher),
-        problem=run.problem(ledger),
+        problem=run.problem(ledger, sitting.host),
         ledger=ledger,
         journal=journal,
         checkpoints=run.checkpoints,
@@ -268,7 +270,7 @@ def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stoppe
         reserve=refits.reserve,
         told=ending.preparation.follow,
         refits=refits,
-        starting=sitting.runner.starting,
+        starting=start_slowness() * sitting.runner.starting,
         target=run.record.target,
     )
 
@@ -293,10 +295,10 @@ def _damage(run: Run, ledger: Ledger, check: Check) -> Iterator[str]:
             yield f"trial {number} {' and '.join(becomes)}: {kept or going_on}"
 
 
-def _raise_if_stopped(run: Run, ledger: Ledger, stopped: StopFlag) -> None:
+def _raise_if_stopped(run: Run, ledger: Ledger, host: Host, stopped: StopFlag) -> None:
     """Raise `Interrupted`, with the commands that make something of what there is, after a signal."""
     if stopped.signal is None:
         return
-    stopped_with = "; ".join(filter(None, ["stopped", run.best_so_far(ledger)]))
-    again = f"autoft resume {shlex.quote(str(run.folder.path))}"
+    stopped_with = "; ".join(filter(None, ["stopped", run.best_so_far(ledger, host)]))
+    again = f"autoft resume {shlex.quote(str(run.folder.path))}{host.without}"
     raise Interrupted(f"{stopped_with}. Go on with: {again}", stopped.signal)

@@ -28,16 +28,24 @@ from autoft.parts.plugins import PluginRef, plugin_versions
 from autoft.study.machine import versions
 from autoft.study.run import Run
 from autoft.study.study import CORE_EXPORTER
+from autoft.system.starting import start_slowness
 from autoft.values.backbone import Backbone
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Ledger
 from autoft.values.trial import Candidate, Trial
 
+# All seconds here are those of a machine of `start_slowness` 1.
 FIRST_GUESS_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 45.0
 # With less time left nobody waits to see who leads: begun then, no graph would be there when the search has to end.
 SHORT_SECONDS = 75.0
 LITTLE_TIME_SECONDS = 30.0  # a whole run that has less would wait for its graph longer than it takes to export at once
+
+
+def is_little(seconds: float) -> bool:
+    """Whether a run of so many seconds has too little time for a graph to be prepared beside its search, here."""
+    return seconds < start_slowness() * LITTLE_TIME_SECONDS
+
 
 _IMPORTED_AT_THE_END = (
     "onnxruntime",
@@ -92,8 +100,8 @@ class Preparation:
         """
         record, winner = self._run.record, ledger.winner
         left = record.study.time - ledger.elapsed
-        is_short = left < SHORT_SECONDS
-        if record.study.time < LITTLE_TIME_SECONDS or (self._took is not None and left < self._took):
+        is_short = left < start_slowness() * SHORT_SECONDS
+        if is_little(record.study.time) or (self._took is not None and left < self._took):
             return
         if len(ledger.ranking()) >= len(record.backbones) or is_short:
             likely = max(record.candidates, key=lambda candidate: candidate.prior or 0.0)
@@ -122,16 +130,16 @@ class Preparation:
         """The backbone and size that was begun last."""
         return next(reversed(self._began), None)
 
-    def seconds_missing(self, backbone: str, image_size: int, crowding: float) -> float:
+    def seconds_missing(self, backbone: str, image_size: int, slowness: float) -> float:
         """What preparing this backbone adds to the end: nothing when it is done, all of it when it has not begun.
 
         While it goes on beside the search, nothing either, unless it takes longer than the last one: then it may take
-        as much longer again. The first guess is that of an idle machine, on which everything is `crowding` times
-        quicker; what was measured here has that in it.
+        as much longer again. The first guess is that of a machine on which everything is `slowness` times quicker; what
+        was measured here has that in it.
         """
         if self._is_ready(backbone, image_size):
             return 0.0
-        expected = crowding * FIRST_GUESS_SECONDS if self._took is None else self._took
+        expected = slowness * FIRST_GUESS_SECONDS if self._took is None else self._took
         began = self._began.get((backbone, image_size))
         if began is None or not self._busy():
             return expected
@@ -141,7 +149,7 @@ class Preparation:
         """Wait for this backbone if it is being prepared, unless it seems to hang: to begin anew would take longer."""
         if self._process is not None and self.begun == (backbone, image_size):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(LONGEST_WAIT_SECONDS)
+                self._process.wait(start_slowness() * LONGEST_WAIT_SECONDS)
 
     def close(self) -> None:
         """End what is still being prepared; what is finished stays."""

@@ -12,7 +12,7 @@ import inspect
 import itertools
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +165,10 @@ class GuardedExporter(Exporter):
         """As the exporter yields them."""
         with self._blame("export()"):
             artifact = None
-            for artifact in self._exporter.export(classifier, handoff, folder):
+            exported = self._exporter.export(classifier, handoff, folder)
+            if not isinstance(exported, Iterable):
+                raise TypeError(f"it gave {faults.shown(exported)}; it yields each autoft.Artifact that is written")
+            for artifact in exported:
                 yield _checked(artifact, Artifact)
             if artifact is None:
                 raise TypeError("it yielded no autoft.Artifact")

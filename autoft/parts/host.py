@@ -6,8 +6,8 @@ import inspect
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,8 @@ BUILTINS = (
     "autoft.builtin.tasks",
 )
 DISABLE = "AUTOFT_DISABLE_PLUGINS"
-BY_HAND = ("file", "object")  # kinds of plugins that the user named: one that is not there is an error, not a warning
+# Kinds of plugins that the user named: one that is not there is an error, not a warning.
+BY_HAND: tuple[plugins.Kind, ...] = ("file", "object")
 # What a part may raise on purpose, and what has been blamed already.
 PASSED_ON = (BackboneUnavailable, RunFailed, PluginError, DataError, Interrupted, Cancelled)
 
@@ -166,8 +167,7 @@ class Host:
         host._disabled = [ref for ref in refs if ref.name in off]
         for ref in (ref for ref in refs if ref.name not in off):
             if ref in taken:
-                cause = f"the name {ref.name!r} is taken by {taken[ref]}"
-                host._failures.append(Failure(ref, cause, plugins.rename(ref)))
+                host._failures.append(Failure(ref, *plugins.clash(ref, taken[ref])))
             else:
                 host._load(ref, given)
         return host
@@ -206,7 +206,7 @@ class Host:
         given = [*files, *map(plugins.object_ref, objects)]
         builtins = [ref for ref in recorded.values() if ref.kind == "builtin"]
         for ref, first in plugins.duplicates([*builtins, *given]).items():
-            raise PluginError(f"{ref}: the name {ref.name!r} is taken by {first}; {plugins.rename(ref)}")
+            raise PluginError(f"{ref}: {'; '.join(plugins.clash(ref, first))}")
         replaced = {ref.name: plugins.in_place_of(recorded.get(ref.name, ref), ref) for ref in given}
         wanted = recorded | replaced
         off = cls._switched_off(selections, set(wanted))
@@ -223,6 +223,11 @@ class Host:
     def refs(self) -> tuple[PluginRef, ...]:
         """What is loaded, for `study.json`."""
         return tuple(self._loaded.values())
+
+    @property
+    def without(self) -> str:
+        """What to add to a command that is to go without the same plugins as this one, by `-p`: " -p no:kinds"."""
+        return "".join(f" -p no:{ref.name}" for ref in self._disabled)
 
     @property
     def inline_only(self) -> tuple[str, ...]:
@@ -291,6 +296,10 @@ class Host:
         """Every backbone of every zoo. Raises `PluginError` when a zoo fails or an address is not `zoo/model`."""
         return [backbone for zoo in self.parts(Zoo).values() for backbone in zoo.backbones()]
 
+    def has(self, backbone: str, freeze: str) -> bool:
+        """Whether there is the zoo of a backbone, and the freeze strategy: whether trials of both can be trained."""
+        return backbone.partition("/")[0] in self.parts(Zoo) and freeze in self.parts(FreezeStrategy)
+
     def build(self, backbone: Backbone) -> Network:
         """The backbone's network. Raises `BackboneUnavailable`, or `PluginError` when its zoo fails."""
         return self.part(Zoo, backbone.name.partition("/")[0]).build(backbone)
@@ -315,6 +324,10 @@ class Host:
         """The error in one line, with the file that holds its traceback; for whatever went wrong in a run."""
         return faults.record(error, self.errors)
 
+    def traceback(self, error: BaseException) -> str:
+        """In which file the traceback of an error is, for what a line has already said."""
+        return faults.kept(error, self.errors)
+
     def suspects(self) -> str:
         """What to add to "no ... is called ...": the plugins that could have had it, or nothing."""
         off = [f"{ref} is switched off" for ref in self._disabled if ref.kind != "builtin"]
@@ -335,10 +348,15 @@ class Host:
                     ref = self._loaded[impl.plugin_name]
                     log.warning("%s failed in %s: %s; the run goes on", ref, hook.__name__, self.describe(error))
 
-    def table(self) -> list[PluginStatus]:
-        """Every plugin with what it adds; nothing in it raises."""
+    def table(self, asked: Collection[plugins.Kind] = BY_HAND) -> list[PluginStatus]:
+        """Every plugin with what it adds; nothing in it raises.
+
+        Parts of plugins of the kinds that are `asked` have to answer what a search asks first.
+        """
         taken: dict[tuple[str, str], PluginRef] = {}
-        lines = [self._status(ref, taken) for ref in self.refs]
+        with suppress(AutoftError):  # which the lines below will say
+            taken = {("metric", name): ref for name, ref in self._metrics_of_tasks().items()}
+        lines = [self._status(ref, taken, asked) for ref in self.refs]
         lines += [_line(failure.ref, "failed", (), failure) for failure in self._failures]
         return lines + [_line(ref, "disabled", (), None) for ref in self._disabled]
 
@@ -469,7 +487,9 @@ class Host:
                 raise
             raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {plugins.switch_off(ref)}") from error
 
-    def _status(self, ref: PluginRef, taken: dict[tuple[str, str], PluginRef]) -> PluginStatus:
+    def _status(
+        self, ref: PluginRef, taken: dict[tuple[str, str], PluginRef], asked: Collection[plugins.Kind]
+    ) -> PluginStatus:
         """The plugin's line; `taken` holds who offers what so far, and learns what this one adds."""
         adds: list[str] = []
         try:
@@ -479,7 +499,7 @@ class Host:
                     if (first := taken.get((kind.noun, part.name))) is not None:
                         raise PluginError(_clash(kind, part.name, first, ref))
                     taken[kind.noun, part.name] = ref
-                    if ref.kind in BY_HAND:
+                    if ref.kind in asked:
                         kind.opening(part)
         except AutoftError as error:
             return _line(ref, "failed", tuple(adds), Failure(ref, str(error), _fix(ref)))

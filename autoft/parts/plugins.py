@@ -151,6 +151,13 @@ def rename(ref: PluginRef) -> str:
             return f"pip uninstall {ref.distribution}, or have its entry point renamed"
 
 
+def clash(ref: PluginRef, first: PluginRef) -> tuple[str, str]:
+    """Why a plugin whose name the `first` has cannot be there, and what to do."""
+    if (ref.kind, ref.location) == (first.kind, first.location):
+        return "it is given twice", "give it once"
+    return f"the name {ref.name!r} is taken by {first}", rename(ref)
+
+
 def without(ref: PluginRef) -> str:
     """What to do when a plugin of a run is no longer wanted."""
     return f"go on without it: -p no:{ref.name}"

@@ -29,7 +29,7 @@ class Runner(ABC):
 
     name: ClassVar[RunnerName]
     starting: ClassVar[float] = 0.0
-    """Seconds from handing out the first slice of a worker until it begins."""
+    """Seconds from handing out the first slice of a worker until it begins, where `start_slowness` is 1."""
 
     @abstractmethod
     def warm_up(self, cores: int) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from autoft.study.record import StudyRecord
 from autoft.system.clock import RunClock
+from autoft.system.starting import start_slowness
 from autoft.train.job import CHECKED_IMAGES
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.trial import Candidate, Slice, Trial
@@ -24,16 +25,20 @@ Reserve = Callable[[Ledger, Trial | None], float]
 REFIT_SHARE: Final = 0.25  # of the time: no more is kept back for a refit; where there happens to be more, it is taken
 WORTH_PASSES: Final = 6.0  # a fine-tune of fewer gains more by further passes than by a third more images
 MARGIN: Final = 1.1  # times what was measured: no two slices go at the same pace
-STARTING_SECONDS: Final = 0.5  # a network built, weights and images opened; with a head solved for they take .6
+STARTING_SECONDS: Final = 0.5  # a network built, weights and images opened, where `start_slowness` is 1
 
 
 @dataclass(frozen=True)
 class Refits:
-    """Plans the refits of a run; `ending` is what the end takes without one."""
+    """Plans the refits of a run; `ending` is what the end takes without one.
+
+    `trainable` says of a backbone and a freeze strategy whether there are plugins that have them.
+    """
 
     record: StudyRecord
     ending: Reserve
     clock: RunClock
+    trainable: Callable[[str, str], bool] = lambda backbone, freeze: True
 
     def reserve(self, ledger: Ledger, trial: Trial | None) -> float:
         """Seconds from the end of the search to the end of the process, with the refit of the best so far.
@@ -42,7 +47,7 @@ class Refits:
         should it win in the last moment, it goes without a refit.
         """
         ending, best = self.ending(ledger, trial), self.winner(ledger)
-        if best is None or ledger.refuted(best):
+        if best is None or ledger.refuted(best) or not self._is_trainable(best.trial):
             return ending
         if self.seconds(best) > self.clock.budget - self.clock.now() - ending:
             return ending
@@ -77,6 +82,8 @@ class Refits:
         left_out = f"no refit of trial {twin.trial.id} on train + validation"
         if failed := ledger.refuted(twin):
             return f"{left_out}: it has failed before, {failed.error}"
+        if not self.trainable(trial.backbone, trial.freeze):
+            return f"{left_out}: the plugin with its backbone or freeze strategy is switched off"
         if trial.twin and (damage := ledger.damaged.get(trial.twin)):
             return f"{left_out}: {damage}"
         for parent in trial.parents:
@@ -103,7 +110,7 @@ class Refits:
     def _seconds(self, record: TrialRecord, passes: float) -> float:
         costs = record.costs
         scoring = 0.0 if self._is_closed_form(record.trial) else costs.scoring  # of features that there are
-        besides = STARTING_SECONDS + scoring + costs.saving + self._checking(record)
+        besides = start_slowness() * STARTING_SECONDS + scoring + costs.saving + self._checking(record)
         return self._fitting(record, passes) + besides
 
     def _fitting(self, record: TrialRecord, passes: float) -> float:
@@ -140,6 +147,9 @@ class Refits:
     def _is_closed_form(self, trial: Trial) -> bool:
         candidate = next((one for one in self.record.candidates if _is_of(trial, one)), None)
         return candidate is not None and candidate.fit == "closed_form"
+
+    def _is_trainable(self, trial: Trial) -> bool:
+        return self.trainable(trial.backbone, trial.freeze)
 
     def _twin(self, ledger: Ledger, trial: Trial) -> TrialRecord:
         twin = trial.twin

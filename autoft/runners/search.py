@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -113,10 +113,13 @@ class Search:
         """The next slice of the search itself."""
         reading = self._reading()
         if self._has_reached_target():
-            self._give_back_what_was_left_open("the target was reached")
+            self._give_back(self._left_open, "the target was reached")
             return self._nothing_more()
         if reading.remaining <= 0:
-            self._give_back_what_was_left_open("no time was left to go on")
+            self._give_back(self._left_open, "no time was left to go on")
+        known = {(one.backbone, one.freeze) for one in self.problem.candidates} if self._left_open else ()
+        gone = [one for one in self._left_open if (one.trial.backbone, one.trial.freeze) not in known]
+        self._give_back(gone, "the plugin with its backbone or freeze strategy is switched off")
         if self._left_open:
             left_open = self._left_open.pop(0)
             return self._sent(replace(left_open, deadline=self._deadline(left_open.trial, reading)), reading)
@@ -180,7 +183,7 @@ class Search:
                 raise
             return DONE
         except _NoAnswer as problem:
-            self._unanswered = str(problem)
+            self._unanswered = f"{problem}; {self.host.traceback(problem.__cause__ or problem)}"
             self.screen.note(f"{self._unanswered}; the run ends with what it has")
             return self._nothing_more()
 
@@ -265,9 +268,9 @@ class Search:
         else:
             self._refits_left_open.append(slice_.trial)
 
-    def _give_back_what_was_left_open(self, why: str) -> None:
-        while self._left_open:
-            slice_ = self._left_open.pop(0)
+    def _give_back(self, left_open: Sequence[Slice], why: str) -> None:
+        for slice_ in tuple(left_open):
+            self._left_open.remove(slice_)
             self._queue(replace(slice_, deadline=self.clock.now()))  # not the time that it had when it was left
             self.tell(Report(slice_.trial.id, "paused", slice_.start, None, 0.0, error=why))
 
@@ -362,8 +365,8 @@ def _answer_in_time(
     try:
         with time_limit(seconds):
             return searcher.ask(problem, ledger, reading)
-    except TimeOver:
-        raise _NoAnswer(f"searcher {searcher} did not answer for {seconds:.0f} s") from None
+    except TimeOver as over:
+        raise _NoAnswer(f"searcher {searcher} did not answer for {seconds:.0f} s") from over
 
 
 def answer_seconds(remaining: float) -> float:

@@ -18,6 +18,7 @@ from autoft.study.study import Study
 from autoft.system.cgroups import cpu_quota, memory_left
 from autoft.system.load import OtherTasks
 from autoft.system.screen import Screen
+from autoft.system.starting import start_slowness
 from autoft.values.counts import counted
 from autoft.values.ledger import Ledger
 from autoft.values.space import Device
@@ -80,20 +81,27 @@ def peak_memory() -> int:
 
 
 @dataclass(frozen=True)
-class Crowding:
-    """Calling it gives how much longer things take because of what else runs here, at least 1.
+class Slowness:
+    """Calling it gives how many times as long things take here as where they were measured, at least 1.
 
-    By the tasks of others now, or by the load of the last minute, of which `own` is ours, where that is more.
+    Because this machine is slow, as `start_slowness` finds, and because of what else runs on it: by the tasks of others
+    now, or by the load of the last minute, of which `own` is ours, where that is more.
     """
 
     own: float
     others: Callable[[], float | None] = field(default_factory=OtherTasks)
 
+    @classmethod
+    def now(cls) -> float:
+        """As a command begins: the load average would have what ran here before in it."""
+        return cls(own=math.inf)()
+
     def __call__(self) -> float:
-        """A factor of 2 means: twice as long as on an idle machine."""
+        """A factor of 2 means: twice as long as on the other machine, with nothing else running there."""
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         more = max(0.0, load - self.own, self.others() or 0.0)
-        return 1.0 + more / (os.cpu_count() or 1)  # of the whole machine, as both are
+        crowding = 1.0 + more / (os.cpu_count() or 1)  # of the whole machine, as both are
+        return start_slowness() * crowding
 
 
 def worker_memory(ledger: Ledger) -> int:

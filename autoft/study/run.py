@@ -27,6 +27,7 @@ from autoft.values.ledger import Ledger
 from autoft.values.space import Device
 from autoft.values.summary import Summary
 from autoft.values.target import Targets
+from autoft.values.trial import Candidate
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,12 @@ class Run:
         Journal.read(self.folder.journal, ledger)
         return ledger
 
-    def best_so_far(self, ledger: Ledger) -> str:
+    def best_so_far(self, ledger: Ledger, host: Host) -> str:
         """How to come to the best model that there is, for a search that ends before its time; nothing without one."""
         if not ledger.exportable():
             return ""
-        return f"the best so far is kept, and `autoft export {shlex.quote(str(self.folder.path))}` hands it over"
+        export = f"autoft export {shlex.quote(str(self.folder.path))}{host.without}"
+        return f"the best so far is kept, and `{export}` hands it over"
 
     def elapsed(self, ledger: Ledger) -> float:
         """Run time in seconds that is used.
@@ -182,11 +184,15 @@ class Run:
         summary = self.summary()
         return max(self.elapsed(ledger), summary.elapsed if summary else 0.0)
 
-    def problem(self, ledger: Ledger) -> Problem:
+    def trainable(self, host: Host) -> tuple[Candidate, ...]:
+        """The candidates whose zoo and freeze strategy no one has switched off."""
+        return tuple(one for one in self.record.candidates if host.has(one.backbone, one.freeze))
+
+    def problem(self, ledger: Ledger, host: Host) -> Problem:
         """What its searcher is told. Refits, which it has not asked for, use up none of its trials."""
         study, refits = self.record.study, sum(record.is_refit for record in ledger.trials.values())
         trials = None if study.trials is None else study.trials + refits
-        return Problem(self.record.candidates, study.seed, self.record.machine.sure, trials)
+        return Problem(self.trainable(host), study.seed, self.record.machine.sure, trials)
 
     def concluded(self, ledger: Ledger) -> Summary | None:
         """What the run came to, if the same model would come of it again. Raises as `summary` does."""

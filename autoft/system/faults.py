@@ -59,10 +59,15 @@ def record(error: BaseException, folder: Path | None = None) -> str:
     """
     if isinstance(error, AutoftError):
         return cause(error)
+    return f"{cause(error)}; {kept(error, folder)}"
+
+
+def kept(error: BaseException, folder: Path | None = None) -> str:
+    """In which file the traceback is, as `record` says it, or why there is none."""
     try:
-        return f"{cause(error)}; traceback in {_keep(error, folder or _before_a_run())}"
+        return f"traceback in {_keep(error, folder or _before_a_run())}"
     except (OSError, RuntimeError, AutoftError) as problem:  # no disk, no home, no cache: the error itself goes first
-        return f"{cause(error)}; its traceback could not be kept: {cause(problem)}"
+        return f"its traceback could not be kept: {cause(problem)}"
 
 
 def _keep(error: BaseException, folder: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -15,6 +15,9 @@ R = TypeVar("R")
 Check = Callable[[], None]
 """Called every now and then by what takes long; it raises to stop it, but no `OSError`: that would be a file's."""
 
+Progress = Callable[[float], None]
+"""Called with the share that is done, above 0 and up to 1; it may raise as a `Check` does."""
+
 SECONDS_BETWEEN_CHECKS: Final = 0.1
 
 
@@ -22,7 +25,13 @@ def never_stop() -> None:
     """The check of what is not to be stopped."""
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int, check: Check = never_stop) -> Iterator[R]:
+def unwatched(_: float) -> None:
+    """The progress of what nobody watches."""
+
+
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], threads: int, check: Check = never_stop
+) -> Generator[R]:
     """The results in the order of `items`; at most three times `threads` of them exist at a time.
 
     `check` is called between results and while one is waited for. When it raises, nothing new is begun, and the

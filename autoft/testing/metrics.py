@@ -62,6 +62,19 @@ class MetricConformance(Conformance[Metric]):
         figure = self.part().score(judged[rows], targets[rows])
         assert isinstance(figure, float), f"of images of one class it gives {figure!r}, not a number or NaN"
 
+    def test_figures_of_classes_make_the_score(self) -> None:
+        """`by_class` gives those of the classes that occur, with their images; their mean is what is shown."""
+        metric, (judged, targets) = self.part(), self.judged()
+        if metric.by_class is None:
+            return
+        figures, sizes = (np.asarray(one, np.float64) for one in metric.by_class(judged, targets))
+        assert figures.ndim == 1 and figures.shape == sizes.shape, (
+            f"`by_class` gives figures {figures.shape} and sizes {sizes.shape}, not two of (classes,)"
+        )
+        assert (sizes > 0).all(), f"`by_class` gives classes of {sizes} images; leave out those that do not occur"
+        shown, mean = metric.facts.shown(metric.score(judged, targets)), figures.mean()
+        assert np.isclose(mean, shown), f"the score is {shown:.4g}, and the mean of `by_class` {mean:.4g}"
+
     def test_the_same_gives_the_same(self) -> None:
         """Nothing is drawn at random, and nothing that is handed in changes."""
         metric, (judged, targets) = self.part(), self.judged()

@@ -15,8 +15,9 @@ from autoft.values.plan import Plan
 
 NUDGE = 0.01
 """Standard deviation of what parameters are moved by to try the way back: no network comes apart of it."""
-TOLERANCE = 1e-3
-"""Of the greatest feature. In fp32 the features of adapted and merged networks are some 1e-6 apart."""
+TOLERANCE = 1e-4
+"""Of the greatest feature. In fp32 the features of adapted and merged networks are 3e-7 to 2.4e-6 apart in thirteen of
+timm; where one single layer of them is not merged, most often 1e-3 to 3e-2."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ import io
 import json
 import mmap
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from autoft.errors import DataError, ReadFailed, UnreadableImage, UserError
 from autoft.media.image.decode import DECODER, Pixels, decode, to_square
 from autoft.system.disk_cache import alone, cache_root, new_files, open_kept
-from autoft.system.parallel import Check, never_stop, ordered_map
+from autoft.system.parallel import Check, Progress, never_stop, ordered_map, unwatched
 from autoft.values.backbone import Interpolation
 from autoft.values.dataset import ValueRange
 from autoft.values.handoff import View
@@ -106,14 +106,18 @@ def take(pixels: np.memmap[tuple[int, ...], np.dtype[np.uint8]], rows: NDArray[n
 
 
 def build(
-    caches: Sequence[PixelCache], files: Sequence[Path], threads: int, check: Check = never_stop
+    caches: Sequence[PixelCache],
+    files: Sequence[Path],
+    threads: int,
+    check: Check = never_stop,
+    progress: Progress = unwatched,
 ) -> Mapping[int, str]:
     """Row to reason of the unreadable images, once all `caches` of `files` exist; all are of one data set.
 
     Each file is decoded once for all caches that are missing; memory stays at a few images a thread. Where another
-    process builds for the same images, its end is waited for. `check` may raise to stop; then nothing is left. Raises
-    `UserError` when the cache folder cannot be written or has no room, `DataError` for an image that could be read
-    when the folder was listed and cannot now.
+    process builds for the same images, its end is waited for. `check`, and `progress` after each file that is decoded
+    here, may raise to stop; then nothing is left. Raises `UserError` when the cache folder cannot be written or has no
+    room, `DataError` for an image that could be read when the folder was listed and cannot now.
     """
     known = {cache: cache.unreadable(len(files)) for cache in caches}
     if None in known.values():
@@ -121,12 +125,13 @@ def build(
             known = {cache: cache.unreadable(len(files)) for cache in caches}
             missing = [cache for cache, unreadable in known.items() if unreadable is None]
             if missing:
-                return _build_missing(missing, files, threads, check)
+                squares = ordered_map(partial(_squares, tuple(missing)), files, threads, check)
+                return _build_missing(missing, files, _watched(squares, len(files), progress), check)
     return next(iter(known.values()), None) or {}
 
 
 def _build_missing(
-    missing: Sequence[PixelCache], files: Sequence[Path], threads: int, check: Check
+    missing: Sequence[PixelCache], files: Sequence[Path], squares: Iterable[_Decoded], check: Check
 ) -> Mapping[int, str]:
     unreadable: dict[int, str] = {}
     headers = {cache.path: cache.header(len(files)) for cache in missing}
@@ -134,7 +139,7 @@ def _build_missing(
     with new_files(sizes, check) as outputs:
         for output, header in zip(outputs, headers.values(), strict=True):
             output.write(header)
-        for row, decoded in enumerate(ordered_map(partial(_squares, tuple(missing)), files, threads, check)):
+        for row, decoded in enumerate(squares):
             for output, pixels in zip(outputs, decoded.pixels, strict=True):
                 output.write(pixels.data)
             if decoded.problem:
@@ -143,6 +148,13 @@ def _build_missing(
         for output in outputs:
             output.write(json.dumps(agreed).encode())
     return agreed
+
+
+def _watched(decoded: Generator[_Decoded], count: int, progress: Progress) -> Iterator[_Decoded]:
+    with closing(decoded):  # when progress raises
+        for number, one in enumerate(decoded, start=1):
+            yield one
+            progress(number / count)
 
 
 def _agreed(unreadable: Mapping[int, str], cache: PixelCache, files: Sequence[Path]) -> Mapping[int, str]:

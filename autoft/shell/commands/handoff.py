@@ -24,6 +24,7 @@ from autoft.shell.commands import (
     talk_on_stderr,
     to_json,
 )
+from autoft.shell.terminal import plain
 from autoft.values.counts import counted
 
 if TYPE_CHECKING:
@@ -288,9 +289,9 @@ def _table(model: PixelModel, predictions: Iterable[Prediction]) -> int:
     for image in predictions:
         if image.error is not None:
             unreadable += 1
-            click.echo(f"{image.image}: {image.error}", err=True)
+            click.echo(f"{plain(str(image.image))}: {image.error}", err=True)
         else:
-            say(f"{model.form.line(image)}  {image.image}")
+            say(f"{model.form.line(image)}  {plain(str(image.image))}")
     return unreadable
 
 
