@@ -39,7 +39,7 @@ def autoft(hub: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_a_vit_is_trained_and_exported_at_another_size(tiny_images: Path, hub: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     only = ("--backbones", f"timm/{TAG}", "--freeze", "full", "--runner", "inline", "--offline")
-    limits = ("--image-size", 96, "--trials", 1, "--time", "60s")
+    limits = ("--image-size", 96, "--trials", 1, "--time", "5m")
     done = autoft(hub, "search", tiny_images, *only, *limits, "--out", run, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["best"]["image_size"] == 96
@@ -55,6 +55,6 @@ def test_a_vit_is_trained_and_exported_at_another_size(tiny_images: Path, hub: P
 
 def test_a_size_of_no_whole_patches_is_refused(tiny_images: Path, hub: Path, tmp_path: Path) -> None:
     arguments = ("--backbones", f"timm/{TAG}", "--offline", "--image-size", 100, "--out", tmp_path / "run")
-    done = autoft(hub, "search", tiny_images, *arguments, "--time", "60s", "--runner", "inline")
+    done = autoft(hub, "search", tiny_images, *arguments, "--time", "5m", "--runner", "inline")
     assert done.returncode == 2
     assert f"--image-size 100: timm/{TAG} takes multiples of 16 px only" in done.stderr

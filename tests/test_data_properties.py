@@ -36,7 +36,7 @@ CELLS = {
 }
 tasks = st.sampled_from(sorted(CELLS, key=lambda task: task.name))
 splits = st.sampled_from(["", "", "train", "val", "test"])
-many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=120)
+many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from parts.pace import seconds
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def fashion_run(tmp_path_factory):
     run = tmp_path_factory.mktemp("fashion") / "run"
     before = state_of(FASHION)
     lite = ("--backbones", "lite/efficientnet_lite0", "--runner", "inline", "--offline")
-    done = autoft("search", FASHION, *lite, "--time", "60s", "--out", run, "--json")
+    done = autoft("search", FASHION, *lite, "--trials", 4, "--time", "5m", "--out", run, "--json")
     assert done.returncode == 0, done.stderr
     assert state_of(FASHION) == before
     return run, json.loads(done.stdout)
@@ -157,7 +158,7 @@ def test_the_bundle_proves_itself_and_a_flipped_byte_shows(fashion_run, tmp_path
 
 def test_killed_runs_go_on_and_never_repeat_a_finished_trial(tiny_images, tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "autoft", "search", str(tiny_images), *SMALL, "--time", "60s", "--out", str(run)]
+    command = [sys.executable, "-m", "autoft", "search", str(tiny_images), *SMALL, "--time", "10m", "--out", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -170,7 +171,7 @@ def test_killed_runs_go_on_and_never_repeat_a_finished_trial(tiny_images, tmp_pa
         file.write('{"event": "pau')  # a line torn by the kill
     before = (run / "trials.jsonl").read_text().splitlines()[:-1]
     used = max(line.get("elapsed", 0.0) for line in map(json.loads, before))
-    done = autoft("resume", run, "--time", f"{used + 40:.0f}s", "--json")
+    done = autoft("resume", run, "--time", seconds(used + 40), "--json")
     assert done.returncode == 0, done.stderr
     assert (run / "trials.jsonl").read_text().splitlines()[: len(before)] == before
     ended = [line["trial"] for line in journal(run) if line["event"] in ("finished", "failed")]
@@ -181,7 +182,7 @@ def test_killed_runs_go_on_and_never_repeat_a_finished_trial(tiny_images, tmp_pa
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_keep_the_best_and_say_how_to_go_on(tiny_images, tmp_path, number, code):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "autoft", "search", str(tiny_images), *SMALL, "--time", "60s", "--out", str(run)]
+    command = [sys.executable, "-m", "autoft", "search", str(tiny_images), *SMALL, "--time", "10m", "--out", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if "paused" in line:
@@ -200,7 +201,7 @@ def test_signals_keep_the_best_and_say_how_to_go_on(tiny_images, tmp_path, numbe
 
 def test_a_bound_is_a_gate(tiny_images, tmp_path):
     gate = ("--metric", "log_loss", "--fail-above", "0")
-    arguments = ("--trials", 1, "--freeze", "probe", "--time", "60s", *gate, "--out", tmp_path / "run")
+    arguments = ("--trials", 1, "--freeze", "probe", "--time", "5m", *gate, "--out", tmp_path / "run")
     done = autoft("search", tiny_images, *SMALL, *arguments, "--json")
     assert done.returncode == 3
     assert "--fail-above 0" in done.stderr
@@ -217,7 +218,7 @@ def test_data_and_plugins_that_moved_are_found_again_and_changed_data_is_not_tak
     run, moved, zoo = tmp_path / "run", tmp_path / "elsewhere", tmp_path / "small_zoo.py"
     shutil.copy(ZOO, zoo)
     only = ("--backbones", "small/test_resnet", "--freeze", "probe", "--runner", "inline", "--no-refit")
-    done = autoft("search", tiny_images, "-p", zoo, *only, "--trials", 1, "--out", run, "--time", "60s")
+    done = autoft("search", tiny_images, "-p", zoo, *only, "--trials", 1, "--out", run, "--time", "5m")
     assert done.returncode == 0, done.stderr
     (tmp_path / "newer").mkdir()
     first, newer = digest(zoo), zoo.rename(tmp_path / "newer" / zoo.name)

@@ -145,7 +145,7 @@ def test_an_installed_plugin_is_asked_for_what_a_search_asks_only_where_that_may
 ) -> None:
     installed("autoft-alpha", "alpha", FILE.format(zoo="alpha").replace("return [autoft.Backbone", "return 1 / 0, ["))
     host = Host.discover()
-    lines = [{line.name: line for line in table} for table in (host.table(), host.table(asked=("entry_point",)))]
+    lines = [{line.name: line for line in table} for table in (host.table(), host.table(asked={"entry_point"}))]
     quick, asked = (table["alpha"] for table in lines)
     assert (quick.status, asked.status) == ("ok", "failed")
     assert "failed in backbones() of zoo 'alpha': ZeroDivisionError" in (asked.cause or "")

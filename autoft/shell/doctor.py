@@ -213,7 +213,7 @@ def check_plugins() -> Check:
     from autoft.parts.host import Host
 
     host = Host.discover()
-    table = host.table(asked=("entry_point",))
+    table = host.table(asked={"entry_point"})
     failed = [line for line in table if line.status == "failed"]
     try:
         host.check_names()
