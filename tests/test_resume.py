@@ -84,6 +84,12 @@ class Notes(Silent):
 SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 
 
+@pytest.fixture(autouse=True)
+def zoo_and_strategy_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the run below, which nothing here builds or trains."""
+    monkeypatch.setattr(Host, "has", lambda host, backbone, freeze: True)
+
+
 @pytest.fixture
 def run(tiny_images: Path, tmp_path: Path) -> Run:
     """A finished run of one trial with a budget of a minute on `tiny_images`."""
@@ -464,7 +470,7 @@ def test_a_search_that_fails_leaves_a_leaderboard_of_what_it_has(how: BaseExcept
 
 def test_a_plugin_that_ends_a_search_costs_no_model(run: Run) -> None:
     """Its line says how to come to what there is; of a run without a model it has nothing to say."""
-    assert run.best_so_far(Ledger()) == ""
+    assert run.best_so_far(Ledger(), run.host()) == ""
     more, now = replace(run, record=replace(run.record, study=replace(run.record.study, time=600.0))), time.time()
     sitting = Sitting(more.host(), Breaks(PluginError("it is broken")), Silent(), Stopwatch(now), RunClock(now, 600.0))
     with pytest.raises(PluginError, match=r"^it is broken; the best so far is kept, and `autoft export .*/run` hands"):
@@ -638,7 +644,7 @@ def test_nothing_is_said_of_an_export_while_the_model_of_a_run_stands(run: Run) 
 
 def test_whose_weights_are_gone_is_no_model_to_be_handed_over(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The export names the cause, whether it is to take the best or that one."""
-    assert run.best_so_far(looked_at(run)) == ""
+    assert run.best_so_far(looked_at(run), run.host()) == ""
     monkeypatch.setattr("autoft.engine.execution._shop", lambda *_: None)
     shutil.rmtree(run.folder.export)
     with pytest.raises(GateFailed, match=r"^none of 1 trial can be exported: trial 0: 00000-1.000000.json is gone$"):

@@ -408,7 +408,7 @@ def test_a_run_of_a_gpu_goes_on_without_one_with_the_batches_it_had(run):
     again = Run.open(run.folder.path).on("cpu")
     of = trial(again, 0, "test_resnet", "full")
     assert of.params["batch_size"] == 256
-    assert problem_of(Slice(of, 0.0, 1.0, FOREVER), again.problem(Ledger()), Ledger()) is None
+    assert problem_of(Slice(of, 0.0, 1.0, FOREVER), again.problem(Ledger(), host), Ledger()) is None
     report = execute(Worker.open(run.folder.path, 1, "cpu", host.refs), of, 0.0, 1.0)
     assert (report.event, report.step) == ("paused", 1.0)
 

@@ -21,10 +21,10 @@ from autoft.values.trial import Trial
 # All seconds here are those of a machine of `start_slowness` 1 on which nothing else runs.
 # From the end of the search to the end of the process for a network that takes no time: checkpoint, filling the graph,
 # the gate on small images, figures, latency, the bundle checking itself; benchmarks/budget.py measures them.
-FIXED_SECONDS = 4.0
+FIXED_SECONDS = 3.0
 # In so little time no graph is prepared beside the search: an export that nobody has prepared, by a process that has
 # imported what it takes, is over sooner than one that has to import it first.
-WITHOUT_PREPARATION_SECONDS = 3.0
+WITHOUT_PREPARATION_SECONDS = 4.0
 MOST_OF_A_BUDGET = 0.5
 # From here to the first step of a worker, in this process or in one of its own.
 STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}

@@ -16,12 +16,13 @@ _SOURCE: Final = "import click, pluggy, time; print(time.process_time())"
 
 @functools.cache
 def start_slowness() -> float:
-    """How many times as long as there a process takes here to start and import; at least 1. Measured once, in .1 s.
+    """How many times as long as there a process takes here to start and import; at least 1.
 
-    In CPU seconds, which what else runs here hardly changes. Python imports packages, follows a network and starts Ray
-    and its workers at much the same pace, other than the arithmetic of a network, which a run measures by itself.
+    Measured once, in .1 to .2 s: the CPU seconds of two, the lesser, which what else runs here hardly changes. Python
+    imports packages, follows a network and starts Ray and its workers at much the same pace, other than the arithmetic
+    of a network, which a run measures by itself.
     """
-    return max(1.0, _cpu_seconds() / REFERENCE_SECONDS)
+    return max(1.0, min(_cpu_seconds(), _cpu_seconds()) / REFERENCE_SECONDS)
 
 
 def _cpu_seconds() -> float:

@@ -42,7 +42,8 @@ def fit_closed_form(bench: Bench) -> Report:
     validation = _needed_features(bench, shop.validation, needs, GRACE_SECONDS if is_nearly_in_time else 0.0, "fp32")
     costs = _not_dearer_than_it_was(costs, time.monotonic() - began, len(validation))
     solved = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
-    head, share, solving, forward = solved
+    head, share, solving, forward, _ = solved
+    costs = _not_dearer_than_it_was(costs, solved.an_image * len(validation), len(validation))
     outputs = (validation @ head.weight.T + head.bias).numpy()
     score = shop.score(outputs)
     model = Classifier(bench.network.module, bench.network.dim, shop.task.outputs).with_head(head)
@@ -83,13 +84,15 @@ def _out_of_fold(bench: Bench, solved: Solved) -> float | None:
 class Solved(NamedTuple):
     """A head in closed form, the share of the images to train on that it is fitted on, and the seconds of solving.
 
-    The features that it is fitted on are in the numbers of `forward`.
+    The features that it is fitted on are in the numbers of `forward`. `an_image` is what they took in fp32, in seconds,
+    0.0 where that was not measured.
     """
 
     head: LinearHead
     share: float
     seconds: float
     forward: ForwardChoice
+    an_image: float
 
 
 def closed_form_head(bench: Bench, reserve: float) -> Solved:
@@ -105,6 +108,9 @@ def closed_form_head(bench: Bench, reserve: float) -> Solved:
     least = f"at least {len(fewest):,}" if len(fewest) < len(rows) else "them all"
     needs = f"{len(rows):,} training images, and it needs {least}"
     _needed_features(bench, fewest, needs, GRACE_SECONDS, forward.numbers)
+    an_image = 0.0
+    if forward.numbers == "fp32" and bench.job.seconds_left > reserve:
+        an_image = shop.features.row_seconds(bench.network, bench.images, rows[order], shop.check)
     features = shop.features.leading(
         bench.network,
         bench.images,
@@ -117,7 +123,7 @@ def closed_form_head(bench: Bench, reserve: float) -> Solved:
     head = shop.task.closed_form(features, torch.from_numpy(seen), shop.check)
     if head is None:
         raise RunFailed(f"task {shop.task.name!r} gave no head in closed form; {NO_CLOSED_FORM}")
-    return Solved(head, len(seen) / len(rows), time.monotonic() - began, forward)
+    return Solved(head, len(seen) / len(rows), time.monotonic() - began, forward, an_image)
 
 
 def _forward_costs(bench: Bench) -> Costs:
@@ -131,8 +137,12 @@ def _forward_costs(bench: Bench) -> Costs:
 
 
 def _not_dearer_than_it_was(costs: Costs, seconds: float, images: int) -> Costs:
-    """What scoring takes, when all of it took so long: the first second of it may have been a bad one."""
-    return replace(costs, scoring=min(costs.scoring, seconds), image=min(costs.image, seconds / images))
+    """What scoring takes, when so many took so long: its first second may have been a bad one, as of a new process."""
+    return (
+        costs
+        if not seconds
+        else replace(costs, scoring=min(costs.scoring, seconds), image=min(costs.image, seconds / images))
+    )
 
 
 def _needed_features(bench: Bench, rows: np.ndarray, needs: str, grace: float, numbers: Numbers) -> torch.Tensor:
