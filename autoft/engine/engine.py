@@ -183,7 +183,8 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting, earlier: Ea
     for line in earlier.remarks(record) if earlier else ():
         screen.note(line)
     _report_validation(record, seen.dataset.task, screen)
-    require_enough_time(record, sitting.clock.now(), least_seconds(record, machine.runner, Slowness.now()))
+    # Not by what else runs here at this moment: it may be over soon.
+    require_enough_time(record, sitting.clock.now(), least_seconds(record, machine.runner, start_slowness()))
     folder = RunFolder.create(out, encode(record), lambda folder: write_split_csv(seen.dataset, folder.split_csv))
     return Run(folder, record)
 
@@ -205,7 +206,7 @@ def _seen(study: Study, source: Source, backbones: tuple[Backbone, ...], sitting
     usual = choose_view(study.view, found.aspect)
     squares = {Look.of(study, backbone, usual, found).square for backbone in backbones}
     in_time = partial(_require_time, sitting.clock, "decoding the images")
-    after = bare_seconds(study.time, sitting.runner.name, Slowness.now())
+    after = bare_seconds(study.time, sitting.runner.name, start_slowness())
     decoding = Decoding(sitting.clock, sitting.clock.now(), after)
     with sitting.watch.phase("data"):
         further = comparison.squares_of_all if comparison else frozenset()
