@@ -198,7 +198,11 @@ def test_what_a_plugin_had_that_is_left_out_is_not_tried_any_more(run, tmp_path)
     refits = Refits(begun.record, lambda *_: 10.0, RunClock(time.time(), 1e5), host.has)
     assert refits.due(done).endswith("the plugin with its backbone or freeze strategy is switched off")
     assert refits.reserve(done, None) == 10.0
-    assert begun.best_so_far(done, host).endswith("run -p no:mine` hands it over")
+    assert begun.best_so_far(done, begun.host(["no:freeze"])).endswith("run -p no:freeze` hands it over")
+    done.damaged = begun.unusable(done, host)
+    assert begun.best_so_far(done, host) == ""  # without its zoo no network can be built
+    assert "no plugin that is loaded has mine/net" in done.damage(done.trials[0])
+    assert Host.discover(["no:freeze"]).without == ""  # of the run, nothing is left out
 
 
 def test_a_run_of_which_nothing_can_be_trained_is_refused(run, tmp_path, resume):

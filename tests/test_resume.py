@@ -87,6 +87,7 @@ SCORES = Scores(n=2, correct=1, metrics={"accuracy": 0.5}, ci95=(0.1, 0.9))
 @pytest.fixture(autouse=True)
 def zoo_and_strategy_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the run below, which nothing here builds or trains."""
+    monkeypatch.setattr(Host, "has_zoo", lambda host, backbone: True)
     monkeypatch.setattr(Host, "has", lambda host, backbone, freeze: True)
 
 

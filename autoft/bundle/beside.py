@@ -24,8 +24,8 @@ _SETTING: Final = Setting(8, "all")
 def write_beside(order: Order, folder: Path, answering: Answering) -> Iterator[Beside]:
     """Have each further exporter of the order write into a folder of its own below `folder`; what came of each.
 
-    One that fails, or whose files are all refused, costs its own folder and no more, and why says nothing of where this
-    machine has its files. Raises `OSError` when the disk is full.
+    One that fails, or whose files are all refused, costs its own folder and no more; why says nothing of where its
+    plugin lies. Raises `OSError` when the disk is full.
     """
     for name, export in order.beside.items():
         place = folder / BESIDE / name
@@ -52,9 +52,15 @@ def _written(order: Order, name: str, exports: Iterator[Artifact], place: Path, 
     except OSError:
         raise
     except Exception as error:  # a plugin's own, perhaps in a line that says where plugin and traceback are
-        causes.append(faults.cause(error.__cause__ or error if isinstance(error, PluginError) else error))
+        causes.append(faults.cause(_raised(error)))
     causes = [cause.replace(f"{place}/", "") for cause in causes]
     return Beside(name, "", "", None, "; ".join(causes) or "it wrote nothing")
+
+
+def _raised(error: Exception) -> BaseException:
+    """What a plugin raised, where the line that blames it for that says where the plugin and its traceback are."""
+    raised = error.__cause__ if isinstance(error, PluginError) else None
+    return raised if raised and faults.cause(raised) in str(error) else error
 
 
 def _compared(order: Order, name: str, artifact: Artifact, place: Path, answering: Answering) -> Beside:

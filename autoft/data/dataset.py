@@ -170,8 +170,8 @@ def open_dataset(
 ) -> Dataset:
     """The data set of a source, split, and decoded into a cache for each of the `squares`, which it holds.
 
-    Files that cannot be used are in `info.problems`. `check`, and `progress` with the share that is decoded, may raise
-    to stop. Raises `DataError` when what is left is no data set, `UserError` for the cache folder.
+    Files that cannot be used are in `info.problems`. `check`, and `progress` with how many are decoded, may raise to
+    stop. Raises `DataError` when what is left is no data set, `UserError` for the cache folder.
     """
     found, task = source.found, source.task
     identity = found.fingerprint()

@@ -327,7 +327,7 @@ def _report(run: Run, bundle: Bundle, screen: Screen) -> None:
     for one in bundle.parity.beside:
         if not one.path:
             line = f"exporter {one.exporter}: nothing of it is in the bundle: {one.note}"
-            screen.note(f"{line}; tracebacks are in {run.folder.errors}" if run.folder.errors.exists() else line)
+            screen.note(f"{line}; a traceback would be in {run.folder.errors}" if run.folder.errors.exists() else line)
     tested, images = bundle.scores.n, run.record.data.counts["test"]
     if tested < images:
         screen.note(

@@ -15,16 +15,19 @@ from autoft.study.shortlist import WORK_PER_SECOND, forward_work
 from autoft.study.study import Study
 from autoft.system.clock import RunClock
 from autoft.system.starting import start_slowness
+from autoft.values.counts import counted
 from autoft.values.ledger import Ledger
 from autoft.values.trial import Trial
 
 # All seconds here are those of a machine of `start_slowness` 1 on which nothing else runs.
 # From the end of the search to the end of the process for a network that takes no time: checkpoint, filling the graph,
 # the gate on small images, figures, latency, the bundle checking itself; benchmarks/budget.py measures them.
-FIXED_SECONDS = 3.0
+FIXED_SECONDS = 4.0
+# Of them, what takes as long on any machine: latency is measured for so many seconds.
+MEASURING_SECONDS = 2.0
 # In so little time no graph is prepared beside the search: an export that nobody has prepared, by a process that has
 # imported what it takes, is over sooner than one that has to import it first.
-WITHOUT_PREPARATION_SECONDS = 4.0
+WITHOUT_PREPARATION_SECONDS = 3.0
 MOST_OF_A_BUDGET = 0.5
 # From here to the first step of a worker, in this process or in one of its own.
 STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}
@@ -32,7 +35,8 @@ TESTING_SHARE = 0.08  # of the time, for scoring the test images
 # A run that is late already, or resumed at its end, has a score too: of so many images, or as many as that time holds.
 FEWEST_TESTED, LEAST_TESTING_SECONDS = 200, 3.0
 FEWEST_TRAINED = 64
-TELLING_SECONDS, QUICKEST = 3.0, 0.75  # of decoding, until its pace is known; of what is left of it, the least it takes
+# Of decoding: what has to be done until its pace is known, and of what is left by that pace, the least it may take.
+TELLING_SECONDS, TELLING_IMAGES, TELLING_SHARE, QUICKEST = 3.0, 50, 0.1, 0.5
 # In this process, before anything can be decoded: torch is imported, and the images are listed.
 IMPORTING_SECONDS = 1.0
 
@@ -57,14 +61,14 @@ class Ending:
         tested = self.record.data.counts["test"]
         scoring = an_image * (min(tested, self._least_tested(an_image)) if self._is_slow(an_image) else tested)
         forward = scoring + self._gate_seconds(an_image)
-        seconds = slowness * FIXED_SECONDS + self._missing(winner, slowness) + forward
+        seconds = fixed_seconds(slowness) + self._missing(winner, slowness) + forward
         return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
 
     def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
         """How many test images there is time to score when the export begins with so many seconds left."""
         slowness = self.slowness()
         an_image = self._image_seconds(ledger, trial, slowness)
-        besides = slowness * FIXED_SECONDS + self._missing(trial, slowness) + self._gate_seconds(an_image)
+        besides = fixed_seconds(slowness) + self._missing(trial, slowness) + self._gate_seconds(an_image)
         return max(self._least_tested(an_image), int((seconds_left - besides) / an_image))
 
     def _least_tested(self, an_image: float) -> int:
@@ -96,12 +100,18 @@ class Ending:
         """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
         on_cpu = self.record.machine.device == "cpu"
         measured = ledger.image_seconds(of.backbone, of.image_size) if of and on_cpu else None
-        return (measured or slowness * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
+        crowding = slowness / start_slowness()  # arithmetic does not go by how quickly processes start
+        return (measured or crowding * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
 
 
 def gate_of(study: Study) -> Gate:
     """How much a study wants compared before a model is handed over."""
     return FULL if study.full_parity else QUICK
+
+
+def fixed_seconds(slowness: float) -> float:
+    """What the end takes for a network that takes no time, once its graph is prepared."""
+    return MEASURING_SECONDS + slowness * (FIXED_SECONDS - MEASURING_SECONDS)
 
 
 def bare_seconds(time: float, runner: RunnerName, slowness: float) -> float:
@@ -110,7 +120,7 @@ def bare_seconds(time: float, runner: RunnerName, slowness: float) -> float:
     That is a worker's start and the end; in little time nobody prepares the graph for that.
     """
     unprepared = WITHOUT_PREPARATION_SECONDS if is_little(time) else 0.0
-    return slowness * (STARTING_SECONDS[runner] + unprepared + FIXED_SECONDS)
+    return slowness * (STARTING_SECONDS[runner] + unprepared) + fixed_seconds(slowness)
 
 
 def least_seconds(record: StudyRecord, runner: RunnerName, slowness: float) -> float:
@@ -119,7 +129,8 @@ def least_seconds(record: StudyRecord, runner: RunnerName, slowness: float) -> f
     scored = record.data.counts["val"] if record.validation is None else record.validation
     images = scored + FEWEST_TRAINED + min(record.data.counts["test"], FEWEST_TESTED)
     forward = images * cheapest / WORK_PER_SECOND[record.machine.device]
-    return bare_seconds(record.study.time, runner, slowness) + slowness * forward
+    crowding = slowness / start_slowness()  # arithmetic does not go by how quickly processes start
+    return bare_seconds(record.study.time, runner, slowness) + crowding * forward
 
 
 def require_enough_time(record: StudyRecord, elapsed: float, least: float, had: float | None = None) -> None:
@@ -134,27 +145,33 @@ def require_enough_time(record: StudyRecord, elapsed: float, least: float, had: 
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Decoding:
-    """The progress of decoding, which `began` at that run time; `after` it come what the least takes, in seconds.
+    """The progress of decoding; `after` it come what the least takes, in seconds.
 
-    Called with the share that is done it raises `StudyError` as soon as it is clear that the time does not hold both.
+    Called with how many images are decoded it raises `StudyError` as soon as it is clear that the time does not hold
+    both. Once all are there it does not: they are kept for a search with more time.
     """
 
     clock: RunClock
-    began: float
     after: float
+    first: tuple[float, int] | None = None
+    """When it was called first, in run time, and how many there were: what comes before that is no decoding."""
 
-    def __call__(self, share: float) -> None:
-        """Not before a few seconds tell how long it takes; what is left of it may go somewhat quicker."""
-        spent = self.clock.now() - self.began
-        whole = spent / share
-        if spent < TELLING_SECONDS or self.began + spent + QUICKEST * (whole - spent) + self.after <= self.clock.budget:
+    def __call__(self, done: int, of: int) -> None:
+        """Not before some seconds and a part of the images tell; what is left may be smaller images than those."""
+        now = self.clock.now()
+        began, before = self.first = self.first or (now, done)
+        spent, decoded, left = now - began, done - before, of - done
+        if not left or spent < TELLING_SECONDS or decoded < max(TELLING_IMAGES, TELLING_SHARE * of):
+            return
+        expected = spent / decoded * left
+        if now + QUICKEST * expected + self.after <= self.clock.budget:
             return
         raise StudyError(
-            f"--time {self.clock.budget:g}s is too short: decoding the images takes about {whole:.0f} s here, and "
-            f"starting and the export {self.after:.0f} s; give at least --time "
-            f"{_enough(self.began + whole + self.after)}s"
+            f"--time {self.clock.budget:g}s is too short: decoding {counted(of, 'image')} takes about "
+            f"{spent + expected:.0f} s here, and starting and the export {self.after:.0f} s; give at least --time "
+            f"{_enough(now + expected + self.after)}s"
         )
 
 

@@ -133,7 +133,7 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     host = _recorded_host(run, change, screen)
     _require_its_searcher(run, host, ledger)
     run.test_openings()  # a search need not end to find the count damaged
-    if not run.trainable(host) and not ledger.exportable():
+    if not run.trainable(host) and not any(host.has_zoo(one.trial.backbone) for one in ledger.exportable()):
         raise StudyError(f"nothing of this run can be trained, and it has no model yet{host.suspects()}")
     if run.concluded(ledger):
         require_more_time(run.record, elapsed, _had(run))
@@ -207,7 +207,7 @@ def _seen(study: Study, source: Source, backbones: tuple[Backbone, ...], sitting
     squares = {Look.of(study, backbone, usual, found).square for backbone in backbones}
     in_time = partial(_require_time, sitting.clock, "decoding the images")
     after = bare_seconds(study.time, sitting.runner.name, start_slowness())
-    decoding = Decoding(sitting.clock, sitting.clock.now(), after)
+    decoding = Decoding(sitting.clock, after)
     with sitting.watch.phase("data"):
         further = comparison.squares_of_all if comparison else frozenset()
         dataset = open_dataset(source, study.seed, squares | further, cores(), in_time, decoding)
@@ -280,7 +280,7 @@ def _require_its_searcher(run: Run, host: Host, ledger: Ledger) -> None:
         host.part(Searcher, run.record.study.searcher)
     except StudyError as unknown:
         ways = "a run goes on with the searcher that it began with: have it back, or begin a new run with another"
-        ledger.damaged = run.checkpoints.damaged(ledger)
+        ledger.damaged = run.unusable(ledger, host)
         raise StudyError("; ".join(filter(None, [str(unknown), ways, run.best_so_far(ledger, host)]))) from None
 
 
@@ -294,7 +294,7 @@ def _require_more_to_search(run: Run, host: Host, ledger: Ledger, elapsed: float
     study, problem, reading = run.record.study, run.problem(ledger, host), Clock(elapsed, clock.budget)
     if not is_over(host.part(Searcher, study.searcher), problem, ledger, reading, answer_seconds(reading.remaining)):
         return
-    ledger.damaged = run.checkpoints.damaged(ledger)
+    ledger.damaged = run.unusable(ledger, host)
     end = bare_seconds(study.time, "inline", start_slowness())
     refit = Refits(run.record, lambda *_: end, clock, host.has).due(ledger)
     if isinstance(refit, Slice):

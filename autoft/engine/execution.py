@@ -69,7 +69,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
         with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:
             ending = Ending(run.record, preparation, Slowness(own=run.record.machine.busy + 1.0))
             search = _search(run, sitting, ledger, journal, stopped, ending)
-            ledger.damaged = run.checkpoints.damaged(ledger, interrupt)
+            ledger.damaged = run.unusable(ledger, host, interrupt)
             for line in _damage(run, ledger, interrupt):
                 sitting.screen.note(line)
             with _time_is_used(search):
@@ -170,7 +170,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         ledger = run.ledger()
         _require_a_score(run, ledger)
         with _stopped_at_once(stopped):
-            ledger.damaged = run.checkpoints.damaged(ledger)
+            ledger.damaged = run.checkpoints.damaged(ledger)  # which the plugins may add to
         settle(run.folder.export)
         records = finalists(ledger) if wish.number is None else [chosen(ledger, wish.number)]
         _export_path(run, records[0], wish.out)  # what is quick to find out comes first
@@ -178,6 +178,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         host = run.host(plugins)
         for warning in host.warnings():
             screen.note(warning)
+        ledger.damaged = run.unusable(ledger, host)
         maker = BundleMaker(run, ledger, _shop(run, host, stopped), Stopwatch(time.time()))
 
         def exported(record: TrialRecord) -> Exported:

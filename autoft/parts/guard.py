@@ -64,6 +64,9 @@ class GuardedZoo(Zoo):
                 name = _stored(backbone, Backbone).name
                 if not name.removeprefix(f"{self.name}/") or not name.startswith(f"{self.name}/"):
                     raise ValueError(f"it lists {name!r}; the names of its backbones are '{self.name}/MODEL'")
+                if backbone.prior is not None and not 0.0 <= backbone.prior <= 1.0:
+                    prior = f"the prior of {name} is a share of images, from 0 to 1, and not {backbone.prior:g}"
+                    raise ValueError(prior)
                 if name in found:
                     raise ValueError(f"it lists {name!r} twice")
                 found[name] = backbone

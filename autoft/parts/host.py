@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import shlex
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -140,6 +141,7 @@ class Host:
         self._loaded: dict[str, PluginRef] = {}
         self._failures: list[Failure] = []
         self._disabled: list[PluginRef] = []
+        self._left_out: list[str] = []
         self._notes: list[str] = []
         self._offers: dict[tuple[str, str], list[_Offer[Any]]] = {}
         self._complained: set[tuple[str, str]] = set()
@@ -215,6 +217,7 @@ class Host:
         for ref in host.refs:
             host._note_change(recorded.get(ref.name, ref), ref)
         host._disabled = [ref for ref in wanted.values() if ref.name in off]
+        host._left_out = [name for name in recorded if name in off]
         host._notes += [f"{ref} is switched off; what the run has of it cannot go on" for ref in host._disabled]
         host.check_names()
         return host
@@ -226,8 +229,8 @@ class Host:
 
     @property
     def without(self) -> str:
-        """What to add to a command that is to go without the same plugins as this one, by `-p`: " -p no:kinds"."""
-        return "".join(f" -p no:{ref.name}" for ref in self._disabled)
+        """What to add to a command that is to go on without the same plugins of the run as this one: " -p no:kinds"."""
+        return "".join(f" -p {shlex.quote(f'no:{name}')}" for name in self._left_out)
 
     @property
     def inline_only(self) -> tuple[str, ...]:
@@ -298,7 +301,11 @@ class Host:
 
     def has(self, backbone: str, freeze: str) -> bool:
         """Whether there is the zoo of a backbone, and the freeze strategy: whether trials of both can be trained."""
-        return backbone.partition("/")[0] in self.parts(Zoo) and freeze in self.parts(FreezeStrategy)
+        return self.has_zoo(backbone) and freeze in self.parts(FreezeStrategy)
+
+    def has_zoo(self, backbone: str) -> bool:
+        """Whether there is the zoo of a backbone, so that weights can be put into its network."""
+        return backbone.partition("/")[0] in self.parts(Zoo)
 
     def build(self, backbone: Backbone) -> Network:
         """The backbone's network. Raises `BackboneUnavailable`, or `PluginError` when its zoo fails."""

@@ -153,7 +153,7 @@ def rename(ref: PluginRef) -> str:
 
 def clash(ref: PluginRef, first: PluginRef) -> tuple[str, str]:
     """Why a plugin whose name the `first` has cannot be there, and what to do."""
-    if (ref.kind, ref.location) == (first.kind, first.location):
+    if ref.kind == first.kind == "file" and ref.location == first.location:
         return "it is given twice", "give it once"
     return f"the name {ref.name!r} is taken by {first}", rename(ref)
 

@@ -37,6 +37,7 @@ from autoft.study.machine import Resources
 from autoft.system import faults
 from autoft.system.mps import Mps, visible_gpus
 from autoft.system.signals import StopFlag, put_back
+from autoft.system.starting import start_slowness
 from autoft.values.codec import decode, encode
 from autoft.values.space import Device
 from autoft.values.trial import NOTHING_KNOWN, Allowance, Done, Report, Slice
@@ -60,7 +61,7 @@ from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 # How long a slice may wait for its worker past the deadline, while there is no model yet that could be exported.
-GRACE_SECONDS = 30.0
+GRACE_SECONDS = 30.0  # where `start_slowness` is 1
 SHUTDOWN_SECONDS = 5.0
 WAITING, OTHERS_SECONDS = "waiting", 10.0
 _OF_NO_TRIAL: Final = {kind.__name__: kind for kind in (PluginError, RunFolderError)}
@@ -351,7 +352,7 @@ class _Adapter(Searcher):
         A slice that waits past a deadline of its own, as a probe's is, is given back by the worker that takes it.
         """
         waiting = {trial_id: sent for trial_id, sent in self._running.items() if trial_id not in self._begun}
-        grace = 0.0 if self._search.ledger.ranking() else GRACE_SECONDS
+        grace = 0.0 if self._search.ledger.ranking() else start_slowness() * GRACE_SECONDS
         if not waiting or len(waiting) < len(self._running):
             return False
         if self._now() < max(self._search.deadline, *(sent.deadline for sent in waiting.values())) + grace:

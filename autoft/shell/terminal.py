@@ -91,7 +91,7 @@ class LiveScreen(Screen):
 
     def note(self, text: str) -> None:
         """One line above the table."""
-        self._console.print(plain(text), soft_wrap=True)
+        self._console.print(_plain(text), soft_wrap=True)
 
     def show(self, ledger: Ledger, clock: RunClock) -> None:
         """Take a new picture; it is drawn within a second, or at once when it is the first."""
@@ -132,7 +132,7 @@ class LineScreen(Screen):
 
     def note(self, text: str) -> None:
         """The line as it is."""
-        click.echo(plain(text), err=True)
+        click.echo(_plain(text), err=True)
 
     def show(self, ledger: Ledger, clock: RunClock) -> None:
         """What is new since the last time."""
@@ -234,6 +234,6 @@ def _minutes(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def plain(text: str) -> str:
+def _plain(text: str) -> str:
     """The text on one line without control characters: names and causes come from anywhere."""
     return "".join(character if character.isprintable() else " " for character in text)

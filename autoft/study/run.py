@@ -20,6 +20,7 @@ from autoft.parts.plugins import builtin_ref, in_place_of
 from autoft.store import CheckpointStore, Journal, RunFolder, unwritable
 from autoft.study.record import SCHEMA, Machine, StudyRecord
 from autoft.system.files import as_path, as_text, write_atomic
+from autoft.system.parallel import Check, never_stop
 from autoft.tasks.single_label import SingleLabel
 from autoft.values.codec import decode, encode
 from autoft.values.dataset import Sample
@@ -27,7 +28,7 @@ from autoft.values.ledger import Ledger
 from autoft.values.space import Device
 from autoft.values.summary import Summary
 from autoft.values.target import Targets
-from autoft.values.trial import Candidate
+from autoft.values.trial import Candidate, Parent
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,17 @@ class Run:
         ledger = Ledger(keep=self.record.study.keep)
         Journal.read(self.folder.journal, ledger)
         return ledger
+
+    def unusable(self, ledger: Ledger, host: Host, check: Check = never_stop) -> dict[Parent, str]:
+        """What is wrong with the ledger's finalists, by checkpoint: damaged weights, or nobody has their zoo any more.
+
+        `check` is as in `CheckpointStore.damaged`.
+        """
+        without_zoo = (record for record in ledger.finalists() if not host.has_zoo(record.trial.backbone))
+        gone = {
+            record.best_checkpoint: f"no plugin that is loaded has {record.trial.backbone}" for record in without_zoo
+        }
+        return self.checkpoints.damaged(ledger, check) | gone
 
     def best_so_far(self, ledger: Ledger, host: Host) -> str:
         """How to come to the best model that there is, for a search that ends before its time; nothing without one."""

@@ -15,8 +15,8 @@ R = TypeVar("R")
 Check = Callable[[], None]
 """Called every now and then by what takes long; it raises to stop it, but no `OSError`: that would be a file's."""
 
-Progress = Callable[[float], None]
-"""Called with the share that is done, above 0 and up to 1; it may raise as a `Check` does."""
+Progress = Callable[[int, int], None]
+"""Called with how many are done, and of how many; it may raise as a `Check` does."""
 
 SECONDS_BETWEEN_CHECKS: Final = 0.1
 
@@ -25,7 +25,7 @@ def never_stop() -> None:
     """The check of what is not to be stopped."""
 
 
-def unwatched(_: float) -> None:
+def unwatched(done: int, of: int) -> None:
     """The progress of what nobody watches."""
 
 

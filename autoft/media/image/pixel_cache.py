@@ -154,7 +154,7 @@ def _watched(decoded: Generator[_Decoded], count: int, progress: Progress) -> It
     with closing(decoded):  # when progress raises
         for number, one in enumerate(decoded, start=1):
             yield one
-            progress(number / count)
+            progress(number, count)
 
 
 def _agreed(unreadable: Mapping[int, str], cache: PixelCache, files: Sequence[Path]) -> Mapping[int, str]:

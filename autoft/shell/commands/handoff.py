@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,6 @@ from autoft.shell.commands import (
     talk_on_stderr,
     to_json,
 )
-from autoft.shell.terminal import plain
 from autoft.values.counts import counted
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from autoft.values.summary import Scores
 
 SPLITS: Final[tuple[SplitName, ...]] = ("train", "val", "test")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @click.command(
@@ -289,10 +290,15 @@ def _table(model: PixelModel, predictions: Iterable[Prediction]) -> int:
     for image in predictions:
         if image.error is not None:
             unreadable += 1
-            click.echo(f"{plain(str(image.image))}: {image.error}", err=True)
+            click.echo(f"{_on_one_line(image.image)}: {image.error}", err=True)
         else:
-            say(f"{model.form.line(image)}  {plain(str(image.image))}")
+            say(f"{model.form.line(image)}  {_on_one_line(image.image)}")
     return unreadable
+
+
+def _on_one_line(name: str) -> str:
+    """A file name without control characters: it may hold newlines, and what a terminal would obey."""
+    return _CONTROL.sub(" ", name)
 
 
 def _json_lines(model: PixelModel, predictions: Iterable[Prediction]) -> int:
