@@ -13,6 +13,7 @@ from parts.data import dataset
 from parts.small_zoo import SmallZoo
 
 from autoft.data.dataset import write_split_csv
+from autoft.engine import prepare as prepare_module
 from autoft.engine.prepare import LITTLE_TIME_SECONDS, Preparation, prepare, prepared_folder
 from autoft.errors import PluginError
 from autoft.parts.host import Host
@@ -125,6 +126,15 @@ def test_in_a_short_time_a_graph_is_begun_before_it_is_known_who_leads(begun: Ca
 def test_in_little_time_no_graph_is_begun_whoever_leads(begun: Callable[..., object]) -> None:
     """The run would wait for it longer than it takes to export without."""
     assert begun(LITTLE_TIME_SECONDS - 1) == begun(20.0, a=0.5) == begun(20.0, a=0.5, b=0.4) == []
+
+
+def test_what_is_short_or_little_goes_by_how_slowly_processes_start(
+    begun: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert begun(100.0) == []  # who leads is waited for
+    monkeypatch.setattr(prepare_module, "start_slowness", lambda: 3.0)
+    assert begun(100.0) == [("b", 64)]
+    assert begun(80.0, a=0.5, b=0.4) == []
 
 
 def test_no_graph_is_begun_for_which_the_end_would_have_to_wait(begun: Callable[..., object]) -> None:

@@ -217,6 +217,13 @@ def test_what_a_refit_takes_comes_of_what_its_twin_was_measured_to_take() -> Non
     assert refits().seconds(ledger.trials[0]) == pytest.approx(4.0 * 800 / 600 + besides)
 
 
+def test_a_refit_starts_more_slowly_where_processes_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Ledger(trained(0, 0.5)).trials[0]
+    before = refits().seconds(record)
+    monkeypatch.setattr("autoft.runners.refit.start_slowness", lambda: 3.0)
+    assert refits().seconds(record) == pytest.approx(before + 2 * STARTING_SECONDS)
+
+
 def test_a_closed_form_is_solved_anew_with_what_was_missing() -> None:
     trial = PROBE.trial(0, {}, 0)
     costs = Costs(image=0.01, solving=0.3)

@@ -784,11 +784,27 @@ def test_a_new_run_goes_without_ray_where_starting_it_would_not_repay(
     assert started == [runner]
 
 
-@pytest.mark.parametrize(("more", "runner"), [("+8s", "inline"), ("+40s", "inline"), ("+1m", "auto")])
+@pytest.mark.parametrize(
+    ("more", "slowness", "runner"),
+    [
+        ("+8s", 1.0, "inline"),
+        ("+40s", 1.0, "inline"),
+        ("+1m", 1.0, "auto"),
+        ("+1m", 3.0, "inline"),
+        ("+3m", 3.0, "auto"),
+    ],
+)
 def test_a_finished_run_of_ray_goes_on_without_it_where_starting_it_would_not_repay(
-    more: str, runner: str, run: Run, executed: list[Run], started: list[str], monkeypatch: pytest.MonkeyPatch
+    more: str,
+    slowness: float,
+    runner: str,
+    run: Run,
+    executed: list[Run],
+    started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Slowness, "__call__", lambda _: 1.0)
+    monkeypatch.setattr(Slowness, "__call__", lambda _: slowness)
+    monkeypatch.setattr(engine, "start_slowness", lambda: slowness)
     rewrite(run, replace(run.record, machine=Machine("ray", 2, 1, "cpu")))
     before = run.summary()
     assert before is not None
