@@ -63,7 +63,7 @@ from ray.tune.search import Searcher  # noqa: E402
 # How long a slice may wait for its worker past the deadline, while there is no model yet that could be exported.
 GRACE_SECONDS = 30.0  # where `start_slowness` is 1
 SHUTDOWN_SECONDS = 5.0
-WAITING, OTHERS_SECONDS = "waiting", 10.0
+WAITING, OTHERS_SECONDS = "waiting", 30.0  # a worker's start, on the slowest machine that is reckoned with
 _OF_NO_TRIAL: Final = {kind.__name__: kind for kind in (PluginError, RunFolderError)}
 """What a worker raises that is the fault of no trial; the driver raises the same, which ends the search."""
 MOST_A_GPU = 4  # workers, where what they come to together is measured; each takes seconds to start and a CUDA context
