@@ -135,10 +135,10 @@ def _forward_costs(bench: Bench) -> Costs:
 def _of_training_images(bench: Bench) -> float:
     """Seconds a training image takes, as `_forward_costs`; of the first that the head is fitted on, and kept for that.
 
-    0.0 where they are known, or there is no time.
+    0.0 where they are known, are wanted in bf16, or there is no time.
     """
     shop, dataset, splits = bench.shop, bench.shop.trained_on(bench.trial), bench.trial.train_on
-    if bench.job.seconds_left < 2 * GRACE_SECONDS:
+    if shop.record.study.precision == "bf16" or bench.job.seconds_left < 2 * GRACE_SECONDS:
         return 0.0
     rows = dataset.rows(splits)[dataset.stratified(splits, shop.record.study.seed)]
     return shop.features.row_seconds(bench.network, bench.images, rows, shop.check)
