@@ -100,8 +100,7 @@ class Ending:
         """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
         on_cpu = self.record.machine.device == "cpu"
         measured = ledger.image_seconds(of.backbone, of.image_size) if of and on_cpu else None
-        crowding = slowness / start_slowness()  # arithmetic does not go by how quickly processes start
-        return (measured or crowding * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
+        return (measured or _crowding(slowness) * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
 
 
 def gate_of(study: Study) -> Gate:
@@ -129,8 +128,7 @@ def least_seconds(record: StudyRecord, runner: RunnerName, slowness: float) -> f
     scored = record.data.counts["val"] if record.validation is None else record.validation
     images = scored + FEWEST_TRAINED + min(record.data.counts["test"], FEWEST_TESTED)
     forward = images * cheapest / WORK_PER_SECOND[record.machine.device]
-    crowding = slowness / start_slowness()  # arithmetic does not go by how quickly processes start
-    return bare_seconds(record.study.time, runner, slowness) + crowding * forward
+    return bare_seconds(record.study.time, runner, slowness) + _crowding(slowness) * forward
 
 
 def require_enough_time(record: StudyRecord, elapsed: float, least: float, had: float | None = None) -> None:
@@ -214,6 +212,11 @@ def _advice(seconds: float, had: float | None) -> str:
 
 def _enough(seconds: float) -> int:
     return 5 * math.ceil(1.2 * seconds / 5)
+
+
+def _crowding(slowness: float) -> float:
+    """What is left of it for arithmetic, which does not go by how quickly processes start."""
+    return slowness / start_slowness()
 
 
 def _guess(record: StudyRecord, of: Trial | None) -> float:

@@ -82,7 +82,7 @@ class Refits:
         left_out = f"no refit of trial {twin.trial.id} on train + validation"
         if failed := ledger.refuted(twin):
             return f"{left_out}: it has failed before, {failed.error}"
-        if not self.trainable(trial.backbone, trial.freeze):
+        if not self._is_trainable(trial):
             return f"{left_out}: the plugin with its backbone or freeze strategy is switched off"
         if trial.twin and (damage := ledger.damaged.get(trial.twin)):
             return f"{left_out}: {damage}"
