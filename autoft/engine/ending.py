@@ -100,7 +100,8 @@ class Ending:
         """Seconds a forward pass of one image takes on all cores: as measured on this backbone and size, or guessed."""
         on_cpu = self.record.machine.device == "cpu"
         measured = ledger.image_seconds(of.backbone, of.image_size) if of and on_cpu else None
-        return (measured or _crowding(slowness) * _guess(self.record, of)) * min(1.0, self.record.machine.threads / cores())
+        an_image = measured or _crowding(slowness) * _guess(self.record, of)
+        return an_image * min(1.0, self.record.machine.threads / cores())
 
 
 def gate_of(study: Study) -> Gate:

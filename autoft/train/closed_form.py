@@ -146,11 +146,7 @@ def _of_training_images(bench: Bench) -> float:
 
 def _not_dearer_than_it_was(costs: Costs, seconds: float, images: int) -> Costs:
     """What scoring takes, when so many took so long: its first second may have been a bad one, as of a new process."""
-    return (
-        costs
-        if not seconds
-        else replace(costs, scoring=min(costs.scoring, seconds), image=min(costs.image, seconds / images))
-    )
+    return replace(costs, scoring=min(costs.scoring, seconds), image=min(costs.image, seconds / images))
 
 
 def _needed_features(bench: Bench, rows: np.ndarray, needs: str, grace: float, numbers: Numbers) -> torch.Tensor:
