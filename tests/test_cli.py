@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -398,6 +399,19 @@ def test_ctrl_c_before_the_search_names_the_run_there_is(
     outcome = autoft_("resume", str(run_folder))
     assert outcome.code == 130
     assert f"go on with: autoft resume {run_folder}" in outcome.err
+
+
+@pytest.mark.parametrize("given", [["no:mine"], ["no:mine", "no:a b"], ["mine.py"]])
+def test_what_a_resume_was_told_to_go_without_is_in_its_hints(
+    given: list[str], autoft_: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, run_folder: Path
+) -> None:
+    """The plugins of the search come back with every resume that does not leave them out."""
+    without = "".join(f" -p {shlex.quote(name)}" for name in given if name != "mine.py")
+    options = [word for name in given for word in ("-p", name)]
+    monkeypatch.setattr(engine, "resume", lambda *arguments: summary(run_folder))
+    assert f"autoft resume {run_folder} --time +10m{without}\n" in autoft_("resume", str(run_folder), *options).out
+    monkeypatch.setattr(engine, "resume", failing_with(KeyboardInterrupt()))
+    assert f"autoft resume {run_folder}{without}\n" in autoft_("resume", str(run_folder), *options).err
 
 
 def test_a_bug_shows_its_traceback_and_how_to_switch_a_plugin_off(

@@ -181,8 +181,8 @@ def decoding_refused(monkeypatch, marks, after=9.0, budget=45.0, of=1000):
 
 def test_decoding_that_leaves_no_time_is_refused_as_soon_as_that_is_clear(monkeypatch):
     said = decoding_refused(monkeypatch, [(5.0, 1), (6.0, 21), (11.0, 101)])
-    assert said.startswith("--time 45s is too short: decoding 1,000 images takes about 60 s here, and starting and the")
-    assert said.endswith("export 9 s; give at least --time 90s")
+    assert said.startswith("--time 45s is too short: 11 s are over, decoding the rest of 1,000 images takes about 54 s")
+    assert said.endswith(" here, and starting and the export 9 s; give at least --time 90s")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def ended(preparation: Preparation) -> int | None:
 
 def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
     folder = prepared_folder(run, run.record.plugins, *VIEW)
-    preparation = Preparation(run, run.record.plugins)
+    preparation = Preparation(run, run.host())
     preparation.begin(*VIEW)
     first = preparation._process
     preparation.begin(*VIEW)
@@ -77,7 +77,7 @@ def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
 
 
 def test_the_one_under_way_is_waited_for(run: Run) -> None:
-    preparation = Preparation(run, run.record.plugins)
+    preparation = Preparation(run, run.host())
     assert preparation.seconds_missing(*VIEW, 1.0) > 0
     preparation.begin(*VIEW)
     assert preparation.seconds_missing(*VIEW, 1.0) == 0.0  # as it goes on beside the search
@@ -96,15 +96,20 @@ def test_the_one_under_way_is_waited_for(run: Run) -> None:
 @pytest.fixture
 def begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, int]]]:
     """What is begun with in so much time when these of two backbones have these scores; b has the better prior."""
-    of = {name: Candidate(name, "probe", 64, Space({}), "closed_form", prior=prior) for name, prior in PRIORS.items()}
-    backbones = tuple(replace(BACKBONE, name=name) for name in of)
+    of = {
+        name: Candidate(f"small/{name}", "probe", 64, Space({}), "closed_form", prior=prior)
+        for name, prior in PRIORS.items()
+    }
+    backbones = tuple(replace(BACKBONE, name=candidate.backbone) for candidate in of.values())
 
-    def asked(seconds: float, took: float | None = None, **scores: float) -> list[tuple[str, int]]:
+    def asked(
+        seconds: float, took: float | None = None, plugins: Sequence[str] = (), **scores: float
+    ) -> list[tuple[str, int]]:
         study = replace(run.record.study, time=seconds)
         record = replace(run.record, study=study, candidates=tuple(of.values()), backbones=backbones)
         begun: list[tuple[str, int]] = []
-        preparation = Preparation(replace(run, record=record), run.record.plugins)
-        monkeypatch.setattr(preparation, "begin", lambda *address: begun.append(address))
+        preparation = Preparation(replace(run, record=record), run.host(plugins))
+        monkeypatch.setattr(preparation, "begin", lambda name, size: begun.append((name.removeprefix("small/"), size)))
         monkeypatch.setattr(preparation, "_took", took)
         ledger = Ledger()
         for number, (name, score) in enumerate(scores.items()):
@@ -121,6 +126,11 @@ def test_in_a_short_time_a_graph_is_begun_before_it_is_known_who_leads(begun: Ca
     assert begun(40.0) == [("b", 64)]
     assert begun(40.0, a=0.5) == [("a", 64)]
     assert begun(40.0, a=0.5, b=0.4) == [("a", 64)]
+
+
+def test_no_graph_is_begun_for_a_backbone_whose_zoo_is_switched_off(begun: Callable[..., object]) -> None:
+    """Before anything is tried; it could only end with an error that nobody sees."""
+    assert begun(40.0, plugins=["no:small_zoo"]) == []
 
 
 def test_in_little_time_no_graph_is_begun_whoever_leads(begun: Callable[..., object]) -> None:
@@ -149,7 +159,7 @@ def test_where_there_is_time_the_leader_of_all_backbones_is_begun_with(begun: Ca
 
 
 def test_closing_ends_it_and_leaves_nothing_half_done(run: Run) -> None:
-    preparation = Preparation(run, run.record.plugins)
+    preparation = Preparation(run, run.host())
     preparation.begin(*VIEW)
     process = preparation._process
     preparation.close()
@@ -160,7 +170,7 @@ def test_closing_ends_it_and_leaves_nothing_half_done(run: Run) -> None:
 
 
 def test_what_cannot_be_prepared_ends_nothing(run: Run) -> None:
-    preparation = Preparation(run, run.record.plugins)
+    preparation = Preparation(run, run.host())
     preparation.begin("small/none", 64)
     assert ended(preparation) not in (None, 0)
     assert preparation.seconds_missing("small/none", 64, 1.0) > 0

@@ -168,9 +168,9 @@ class Decoding:
         if now + QUICKEST * expected + self.after <= self.clock.budget:
             return
         raise StudyError(
-            f"--time {self.clock.budget:g}s is too short: decoding {counted(of, 'image')} takes about "
-            f"{spent + expected:.0f} s here, and starting and the export {self.after:.0f} s; give at least --time "
-            f"{_enough(now + expected + self.after)}s"
+            f"--time {self.clock.budget:g}s is too short: {now:.0f} s are over, decoding the rest of "
+            f"{counted(of, 'image')} takes about {expected:.0f} s here, and starting and the export "
+            f"{self.after:.0f} s; give at least --time {_enough(now + expected + self.after)}s"
         )
 
 

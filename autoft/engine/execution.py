@@ -66,7 +66,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
             sitting = sitting.going_on_after(run.used(ledger))
             interrupt = partial(_raise_if_stopped, run, ledger, host, stopped)
             dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
-        with closing(Preparation(run, host.refs)) as preparation, Journal(run.folder.journal) as journal:
+        with closing(Preparation(run, host)) as preparation, Journal(run.folder.journal) as journal:
             ending = Ending(run.record, preparation, Slowness(own=run.record.machine.busy + 1.0))
             search = _search(run, sitting, ledger, journal, stopped, ending)
             ledger.damaged = run.unusable(ledger, host, interrupt)

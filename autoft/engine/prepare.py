@@ -85,8 +85,8 @@ class Preparation:
     Nothing in it raises, and nothing but `finish` waits longer than ending a process takes.
     """
 
-    def __init__(self, run: Run, plugins: tuple[PluginRef, ...]) -> None:
-        self._run, self._plugins = run, plugins
+    def __init__(self, run: Run, host: Host) -> None:
+        self._run, self._host = run, host
         self._process: subprocess.Popen[bytes] | None = None
         self._began: dict[tuple[str, int], float] = {}
         self._took: float | None = None
@@ -104,9 +104,10 @@ class Preparation:
         if is_little(record.study.time) or (self._took is not None and left < self._took):
             return
         if len(ledger.ranking()) >= len(record.backbones) or is_short:
-            likely = max(record.candidates, key=lambda candidate: candidate.prior or 0.0)
-            leading: Trial | Candidate = winner.trial if winner else likely
-            self.begin(leading.backbone, leading.image_size)
+            likely = max(self._run.trainable(self._host), key=lambda candidate: candidate.prior or 0.0, default=None)
+            leading: Trial | Candidate | None = winner.trial if winner else likely
+            if leading:
+                self.begin(leading.backbone, leading.image_size)
 
     def begin(self, backbone: str, image_size: int) -> None:
         """Begin with this backbone, once; while another one is being prepared, nothing: so call it again and again."""
@@ -115,7 +116,7 @@ class Preparation:
         if not self._began:
             self._imports.start()
         self._began[backbone, image_size] = time.time()
-        errand = encode(_Errand(str(self._run.folder.path), self._plugins, backbone, image_size))
+        errand = encode(_Errand(str(self._run.folder.path), self._host.refs, backbone, image_size))
         command = [sys.executable, "-m", "autoft.engine.prepare", errand]
         # One thread, no GPU, and no signals that are meant for the search.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -168,12 +169,12 @@ class Preparation:
             return True
         (backbone, image_size), began = list(self._began.items())[-1]
         if self._is_ready(backbone, image_size):
-            self._took = prepared_folder(self._run, self._plugins, backbone, image_size).stat().st_mtime - began
+            self._took = prepared_folder(self._run, self._host.refs, backbone, image_size).stat().st_mtime - began
         self._process = None
         return False
 
     def _is_ready(self, backbone: str, image_size: int) -> bool:
-        return prepared_folder(self._run, self._plugins, backbone, image_size).exists()
+        return prepared_folder(self._run, self._host.refs, backbone, image_size).exists()
 
 
 @dataclass(frozen=True)

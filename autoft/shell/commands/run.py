@@ -125,34 +125,38 @@ def resume(
 
     change, before = api.change_of(time, data, plugins, target), Run.open(Path(run))
     screen = open_screen(before.ledger())
-    _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json)
+    without = "".join(f" -p {shlex.quote(plugin)}" for plugin in plugins if plugin.startswith("no:"))
+    _finish(lambda: api.go_on(Path(run), change, screen, clock.process_started()), run, as_json, without)
 
 
-def _finish(run: Callable[[], Summary], out: str, as_json: bool) -> None:
-    """Run, and print what came of it; also when a gate refuses it in the end."""
+def _finish(run: Callable[[], Summary], out: str, as_json: bool, without: str = "") -> None:
+    """Run, and print what came of it; also when a gate refuses it in the end.
+
+    `without` are the options that leave plugins of the run out, which going on once more needs as well.
+    """
     try:
-        with talk_on_stderr(), _resumable(out):
+        with talk_on_stderr(), _resumable(out, without):
             summary = run()
     except GateFailed as gate:
         if gate.summary is not None:
-            _print(gate.summary, as_json)
+            _print(gate.summary, as_json, without)
         raise
-    _print(summary, as_json)
+    _print(summary, as_json, without)
 
 
 @contextlib.contextmanager
-def _resumable(out: str) -> Iterator[None]:
+def _resumable(out: str, without: str) -> Iterator[None]:
     """Say how to go on, if there is a run already, when a signal comes outside the search, which hears its own."""
     try:
         yield
     except KeyboardInterrupt:
         if out and (Path(out) / "study.json").is_file():
-            click.echo(f"go on with: autoft resume {shlex.quote(out)}", err=True)
+            click.echo(f"go on with: autoft resume {shlex.quote(out)}{without}", err=True)
         raise
 
 
-def _print(summary: Summary, as_json: bool) -> None:
-    say(to_json(summary) if as_json else "\n".join([*_lines(summary), "", *_next(summary)]))
+def _print(summary: Summary, as_json: bool, without: str) -> None:
+    say(to_json(summary) if as_json else "\n".join([*_lines(summary), "", *_next(summary, without)]))
 
 
 def _lines(summary: Summary) -> list[str]:
@@ -219,9 +223,9 @@ def _megabytes(model: Path) -> str:
     return f"{model.stat().st_size / 1e6:.1f} MB" if model.is_file() else "which is not there any more"
 
 
-def _next(summary: Summary) -> list[str]:
+def _next(summary: Summary, without: str = "") -> list[str]:
     run = shlex.quote(shown(Path(summary.run)))
-    more = [f"  autoft resume {run} --time +10m"] if summary.goes_on else []
+    more = [f"  autoft resume {run} --time +10m{without}"] if summary.goes_on else []
     return [
         "Next:",
         f"  autoft predict {run} IMAGE...",
