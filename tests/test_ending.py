@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from autoft.engine.ending import (
     IMPORTING_SECONDS,
     MEASURING_SECONDS,
     MOST_OF_A_BUDGET,
+    SECONDS_A_PARAMETER,
     WITHOUT_PREPARATION_SECONDS,
     Decoding,
     Ending,
@@ -26,27 +28,31 @@ from autoft.engine.ending import (
     require_enough_time,
     require_more_time,
 )
-from autoft.engine.prepare import FIRST_GUESS_SECONDS
 from autoft.errors import StudyError
 from autoft.study.record import Machine
 from autoft.study.study import Study
 from autoft.system.clock import RunClock
+from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.ledger import Ledger
 from autoft.values.space import Space
 from autoft.values.trial import Candidate, Clock, Costs, Queued, Report, Slice, Trial
 
 CHEAP = Candidate("z/cheap", "probe", 64, Space({}), "closed_form", cost=0.01)
 DEAR = Candidate("z/dear", "probe", 224, Space({}), "closed_form", cost=10.0)
+PARAMETERS = {CHEAP.backbone: 1_000_000, DEAR.backbone: 30_000_000}
 
 
 class Prepared:
-    """A preparation that has these backbones ready; another would take `missing` seconds."""
+    """A preparation that has these backbones ready; the one that is begun will be in so many seconds."""
 
-    def __init__(self, *ready, missing=9.0, begun=None):
-        self.ready, self.missing, self.begun = ready, missing, begun
+    def __init__(self, *ready, takes=math.inf, begun=None):
+        self.ready, self.takes, self.begun = ready, takes, begun
 
-    def seconds_missing(self, backbone, image_size, slowness):
-        return 0.0 if backbone in self.ready else self.missing
+    def expected(self, slowness):
+        return 10.0 * slowness
+
+    def ready_in(self, backbone, image_size, slowness):
+        return 0.0 if backbone in self.ready else self.takes
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +70,7 @@ def record(seconds=600.0, test=1000):
         study=Study("data", time=seconds),
         data=SimpleNamespace(counts=counts),
         candidates=(CHEAP, DEAR),
+        backbones=tuple(Backbone(name, size, InputSpec(64)) for name, size in PARAMETERS.items()),
         validation=None,
         machine=Machine("inline", 1, 1, "cpu"),
     )
@@ -79,9 +86,11 @@ def scored(candidate: Candidate, an_image: float) -> Ledger:
 def test_before_there_is_a_score_the_graph_that_was_begun_is_reckoned_with():
     given, nothing = record(test=10), Ledger([])
     not_begun = ending(given, Prepared())(nothing, None)
-    late = ending(given, Prepared(begun=("z/dear", 224), missing=3.0))(nothing, None)
-    in_time = ending(given, Prepared("z/dear", begun=("z/dear", 224)))(nothing, None)
-    assert (late, in_time) == (pytest.approx(not_begun + 3.0), not_begun)
+    late, in_time, ready = (
+        ending(given, Prepared(*names, begun=("z/dear", 224), takes=takes))(nothing, None)
+        for names, takes in (((), 600.0), ((), 60.0), (("z/dear",), 600.0))
+    )
+    assert (late, in_time, ready) == (pytest.approx(not_begun + without_preparation(DEAR)), not_begun, not_begun)
 
 
 def test_what_is_measured_counts_for_more_than_what_is_guessed():
@@ -110,13 +119,22 @@ def test_how_crowded_the_machine_is_is_asked_once_for_an_answer():
 
 def test_a_graph_that_nobody_has_begun_to_prepare_is_reckoned_with_where_it_will_be_late():
     """Preparing it goes on beside the search, unless the machine is too crowded for that."""
-    alone, crowded = (ending(record(test=10), Prepared(), slowness)(Ledger([]), None) for slowness in (1.0, 2.0))
-    assert crowded > alone + fixed_seconds(2.0) - fixed_seconds(1.0) + FIRST_GUESS_SECONDS
+    given = record(35.0, test=10)
+    given.candidates, given.backbones = (CHEAP,), given.backbones[:1]
+    in_time, late = (ending(given, Prepared(), slowness)(Ledger([]), None) for slowness in (1.0, 3.0))
+    more = fixed_seconds(3.0) - fixed_seconds(1.0) + 3.0 * without_preparation(CHEAP)
+    assert late - in_time == pytest.approx(more, abs=0.1)
 
 
-def test_a_graph_that_is_not_prepared_is_reckoned_with():
-    ledger = scored(CHEAP, 0.0001)
-    assert ending(record(), Prepared())(ledger, None) - ending(record(), Prepared("z/cheap"))(ledger, None) == 9.0
+def without_preparation(candidate):
+    return WITHOUT_PREPARATION_SECONDS + SECONDS_A_PARAMETER * PARAMETERS[candidate.backbone]
+
+
+@pytest.mark.parametrize("candidate", [CHEAP, DEAR])
+def test_a_graph_that_nobody_prepares_is_reckoned_with_by_how_large_the_network_is(candidate):
+    ledger = scored(candidate, 0.0001)
+    ready, without = (ending(record(), one, 2.0)(ledger, None) for one in (Prepared(candidate.backbone), Prepared()))
+    assert without - ready == pytest.approx(2.0 * without_preparation(candidate))
 
 
 def test_a_dear_trial_has_to_end_earlier_should_it_win():
@@ -127,7 +145,7 @@ def test_a_dear_trial_has_to_end_earlier_should_it_win():
 
 
 def test_no_end_takes_more_than_half_of_the_budget():
-    assert ending(record(seconds=10.0), Prepared(missing=100.0))(scored(CHEAP, 1.0), None) == 5.0
+    assert ending(record(seconds=10.0), Prepared())(scored(CHEAP, 1.0), None) == 5.0
 
 
 def test_as_many_test_images_as_there_is_time_for():
@@ -150,7 +168,7 @@ def test_the_end_with_as_many_test_images_fits_what_was_reserved(ready, slowness
         given.data.counts["val"] = 70
         end, trial = ending(given, Prepared(*ready), slowness), ledger.trials[0].trial
         reserved = end(ledger, None)
-        missing = 0.0 if ready else min(9.0, slowness * WITHOUT_PREPARATION_SECONDS) if seconds < 30.0 else 9.0
+        missing = 0.0 if ready else slowness * without_preparation(CHEAP)
         besides = fixed_seconds(slowness) + missing + QUICK.takes(70, an_image)
         takes = besides + an_image * min(test, end.testable(ledger, trial, reserved))
         if reserved < MOST_OF_A_BUDGET * seconds:  # else there is not the time for it, and as little as may be is done
@@ -162,9 +180,9 @@ def test_the_end_with_as_many_test_images_fits_what_was_reserved(ready, slowness
 
 def test_in_little_time_the_export_of_a_graph_that_nobody_prepared_is_reckoned_with():
     given, ledger = record(20.0, test=10), scored(CHEAP, 0.0001)
-    ready, without = (ending(given, one)(ledger, None) for one in (Prepared("z/cheap"), Prepared(missing=10.0)))
-    assert without - ready == pytest.approx(WITHOUT_PREPARATION_SECONDS)
-    assert ending(given, Prepared())(Ledger([]), None) > FIXED_SECONDS + WITHOUT_PREPARATION_SECONDS
+    ready, without = (ending(given, one)(ledger, None) for one in (Prepared("z/cheap"), Prepared()))
+    assert without - ready == pytest.approx(without_preparation(CHEAP))
+    assert ending(given, Prepared())(Ledger([]), None) > FIXED_SECONDS + without_preparation(DEAR)
 
 
 def decoding_refused(monkeypatch, marks, after=9.0, budget=45.0, of=1000):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -70,7 +71,7 @@ def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
     assert ended(preparation) == 0
     assert [file.name for file in folder.iterdir()] == ["template.onnx"]
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    assert preparation.seconds_missing(*VIEW, 1.0) == 0.0
+    assert preparation.ready_in(*VIEW, 1.0) == 0.0
     preparation.begin(*VIEW)
     assert preparation._process in (None, first)
     preparation.close()
@@ -78,18 +79,32 @@ def test_a_process_of_its_own_prepares_the_graph_once(run: Run) -> None:
 
 def test_the_one_under_way_is_waited_for(run: Run) -> None:
     preparation = Preparation(run, run.host())
-    assert preparation.seconds_missing(*VIEW, 1.0) > 0
+    assert preparation.ready_in(*VIEW, 1.0) == math.inf  # nobody is at it
     preparation.begin(*VIEW)
-    assert preparation.seconds_missing(*VIEW, 1.0) == 0.0  # as it goes on beside the search
+    assert preparation.ready_in("small/other", 64, 1.0) == math.inf
+    assert preparation.ready_in(*VIEW, 1.0) == pytest.approx(10.0, abs=1.0)
+    assert preparation.ready_in(*VIEW, 2.0) == pytest.approx(20.0, abs=1.0)  # on a machine as slow as that
     preparation._began[VIEW] = time.time() - 15.0
-    assert preparation.seconds_missing(*VIEW, 2.0) == 0.0  # on a machine as crowded as that it takes 20 s
-    assert preparation.seconds_missing(*VIEW, 1.0) == pytest.approx(5.0, abs=1.0)
-    preparation._took = 0.0
-    assert preparation.seconds_missing(*VIEW, 1.0) > 0.0  # takes longer than it should
-    preparation.finish("small/other", 64)  # not that one
-    assert not prepared_folder(run, run.record.plugins, *VIEW).exists()
-    preparation.finish(*VIEW)
+    assert preparation.ready_in(*VIEW, 1.0) == pytest.approx(5.0, abs=1.0)  # it takes longer than it should
+    preparation._took = 18.0
+    assert preparation.ready_in(*VIEW, 1.0) == pytest.approx(3.0, abs=1.0)
+    preparation._took = 15.0
+    preparation.finish(*VIEW, 120.0)
     assert prepared_folder(run, run.record.plugins, *VIEW).exists()
+    preparation.close()
+
+
+@pytest.mark.parametrize(("other", "took"), [(True, 0.1), (False, 600.0)], ids=["another", "much later"])
+def test_one_that_is_no_use_or_comes_too_late_is_ended_for_the_export(other: bool, took: float, run: Run) -> None:
+    """It would have a core that the export needs."""
+    preparation = Preparation(run, run.host())
+    preparation.begin(*VIEW)
+    process, preparation._took = preparation._process, took
+    began = time.monotonic()
+    preparation.finish("small/other" if other else VIEW[0], 64, 60.0)
+    assert process is not None and process.returncode is not None
+    assert time.monotonic() - began < 30.0
+    assert not prepared_folder(run, run.record.plugins, *VIEW).exists()
     preparation.close()
 
 
@@ -115,7 +130,7 @@ def begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple
         for number, (name, score) in enumerate(scores.items()):
             ledger.record(Queued(number, Slice(of[name].trial(number, {}, 0), 0.0, 1.0, 90.0), Clock(1.0, 90.0)))
             ledger.record(Report(number, "finished", 1.0, score, 2.0, elapsed=8.0))
-        preparation.follow(ledger)
+        preparation.follow(ledger, seconds - ledger.elapsed)
         return begun
 
     return asked
@@ -173,7 +188,7 @@ def test_what_cannot_be_prepared_ends_nothing(run: Run) -> None:
     preparation = Preparation(run, run.host())
     preparation.begin("small/none", 64)
     assert ended(preparation) not in (None, 0)
-    assert preparation.seconds_missing("small/none", 64, 1.0) > 0
+    assert preparation.ready_in("small/none", 64, 1.0) == math.inf
     preparation.close()
 
 

@@ -53,6 +53,7 @@ from autoft.train.job import CHECKED_IMAGES, Job
 from autoft.train.refit import ALMOST_ALL
 from autoft.train.worker import Worker
 from autoft.train.workshop import Workshop
+from autoft.values.backbone import Backbone, InputSpec
 from autoft.values.bundle import Manifest, MetricsReport, Origin, Training
 from autoft.values.codec import decode, encode
 from autoft.values.ledger import Kept, Ledger
@@ -666,7 +667,8 @@ class Graphs(Preparation):
     """Graphs that are prepared on the clock of the simulation, in so many seconds each."""
 
     def __init__(self, record: Any, seconds: float) -> None:
-        super().__init__(SimpleNamespace(record=record), ())  # type: ignore[arg-type]
+        run: Any = SimpleNamespace(record=record, trainable=lambda host: record.candidates)
+        super().__init__(run, Host.recorded(()))
         self.seconds, self._took = seconds, None
 
     def begin(self, backbone: str, image_size: int) -> None:
@@ -675,8 +677,10 @@ class Graphs(Preparation):
 
     def left(self, trial: Trial) -> float:
         """Seconds to wait for the trial's graph at the end; nearly half of them where the export has to do without."""
-        began = self._began.get((trial.backbone, trial.image_size))
-        return 0.5 * self.seconds if began is None else max(0.0, began + self.seconds - At.at)
+        address, without = (trial.backbone, trial.image_size), 0.5 * self.seconds
+        if self.ready_in(*address, 1.0) > without:
+            return without
+        return max(0.0, self._began[address] + self.seconds - At.at)
 
     def _busy(self) -> bool:
         return any(began + self.seconds > At.at for began in self._began.values())
@@ -700,14 +704,16 @@ class Whole(Simulated):
             for one in (PROBE, FULL, lasts)
         ]
         record: Any = self.plan.record
-        record.candidates, record.backbones = tuple(of), tuple(self.sizes)
+        record.candidates = tuple(of)
+        record.backbones = tuple(Backbone(name, round(5e6 * size), InputSpec(64)) for name, size in self.sizes.items())
         record.machine, record.data.counts = Machine("inline", 1, 2, "cpu"), {"train": 210, "val": 70, "test": 70}
         self.unit, self.image = self.rng.uniform(1, 6), self.rng.uniform(0.002, 0.02)
         self.graphs = Graphs(record, self.rng.uniform(7, 12))
-        self.plan = replace(self.plan, ending=Ending(record, self.graphs, lambda: 1.0))
+        ending = Ending(record, self.graphs, lambda: 1.0)
+        self.plan = replace(self.plan, ending=ending)
         self.search.problem, self.search.refits = Problem(record.candidates, seed, workers), self.plan
-        self.search.reserve, self.search.told = self.plan.reserve, self.graphs.follow
-        self.graphs.follow(self.search.ledger)
+        self.search.reserve, self.search.told = self.plan.reserve, ending.prepare
+        ending.prepare(self.search.ledger)
 
     def run(self) -> float:
         super().run()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoft.bundle.parity import FULL, QUICK, Gate
-from autoft.engine.prepare import FIRST_GUESS_SECONDS, Preparation, is_little
+from autoft.engine.prepare import Preparation, is_little
 from autoft.errors import StudyError
 from autoft.study.machine import cores
 from autoft.study.record import RunnerName, StudyRecord
@@ -25,9 +25,10 @@ from autoft.values.trial import Trial
 FIXED_SECONDS = 4.0
 # Of them, what takes as long on any machine: latency is measured for so many seconds.
 MEASURING_SECONDS = 2.0
-# In so little time no graph is prepared beside the search: an export that nobody has prepared, by a process that has
-# imported what it takes, is over sooner than one that has to import it first.
-WITHOUT_PREPARATION_SECONDS = 3.0
+# An export that nobody has prepared, in the process of the search: so much, and so much for each parameter, as measured
+# of EfficientNet-Lite0 (3.3 s) and 2, ResNet-50 and ConvNeXt-Tiny (5.3 s). In little time no graph is prepared beside
+# the search: such an export is over sooner than one by a process that has to import what it takes first.
+WITHOUT_PREPARATION_SECONDS, SECONDS_A_PARAMETER = 3.0, 8e-8
 MOST_OF_A_BUDGET = 0.5
 # From here to the first step of a worker, in this process or in one of its own.
 STARTING_SECONDS = {"inline": 2.0, "ray": 7.0}
@@ -57,37 +58,53 @@ class Ending:
         """Seconds; never more than a share of the budget."""
         winner = trial or (ledger.winner.trial if ledger.winner else None)
         slowness = self.slowness()
-        an_image = self._image_seconds(ledger, winner, slowness)
-        tested = self.record.data.counts["test"]
-        scoring = an_image * (min(tested, self._least_tested(an_image)) if self._is_slow(an_image) else tested)
-        forward = scoring + self._gate_seconds(an_image)
-        seconds = fixed_seconds(slowness) + self._missing(winner, slowness) + forward
+        prepared = self._once_prepared(ledger, winner, slowness)
+        left = self.record.study.time - ledger.elapsed - prepared
+        seconds = prepared + self._missing(winner, slowness, left)
         return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
+
+    def prepare(self, ledger: Ledger) -> None:
+        """Have the graph prepared of the network that leads, if it would be there in time."""
+        winner = ledger.winner.trial if ledger.winner else None
+        prepared = self._once_prepared(ledger, winner, self.slowness())
+        self.preparation.follow(ledger, self.record.study.time - ledger.elapsed - prepared)
+
+    def finish(self, trial: Trial) -> None:
+        """When the search is over: wait for the trial's graph if one is prepared that will soon be there."""
+        without = self.slowness() * _without_preparation(self.record, trial)
+        self.preparation.finish(trial.backbone, trial.image_size, without)
 
     def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
         """How many test images there is time to score when the export begins with so many seconds left."""
         slowness = self.slowness()
         an_image = self._image_seconds(ledger, trial, slowness)
-        besides = fixed_seconds(slowness) + self._missing(trial, slowness) + self._gate_seconds(an_image)
+        besides = fixed_seconds(slowness) + self._missing(trial, slowness, 0.0) + self._gate_seconds(an_image)
         return max(self._least_tested(an_image), int((seconds_left - besides) / an_image))
 
     def _least_tested(self, an_image: float) -> int:
         seconds = min(LEAST_TESTING_SECONDS, TESTING_SHARE * self.record.study.time)
         return max(FEWEST_TESTED, int(seconds / an_image))
 
-    def _missing(self, winner: Trial | None, slowness: float) -> float:
-        """Seconds until the winner's graph is prepared; in little time those of an export without, unless there is one.
+    def _once_prepared(self, ledger: Ledger, winner: Trial | None, slowness: float) -> float:
+        """Seconds of an end whose graph is prepared."""
+        an_image = self._image_seconds(ledger, winner, slowness)
+        tested = self.record.data.counts["test"]
+        scoring = an_image * (min(tested, self._least_tested(an_image)) if self._is_slow(an_image) else tested)
+        return fixed_seconds(slowness) + scoring + self._gate_seconds(an_image)
 
-        Before there is a winner it is taken to be the one that is being prepared. Nobody having begun, it will be
-        prepared beside the search; but where that takes longer it will not be ready then.
+    def _missing(self, winner: Trial | None, slowness: float, left: float) -> float:
+        """Seconds of an export that nobody has prepared; none where the winner's graph will be there in those `left`.
+
+        Before there is a winner it is taken to be the one that is being prepared, and nobody having begun, one that
+        will be.
         """
         address = (winner.backbone, winner.image_size) if winner else self.preparation.begun
-        if is_little(self.record.study.time):
-            without = slowness * WITHOUT_PREPARATION_SECONDS
-            return min(without, self.preparation.seconds_missing(*address, slowness)) if address else without
-        if address is None:
-            return FIRST_GUESS_SECONDS * (slowness - 1.0)
-        return self.preparation.seconds_missing(*address, slowness)
+        without = slowness * _without_preparation(self.record, winner)
+        if address is not None:
+            takes = self.preparation.ready_in(*address, slowness)
+        else:
+            takes = math.inf if is_little(self.record.study.time) else self.preparation.expected(slowness)
+        return 0.0 if takes <= left else without
 
     def _gate_seconds(self, an_image: float) -> float:
         return gate_of(self.record.study).takes(self.record.data.counts["val"], an_image)
@@ -102,6 +119,13 @@ class Ending:
         measured = ledger.image_seconds(of.backbone, of.image_size) if of and on_cpu else None
         an_image = measured or _crowding(slowness) * _guess(self.record, of)
         return an_image * min(1.0, self.record.machine.threads / cores())
+
+
+def _without_preparation(record: StudyRecord, of: Trial | None) -> float:
+    """What an export takes that nobody has prepared, of the largest backbone when nothing is known of the winner."""
+    parameters = {backbone.name: backbone.parameters for backbone in record.backbones}
+    most = max(parameters.values(), default=0)
+    return WITHOUT_PREPARATION_SECONDS + SECONDS_A_PARAMETER * (parameters.get(of.backbone, most) if of else most)
 
 
 def gate_of(study: Study) -> Gate:

@@ -75,7 +75,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
             with _time_is_used(search):
                 with watch.phase("search"):
                     run.save()  # workers read it
-                    preparation.follow(search.ledger)
+                    ending.prepare(search.ledger)
                     host.tell(hookspecs.autoft_search_started, run.record, run.folder.path)
                     kept = _best_is_kept(run, search.ledger, host)
                     with _leaderboard_at_the_end(run, search.ledger, sitting.screen), kept:
@@ -98,7 +98,7 @@ def _end(run: Run, search: Search, ending: Ending, watch: Stopwatch) -> Summary:
                 return let_stand(run, search, before)
             best = (ledger.winner or finalists(ledger)[0]).trial
             with watch.phase("export"):
-                ending.preparation.finish(best.backbone, best.image_size)
+                ending.finish(best)
             shop = _shop(run, search.host, stopped)
             maker = BundleMaker(run, ledger, shop, watch)
             return conclude(maker, search, ending)
@@ -269,7 +269,7 @@ def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stoppe
         screen=sitting.screen,
         stopped=stopped,
         reserve=refits.reserve,
-        told=ending.preparation.follow,
+        told=ending.prepare,
         refits=refits,
         starting=start_slowness() * sitting.runner.starting,
         target=run.record.target,

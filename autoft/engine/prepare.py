@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import math
 import os
 import secrets
 import shutil
@@ -36,7 +37,6 @@ from autoft.values.trial import Candidate, Trial
 
 # All seconds here are those of a machine of `start_slowness` 1.
 FIRST_GUESS_SECONDS = 10.0
-LONGEST_WAIT_SECONDS = 45.0
 # With less time left nobody waits to see who leads: begun then, no graph would be there when the search has to end.
 SHORT_SECONDS = 75.0
 LITTLE_TIME_SECONDS = 30.0  # a whole run that has less would wait for its graph longer than it takes to export at once
@@ -92,16 +92,16 @@ class Preparation:
         self._took: float | None = None
         self._imports = threading.Thread(target=_import_ahead, name="imports", daemon=True)
 
-    def follow(self, ledger: Ledger) -> None:
+    def follow(self, ledger: Ledger, left: float) -> None:
         """Begin with the backbone that leads, once as many trials have a score as there are backbones.
 
         In a short time with the one that leads so far, or seems best before anything is tried; in little with none.
-        Nor so late that the end would have to wait: a process that has its imports exports at once sooner than that.
+        Nor so late that it would not be there in the seconds that are `left` to search: a process that has its imports
+        exports at once sooner than that.
         """
         record, winner = self._run.record, ledger.winner
-        left = record.study.time - ledger.elapsed
-        is_short = left < start_slowness() * SHORT_SECONDS
-        if is_little(record.study.time) or (self._took is not None and left < self._took):
+        is_short = record.study.time - ledger.elapsed < start_slowness() * SHORT_SECONDS
+        if is_little(record.study.time) or left < self.expected(start_slowness()):
             return
         if len(ledger.ranking()) >= len(record.backbones) or is_short:
             likely = max(self._run.trainable(self._host), key=lambda candidate: candidate.prior or 0.0, default=None)
@@ -131,35 +131,39 @@ class Preparation:
         """The backbone and size that was begun last."""
         return next(reversed(self._began), None)
 
-    def seconds_missing(self, backbone: str, image_size: int, slowness: float) -> float:
-        """What preparing this backbone adds to the end: nothing when it is done, all of it when it has not begun.
+    def expected(self, slowness: float) -> float:
+        """Seconds that preparing a backbone takes: as the last one took, or was measured elsewhere, `slowness` 1."""
+        return slowness * FIRST_GUESS_SECONDS if self._took is None else self._took
 
-        While it goes on beside the search, nothing either, unless it takes longer than the last one: then it may take
-        as much longer again. The first guess is that of a machine on which everything is `slowness` times quicker; what
-        was measured here has that in it.
+    def ready_in(self, backbone: str, image_size: int, slowness: float) -> float:
+        """Seconds until this backbone is prepared: none when it is, infinitely many when nobody is at it.
+
+        One that takes longer than `expected` may take as much longer again.
         """
         if self._is_ready(backbone, image_size):
             return 0.0
-        expected = slowness * FIRST_GUESS_SECONDS if self._took is None else self._took
-        began = self._began.get((backbone, image_size))
-        if began is None or not self._busy():
-            return expected
-        return max(0.0, time.time() - began - expected)
+        if not self._busy() or self.begun != (backbone, image_size):
+            return math.inf
+        return abs(self.expected(slowness) - (time.time() - self._began[backbone, image_size]))
 
-    def finish(self, backbone: str, image_size: int) -> None:
-        """Wait for this backbone if it is being prepared, unless it seems to hang: to begin anew would take longer."""
-        if self._process is not None and self.begun == (backbone, image_size):
+    def finish(self, backbone: str, image_size: int, without: float) -> None:
+        """Wait for this backbone where that is sooner over than to export `without`; end what is not there then."""
+        if self.ready_in(backbone, image_size, start_slowness()) <= without and self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(start_slowness() * LONGEST_WAIT_SECONDS)
+                self._process.wait(2 * without)
+        self._end()
 
     def close(self) -> None:
         """End what is still being prepared; what is finished stays."""
+        self._end()
+        if self._began:
+            self._imports.join()  # one that is still importing when Python ends crashes it
+
+    def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
-        if self._began:
-            self._imports.join()  # one that is still importing when Python ends crashes it
 
     def _busy(self) -> bool:
         """Whether a backbone is being prepared; when one has ended since, remember what it took."""
