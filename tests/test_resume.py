@@ -97,7 +97,9 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
     folder, data = tmp_path / "run", dataset(tiny_images, {(64, "bicubic", "crop")})
     candidate = Candidate("zoo/net", "probe", 64, Space({}))
     record = StudyRecord(
-        study=Study(data=str(tiny_images), out=str(folder), time=60.0, task="single_label", metric="accuracy"),
+        study=Study(
+            data=str(tiny_images), out=str(folder), time=60.0, task="single_label", metric="accuracy", runner="inline"
+        ),
         data=data.info,
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(candidate,),
@@ -805,7 +807,8 @@ def test_a_finished_run_of_ray_goes_on_without_it_where_starting_it_would_not_re
 ) -> None:
     monkeypatch.setattr(Slowness, "__call__", lambda _: slowness)
     monkeypatch.setattr(engine, "start_slowness", lambda: slowness)
-    rewrite(run, replace(run.record, machine=Machine("ray", 2, 1, "cpu")))
+    study = replace(run.record.study, runner="auto")
+    rewrite(run, replace(run.record, study=study, machine=Machine("ray", 2, 1, "cpu")))
     before = run.summary()
     assert before is not None
     run.folder.summary.write_text(encode(replace(before, elapsed=60.0)))

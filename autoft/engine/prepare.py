@@ -37,6 +37,7 @@ from autoft.values.trial import Candidate, Trial
 
 # All seconds here are those of a machine of `start_slowness` 1.
 FIRST_GUESS_SECONDS = 10.0
+MARGIN = 1.3  # times what the last one took: the search has as many threads as there are cores
 # With less time left nobody waits to see who leads: begun then, no graph would be there when the search has to end.
 SHORT_SECONDS = 75.0
 LITTLE_TIME_SECONDS = 30.0  # a whole run that has less would wait for its graph longer than it takes to export at once
@@ -132,8 +133,8 @@ class Preparation:
         return next(reversed(self._began), None)
 
     def expected(self, slowness: float) -> float:
-        """Seconds that preparing a backbone takes: as the last one took, or was measured elsewhere, `slowness` 1."""
-        return slowness * FIRST_GUESS_SECONDS if self._took is None else self._took
+        """Seconds in which a backbone is prepared: by what the last one took, or was measured with `slowness` 1."""
+        return slowness * FIRST_GUESS_SECONDS if self._took is None else MARGIN * self._took
 
     def ready_in(self, backbone: str, image_size: int, slowness: float) -> float:
         """Seconds until this backbone is prepared: none when it is, infinitely many when nobody is at it.
@@ -150,7 +151,7 @@ class Preparation:
         """Wait for this backbone where that is sooner over than to export `without`; end what is not there then."""
         if self.ready_in(backbone, image_size, start_slowness()) <= without and self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(2 * without)
+                self._process.wait(without)
         self._end()
 
     def close(self) -> None:
