@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -255,7 +256,7 @@ def test_exporting_leaves_torch_and_the_process_as_they_were(tmp_path: Path) -> 
     def state() -> tuple[object, ...]:
         switches = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(), dict(os.environ))
         streams = (sys.stdout, sys.stderr, logging.root.manager.disable, list(warnings.filters))
-        return (*switches, *streams, torch.get_rng_state().tolist(), list(sys.path))
+        return (*switches, *streams, torch.get_rng_state().tolist(), list(sys.path), gc.isenabled())
 
     def of(model: nn.Module) -> list[object]:
         tensors = [
