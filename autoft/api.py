@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
     offline: bool
     licenses: str | Sequence[str]
     max_params: str | int | None
+    max_latency: str | float | None
     runner: str
     workers: int
     gpus_per_trial: str | float | None

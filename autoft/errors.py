@@ -82,6 +82,14 @@ class GateFailed(AutoftError):
         self.summary = summary
 
 
+class TooSlow(GateFailed):
+    """A network takes longer than `--max-latency`: so many `milliseconds`."""
+
+    def __init__(self, message: str, milliseconds: float) -> None:
+        super().__init__(message)
+        self.milliseconds = milliseconds
+
+
 class Interrupted(AutoftError):
     """The run was stopped by a signal; the message holds the command that goes on with it."""
 

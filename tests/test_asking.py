@@ -373,6 +373,20 @@ def test_what_could_not_be_exported_in_time_is_not_offered_nor_handed_out(search
     assert [event.trial for event in Journal.read(tmp_path / "trials.jsonl")] == [0, 0]
 
 
+def test_a_network_that_is_barred_is_not_offered(search):
+    """All that comes of it would be passed over in the end."""
+    begun = search(slice_of(0), DONE, DONE, candidates=(CANDIDATE, LARGE))
+    begun.ask()
+    begun.tell(Report(0, "finished", 1.0, 0.5, 1.0))
+    begun.ledger.barred = {(LARGE.backbone, LARGE.image_size + 1): "another size is another network"}
+    assert begun.ask() == DONE
+    assert begun.searcher.offered == (CANDIDATE, LARGE)
+    begun.ledger.barred = {(LARGE.backbone, LARGE.image_size): "too slow"}
+    begun._is_over = False
+    assert begun.ask() == DONE
+    assert begun.searcher.offered == (CANDIDATE,)
+
+
 @pytest.mark.parametrize("answer", [None, CANDIDATE.trial(0, {"lr": 1e-3}, 0), "done", Wait])
 def test_an_answer_that_is_none_is_named(search, answer):
     with pytest.raises(PluginError, match=BLAMED.format("it gave .*, not a Slice, WAIT or DONE")):

@@ -50,6 +50,7 @@ WRITTEN: dict[str, tuple[str, Any]] = {
     "offline": ("", True),
     "licenses": ("MIT,any", ["mit", "any"]),
     "max_params": ("2.5M", 2_500_000),
+    "max_latency": ("0.02s", 20.0),
     "runner": ("inline", "inline"),
     "workers": ("3", 3),
     "gpus_per_trial": ("0.5", 0.5),

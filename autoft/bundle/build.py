@@ -21,8 +21,8 @@ from autoft.bundle.licenses import write_licenses
 from autoft.bundle.manifest import write_manifest
 from autoft.bundle.order import Order, evenly
 from autoft.bundle.parity import QUICK
-from autoft.bundle.standalone.verify import verify
-from autoft.errors import GateFailed
+from autoft.bundle.standalone.verify import core_milliseconds, verify
+from autoft.errors import GateFailed, TooSlow
 from autoft.media.image.decode import normalise, preprocess
 from autoft.media.image.vectors import AS_THEY_ARE, cases, write_vectors
 from autoft.system.stopwatch import Stopwatch
@@ -49,9 +49,10 @@ from autoft.values.bundle import (
     Vectors,
 )
 from autoft.values.codec import decode, encode_readable
-from autoft.values.counts import counted
+from autoft.values.counts import counted, milliseconds
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Artifact
+from autoft.values.latency import refusal
 from autoft.values.summary import Scores
 
 _SCRIPTS: Final = {"verify.py": "verify.py", "infer.py": "examples/infer.py", "infer.mjs": "examples/infer.mjs"}
@@ -80,10 +81,14 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
 
     Seconds go to the phases "export", "gate", "test" (figures of the reported split, whichever that is) and "bundle".
     Raises `GateFailed` with the numbers and the worst images when none passes, and when the bundle does not verify
-    itself; `DataError` when images of the gate are gone. What is in `folder` then is no bundle.
+    itself; `TooSlow`, before the reported split is scored; `DataError` when images of the gate are gone. What is in
+    `folder` then is no bundle.
     """
     folder.mkdir(exist_ok=True)  # a run folder that is gone stays gone
     passed = first_that_passes(order, exports, folder, watch)
+    if order.max_latency is not None:
+        with watch.phase("gate"):
+            _require_quick(order, folder / CORE, order.max_latency)
     answering = passed.answering
     with watch.phase("test"):
         openings = order.open_test() if order.reported == "test" else 0
@@ -107,6 +112,14 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
         _verified(folder)
     size = (folder / MODEL).stat().st_size
     return Bundle(size, passed.parity, answering.calibration, validation, reported, report)
+
+
+def _require_quick(order: Order, core: Path, most: float) -> None:
+    """Raise `TooSlow` when the core takes longer for one image than it may. In this process, which is idle now."""
+    if (found := core_milliseconds(core)) > most:
+        trial = order.handoff.trial
+        takes = f"takes {milliseconds(found)}"
+        raise TooSlow(refusal((trial.backbone, trial.image_size), takes, most), found)
 
 
 def _report(order: Order, logits: Logits, answering: Answering) -> MetricsReport:

@@ -58,6 +58,7 @@ class Order:
     logits of the trial that it repeats. `beside` are the exporters, by name, whose files stand beside the model.
     `known` are all images of the run, to be recognised. `open_test` is called before the test images are scored, and
     says how often they have been with this time. `test_images_seen` of them the run had seen that this one began with.
+    `max_latency` is what the core may take for one image here, in milliseconds.
     """
 
     handoff: Handoff
@@ -73,6 +74,7 @@ class Order:
     beside: Mapping[str, Export] = field(default_factory=dict)
     open_test: Callable[[], int] = lambda: 1
     test_images_seen: int = 0
+    max_latency: float | None = None
 
     @property
     def task(self) -> Task:

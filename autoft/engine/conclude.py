@@ -20,8 +20,9 @@ from autoft.bundle.place import replacing
 from autoft.bundle.sources import without_place
 from autoft.data.dataset import Dataset
 from autoft.engine.ending import Ending, gate_of
+from autoft.engine.latency import remember, too_slow
 from autoft.engine.prepare import prepared_folder
-from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError
+from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError, TooSlow
 from autoft.parts.base import Exporter
 from autoft.parts.plugins import plugin_versions
 from autoft.runners.search import Search
@@ -74,13 +75,15 @@ class Exported:
 class Wanted:
     """What kind of bundle: how much is compared, what model.onnx takes, and the split whose figures are reported.
 
-    `images`: the figures come of at most so many images of that split, None for all.
+    `images`: the figures come of at most so many images of that split, None for all. `max_latency` in milliseconds is
+    what the network may take for one image here.
     """
 
     gate: Gate
     layout: Layout
     reported: SplitName
     images: int | None = None
+    max_latency: float | None = None
 
 
 def layout(batched: bool) -> Layout:
@@ -144,6 +147,7 @@ class BundleMaker:
             known=run.samples(),
             open_test=run.open_test,
             test_images_seen=began.test_images_seen if began else 0,
+            max_latency=wanted.max_latency,
             beside={
                 name: partial(host.part(Exporter, name).export, classifier, handoff)
                 for name in run.record.study.exporter
@@ -272,12 +276,17 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
     of an earlier end of this run is replaced only by one that passed the gate.
     """
     run, study, ledger, clock = maker.run, maker.run.record.study, search.ledger, search.clock
-    wanted = Wanted(gate_of(study), layout(study.batched), "test")
+    wanted = Wanted(gate_of(study), layout(study.batched), "test", max_latency=study.max_latency)
     goes_on = search.goes_on()  # may take seconds, in which no bundle should lie beside the summary of another
 
     def exported(record: TrialRecord) -> Bundle:
         in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))
-        return maker.make(record, run.folder.export, in_time)
+        try:
+            return maker.make(record, run.folder.export, in_time)
+        except TooSlow as slow:  # and so are the others of its network
+            remember(run, (record.trial.backbone, record.trial.image_size), slow.milliseconds)
+            ledger.barred = too_slow(run, ledger)
+            raise
 
     record, bundle = export_best(finalists(ledger), exported, search.screen)
     _report(run, bundle, search.screen)

@@ -26,6 +26,7 @@ from autoft.engine.conclude import (
     let_stand,
 )
 from autoft.engine.ending import Ending
+from autoft.engine.latency import too_slow
 from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
 from autoft.errors import Interrupted, PluginError, RunFolderError, StudyError
@@ -70,6 +71,7 @@ def execute(run: Run, sitting: Sitting) -> Summary:
             ending = Ending(run.record, preparation, Slowness(own=run.record.machine.busy + 1.0))
             search = _search(run, sitting, ledger, journal, stopped, ending)
             ledger.damaged = run.unusable(ledger, host, interrupt)
+            ledger.barred = too_slow(run, ledger)
             for line in _damage(run, ledger, interrupt):
                 sitting.screen.note(line)
             with _time_is_used(search):
@@ -179,6 +181,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         for warning in host.warnings():
             screen.note(warning)
         ledger.damaged = run.unusable(ledger, host)
+        ledger.barred = too_slow(run, ledger) if wish.number is None else {}
         maker = BundleMaker(run, ledger, _shop(run, host, stopped), Stopwatch(time.time()))
 
         def exported(record: TrialRecord) -> Exported:
@@ -269,11 +272,20 @@ def _search(run: Run, sitting: Sitting, ledger: Ledger, journal: Journal, stoppe
         screen=sitting.screen,
         stopped=stopped,
         reserve=refits.reserve,
-        told=ending.prepare,
+        told=partial(_follow, run, sitting.screen, ending),
         refits=refits,
         starting=start_slowness() * sitting.runner.starting,
         target=run.record.target,
     )
+
+
+def _follow(run: Run, screen: Screen, ending: Ending, ledger: Ledger) -> None:
+    """What is done after each report: networks that are too slow are barred, and the end is prepared."""
+    slow = too_slow(run, ledger)
+    for network in sorted(slow.keys() - ledger.barred.keys()):
+        screen.note(f"no more of it: {slow[network]}")
+    ledger.barred = slow
+    ending.prepare(ledger)
 
 
 def _damage(run: Run, ledger: Ledger, check: Check) -> Iterator[str]:

@@ -188,12 +188,16 @@ class Search:
             return self._nothing_more()
 
     def _offered(self) -> Problem:
-        """The problem, of its candidates those whose end still fits: one of a large network may take much longer."""
+        """The problem, of its candidates those that may be handed over and whose end still fits.
+
+        That of a large network may take much longer.
+        """
         if not self._has_model:
             return self.problem
+        barred = self.ledger.barred.keys()
         one_each = {(one.backbone, one.image_size): one.trial(0, {}, 0) for one in self.problem.candidates}
         fits = {network for network, trial in one_each.items() if self._ends_at(trial) > self.clock.now()}
-        offered = (one for one in self.problem.candidates if (one.backbone, one.image_size) in fits)
+        offered = (one for one in self.problem.candidates if (one.backbone, one.image_size) in fits - barred)
         return replace(self.problem, candidates=tuple(offered))
 
     def goes_on(self) -> bool:

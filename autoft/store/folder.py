@@ -195,6 +195,11 @@ class RunFolder:
         return self.path / "leaderboard.csv"
 
     @property
+    def latencies(self) -> Path:
+        """How quick exported networks were, where `--max-latency` asks for it."""
+        return self.path / "latencies.json"
+
+    @property
     def summary(self) -> Path:
         """What the run came to."""
         return self.path / "summary.json"

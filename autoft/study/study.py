@@ -34,6 +34,7 @@ CORE_EXPORTER = "onnx"
 """The exporter of what every bundle is made of."""
 
 _PARAMETERS = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)([kmgb]?)", re.IGNORECASE)
+_LATENCY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|s)")
 _MULTIPLES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "b": 1000**3}
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
@@ -44,9 +45,10 @@ class Study:
 
     `task` "auto" is chosen by the labels, `metric` "auto" is the task's first, `image_size` 0 and `view` "auto" are
     chosen from the images, `from_` "" is no run, `workers` 0 is one a core, or as many as `gpus_per_trial` makes of the
-    GPUs, which is None for "auto". `precision` "auto" is measured for each backbone. `licenses` are SPDX identifiers,
-    "permissive" for the usual ones, "any" for all. The core of the exporter "onnx" is always there, the others' files
-    stand beside it. `data` is an argument of its own, `plugins` the `-p` of all commands.
+    GPUs, which is None for "auto". `max_latency` is in milliseconds. `precision` "auto" is measured for each backbone.
+    `licenses` are SPDX identifiers, "permissive" for the usual ones, "any" for all. The core of the exporter "onnx" is
+    always there, the others' files stand beside it. `data` is an argument of its own, `plugins` the `-p` of all
+    commands.
     """
 
     data: str
@@ -88,6 +90,14 @@ class Study:
     max_params: Annotated[
         int | None, Option("Leave out larger backbones; such as 500k, 10M or 1G.", "PARAMETERS", read=parse_parameters)
     ] = None
+    max_latency: Annotated[
+        float | None,
+        Option(
+            "Hand over no network that takes longer for one image here, by onnxruntime on all cores; such as 20ms.",
+            "TIME",
+            read=parse_latency,
+        ),
+    ] = None
     runner: Annotated[str, Option("auto, inline or ray.", "NAME")] = "auto"
     workers: Annotated[int, Option("Trials at a time.", "N", default="0: one a core, or what GPUs are shared by")] = 0
     gpus_per_trial: Annotated[
@@ -114,6 +124,8 @@ class Study:
         _require_view(self.view)
         some = self.max_params is None or self.max_params >= 1
         _require(some, f"--max-params must be at least 1, got {self.max_params}; try --max-params 10M")
+        slowest = self.max_latency is None or 0 < self.max_latency < math.inf
+        _require(slowest, f"--max-latency must be positive and finite, got {self.max_latency}; try --max-latency 20ms")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 
@@ -209,6 +221,14 @@ def parse_parameters(text: str) -> int:
     if match is None:
         raise StudyError(f"--max-params {text!r} is no number of parameters; write it like 500k, 10M or 1G")
     return round(float(match[1]) * _MULTIPLES[match[2].lower()])
+
+
+def parse_latency(text: str) -> float:
+    """Milliseconds in "20ms" or "0.02s". Raises `StudyError`, also without a unit: other durations are in seconds."""
+    match = _LATENCY.fullmatch(text.strip().lower())
+    if match is None:
+        raise StudyError(f"--max-latency {text!r} is no time with its unit; write it like 20ms or 0.5s")
+    return float(match[1]) * (1 if match[2] == "ms" else 1000)
 
 
 def parse_gpus(text: str) -> float | None:

@@ -14,6 +14,11 @@ def passes(step: float, digits: int = 3) -> str:
     return counted(f"{step:.{digits}g}", "pass")
 
 
+def milliseconds(number: float) -> str:
+    """A time as people read it: `7.25 ms`."""
+    return f"{number:.3g} ms" if number < 100 else f"{number:.0f} ms"
+
+
 def plural(noun: str) -> str:
     """The noun as it is behind any number but 1; of `column of numbers` the first word."""
     head, of, rest = noun.partition(" of ")

@@ -21,6 +21,7 @@ from autoft.values.trial import (
     Costs,
     Event,
     Lost,
+    Network,
     Parent,
     Queued,
     Report,
@@ -247,6 +248,8 @@ class Ledger:
         self.keep = keep
         self.damaged: Mapping[Parent, str] = {}
         """What ails the weights of checkpoints that are kept; no journal knows, whoever opens a run looks once."""
+        self.barred: Mapping[Network, str] = {}
+        """The networks of which nothing is to be handed over, whatever it scores, and why."""
         self._records: dict[int, TrialRecord] = {}
         self._elapsed = 0.0
         self._held: dict[tuple[str, int], dict[str, int]] = {}
@@ -328,12 +331,13 @@ class Ledger:
         return tuple(record for record in self.finalists() if not self.damage(record))
 
     def damage(self, record: TrialRecord) -> str | None:
-        """What ails the checkpoints that an export of a trial takes; None where they are whole, as far as is known.
+        """Why a trial is not to be exported: its network is barred, or what ails the checkpoints that are taken.
 
-        A refit takes its twin's too, whose validation figures it has.
+        None where there is nothing, as far as is known. A refit takes its twin's too, whose validation figures it has.
         """
         taken = (record.best_checkpoint, *filter(None, [record.trial.twin]))
-        return next(filter(None, map(self.damaged.get, taken)), None)
+        barred = self.barred.get((record.trial.backbone, record.trial.image_size))
+        return barred or next(filter(None, map(self.damaged.get, taken)), None)
 
     def refits(self, record: TrialRecord) -> tuple[TrialRecord, ...]:
         """The refits of a trial's best checkpoint that are through and kept."""

@@ -10,6 +10,9 @@ from autoft.values.dataset import TrainOn
 from autoft.values.plan import Fit
 from autoft.values.space import Params, Scalar, Space
 
+Network = tuple[str, int]
+"""A backbone at an input size: what an exported file is of, whatever its weights are."""
+
 
 @dataclass(frozen=True)
 class Candidate:

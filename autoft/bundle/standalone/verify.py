@@ -396,7 +396,7 @@ def measure_latency(folder: Path, seconds: float = 60.0) -> dict[str, object]:
         if batch * timings[0]["p50_ms"] * (_LEAST_CALLS + 1) < 1000 * seconds / 2:
             timings += _timings([(CORE, core, images[:batch], batch, size)], seconds / 8)
     return {
-        "machine": _machine(),
+        "machine": machine_name(),
         "onnxruntime": onnxruntime.__version__,
         "threads": threads,
         "timings": sorted(timings, key=lambda timing: timing["file"] != CORE),
@@ -404,6 +404,20 @@ def measure_latency(folder: Path, seconds: float = 60.0) -> dict[str, object]:
         "file_bytes": {file: (folder / file).stat().st_size for file in (MODEL, CORE)},
         "command": "python verify.py --latency",
     }
+
+
+def core_milliseconds(core: Path, seconds: float = 0.5) -> float:
+    """How long a call of a core file with one image takes here with all cores, the median of about so many `seconds`.
+
+    Raises `CannotRun` without onnxruntime, and `Broken` when the file cannot be loaded or run.
+    """
+    import numpy as np
+
+    session = _open(core, _cores())
+    size = session.get_inputs()[0].shape[2]
+    image = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
+    (timing,) = _timings([(core.name, session, image, 1, size)], seconds)
+    return float(timing["p50_ms"])
 
 
 def _timings(calls: list[_Call], seconds: float) -> list[dict[str, Any]]:
@@ -435,7 +449,8 @@ def _milliseconds(call: _Call) -> float:
         return 1000 * (time.perf_counter() - start)
 
 
-def _machine() -> str:
+def machine_name() -> str:
+    """Processor, cores that this process may use, and system."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace") if info.is_file() else "", re.M)
     cpu = found[1] if found else platform.processor() or platform.machine()

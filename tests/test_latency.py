@@ -1,0 +1,184 @@
+"""`--max-latency`: what is too slow is told from measurements, passed over, and not trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from parts.data import dataset
+
+import autoft
+from autoft import GateFailed
+from autoft.bundle import build
+from autoft.bundle.standalone import verify
+from autoft.data.dataset import write_split_csv
+from autoft.engine import latency
+from autoft.engine.latency import MOST_QUICKER, remember, too_slow
+from autoft.store import RunFolder
+from autoft.study.record import Machine, StudyRecord
+from autoft.study.run import Run
+from autoft.study.study import Study
+from autoft.system.screen import Silent
+from autoft.values.codec import encode
+from autoft.values.ledger import Ledger
+from autoft.values.space import Space
+from autoft.values.target import MetricFacts
+from autoft.values.trial import Candidate, Clock, Costs, Queued, Report, Slice
+
+ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
+A, B = ("small/test_resnet", 64), ("small/test_efficientnet", 64)
+CANDIDATES = tuple(Candidate(name, "probe", size, Space({}), "closed_form") for name, size in (A, B))
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def limited(tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """A run of two networks with so many milliseconds allowed, on a machine of four cores."""
+    monkeypatch.setattr(latency, "cores", lambda: 4)
+    data = dataset(tiny_images, {(64, "bicubic", "crop")})
+
+    def begin(most: float | None, threads: int = 1, device: str = "cpu") -> Run:
+        study = Study(data=str(tiny_images), task="single_label", metric="accuracy", max_latency=most)
+        machine = Machine("inline", 1, threads, device)
+        facts = MetricFacts("accuracy")
+        record = StudyRecord(study, data.info, "crop", (), CANDIDATES, (), {}, machine, facts)
+        folder = RunFolder.create(tmp_path / "run", encode(record), lambda made: write_split_csv(data, made.split_csv))
+        return Run(folder, record)
+
+    return begin
+
+
+def probed(*image_seconds: float) -> Ledger:
+    """The first probe is the best."""
+    ledger = Ledger()
+    for number, (candidate, seconds) in enumerate(zip(CANDIDATES, image_seconds, strict=False)):
+        ledger.record(Queued(number, Slice(candidate.trial(number, {}, 0), 0.0, 1.0, 60.0), Clock(0.0, 60.0)))
+        costs = Costs(image=seconds)
+        ledger.record(Report(number, "finished", 1.0, 0.9 - 0.1 * number, 2.0, bound=0.8 - 0.1 * number, costs=costs))
+    return ledger
+
+
+def test_what_even_at_its_quickest_would_be_too_slow_is_known_from_its_probe(limited: Callable[..., Run]) -> None:
+    """80 ms an image on one core are 20 on four, and 10 with onnxruntime at its best."""
+    assert MOST_QUICKER == 2.0
+    slow = too_slow(limited(9.9), probed(0.08, 0.07))
+    assert slow == {A: "small/test_resnet at 64 px would take 10 ms or more an image here, above --max-latency 9.9ms"}
+
+
+@pytest.mark.parametrize(
+    ("most", "threads", "device", "slow"),
+    [
+        (10.1, 1, "cpu", set()),
+        (19.0, 2, "cpu", {A}),
+        (9.0, 1, "cpu", {A}),
+        (1.0, 1, "cpu", {A, B}),
+        (1.0, 1, "cuda", set()),
+        (None, 1, "cpu", set()),
+    ],
+)
+def test_it_goes_by_the_threads_of_a_worker_and_says_nothing_of_a_gpu(
+    most: float | None, threads: int, device: str, slow: set[object], limited: Callable[..., Run]
+) -> None:
+    assert too_slow(limited(most, threads, device), probed(0.08, 0.07)).keys() == slow
+
+
+def test_what_was_measured_on_the_exported_file_counts_and_is_remembered(limited: Callable[..., Run]) -> None:
+    run = limited(9.0)
+    remember(run, A, 3.25)
+    remember(run, B, 12.345)
+    slow = {B: "small/test_efficientnet at 64 px takes 12.3 ms an image here, above --max-latency 9ms"}
+    assert too_slow(run, probed(0.08, 0.01)) == slow
+    assert too_slow(Run.open(run.folder.path), probed()) == slow
+
+
+@pytest.mark.parametrize("kept", ["{", '{"machine": "another, 96 cores", "measured": {"small/test_resnet@64": 99.0}}'])
+def test_what_another_machine_measured_or_nobody_can_read_is_measured_again(
+    kept: str, limited: Callable[..., Run]
+) -> None:
+    run = limited(9.0)
+    run.folder.latencies.write_text(kept)
+    assert too_slow(run, probed(0.01, 0.01)) == {}
+    remember(run, A, 10.0)
+    assert too_slow(run, probed(0.01, 0.01)).keys() == {A}
+
+
+def test_nothing_of_a_network_that_is_barred_wins_is_refitted_or_reaches_a_target() -> None:
+    ledger = probed(0.01, 0.01)
+    assert (ledger.winner or 0) and ledger.winner is ledger.trials[0] is ledger.reaching(0.75)
+    ledger.barred = {A: "too slow"}
+    assert ledger.winner is ledger.trials[1]
+    assert ledger.reaching(0.75) is None
+    assert ledger.exportable() == (ledger.trials[1],)
+    assert ledger.damage(ledger.trials[0]) == "too slow"
+
+
+def test_a_core_is_timed_by_whole_calls_on_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, ...]] = []
+
+    class Session:
+        def get_inputs(self) -> list[object]:
+            return [type("Input", (), {"shape": ["batch", 3, 48, 48], "name": "images"})]
+
+        def run(self, _: None, inputs: dict[str, object]) -> None:
+            calls.append(inputs["images"].shape)
+
+    monkeypatch.setattr(verify, "_open", lambda path, threads: Session())
+    assert 0 <= verify.core_milliseconds(tmp_path / "model.core.onnx", 0.01) < 1000
+    assert set(calls) == {(1, 3, 48, 48)} and len(calls) >= 4
+
+
+@pytest.fixture
+def search(tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., autoft.Summary]:
+    """A search of both networks, of which the exported file is said to take so many milliseconds for each 100 kB."""
+
+    def searched(notes: Notes, **options: object) -> autoft.Summary:
+        monkeypatch.setattr(build, "core_milliseconds", lambda core: core.stat().st_size / 100_000)
+        return autoft.search(
+            tiny_images,
+            plugins=[ZOO],
+            screen=notes,
+            backbones="small/test_resnet,small/test_efficientnet",
+            freeze="probe",
+            runner="inline",
+            image_size=64,
+            offline=True,
+            trials=2,
+            time="5m",
+            out=tmp_path / "run",
+            **options,
+        )
+
+    return searched
+
+
+def test_the_best_that_is_quick_enough_is_handed_over(search: Callable[..., autoft.Summary], tmp_path: Path) -> None:
+    notes = Notes()
+    first = search(notes)
+    size = (tmp_path / "run" / "export" / "model.core.onnx").stat().st_size / 100_000
+    (tmp_path / "run").rename(tmp_path / "unlimited")
+    second = search(notes, max_latency=size - 0.01)
+    assert second.best.backbone != first.best.backbone
+    assert second.test_openings == 1
+    passed = [line for line in notes.lines if "is passed over" in line]
+    assert passed and all(f"{first.best.backbone} at 64 px takes" in line for line in passed)
+    assert "above --max-latency" in passed[0]
+    kept = json.loads((tmp_path / "run" / "latencies.json").read_text())["measured"]
+    assert kept == {f"{first.best.backbone}@64": pytest.approx(size, rel=0.01)}
+
+
+def test_where_all_are_too_slow_there_is_no_model_and_the_test_images_stay_shut(
+    search: Callable[..., autoft.Summary], tmp_path: Path
+) -> None:
+    with pytest.raises(GateFailed, match=r"none of \d trials can be exported: .*above --max-latency 0\.001ms"):
+        search(Notes(), max_latency="0.001ms")
+    assert Run.open(tmp_path / "run").test_openings() == 0
+    assert not (tmp_path / "run" / "export").exists()
