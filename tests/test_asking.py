@@ -383,8 +383,19 @@ def test_a_network_that_is_barred_is_not_offered(search):
     assert begun.searcher.offered == (CANDIDATE, LARGE)
     begun.ledger.barred = {(LARGE.backbone, LARGE.image_size): "too slow"}
     begun._is_over = False
+    assert begun.goes_on() is False
     assert begun.ask() == DONE
     assert begun.searcher.offered == (CANDIDATE,)
+
+
+def test_where_every_network_is_barred_no_searcher_is_asked_and_nothing_goes_on(search):
+    """Many would draw one of no candidates. What a kill left open is given back."""
+    left_open = Queued(1, slice_of(1), Clock(5.0, 90.0))
+    begun = search(events=[*FINISHED, left_open], candidates=(CANDIDATE,))
+    begun.ledger.barred = {(CANDIDATE.backbone, CANDIDATE.image_size): "too slow"}
+    assert begun.ask() == DONE
+    assert (begun.ledger.trials[1].state, begun.ledger.in_flight) == ("paused", ())
+    assert begun.goes_on() is False
 
 
 @pytest.mark.parametrize("answer", [None, CANDIDATE.trial(0, {"lr": 1e-3}, 0), "done", Wait])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -61,7 +62,7 @@ def one_core(monkeypatch):
 
 
 def ending(record, preparation, slowness=1.0):
-    return Ending(record, preparation, lambda: slowness)
+    return Ending(record, preparation, RunClock(time.time(), record.study.time), lambda: slowness)
 
 
 def record(seconds=600.0, test=1000):
@@ -111,7 +112,7 @@ def test_a_busy_machine_is_reckoned_with_once():
 
 def test_how_crowded_the_machine_is_is_asked_once_for_an_answer():
     asked = []
-    one = Ending(record(), Prepared(), lambda: asked.append(1) or 2.0)
+    one = Ending(record(), Prepared(), RunClock(time.time(), 600.0), lambda: asked.append(1) or 2.0)
     one(Ledger([]), None)
     one.testable(scored(CHEAP, 0.001), scored(CHEAP, 0.001).trials[0].trial, 60.0)
     assert len(asked) == 2

@@ -89,19 +89,33 @@ def test_the_one_under_way_is_waited_for(run: Run) -> None:
     preparation._took = 20.0 / MARGIN
     assert preparation.ready_in(*VIEW, 1.0) == pytest.approx(5.0, abs=1.0)
     preparation._took = 16.0 / MARGIN
-    preparation.finish(*VIEW, 120.0)
+    preparation.finish(*VIEW, 120.0, 1.0)
     assert prepared_folder(run, run.record.plugins, *VIEW).exists()
     preparation.close()
 
 
 @pytest.mark.parametrize(("other", "took"), [(True, 0.1), (False, 600.0)], ids=["another", "much later"])
+def test_where_the_graph_is_there_nothing_else_is_waited_for(run: Run) -> None:
+    """Who leads may change, and change again."""
+    preparation = Preparation(run, run.host())
+    prepare(run, run.host(), BACKBONE, 64)
+    preparation.begin(*VIEW)  # it is there
+    assert preparation.begun is None
+    preparation.begin("small/test_vit", 64)
+    began = time.monotonic()
+    preparation.finish(*VIEW, 60.0, 1.0)
+    assert time.monotonic() - began < 5.0
+    assert preparation.ready_in("small/test_vit", 64, 1.0) == math.inf  # it is ended
+    preparation.close()
+
+
 def test_one_that_is_no_use_or_comes_too_late_is_ended_for_the_export(other: bool, took: float, run: Run) -> None:
     """It would have a core that the export needs."""
     preparation = Preparation(run, run.host())
     preparation.begin(*VIEW)
     process, preparation._took = preparation._process, took
     began = time.monotonic()
-    preparation.finish("small/other" if other else VIEW[0], 64, 60.0)
+    preparation.finish("small/other" if other else VIEW[0], 64, 60.0, 1.0)
     assert process is not None and process.returncode is not None
     assert time.monotonic() - began < 30.0
     assert not prepared_folder(run, run.record.plugins, *VIEW).exists()
@@ -130,7 +144,7 @@ def begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple
         for number, (name, score) in enumerate(scores.items()):
             ledger.record(Queued(number, Slice(of[name].trial(number, {}, 0), 0.0, 1.0, 90.0), Clock(1.0, 90.0)))
             ledger.record(Report(number, "finished", 1.0, score, 2.0, elapsed=8.0))
-        preparation.follow(ledger, seconds - ledger.elapsed)
+        preparation.follow(ledger, seconds - ledger.elapsed, prepare_module.start_slowness())
         return begun
 
     return asked

@@ -709,7 +709,7 @@ class Whole(Simulated):
         record.machine, record.data.counts = Machine("inline", 1, 2, "cpu"), {"train": 210, "val": 70, "test": 70}
         self.unit, self.image = self.rng.uniform(1, 6), self.rng.uniform(0.002, 0.02)
         self.graphs = Graphs(record, self.rng.uniform(7, 12))
-        ending = Ending(record, self.graphs, lambda: 1.0)
+        ending = Ending(record, self.graphs, self.plan.clock, lambda: 1.0)
         self.plan = replace(self.plan, ending=ending)
         self.search.problem, self.search.refits = Problem(record.candidates, seed, workers), self.plan
         self.search.reserve, self.search.told = self.plan.reserve, ending.prepare

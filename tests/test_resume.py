@@ -364,7 +364,7 @@ def test_a_result_without_its_refit_offers_more_time(no_refit: bool, run: Run, m
     run = Run.open(run.folder.path)
     with Journal(run.folder.journal) as journal, stop_on_signals() as stopped:
         sitting = Sitting(run.host(), InlineRunner(), Silent(), Stopwatch(0.0), RunClock(time.time() - 59.0, 60.0))
-        ending = Ending(run.record, Preparation(run, run.host()), lambda: 1.0)
+        ending = Ending(run.record, Preparation(run, run.host()), sitting.clock, lambda: 1.0)
         search = _search(run, sitting, run.ledger(), journal, stopped, ending)
         assert search.ask() is DONE
         assert search.goes_on() is not no_refit
@@ -383,7 +383,7 @@ def test_what_the_result_says_to_do_next_can_be_done(
     with Journal(run.folder.journal) as journal, stop_on_signals() as stopped:
         clock = RunClock(time.time() - 59.0, 60.0)
         sitting = Sitting(run.host(), InlineRunner(), Silent(), Stopwatch(0.0), clock)
-        ending = Ending(run.record, Preparation(run, run.host()), lambda: 1.0)
+        ending = Ending(run.record, Preparation(run, run.host()), sitting.clock, lambda: 1.0)
         before = run.summary()
         assert before is not None
         summary = let_stand(run, _search(run, sitting, run.ledger(), journal, stopped, ending), before)

@@ -21,8 +21,8 @@ from autoft.bundle.licenses import write_licenses
 from autoft.bundle.manifest import write_manifest
 from autoft.bundle.order import Order, evenly
 from autoft.bundle.parity import QUICK
-from autoft.bundle.standalone.verify import core_milliseconds, verify
-from autoft.errors import GateFailed, TooSlow
+from autoft.bundle.standalone.verify import verify
+from autoft.errors import GateFailed
 from autoft.media.image.decode import normalise, preprocess
 from autoft.media.image.vectors import AS_THEY_ARE, cases, write_vectors
 from autoft.system.stopwatch import Stopwatch
@@ -49,10 +49,9 @@ from autoft.values.bundle import (
     Vectors,
 )
 from autoft.values.codec import decode, encode_readable
-from autoft.values.counts import counted, milliseconds
+from autoft.values.counts import counted
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Artifact
-from autoft.values.latency import refusal
 from autoft.values.summary import Scores
 
 _SCRIPTS: Final = {"verify.py": "verify.py", "infer.py": "examples/infer.py", "infer.mjs": "examples/infer.mjs"}
@@ -62,13 +61,14 @@ _LATENCY_TIMEOUT: Final = 60.0
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was written: bytes of model.onnx, and what was measured.
+    """A bundle that was written: bytes of model.onnx, and what was measured; `core_milliseconds` where it was limited.
 
     `report` is metrics.json. `scores` are those of the reported split, `validation` those of the validation split;
     equal when that is reported.
     """
 
     model_bytes: int
+    core_milliseconds: float | None
     parity: ParityReport
     calibration: Calibration
     validation: Scores
@@ -86,9 +86,6 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
     """
     folder.mkdir(exist_ok=True)  # a run folder that is gone stays gone
     passed = first_that_passes(order, exports, folder, watch)
-    if order.max_latency is not None:
-        with watch.phase("gate"):
-            _require_quick(order, folder / CORE, order.max_latency)
     answering = passed.answering
     with watch.phase("test"):
         openings = order.open_test() if order.reported == "test" else 0
@@ -111,15 +108,7 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
         _write_card(order, passed, report, vectors, _latency(folder), folder)
         _verified(folder)
     size = (folder / MODEL).stat().st_size
-    return Bundle(size, passed.parity, answering.calibration, validation, reported, report)
-
-
-def _require_quick(order: Order, core: Path, most: float) -> None:
-    """Raise `TooSlow` when the core takes longer for one image than it may. In this process, which is idle now."""
-    if (found := core_milliseconds(core)) > most:
-        trial = order.handoff.trial
-        takes = f"takes {milliseconds(found)}"
-        raise TooSlow(refusal((trial.backbone, trial.image_size), takes, most), found)
+    return Bundle(size, passed.core_milliseconds, passed.parity, answering.calibration, validation, reported, report)
 
 
 def _report(order: Order, logits: Logits, answering: Answering) -> MetricsReport:

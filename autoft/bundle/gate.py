@@ -12,17 +12,21 @@ import numpy as np
 from autoft.bundle.onnx_runtime import CoreModel, PixelModel
 from autoft.bundle.order import Order
 from autoft.bundle.parity import core_parity, core_refusal, pixel_parity, pixel_refusal
-from autoft.errors import DataError, GateFailed, UserError
+from autoft.bundle.standalone.verify import Broken, core_milliseconds
+from autoft.errors import DataError, GateFailed, TooSlow, UserError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.forms.base import Answering
 from autoft.tasks.forms.table import answering
 from autoft.tasks.statistics import Logits
 from autoft.values.bundle import CORE, MODEL, CoreParity, ParityReport, PixelParity
+from autoft.values.counts import milliseconds
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Artifact
+from autoft.values.latency import refusal
 
 _SCORING_BATCH: Final = 32
+_FURTHER_TRIES: Final = 2
 
 
 class Refused(Exception):
@@ -31,20 +35,24 @@ class Refused(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Passed:
-    """A pair of files that passed: the exporter's artifact, logits `(n, outputs)` of the validation split."""
+    """A pair of files that passed: the exporter's artifact, logits `(n, outputs)` of the validation split.
+
+    `core_milliseconds` is what the core takes for one image, where that is limited.
+    """
 
     artifact: Artifact
     validation_logits: Logits
     answering: Answering
     parity: ParityReport
+    core_milliseconds: float | None = None
 
 
 def first_that_passes(order: Order, exports: Iterator[Artifact], folder: Path, watch: Stopwatch) -> Passed:
     """model.core.onnx, from the first of the `exports` that agrees with torch, and model.onnx beside it.
 
     Each of the `exports` writes model.core.onnx into `folder` when it is asked for. Raises `GateFailed` with the
-    numbers and the worst images when none passes, and when the classifier is not the one that was scored; `DataError`
-    when images of the gate are gone.
+    numbers and the worst images when none passes, and when the classifier is not the one that was scored; `TooSlow`
+    for the first file that takes longer than it may, `DataError` when images of the gate are gone.
     """
     refused: list[str] = []
     for artifact in watch.each("export", exports):
@@ -72,12 +80,13 @@ def logits_of(order: Order, core: Path, split: SplitName) -> Logits:
 
 def _passed(order: Order, artifact: Artifact, folder: Path, refused: tuple[str, ...]) -> Passed:
     core, model = folder / CORE, folder / MODEL
+    taken = None if order.max_latency is None else _milliseconds(order, core, order.max_latency)
     logits = _validation_logits(order, core)
     how = answering(order.task, order.task.calibrate(logits, order.dataset.targets("val")))
     core_parities = tuple(_core_parities(order, core, how))
     write_raw_pixel_model(core, model, order.handoff.preprocess, how.ending(), order.layout)
     report = ParityReport(artifact.exporter, refused, core_parities, _pixel_parity(order, model, how))
-    return Passed(artifact, logits, how, report)
+    return Passed(artifact, logits, how, report, taken)
 
 
 def _validation_logits(order: Order, core: Path) -> Logits:
@@ -108,3 +117,17 @@ def _pixel_parity(order: Order, path: Path, how: Answering) -> PixelParity:
     if reason := pixel_refusal(parity):
         raise Refused(reason)
     return parity
+
+
+def _milliseconds(order: Order, core: Path, most: float) -> float:
+    """What the core takes for one image, in this process, which is idle now. Raises `TooSlow` where that is above."""
+    try:
+        found = core_milliseconds(core)
+        if found > most:  # by chance perhaps
+            found = min(found, *(core_milliseconds(core) for _ in range(_FURTHER_TRIES)))
+    except Broken as problem:
+        raise Refused(f"{core.name} cannot be timed: {problem}") from problem
+    if found > most:
+        trial, takes = order.handoff.trial, f"takes {milliseconds(found)}"
+        raise TooSlow(refusal((trial.backbone, trial.image_size), takes, most), found)
+    return found

@@ -20,13 +20,13 @@ from autoft.bundle.place import replacing
 from autoft.bundle.sources import without_place
 from autoft.data.dataset import Dataset
 from autoft.engine.ending import Ending, gate_of
-from autoft.engine.latency import remember, too_slow
 from autoft.engine.prepare import prepared_folder
 from autoft.errors import BackboneUnavailable, GateFailed, PluginError, RunFailed, StudyError, TooSlow
 from autoft.parts.base import Exporter
 from autoft.parts.plugins import plugin_versions
 from autoft.runners.search import Search
 from autoft.store.checkpoints import Checkpoint
+from autoft.study.latency import remember, too_slow
 from autoft.study.machine import versions
 from autoft.study.record import StudyRecord
 from autoft.study.run import Run
@@ -123,18 +123,35 @@ class BundleMaker:
         """Write the trial's bundle as `folder`, in place of what is there, once it is whole.
 
         What was prepared for its backbone is tried first. Raises `GateFailed` with the numbers when it differs from
-        torch; `folder` is then as it was. Raises `NoWeights`, what building the backbone raises, and `RunFolderError`
-        when the bundle cannot be written.
+        torch, and `TooSlow` above `wanted.max_latency`; `folder` is then as it was. Raises `NoWeights`, what building
+        the backbone raises, and `RunFolderError` when the bundle cannot be written.
         """
         if damage := self.ledger.damage(record):
             raise NoWeights(damage)
         with self.watch.phase("export"):
             checkpoint, classifier = self._restored(record)
+        run, host, network = self.run, self.shop.host, (record.trial.backbone, record.trial.image_size)
+        order = self._order(record, checkpoint, classifier, wanted)
+        exporter, prepared = host.part(Exporter, CORE_EXPORTER), prepared_folder(run, host.refs, *network)
+        try:
+            with run.writing(folder), replacing(folder) as fresh:
+                quick = _if_it_works(exporter.export_prepared(classifier, order.handoff, prepared, fresh))
+                exports = chain(quick, exporter.export(classifier, order.handoff, fresh))
+                bundle = write_bundle(order, exports, fresh, self.watch)
+        except TooSlow as slow:  # and so are the others of its network
+            remember(run, network, slow.milliseconds)
+            self.ledger.barred = too_slow(run, self.ledger)
+            raise
+        if bundle.core_milliseconds is not None:
+            remember(run, network, bundle.core_milliseconds)
+        return bundle
+
+    def _order(self, record: TrialRecord, checkpoint: Checkpoint, classifier: Classifier, wanted: Wanted) -> Order:
         run, shop, host = self.run, self.shop, self.shop.host
         dataset, began = shop.dataset, run.record.warm_start
         handoff = handoff_of(run.record, record, self.ledger.scored_as(record))
         handoff = replace(handoff, outputs=dataset.task.outputs, better=better_than(self.ledger, record))
-        order = Order(
+        return Order(
             handoff=handoff,
             reference=lambda images: shop.answers(classifier, torch.from_numpy(images)),
             dataset=dataset if wanted.images is None else dataset.limited(wanted.reported, wanted.images),
@@ -154,11 +171,6 @@ class BundleMaker:
                 if name != CORE_EXPORTER
             },
         )
-        exporter = host.part(Exporter, CORE_EXPORTER)
-        prepared = prepared_folder(run, host.refs, record.trial.backbone, record.trial.image_size)
-        with run.writing(folder), replacing(folder) as fresh:
-            quick = _if_it_works(exporter.export_prepared(classifier, handoff, prepared, fresh))
-            return write_bundle(order, chain(quick, exporter.export(classifier, handoff, fresh)), fresh, self.watch)
 
     def _restored(self, record: TrialRecord) -> tuple[Checkpoint, Classifier]:
         checkpoint = self._saved(record, record.best_checkpoint)
@@ -281,14 +293,12 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
 
     def exported(record: TrialRecord) -> Bundle:
         in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))
-        try:
-            return maker.make(record, run.folder.export, in_time)
-        except TooSlow as slow:  # and so are the others of its network
-            remember(run, (record.trial.backbone, record.trial.image_size), slow.milliseconds)
-            ledger.barred = too_slow(run, ledger)
-            raise
+        return maker.make(record, run.folder.export, in_time)
 
+    barred = ledger.barred
     record, bundle = export_best(finalists(ledger), exported, search.screen)
+    if ledger.barred != barred:
+        goes_on = search.goes_on()  # with other networks
     _report(run, bundle, search.screen)
     summary = _summary(maker, ledger, record, bundle)
     return _written(run, search, replace(summary, seconds=maker.watch.seconds(), goes_on=goes_on))

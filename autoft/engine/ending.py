@@ -47,11 +47,13 @@ class Ending:
     """Called with a ledger and a trial it gives the seconds from the end of the search to the end of the process.
 
     That is if the trial wins; None stands for the best so far.
-    `slowness` is how many times as long things take here; what this run has measured has that in it.
+    `clock` is that of the sitting, `slowness` how many times as long things take here; what this run has measured has
+    that in it.
     """
 
     record: StudyRecord
     preparation: Preparation
+    clock: RunClock
     slowness: Callable[[], float]
 
     def __call__(self, ledger: Ledger, trial: Trial | None) -> float:
@@ -59,20 +61,21 @@ class Ending:
         winner = trial or (ledger.winner.trial if ledger.winner else None)
         slowness = self.slowness()
         prepared = self._once_prepared(ledger, winner, slowness)
-        left = self.record.study.time - ledger.elapsed - prepared
-        seconds = prepared + self._missing(winner, slowness, left)
+        left = self.clock.budget - self.clock.now() - prepared
+        seconds = prepared + self._missing(winner, slowness, left) + self._passed_over(winner, slowness)
         return min(seconds, MOST_OF_A_BUDGET * self.record.study.time)
 
     def prepare(self, ledger: Ledger) -> None:
         """Have the graph prepared of the network that leads, if it would be there in time."""
-        winner = ledger.winner.trial if ledger.winner else None
-        prepared = self._once_prepared(ledger, winner, self.slowness())
-        self.preparation.follow(ledger, self.record.study.time - ledger.elapsed - prepared)
+        winner, slowness = ledger.winner.trial if ledger.winner else None, self.slowness()
+        prepared = self._once_prepared(ledger, winner, slowness)
+        self.preparation.follow(ledger, self.clock.budget - self.clock.now() - prepared, slowness)
 
     def finish(self, trial: Trial) -> None:
         """When the search is over: wait for the trial's graph if one is prepared that will soon be there."""
-        without = self.slowness() * _without_preparation(self.record, trial)
-        self.preparation.finish(trial.backbone, trial.image_size, without)
+        slowness = self.slowness()
+        without = slowness * _without_preparation(self.record, trial)
+        self.preparation.finish(trial.backbone, trial.image_size, without, slowness)
 
     def testable(self, ledger: Ledger, trial: Trial, seconds_left: float) -> int:
         """How many test images there is time to score when the export begins with so many seconds left."""
@@ -105,6 +108,13 @@ class Ending:
         else:
             takes = math.inf if is_little(self.record.study.time) else self.preparation.expected(slowness)
         return 0.0 if takes <= left else without
+
+    def _passed_over(self, winner: Trial | None, slowness: float) -> float:
+        """Seconds for one export more where the first may turn out to be too slow, and others are not."""
+        networks = {(one.backbone, one.image_size) for one in self.record.candidates}
+        if self.record.study.max_latency is None or len(networks) == 1:
+            return 0.0
+        return slowness * _without_preparation(self.record, winner)
 
     def _gate_seconds(self, an_image: float) -> float:
         return gate_of(self.record.study).takes(self.record.data.counts["val"], an_image)

@@ -26,7 +26,6 @@ from autoft.engine.conclude import (
     let_stand,
 )
 from autoft.engine.ending import Ending
-from autoft.engine.latency import too_slow
 from autoft.engine.prepare import Preparation
 from autoft.engine.sitting import Sitting
 from autoft.errors import Interrupted, PluginError, RunFolderError, StudyError
@@ -37,6 +36,7 @@ from autoft.runners.base import Site
 from autoft.runners.refit import Refits
 from autoft.runners.search import Search
 from autoft.store import Journal
+from autoft.study.latency import too_slow
 from autoft.study.machine import Slowness
 from autoft.study.run import Run
 from autoft.system.files import as_path, as_text
@@ -68,10 +68,10 @@ def execute(run: Run, sitting: Sitting) -> Summary:
             interrupt = partial(_raise_if_stopped, run, ledger, host, stopped)
             dataset.hold(run.record.squares, run.record.machine.busy, interrupt)
         with closing(Preparation(run, host)) as preparation, Journal(run.folder.journal) as journal:
-            ending = Ending(run.record, preparation, Slowness(own=run.record.machine.busy + 1.0))
+            slowness = Slowness(own=run.record.machine.busy + 1.0)
+            ending = Ending(run.record, preparation, sitting.clock, slowness)
             search = _search(run, sitting, ledger, journal, stopped, ending)
             ledger.damaged = run.unusable(ledger, host, interrupt)
-            ledger.barred = too_slow(run, ledger)
             for line in _damage(run, ledger, interrupt):
                 sitting.screen.note(line)
             with _time_is_used(search):
@@ -181,13 +181,14 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         for warning in host.warnings():
             screen.note(warning)
         ledger.damaged = run.unusable(ledger, host)
-        ledger.barred = too_slow(run, ledger) if wish.number is None else {}
+        limit = run.record.study.max_latency if wish.number is None else None  # who names one knows what they want
+        ledger.barred = ledger.barred if wish.number is None else {}
         maker = BundleMaker(run, ledger, _shop(run, host, stopped), Stopwatch(time.time()))
 
         def exported(record: TrialRecord) -> Exported:
             screen.note(f"exporting trial {record.trial.id}: {record.trial.backbone}, {record.trial.freeze}")
             folder = _export_path(run, record, wish.out)
-            bundle = maker.make(record, folder, Wanted(FULL, _layout(run, folder, wish), "val"))
+            bundle = maker.make(record, folder, Wanted(FULL, _layout(run, folder, wish), "val", max_latency=limit))
             if folder == run.folder.export.resolve():
                 screen.note(
                     "the run's model is back, with validation figures only; its test score stays in summary.json"

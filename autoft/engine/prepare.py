@@ -93,7 +93,7 @@ class Preparation:
         self._took: float | None = None
         self._imports = threading.Thread(target=_import_ahead, name="imports", daemon=True)
 
-    def follow(self, ledger: Ledger, left: float) -> None:
+    def follow(self, ledger: Ledger, left: float, slowness: float) -> None:
         """Begin with the backbone that leads, once as many trials have a score as there are backbones.
 
         In a short time with the one that leads so far, or seems best before anything is tried; in little with none.
@@ -101,18 +101,19 @@ class Preparation:
         exports at once sooner than that.
         """
         record, winner = self._run.record, ledger.winner
-        is_short = record.study.time - ledger.elapsed < start_slowness() * SHORT_SECONDS
-        if is_little(record.study.time) or left < self.expected(start_slowness()):
+        if is_little(record.study.time) or left < self.expected(slowness):
             return
-        if len(ledger.ranking()) >= len(record.backbones) or is_short:
-            likely = max(self._run.trainable(self._host), key=lambda candidate: candidate.prior or 0.0, default=None)
+        if len(ledger.ranking()) >= len(record.backbones) or left < start_slowness() * SHORT_SECONDS:
+            trainable = self._run.trainable(self._host)
+            open_to_all = (one for one in trainable if (one.backbone, one.image_size) not in ledger.barred)
+            likely = max(open_to_all, key=lambda candidate: candidate.prior or 0.0, default=None)
             leading: Trial | Candidate | None = winner.trial if winner else likely
             if leading:
                 self.begin(leading.backbone, leading.image_size)
 
     def begin(self, backbone: str, image_size: int) -> None:
         """Begin with this backbone, once; while another one is being prepared, nothing: so call it again and again."""
-        if self._busy() or (backbone, image_size) in self._began:
+        if self._busy() or (backbone, image_size) in self._began or self._is_ready(backbone, image_size):
             return
         if not self._began:
             self._imports.start()
@@ -147,9 +148,9 @@ class Preparation:
             return math.inf
         return abs(self.expected(slowness) - (time.time() - self._began[backbone, image_size]))
 
-    def finish(self, backbone: str, image_size: int, without: float) -> None:
+    def finish(self, backbone: str, image_size: int, without: float, slowness: float) -> None:
         """Wait for this backbone where that is sooner over than to export `without`; end what is not there then."""
-        if self.ready_in(backbone, image_size, start_slowness()) <= without and self._process is not None:
+        if 0.0 < self.ready_in(backbone, image_size, slowness) <= without and self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(without)
         self._end()

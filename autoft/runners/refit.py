@@ -84,7 +84,7 @@ class Refits:
             return f"{left_out}: it has failed before, {failed.error}"
         if not self._is_trainable(trial):
             return f"{left_out}: the plugin with its backbone or freeze strategy is switched off"
-        if trial.twin and (damage := ledger.damaged.get(trial.twin)):
+        if damage := ledger.damage(twin):
             return f"{left_out}: {damage}"
         for parent in trial.parents:
             if not ledger.has_checkpoint(parent):

@@ -120,10 +120,15 @@ class Search:
         known = {(one.backbone, one.freeze) for one in self.problem.candidates} if self._left_open else ()
         gone = [one for one in self._left_open if (one.trial.backbone, one.trial.freeze) not in known]
         self._give_back(gone, "the plugin with its backbone or freeze strategy is switched off")
+        barred = self.ledger.barred
+        slow = [one for one in self._left_open if (one.trial.backbone, one.trial.image_size) in barred]
+        self._give_back(slow, "its network is not to be handed over")
         if self._left_open:
             left_open = self._left_open.pop(0)
             return self._sent(replace(left_open, deadline=self._deadline(left_open.trial, reading)), reading)
         if reading.remaining <= 0 or self._unanswered:
+            return self._nothing_more()
+        if not self._allowed().candidates and self.ledger.trials:
             return self._nothing_more()
         answer = self._answer(reading)
         match answer:
@@ -192,13 +197,19 @@ class Search:
 
         That of a large network may take much longer.
         """
+        allowed = self._allowed()
         if not self._has_model:
-            return self.problem
-        barred = self.ledger.barred.keys()
-        one_each = {(one.backbone, one.image_size): one.trial(0, {}, 0) for one in self.problem.candidates}
+            return allowed
+        one_each = {(one.backbone, one.image_size): one.trial(0, {}, 0) for one in allowed.candidates}
         fits = {network for network, trial in one_each.items() if self._ends_at(trial) > self.clock.now()}
-        offered = (one for one in self.problem.candidates if (one.backbone, one.image_size) in fits - barred)
-        return replace(self.problem, candidates=tuple(offered))
+        offered = (one for one in allowed.candidates if (one.backbone, one.image_size) in fits)
+        return replace(allowed, candidates=tuple(offered))
+
+    def _allowed(self) -> Problem:
+        """The problem, of its candidates those that may be handed over."""
+        barred = self.ledger.barred
+        allowed = (one for one in self.problem.candidates if (one.backbone, one.image_size) not in barred)
+        return replace(self.problem, candidates=tuple(allowed)) if barred else self.problem
 
     def goes_on(self) -> bool:
         """Whether more time would be put to use: the searcher would try more, or a refit that was left out would fit.
@@ -211,7 +222,11 @@ class Search:
         if self.refits and isinstance(replace(self.refits, clock=more).due(self.ledger), Slice):
             return True
         try:
-            return not is_over(self.searcher, self.problem, self.ledger, more.reading(0.0), ANSWER_SECONDS)
+            allowed = self._allowed()
+            is_done = not allowed.candidates or is_over(
+                self.searcher, allowed, self.ledger, more.reading(0.0), ANSWER_SECONDS
+            )
+            return not is_done
         except PluginError:
             return False
 
@@ -319,7 +334,9 @@ class Search:
 
     @property
     def _has_model(self) -> bool:
-        return bool(self.ledger.ranking())
+        """Whether there is one that may be handed over."""
+        barred = self.ledger.barred
+        return any((one.trial.backbone, one.trial.image_size) not in barred for one in self.ledger.ranking())
 
     def _reading(self) -> Clock:
         """The clock; while there is no model yet, one that shows a little time: even a late run should give one."""

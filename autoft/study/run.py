@@ -18,6 +18,7 @@ from autoft.parts.base import Problem, Task
 from autoft.parts.host import Host
 from autoft.parts.plugins import builtin_ref, in_place_of
 from autoft.store import CheckpointStore, Journal, RunFolder, unwritable
+from autoft.study.latency import too_slow
 from autoft.study.record import SCHEMA, Machine, StudyRecord
 from autoft.system.files import as_path, as_text, write_atomic
 from autoft.system.parallel import Check, never_stop
@@ -158,8 +159,11 @@ class Run:
     def ledger(self) -> Ledger:
         """Everything that happened so far. Raises `RunFolderError` when the journal is damaged or lost."""
         self.folder.require_journal()
-        ledger = Ledger(keep=self.record.study.keep)
+        # Where the best may turn out to be too slow, there has to be something of each network to fall back on.
+        of_each = 0 if self.record.study.max_latency is None else 1
+        ledger = Ledger(keep=self.record.study.keep, of_each=of_each)
         Journal.read(self.folder.journal, ledger)
+        ledger.barred = too_slow(self, ledger)
         return ledger
 
     def unusable(self, ledger: Ledger, host: Host, check: Check = never_stop) -> dict[Parent, str]:

@@ -16,7 +16,7 @@ def passes(step: float, digits: int = 3) -> str:
 
 def milliseconds(number: float) -> str:
     """A time as people read it: `7.25 ms`."""
-    return f"{number:.3g} ms" if number < 100 else f"{number:.0f} ms"
+    return f"{number:.4g} ms" if number < 1000 else f"{number:,.0f} ms"
 
 
 def plural(noun: str) -> str:

@@ -6,7 +6,7 @@ import math
 import statistics
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
@@ -219,6 +219,16 @@ def _best_at_their_passes(ranking: Iterable[TrialRecord], keep: int) -> list[Tri
     return [record for _, _, record in ordered[: max(keep, len(places))]]
 
 
+def _best_of_each(ranking: Iterable[TrialRecord], number: int) -> Iterator[TrialRecord]:
+    """So many of the trials of each network, the first ones."""
+    seen: Counter[Network] = Counter()
+    for record in ranking:
+        network = (record.trial.backbone, record.trial.image_size)
+        seen[network] += 1
+        if seen[network] <= number:
+            yield record
+
+
 def rank(record: TrialRecord) -> tuple[float, float, int]:
     """What trials with a score are ranked by, the smallest first, and no two alike: score, then time, then number.
 
@@ -242,10 +252,11 @@ class Ledger:
     stand at about as many passes, from each such group alike and at least one. It is the weights of the best score and,
     of a trial that can go on, those of the last with the state of its optimiser. A trial that fell out of both has none
     any more, however the others fare later. A refit has its own as long as its twin has the one that it repeats.
+    Besides the best `of_each` network have theirs.
     """
 
-    def __init__(self, events: Iterable[Event] = (), keep: int = 5) -> None:
-        self.keep = keep
+    def __init__(self, events: Iterable[Event] = (), keep: int = 5, of_each: int = 0) -> None:
+        self.keep, self.of_each = keep, of_each
         self.damaged: Mapping[Parent, str] = {}
         """What ails the weights of checkpoints that are kept; no journal knows, whoever opens a run looks once."""
         self.barred: Mapping[Network, str] = {}
@@ -395,6 +406,7 @@ class Ledger:
         in_flight = [record for record in ranking if record.in_flight]
         going_on = _best_at_their_passes(paused, self.keep)
         kept = {record.trial.id: record for record in (*ranking[: self.keep], *going_on, *in_flight)}
+        kept |= {record.trial.id: record for record in _best_of_each(ranking, self.of_each)}
         twins = {record.best_checkpoint for record in kept.values()}
         refits = (number for number in alive if self._records[number].trial.twin in twins)
         return frozenset((*kept, *refits))

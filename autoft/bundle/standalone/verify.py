@@ -396,7 +396,7 @@ def measure_latency(folder: Path, seconds: float = 60.0) -> dict[str, object]:
         if batch * timings[0]["p50_ms"] * (_LEAST_CALLS + 1) < 1000 * seconds / 2:
             timings += _timings([(CORE, core, images[:batch], batch, size)], seconds / 8)
     return {
-        "machine": machine_name(),
+        "machine": _machine(),
         "onnxruntime": onnxruntime.__version__,
         "threads": threads,
         "timings": sorted(timings, key=lambda timing: timing["file"] != CORE),
@@ -409,7 +409,7 @@ def measure_latency(folder: Path, seconds: float = 60.0) -> dict[str, object]:
 def core_milliseconds(core: Path, seconds: float = 0.5) -> float:
     """How long a call of a core file with one image takes here with all cores, the median of about so many `seconds`.
 
-    Raises `CannotRun` without onnxruntime, and `Broken` when the file cannot be loaded or run.
+    Raises `Broken` when the file cannot be loaded or run.
     """
     import numpy as np
 
@@ -449,8 +449,7 @@ def _milliseconds(call: _Call) -> float:
         return 1000 * (time.perf_counter() - start)
 
 
-def machine_name() -> str:
-    """Processor, cores that this process may use, and system."""
+def _machine() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace") if info.is_file() else "", re.M)
     cpu = found[1] if found else platform.processor() or platform.machine()

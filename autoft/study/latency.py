@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final
+import platform
+from typing import TYPE_CHECKING, Final
 
-from autoft.bundle.standalone.verify import machine_name
 from autoft.study.machine import cores
-from autoft.study.run import Run
 from autoft.system.files import write_atomic
 from autoft.values.codec import decode, encode
-from autoft.values.counts import milliseconds
+from autoft.values.counts import counted, milliseconds
 from autoft.values.latency import Latencies, network_name, refusal
 from autoft.values.ledger import Ledger
 from autoft.values.trial import Network
 
+if TYPE_CHECKING:
+    from autoft.study.run import Run
+
 # What the forward pass of a probe, in a batch, leaves an exported network at the least for one image: onnxruntime is up
-# to so many times as quick as torch, and one image keeps no more than so many cores busy.
-MOST_QUICKER: Final = 2.0
+# to twice as quick as torch, and another half of it may have been lost to what else ran beside the probe. No network
+# makes use of more cores than so many, with few images at a time.
+MOST_QUICKER: Final = 4.0
 MOST_CORES: Final = 8
 
 
@@ -24,7 +27,7 @@ def too_slow(run: Run, ledger: Ledger) -> dict[Network, str]:
     """The networks of the run that are above `--max-latency`, and how that is known; none without such a limit.
 
     By the exported file where an earlier end has measured that here; else where the least that the probe's forward pass
-    leaves it is above. One on a GPU says nothing of that.
+    leaves it is above. One on a GPU says nothing of that, nor do those of a machine that was shared out otherwise.
     """
     most = run.record.study.max_latency
     if most is None:
@@ -40,23 +43,28 @@ def too_slow(run: Run, ledger: Ledger) -> dict[Network, str]:
 
 
 def remember(run: Run, network: Network, found: float) -> None:
-    """Keep how many milliseconds an image takes the exported network here. Raises as `Run.writing` does."""
-    known = _measured_here(run)
+    """Keep how many milliseconds an image takes the exported network here, the least that was measured.
+
+    Raises as `Run.writing` does.
+    """
+    known, name = _measured_here(run), network_name(network)
     with run.writing(run.folder.latencies):
-        now = Latencies(known.machine, {**known.measured, network_name(network): found})
+        now = Latencies(known.machine, {**known.measured, name: min(found, known.measured.get(name, found))})
         write_atomic(run.folder.latencies, encode(now))
 
 
 def _least_milliseconds(run: Run, ledger: Ledger, network: Network) -> float:
     machine, seconds = run.record.machine, ledger.image_seconds(*network)
-    if seconds is None or machine.device != "cpu":
+    is_as_measured = machine == (run.opened or run.record).machine and machine.device == "cpu"
+    if seconds is None or not is_as_measured:
         return 0.0
-    return 1000 * seconds * machine.threads / (min(cores(), MOST_CORES) * MOST_QUICKER)
+    threads = min(machine.threads, machine.cpus, MOST_CORES)
+    return 1000 * seconds * threads / (min(cores(), MOST_CORES) * MOST_QUICKER)
 
 
 def _measured_here(run: Run) -> Latencies:
     """What was measured on this machine; nothing where the file cannot be read: it will be measured again."""
-    here = Latencies(machine_name(), {})
+    here = Latencies(f"{platform.node()}, {platform.machine()}, {counted(cores(), 'core')}", {})
     try:
         kept = decode(Latencies, run.folder.latencies.read_text(encoding="utf-8"))
     except (OSError, ValueError):
