@@ -375,7 +375,7 @@ def test_what_could_not_be_exported_in_time_is_not_offered_nor_handed_out(search
 
 def test_a_network_that_is_barred_is_not_offered(search):
     """All that comes of it would be passed over in the end."""
-    begun = search(slice_of(0), DONE, DONE, candidates=(CANDIDATE, LARGE))
+    begun = search(slice_of(0), DONE, DONE, DONE, candidates=(CANDIDATE, LARGE))
     begun.ask()
     begun.tell(Report(0, "finished", 1.0, 0.5, 1.0))
     begun.ledger.barred = {(LARGE.backbone, LARGE.image_size + 1): "another size is another network"}

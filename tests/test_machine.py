@@ -212,10 +212,11 @@ def test_cores_are_those_of_the_quota(monkeypatch):
     ("load", "others", "crowding"),
     [
         (0.5, 0.0, 1.0),
-        (0.5, 4.0, 2.0),  # they have just begun
-        (3.0, 8.0, 3.0),
-        (7.0, 0.0, 2.0),  # they come and go
-        (7.0, None, 2.0),  # the system does not say
+        (0.5, 3.0, 1.0),  # a core is left
+        (0.5, 5.0, 1.5),  # they have just begun
+        (3.0, 8.0, 2.25),
+        (10.0, 0.0, 2.0),  # they come and go
+        (10.0, None, 2.0),  # the system does not say
         (1.0, None, 1.0),
     ],
 )

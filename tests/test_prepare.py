@@ -94,7 +94,6 @@ def test_the_one_under_way_is_waited_for(run: Run) -> None:
     preparation.close()
 
 
-@pytest.mark.parametrize(("other", "took"), [(True, 0.1), (False, 600.0)], ids=["another", "much later"])
 def test_where_the_graph_is_there_nothing_else_is_waited_for(run: Run) -> None:
     """Who leads may change, and change again."""
     preparation = Preparation(run, run.host())
@@ -109,6 +108,7 @@ def test_where_the_graph_is_there_nothing_else_is_waited_for(run: Run) -> None:
     preparation.close()
 
 
+@pytest.mark.parametrize(("other", "took"), [(True, 0.1), (False, 600.0)], ids=["another", "much later"])
 def test_one_that_is_no_use_or_comes_too_late_is_ended_for_the_export(other: bool, took: float, run: Run) -> None:
     """It would have a core that the export needs."""
     preparation = Preparation(run, run.host())

@@ -51,7 +51,8 @@ def test_nothing_of_the_folder_is_imported(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_slow_machine_promises_less(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ending, prepare, machine):
         monkeypatch.setattr(module, "start_slowness", lambda: 3.0)
-    alone, crowded = (Slowness(own=1e9, others=lambda more=more: more * machine.os.cpu_count()) for more in (0.0, 1.0))
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
+    alone, crowded = (Slowness(own=1e9, others=lambda others=others: others) for others in (0.0, 3.0))
     assert (alone(), crowded()) == (3.0, 6.0)
     assert prepare.is_little(3 * prepare.LITTLE_TIME_SECONDS - 1)
     assert bare_seconds(1800.0, "inline", 3.0) == 3.0 * bare_seconds(1800.0, "inline", 1.0) - 2 * MEASURING_SECONDS

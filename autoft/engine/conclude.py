@@ -289,16 +289,14 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
     """
     run, study, ledger, clock = maker.run, maker.run.record.study, search.ledger, search.clock
     wanted = Wanted(gate_of(study), layout(study.batched), "test", max_latency=study.max_latency)
-    goes_on = search.goes_on()  # may take seconds, in which no bundle should lie beside the summary of another
 
-    def exported(record: TrialRecord) -> Bundle:
+    def exported(record: TrialRecord) -> tuple[Bundle, bool]:
+        # May take seconds, in which no bundle should lie beside the summary of another; networks may be barred since.
+        goes_on = search.goes_on()
         in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))
-        return maker.make(record, run.folder.export, in_time)
+        return maker.make(record, run.folder.export, in_time), goes_on
 
-    barred = ledger.barred
-    record, bundle = export_best(finalists(ledger), exported, search.screen)
-    if ledger.barred != barred:
-        goes_on = search.goes_on()  # with other networks
+    record, (bundle, goes_on) = export_best(finalists(ledger), exported, search.screen)
     _report(run, bundle, search.screen)
     summary = _summary(maker, ledger, record, bundle)
     return _written(run, search, replace(summary, seconds=maker.watch.seconds(), goes_on=goes_on))

@@ -33,8 +33,8 @@ class LeaderboardRow:
     for all trials of a backbone at a size, None where nobody has. `share` the part of the images to train on that the
     head of the best score was fitted on, None without a score. `train_on` are the splits that it trains on; a refit,
     which has no score, repeats the trial `twin`, and stands above it. `exportable`: it has weights of its own, they are
-    kept and whole, and its network is not too slow. `error` is why the trial is in its state, when its last slice failed or was given back, or it is
-    a refit that was left out; else empty.
+    kept and whole, and its network is not too slow. `error` is why the trial is in its state, when its last slice
+    failed or was given back, or it is a refit that was left out; else empty.
     """
 
     rank: int | None

@@ -100,7 +100,9 @@ class Slowness:
         """A factor of 2 means: twice as long as on the other machine, with nothing else running there."""
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         more = max(0.0, load - self.own, self.others() or 0.0)
-        crowding = 1.0 + more / (os.cpu_count() or 1)  # of the whole machine, as both are
+        # Of the whole machine, as both are, and for one thread, as most of what is reckoned with has: of two cores that
+        # two others keep busy it has two thirds of one, not half.
+        crowding = max(1.0, (1.0 + more) / (os.cpu_count() or 1))
         return start_slowness() * crowding
 
 
