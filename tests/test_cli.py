@@ -1171,3 +1171,13 @@ def test_a_run_is_called_after_a_manifest_with_a_name_of_its_own_else_after_its_
     monkeypatch.chdir(tmp_path)
     study = Study(data=str(folder / file))
     assert engine._run_path(study, read_labelled(folder / file)).name.startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("metric", "figure", "said"),
+    [("accuracy", 0.83, "166 of 200 right"), ("top2", 0.945, "200 images, 166 of them right")],
+)
+def test_nobody_takes_the_count_of_what_is_right_for_another_metrics(metric: str, figure: float, said: str) -> None:
+    scores = Scores(n=200, correct=166, metrics={metric: figure}, ci95=None)
+    assert scores.counted(metric) == said
+    assert scores.counted() == "166 of 200 right"

@@ -86,9 +86,7 @@ def test_when_none_passes_the_causes_are_one_line_and_exit_code_3() -> None:
     def export(record: TrialRecord) -> None:
         raise (RunFailed, GateFailed)[record.trial.id]("it is so")
 
-    with pytest.raises(
-        GateFailed, match=r"^none of 2 trials can be exported: trial 0: it is so; trial 1: it is so$"
-    ) as e:
+    with pytest.raises(GateFailed, match=r"^none of 2 trials can be exported: trials 0 and 1: it is so$") as e:
         export_best(records(2), export, Notes())
     assert e.value.exit_code == 3
 

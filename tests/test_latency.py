@@ -15,9 +15,11 @@ from parts.data import dataset
 import autoft
 from autoft import GateFailed
 from autoft.bundle import gate
+from autoft.bundle.predict import find_bundle
 from autoft.bundle.standalone import verify
 from autoft.data.dataset import write_split_csv
 from autoft.engine.execution import ExportWish, _follow, export_trial
+from autoft.errors import AutoftError
 from autoft.store import RunFolder
 from autoft.study import latency
 from autoft.study.latency import MOST_QUICKER, remember, too_slow
@@ -224,9 +226,10 @@ def test_the_best_that_is_quick_enough_is_handed_over_now_and_later(
     second = search(notes, size, max_latency=20.0)
     assert second.best.backbone != first.best.backbone
     assert second.test_openings == 1
-    passed = [line for line in notes.lines if "is passed over" in line]
+    passed = [line for line in notes.lines if "is passed over: " in line]
     why = f"{first.best.backbone} at 64 px takes 30 ms an image here, above --max-latency 20ms"
     assert passed and all(line.endswith(why) for line in passed)
+    assert any(line.startswith("no refit of trial") for line in notes.lines) is (second.best.twin is None)
     kept = json.loads((run / "latencies.json").read_text())["measured"]
     assert kept == {f"{first.best.backbone}@64": 30.0, f"{second.best.backbone}@64": 10.0}
     ledger = Run.open(run).ledger()
@@ -244,7 +247,16 @@ def test_where_all_are_too_slow_there_is_no_model_and_the_test_images_stay_shut(
     search: Callable[..., autoft.Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latency, "_least_milliseconds", lambda *_: 0.0)  # nobody knows before the export
-    with pytest.raises(GateFailed, match=r"none of \d trials can be exported: .*above --max-latency 0\.001ms"):
+    none = r"none of \d trials can be exported: .*above --max-latency 0\.001ms.*a larger --max-latency finds others"
+    with pytest.raises(GateFailed, match=none):
         search(Notes(), max_latency="0.001ms")
-    assert Run.open(tmp_path / "run").test_openings() == 0
-    assert not (tmp_path / "run" / "export").exists()
+    run = tmp_path / "run"
+    assert Run.open(run).test_openings() == 0
+    assert not (run / "export").exists()
+    ways = rf"`autoft export {run}` times them again, `autoft export {run} --trial N` hands one over"
+    for going_on in (lambda: autoft.resume(run), lambda: autoft.resume(run, time="+10m"), lambda: find_bundle(run)):
+        with pytest.raises(AutoftError, match=ways):
+            going_on()  # which no time helps
+    monkeypatch.setattr(gate, "core_milliseconds", lambda core: 0.0005)
+    again = export_trial(Run.open(run), (), ExportWish(None, tmp_path / "out", "image"), Silent())
+    assert again.trial.backbone in (A[0], B[0])

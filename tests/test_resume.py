@@ -223,6 +223,17 @@ def test_a_finished_run_with_the_time_it_had_is_done(time: str | None, run: Run,
     assert (state(run), executed) == (before, [])
 
 
+def test_nobody_is_told_to_go_on_with_plugins_that_leave_nothing_to_go_on_with(run: Run) -> None:
+    """The hint of a finished run, once more with what was switched off."""
+    ended = run.summary()
+    assert ended is not None
+    run.folder.summary.write_text(encode(replace(ended, goes_on=True)))
+    assert api.resume(run.folder.path).goes_on
+    assert not api.resume(run.folder.path, plugins=["no:searchers"]).goes_on
+    with pytest.raises(StudyError, match="no searcher is called 'halving'"):
+        api.resume(run.folder.path, "+1m", plugins=["no:searchers"])
+
+
 def test_more_time_is_searched_with_and_written_only_by_the_search(run: Run, executed: list[Run]) -> None:
     before = state(run)
     api.resume(run.folder.path, "+10s")
@@ -789,7 +800,7 @@ def test_a_new_run_goes_without_ray_where_starting_it_would_not_repay(
 @pytest.mark.parametrize(
     ("more", "slowness", "runner"),
     [
-        ("+8s", 1.0, "inline"),
+        ("+13s", 1.0, "inline"),
         ("+40s", 1.0, "inline"),
         ("+1m", 1.0, "auto"),
         ("+1m", 3.0, "inline"),

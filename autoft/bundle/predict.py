@@ -59,9 +59,7 @@ def find_bundle(path: Path) -> Path:
     if (path / "summary.json").is_file():
         return bundle_of(path, _summary(path / "summary.json"))
     if (path / "study.json").is_file():
-        run = shlex.quote(str(path))
-        ways = f"`autoft resume {run}` goes on with it, and `autoft export {run}` writes the best so far"
-        raise RunFolderError(f"the run in {run} has exported no model yet: {ways}")
+        raise RunFolderError(f"the run in {shlex.quote(str(path))} has exported no model yet: {_ways_to_a_model(path)}")
     if not path.exists():
         if (path.parent / "summary.json").is_file():
             bundle_of(path.parent, _summary(path.parent / "summary.json"))
@@ -69,6 +67,20 @@ def find_bundle(path: Path) -> Path:
                 return path
         raise UserError(f"there is no {path}; {meant(path) or wanted}")
     raise UserError(f"{path} is no bundle: there is no {MANIFEST} in it; {meant(path) or wanted}")
+
+
+def _ways_to_a_model(path: Path) -> str:
+    """What to do about a run that has exported none."""
+    from autoft.study.latency import beyond_the_limit
+    from autoft.study.run import Run
+
+    name = shlex.quote(str(path))
+    with suppress(AutoftError):  # what ails the run, the command says that goes on with it
+        run = Run.open(path)
+        ledger = run.ledger()
+        if ledger.barred and ledger.ranking() and not ledger.exportable():
+            return f"all that it has is above its --max-latency; {beyond_the_limit(run)}"
+    return f"`autoft resume {name}` goes on with it, and `autoft export {name}` writes the best so far"
 
 
 def find_model(path: Path) -> Path:

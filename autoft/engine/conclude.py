@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -26,7 +26,7 @@ from autoft.parts.base import Exporter
 from autoft.parts.plugins import plugin_versions
 from autoft.runners.search import Search
 from autoft.store.checkpoints import Checkpoint
-from autoft.study.latency import remember, too_slow
+from autoft.study.latency import beyond_the_limit, remember
 from autoft.study.machine import versions
 from autoft.study.record import StudyRecord
 from autoft.study.run import Run
@@ -140,7 +140,7 @@ class BundleMaker:
                 bundle = write_bundle(order, exports, fresh, self.watch)
         except TooSlow as slow:  # and so are the others of its network
             remember(run, network, slow.milliseconds)
-            self.ledger.barred = too_slow(run, self.ledger)
+            self.ledger.barred = {**self.ledger.barred, network: str(slow)}
             raise
         if bundle.core_milliseconds is not None:
             remember(run, network, bundle.core_milliseconds)
@@ -235,15 +235,31 @@ def export_best(
     Raises `GateFailed` with every cause when none can. What would end every other export too, images that are gone or a
     full disk, is raised at once.
     """
-    causes: dict[int, str] = {}
+    causes: dict[str, list[str]] = {}
     for record in records:
         try:
             return record, export(record)
         except _OF_THIS_TRIAL as problem:
-            causes[record.trial.id] = str(problem)
+            causes.setdefault(str(problem), []).append(str(record.trial.id))
             screen.note(f"trial {record.trial.id} is passed over: {problem}")
-    every = "; ".join(f"trial {number}: {cause}" for number, cause in causes.items())
-    raise GateFailed(f"none of {counted(len(causes), 'trial')} can be exported: {every}")
+    every = "; ".join(f"{_trials(numbers)}: {cause}" for cause, numbers in causes.items())
+    raise GateFailed(f"none of {counted(len(records), 'trial')} can be exported: {every}")
+
+
+def _trials(numbers: Sequence[str]) -> str:
+    *others, last = numbers
+    return f"trials {', '.join(others)} and {last}" if others else f"trial {last}"
+
+
+@contextmanager
+def limit_explained(run: Run, ledger: Ledger) -> Iterator[None]:
+    """Where no trial can be exported in the block, and a network is too slow, the error says what can be done."""
+    try:
+        yield
+    except GateFailed as none:
+        if not ledger.barred:
+            raise
+        raise GateFailed(f"{none}; {beyond_the_limit(run)}") from none
 
 
 def handoff_of(study: StudyRecord, record: TrialRecord, scored: TrialRecord) -> Handoff:
@@ -296,10 +312,21 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
         in_time = replace(wanted, images=ending.testable(ledger, record.trial, clock.budget - clock.now()))
         return maker.make(record, run.folder.export, in_time), goes_on
 
-    record, (bundle, goes_on) = export_best(finalists(ledger), exported, search.screen)
+    order = finalists(ledger)
+    with limit_explained(run, ledger):
+        record, (bundle, goes_on) = export_best(order, exported, search.screen)
     _report(run, bundle, search.screen)
+    if not record.is_refit and (lost := [one for one in order[: order.index(record)] if one.is_refit]):
+        search.screen.note(_without_refit(record, lost[0], goes_on))
     summary = _summary(maker, ledger, record, bundle)
     return _written(run, search, replace(summary, seconds=maker.watch.seconds(), goes_on=goes_on))
+
+
+def _without_refit(record: TrialRecord, lost: TrialRecord, goes_on: bool) -> str:
+    """Why a trial is handed over as it was scored, though there was time for a refit."""
+    way = "; more time (autoft resume --time) gives it its own" if goes_on else ""
+    made = f"that of trial {lost.trial.scored_as} was made, which is passed over"
+    return f"no refit of trial {record.trial.id}: {made}{way}"
 
 
 def let_stand(run: Run, search: Search, before: Summary) -> Summary:

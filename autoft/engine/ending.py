@@ -38,6 +38,7 @@ FEWEST_TESTED, LEAST_TESTING_SECONDS = 200, 3.0
 FEWEST_TRAINED = 64
 # Of decoding: what has to be done until its pace is known, and of what is left by that pace, the least it may take.
 TELLING_SECONDS, TELLING_IMAGES, TELLING_SHARE, QUICKEST = 3.0, 50, 0.1, 0.5
+FURTHER_SECONDS = 2.0  # for a trial of a finished run, at the least
 # In this process, before anything can be decoded: torch is imported, and the images are listed.
 IMPORTING_SECONDS = 1.0
 
@@ -224,19 +225,26 @@ def require_more_time(record: StudyRecord, elapsed: float, had: float) -> None:
 
     Whatever ran it before: where there is no time to start Ray, it goes on without.
     """
-    least = bare_seconds(record.study.time, "inline", start_slowness())
+    least = _more_seconds()
     if record.study.time < elapsed + least:
         raise StudyError(
             f"the run is finished after {elapsed:.0f} s, and --time {record.study.time:g}s leaves no time to search: "
-            f"starting and the export take {least:.0f} s; give it more, such as --time "
+            f"starting, a trial and the export take {least:.0f} s; give it more, such as --time "
             f"{_advice(elapsed + 2 * least, had)}"
         )
 
 
 def more_time(elapsed: float, had: float) -> str:
     """A `--time` that leaves some to search in a finished run that `had` so many seconds and used `elapsed`: `+40s`."""
-    least = bare_seconds(had, "inline", start_slowness())
+    least = _more_seconds()
     return f"+{math.ceil(max(_enough(elapsed + 2 * least) - had, least))}s"
+
+
+def _more_seconds() -> float:
+    """What more time for a finished run has to hold: a start, a short trial, and an end whose graph nobody prepares."""
+    slowness = start_slowness()
+    process = IMPORTING_SECONDS + STARTING_SECONDS["inline"] + FURTHER_SECONDS + WITHOUT_PREPARATION_SECONDS
+    return slowness * process + fixed_seconds(slowness)
 
 
 def _advice(seconds: float, had: float | None) -> str:

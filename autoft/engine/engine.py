@@ -39,6 +39,7 @@ from autoft.runners.base import Runner
 from autoft.runners.refit import Refits
 from autoft.runners.search import answer_seconds, is_over
 from autoft.store import RunFolder
+from autoft.study.latency import beyond_the_limit
 from autoft.study.machine import WORKER_BYTES, Slowness, choose_runner, cores, versions, worker_memory
 from autoft.study.record import Machine, RunnerName, StudyRecord, ViewsCompared
 from autoft.study.run import Run
@@ -126,15 +127,16 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
             run.verify_images(cores())
     if done is not None:
         if change.plugins or change.objects:
-            run = run.with_plugins(_recorded_host(run, change, screen))
+            host = _recorded_host(run, change, screen)
+            run, done = run.with_plugins(host), replace(done, goes_on=done.goes_on and _could_go_on(run, host))
         _keep_change(recorded, run)
         return _through_the_gate(run.record.study, replace(done, run=as_text(run.folder.path.absolute())))
     clock, slowness = RunClock(began - elapsed, budget), Slowness(own=run.record.machine.busy + 1.0)()
     host = _recorded_host(run, change, screen)
     _require_its_searcher(run, host, ledger)
+    run.task(host)
     run.test_openings()  # a search need not end to find the count damaged
-    if not run.trainable(host) and not any(host.has_zoo(one.trial.backbone) for one in ledger.exportable()):
-        raise StudyError(f"nothing of this run can be trained, and it has no model yet{host.suspects()}")
+    _require_networks(run, host, ledger)
     if run.concluded(ledger):
         require_more_time(run.record, elapsed, _had(run))
         _require_more_to_search(run, host, ledger, elapsed, clock)
@@ -282,6 +284,28 @@ def _require_its_searcher(run: Run, host: Host, ledger: Ledger) -> None:
         ways = "a run goes on with the searcher that it began with: have it back, or begin a new run with another"
         ledger.damaged = run.unusable(ledger, host)
         raise StudyError("; ".join(filter(None, [str(unknown), ways, run.best_so_far(ledger, host)]))) from None
+
+
+def _could_go_on(run: Run, host: Host) -> bool:
+    """Whether, with these plugins, there is anything to go on with."""
+    try:
+        host.part(Searcher, run.record.study.searcher)
+        run.task(host)
+    except StudyError:
+        return False
+    return bool(run.trainable(host))
+
+
+def _require_networks(run: Run, host: Host, ledger: Ledger) -> None:
+    """Raise `StudyError` where there is nothing to train, and no trial to export."""
+    trainable, model = run.trainable(host), "the model of its last end stands" if run.concluded(ledger) else ""
+    if not trainable and not any(host.has_zoo(one.trial.backbone) for one in ledger.exportable()):
+        stands = model or "it has no model yet"
+        raise StudyError(f"nothing of this run can be trained{host.suspects()}; {stands}")
+    slow = [ledger.barred.get((one.backbone, one.image_size), "") for one in trainable]
+    if slow and all(slow) and not model:
+        why = "; ".join(dict.fromkeys(slow))
+        raise StudyError(f"nothing of this run may be handed over: {why}; {beyond_the_limit(run)}")
 
 
 def _require_more_to_search(run: Run, host: Host, ledger: Ledger, elapsed: float, clock: RunClock) -> None:
@@ -435,7 +459,10 @@ def _metric(name: str, task: Task, host: Host) -> MetricFacts:
         raise StudyError(
             f"{name!r} is a metric of {' and '.join(others)}; this is {task.name}, which has {', '.join(own)}"
         )
-    return task.metric(name).facts
+    try:
+        return task.metric(name).facts
+    except StudyError as unknown:
+        raise StudyError(f"{unknown}{host.suspects()}") from None
 
 
 def _to_search_by(study: Study, dataset: Dataset, screen: Screen) -> MetricFacts:

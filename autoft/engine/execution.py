@@ -24,6 +24,7 @@ from autoft.engine.conclude import (
     export_best,
     finalists,
     let_stand,
+    limit_explained,
 )
 from autoft.engine.ending import Ending
 from autoft.engine.prepare import Preparation
@@ -182,7 +183,7 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
             screen.note(warning)
         ledger.damaged = run.unusable(ledger, host)
         limit = run.record.study.max_latency if wish.number is None else None  # who names one knows what they want
-        ledger.barred = ledger.barred if wish.number is None else {}
+        ledger.barred = {}  # what was too slow is timed again: the machine may have been busy
         maker = BundleMaker(run, ledger, _shop(run, host, stopped), Stopwatch(time.time()))
 
         def exported(record: TrialRecord) -> Exported:
@@ -198,8 +199,9 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
             )
 
         try:
-            with _stopped_at_once(stopped):
-                found = exported(records[0]) if wish.number is not None else export_best(records, exported, screen)[1]
+            with _stopped_at_once(stopped), limit_explained(run, ledger):
+                named = wish.number is not None
+                found = exported(records[0]) if named else export_best(records, exported, screen)[1]
         except NoWeights as problem:
             raise RunFolderError(f"trial {records[0].trial.id}: {problem}; see autoft leaderboard for others") from None
         try:

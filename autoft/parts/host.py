@@ -101,6 +101,8 @@ class _Kind(Generic[P]):
     guard: Callable[[P, Blame, PluginRef], P]
     opening: Callable[[Any], object] = lambda part: None
     """What a search asks a guarded part for before anything else."""
+    option: str = ""
+    """How a study names one, where a run keeps to the one that it began with: it cannot go on without."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,10 @@ _KINDS: Mapping[type, _Kind[Any]] = {
             GuardedFreezeStrategy,
             GuardedFreezeStrategy.space,
         ),
-        _Kind("searcher", "autoft_searchers", Searcher, GuardedSearcher),
+        _Kind("searcher", "autoft_searchers", Searcher, GuardedSearcher, option="--searcher"),
         _Kind("exporter", "autoft_exporters", Exporter, GuardedExporter),
-        _Kind("task", "autoft_tasks", Task, guarded_task),
-        _Kind("metric", "autoft_metrics", Metric, guarded_metric),
+        _Kind("task", "autoft_tasks", Task, guarded_task, option="--task"),
+        _Kind("metric", "autoft_metrics", Metric, guarded_metric, option="--metric"),
     )
 }
 
@@ -464,7 +466,7 @@ class Host:
         of = f"{kind.noun} {part.name!r}"
 
         def blame(doing: str) -> AbstractContextManager[None]:
-            return self._blaming(ref, f"{doing} of {of}")
+            return self._blaming(ref, f"{doing} of {of}", _instead(kind, ref))
 
         with blame("the attributes"):
             return kind.guard(part, blame, ref)
@@ -479,11 +481,15 @@ class Host:
         For what shows only once several of its answers are held against each other.
         """
         known = _KINDS[kind]
-        return self._blaming(self._collect(known)[name].ref, f"{doing} of {known.noun} {name!r}")
+        ref = self._collect(known)[name].ref
+        return self._blaming(ref, f"{doing} of {known.noun} {name!r}", _instead(known, ref))
 
     @contextmanager
-    def _blaming(self, ref: PluginRef, doing: str) -> Iterator[None]:
-        """What is raised in the block becomes a `PluginError` that names the plugin and what it was doing."""
+    def _blaming(self, ref: PluginRef, doing: str, instead: str = "") -> Iterator[None]:
+        """What is raised in the block becomes a `PluginError` that names the plugin and what it was doing.
+
+        It says what to do, `instead` of switching the plugin off where that is no way on.
+        """
         try:
             yield
         except PASSED_ON:
@@ -492,7 +498,8 @@ class Host:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 error.add_note(f"in {doing}, {ref}")
                 raise
-            raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {plugins.switch_off(ref)}") from error
+            way = instead or plugins.switch_off(ref)
+            raise PluginError(f"{ref} failed in {doing}: {self.describe(error)}; {way}") from error
 
     def _status(
         self, ref: PluginRef, taken: dict[tuple[str, str], PluginRef], asked: Collection[plugins.Kind]
@@ -516,6 +523,14 @@ class Host:
         """The hooks for parts that a loaded plugin implements."""
         for kind in _KINDS.values():
             yield from ((kind, impl) for impl in self._impls(kind.hook) if impl.plugin_name == plugin)
+
+
+def _instead(kind: _Kind[Any], ref: PluginRef) -> str:
+    """What to do about a part at fault that a run cannot go on without; nothing of other kinds."""
+    if not kind.option:
+        return ""
+    mended = "mend it, and a run that has begun goes on with it (autoft resume)"
+    return f"{mended}; a new search takes another with {kind.option}, or does without: -p no:{ref.name}"
 
 
 def _line(

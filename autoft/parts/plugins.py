@@ -160,7 +160,7 @@ def clash(ref: PluginRef, first: PluginRef) -> tuple[str, str]:
 
 def without(ref: PluginRef) -> str:
     """What to do when a plugin of a run is no longer wanted."""
-    return f"go on without it: -p no:{ref.name}"
+    return f"go on without it, unless its metric, task or searcher is the run's own: -p no:{ref.name}"
 
 
 def duplicates(refs: Iterable[PluginRef]) -> dict[PluginRef, PluginRef]:

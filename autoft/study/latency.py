@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from typing import TYPE_CHECKING, Final
 
 from autoft.study.machine import cores
@@ -40,6 +41,13 @@ def too_slow(run: Run, ledger: Ledger) -> dict[Network, str]:
         elif found is None and least > most:
             slow[network] = refusal(network, f"would take {milliseconds(least)} or more", most)
     return slow
+
+
+def beyond_the_limit(run: Run) -> str:
+    """What can be done where all that a run has is above its `--max-latency`."""
+    export = f"autoft export {shlex.quote(str(run.folder.path))}"
+    ways = f"`{export}` times them again, `{export} --trial N` hands one over all the same"
+    return f"{ways}, and a new search with a larger --max-latency finds others"
 
 
 def remember(run: Run, network: Network, found: float) -> None:

@@ -131,7 +131,10 @@ class Run:
         try:
             task = task.towards(self.record.metric.name)
         except StudyError as unknown:
-            raise StudyError(f"{unknown}{host.suspects()}") from None
+            keeps = (
+                "a run keeps to the metric that it began with: have its plugin back, or begin a new run with another"
+            )
+            raise StudyError(f"{unknown}{host.suspects()}; {keeps}") from None
         task.weighs_classes = self.record.weighs_classes  # a copy of its own
         return task
 

@@ -93,7 +93,7 @@ class Study:
     max_latency: Annotated[
         float | None,
         Option(
-            "Hand over no network that takes longer for one image here, by onnxruntime on all cores; such as 20ms.",
+            "Hand over no model.core.onnx that takes longer for one image here, on all cores at best; such as 20ms.",
             "TIME",
             read=parse_latency,
         ),

@@ -51,9 +51,17 @@ class Scores:
     unbounded: tuple[str, ...] = ()
     metric: str = ""
 
-    def counted(self) -> str:
-        """How many of the images are right; how many there are where that cannot be said."""
-        return counted(self.n, "image") if self.correct is None else f"{self.correct} of {self.n} {self.right}"
+    def counted(self, metric: str = "") -> str:
+        """How many of the images are right; how many there are where that cannot be said.
+
+        Beside the figure of a `metric` that is another proportion nobody is to take the one for the other.
+        """
+        if self.correct is None:
+            return counted(self.n, "image")
+        figure = self.metrics.get(metric)
+        if figure is None or abs(figure - self.correct / self.n) < 1e-6:
+            return f"{self.correct} of {self.n} {self.right}"
+        return f"{counted(self.n, 'image')}, {self.correct} of them {self.right}"
 
     def text(self, metric: str, figure: float | None = None) -> str:
         """The metric's figure for people, or another one in its unit."""

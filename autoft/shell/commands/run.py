@@ -212,7 +212,7 @@ def _missed(summary: Summary) -> str:
 def _score(name: str, scores: Scores, metric: str) -> str:
     ends = " to ".join(scores.text(metric, end) for end in scores.ci95 or ())
     interval = f"95 % interval {ends}, " if ends else ""
-    return _line(name, f"{scores.text(metric)}  ({interval}{scores.counted()})")
+    return _line(name, f"{scores.text(metric)}  ({interval}{scores.counted(metric)})")
 
 
 def _line(name: str, text: str) -> str:
