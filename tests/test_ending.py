@@ -223,7 +223,7 @@ def test_decoding_goes_on_while_it_may_be_over_in_time(monkeypatch, marks):
 def test_a_budget_without_room_for_a_probe_is_refused_with_one_that_has():
     with pytest.raises(StudyError, match=r"--time 5s is too short: .* give at least --time 15s"):
         require_any_time(Study("data", time=5.0))
-    require_any_time(Study("data", time=10.0))
+    require_any_time(Study("data", time=11.0))
     with pytest.raises(StudyError, match=r"--time 20s is too short: 18 s are over, .* give at least --time 30s"):
         require_enough_time(record(seconds=20.0, test=10), 18.0, least_seconds(record(test=10), "inline", 1.0))
     require_enough_time(record(seconds=30.0, test=10), 18.0, least_seconds(record(test=10), "inline", 1.0))
