@@ -122,11 +122,11 @@ def test_how_crowded_the_machine_is_is_asked_once_for_an_answer():
 
 def test_a_graph_that_nobody_has_begun_to_prepare_is_reckoned_with_where_it_will_be_late():
     """Preparing it goes on beside the search, unless the machine is too crowded for that."""
-    given = record(35.0, test=10)
+    given = record(61.5, test=10)
     given.candidates, given.backbones = (CHEAP,), given.backbones[:1]
-    in_time, late = (ending(given, Prepared(), slowness)(Ledger([]), None) for slowness in (1.0, 3.0))
-    more = fixed_seconds(3.0) - fixed_seconds(1.0) + 3.0 * without_preparation(CHEAP)
-    assert late - in_time == pytest.approx(more, abs=0.1)
+    in_time, late = (ending(given, Prepared(), slowness)(Ledger([]), None) for slowness in (1.0, 5.0))
+    more = fixed_seconds(5.0) - fixed_seconds(1.0) + 5.0 * without_preparation(CHEAP)
+    assert late - in_time == pytest.approx(more, abs=0.5)
 
 
 def without_preparation(candidate):
@@ -182,7 +182,7 @@ def test_the_end_with_as_many_test_images_fits_what_was_reserved(ready, slowness
 
 
 def test_in_little_time_the_export_of_a_graph_that_nobody_prepared_is_reckoned_with():
-    given, ledger = record(20.0, test=10), scored(CHEAP, 0.0001)
+    given, ledger = record(24.0, test=10), scored(CHEAP, 0.0001)
     ready, without = (ending(given, one)(ledger, None) for one in (Prepared("z/cheap"), Prepared()))
     assert without - ready == pytest.approx(without_preparation(CHEAP))
     assert ending(given, Prepared())(Ledger([]), None) > FIXED_SECONDS + without_preparation(DEAR)
@@ -272,6 +272,6 @@ def test_no_budget_that_is_refused_once_the_images_are_known_is_let_through_befo
 
 
 def test_a_finished_run_of_ray_may_go_on_without_it():
-    given = record(seconds=72.5)
+    given = record(seconds=73.0)
     given.machine = Machine("ray", 2, 1, "cpu")
     require_more_time(given, 60.0, had=60.0)
