@@ -319,7 +319,7 @@ def test_the_card_tells_the_form(made: Made) -> None:
         grams = made.order.dataset.targets("train")[:, 0].astype(float)
         ends = f"| grams | {grams.min():.6g} | {grams.max():.6g} | {grams.mean():.6g} | {grams.std():.6g} |"
         training = "Least in the training split | Greatest there | Mean there | Deviation there |"
-        of_test = "Images in the test split | Mean there | Deviation there |"
+        of_test = "Scored images of the test split | Mean there | Deviation there |"
         for words in (training, ends, of_test, "Deviation in the test split |"):
             assert words in card
 

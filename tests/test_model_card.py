@@ -179,6 +179,15 @@ def test_the_card_says_which_images_trained_it(trial: dict[str, Any], share: flo
     assert words in " ".join(section(model_card(replace(of, handoff=made)), "Data").split())
 
 
+@pytest.mark.parametrize(("trial", "before"), [({}, ""), (REFIT, "scored on ")])
+def test_the_card_says_how_many_validation_images_there_was_time_for(trial: dict[str, Any], before: str) -> None:
+    of = facts()
+    metrics = replace(of.metrics, calibration=replace(of.metrics.calibration, n=150))
+    made = replace(of.handoff, trial=replace(of.handoff.trial, **trial))
+    said = " ".join(section(model_card(replace(of, handoff=made, metrics=metrics)), "Data").split())
+    assert f"{before}150 of the 202 validation images" in said
+
+
 @pytest.mark.parametrize("trial", [{}, REFIT])
 def test_validation_images_by_which_another_trial_is_first_did_not_choose_it(trial: dict[str, Any]) -> None:
     of = facts()

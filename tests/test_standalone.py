@@ -555,6 +555,16 @@ def test_a_script_needs_python_310_and_three_packages(name: str) -> None:
 # ---------------------------------------------------------------- latency
 
 
+@pytest.mark.parametrize("model", ["model.onnx", "model.core.onnx"])
+def test_a_bundle_without_a_model_has_no_latency_and_says_which(
+    model: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bundle, tmp_path / "copy")
+    (tmp_path / "copy" / model).unlink()
+    assert standalone.main([str(tmp_path / "copy"), "--latency"]) == 1
+    assert f"{model} is missing" in capsys.readouterr().err
+
+
 def test_latency_is_what_latency_json_holds(any_bundle: Path) -> None:
     latency = decode(Latency, standalone.measure_latency(any_bundle))
     assert [(timing.file, timing.batch, timing.pixels) for timing in latency.timings] == [

@@ -33,7 +33,7 @@ from autoft.values.handoff import Handoff, Layout, Preprocess, View
 from autoft.values.target import MetricFacts
 
 _TRUST: Final[Mapping[SplitName, str]] = {
-    "test": "Its figures come from {n:,} images of the test split, which took no part in training or in choosing it.",
+    "test": "Its score comes from {n:,} images of the test split, which took no part in training or in choosing it.",
     "val": "**Its figures are optimistic.** They come from {n:,} images of the validation split, by which this model\n"
     "was {chosen}. No figures from a test split are here.",
     "train": "**Its figures say little.** They come from {n:,} images that it was trained on.",
@@ -198,17 +198,27 @@ def _trained_on(facts: CardFacts) -> str:
     """The images that it was trained on, and what the validation images did."""
     handoff, counts, fitted = facts.handoff, facts.data.counts, facts.metrics.calibration.is_fitted
     trial, train, val = handoff.trial, counts["train"], counts["val"]
+    scored = _scored(facts.metrics.calibration.n, val)
     if trial.twin is None:
         part = _seen(handoff, handoff.training, _part(handoff.share, train, "training images"))
         did = f"{'chose' if handoff.better is None else 'scored'}{' and calibrated' if fitted else ''}"
-        return f"Trained on {part}. The {val:,} validation images {did} it{_better(facts)}, and did not train it."
+        return f"Trained on {part}. {scored} {did} it{_better(facts)}, and did not train it."
     twin = _seen(handoff, handoff.scored_training, _part(handoff.scored_share, train, "training images"))
     part = _seen(handoff, handoff.training, _part(handoff.share, train + val, "training and validation images"))
     come = "the validation score below and the calibration come" if fitted else "and the validation score below come"
     settings = "The settings, " if fitted else "The settings "
     return f"""This model was trained on {part} (trial {trial.id}, a refit).
 {settings}{come} from trial {trial.twin.trial}, the same training on
-{twin}, scored on the {val:,} validation images."""
+{twin}, scored on {scored[0].lower()}{scored[1:]}."""
+
+
+def _scored(scored: int, images: int) -> str:
+    """Which validation images chose and calibrated it: there may not have been time to score all."""
+    return (
+        f"{scored:,} of the {images:,} validation images"
+        if 0 < scored < images
+        else f"The {images:,} validation images"
+    )
 
 
 def _came_about(facts: CardFacts) -> str:

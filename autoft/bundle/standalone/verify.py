@@ -338,6 +338,8 @@ def square(pixels: Pixels, recipe: Any) -> Any:
 def _open(path: Path, threads: int = 0) -> Any:
     import onnxruntime
 
+    if not path.is_file():
+        raise Broken(f"{path.name} is missing")
     if _EXTERNAL in path.read_bytes():
         raise Broken(f"{path.name} keeps weights in other files, which the manifest says nothing of")
     options = onnxruntime.SessionOptions()

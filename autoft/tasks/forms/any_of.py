@@ -162,7 +162,7 @@ A label is there from its threshold on: `calibration.thresholds` in `{METRICS}`,
     def data(self, targets: Targets, metrics: MetricsReport) -> str:
         """How many images there are with each label."""
         rows = [(plain(one.label), f"{one.n:,}") for one in reports(metrics, LabelReport)]
-        return first_of(("Label", f"Images in the {split_name(metrics.split)} split"), rows, self.noun)
+        return first_of(("Label", f"Scored images of the {split_name(metrics.split)} split"), rows, self.noun)
 
     def worst(self, metrics: MetricsReport) -> str:
         """The labels of the smallest F1."""

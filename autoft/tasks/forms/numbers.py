@@ -148,7 +148,7 @@ print(dict(zip(json.loads(pathlib.Path("{LABELS}").read_text("utf-8")), values.t
             (plain(one.column), f"{one.n:,}", f"{one.mean:.6g}", f"{one.deviation:.6g}")
             for one in reports(metrics, ColumnReport)
         ]
-        head = ("Column", f"Images in the {split_name(metrics.split)} split", "Mean there", "Deviation there")
+        head = ("Column", f"Scored images of the {split_name(metrics.split)} split", "Mean there", "Deviation there")
         reported = first_of(head, rows, self.noun)
         if not training:  # a task of a plugin may not say
             return reported

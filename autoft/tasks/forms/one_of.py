@@ -141,7 +141,7 @@ The temperature is `calibration.temperature` in `{METRICS}`, and `autoft.tempera
     def data(self, targets: Targets, metrics: MetricsReport) -> str:
         """How many images there are of each class."""
         rows = [(plain(one.label), f"{one.n:,}") for one in reports(metrics, ClassReport)]
-        return first_of(("Class", f"Images in the {split_name(metrics.split)} split"), rows, self.noun)
+        return first_of(("Class", f"Scored images of the {split_name(metrics.split)} split"), rows, self.noun)
 
     def worst(self, metrics: MetricsReport) -> str:
         """The classes of the smallest recall."""
