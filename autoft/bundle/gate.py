@@ -129,5 +129,5 @@ def _milliseconds(order: Order, core: Path, most: float) -> float:
         raise Refused(f"{core.name} cannot be timed: {problem}") from problem
     if found > most:
         trial, takes = order.handoff.trial, f"takes {milliseconds(found)}"
-        raise TooSlow(refusal((trial.backbone, trial.image_size), takes, most), found)
+        raise TooSlow(refusal(trial.network, takes, most), found)
     return found

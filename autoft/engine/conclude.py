@@ -130,7 +130,7 @@ class BundleMaker:
             raise NoWeights(damage)
         with self.watch.phase("export"):
             checkpoint, classifier = self._restored(record)
-        run, host, network = self.run, self.shop.host, (record.trial.backbone, record.trial.image_size)
+        run, host, network = self.run, self.shop.host, record.trial.network
         order = self._order(record, checkpoint, classifier, wanted)
         exporter, prepared = host.part(Exporter, CORE_EXPORTER), prepared_folder(run, host.refs, *network)
         try:

@@ -102,7 +102,7 @@ class Ending:
         Before there is a winner it is taken to be the one that is being prepared, and nobody having begun, one that
         will be.
         """
-        address = (winner.backbone, winner.image_size) if winner else self.preparation.begun
+        address = winner.network if winner else self.preparation.begun
         without = slowness * _without_preparation(self.record, winner)
         if address is not None:
             takes = self.preparation.ready_in(*address, slowness)
@@ -112,7 +112,7 @@ class Ending:
 
     def _passed_over(self, winner: Trial | None, slowness: float) -> float:
         """Seconds for one export more where the first may turn out to be too slow, and others are not."""
-        networks = {(one.backbone, one.image_size) for one in self.record.candidates}
+        networks = {one.network for one in self.record.candidates}
         if self.record.study.max_latency is None or len(networks) == 1:
             return 0.0
         return slowness * _without_preparation(self.record, winner)
@@ -264,5 +264,5 @@ def _crowding(slowness: float) -> float:
 
 def _guess(record: StudyRecord, of: Trial | None) -> float:
     """By the cost model, of the dearest candidate when nothing is known of the winner."""
-    costs = [c.cost for c in record.candidates if of and (c.backbone, c.image_size) == (of.backbone, of.image_size)]
+    costs = [c.cost for c in record.candidates if of and c.network == of.network]
     return forward_work(max(costs or [c.cost for c in record.candidates])) / WORK_PER_SECOND["cpu"]

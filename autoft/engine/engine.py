@@ -302,7 +302,7 @@ def _require_networks(run: Run, host: Host, ledger: Ledger) -> None:
     if not trainable and not any(host.has_zoo(one.trial.backbone) for one in ledger.exportable()):
         stands = model or "it has no model yet"
         raise StudyError(f"nothing of this run can be trained{host.suspects()}; {stands}")
-    slow = [ledger.barred.get((one.backbone, one.image_size), "") for one in trainable]
+    slow = [ledger.barred.get(one.network, "") for one in trainable]
     if slow and all(slow) and not model:
         why = "; ".join(dict.fromkeys(slow))
         raise StudyError(f"nothing of this run may be handed over: {why}; {beyond_the_limit(run)}")

@@ -105,7 +105,7 @@ class Preparation:
             return
         if len(ledger.ranking()) >= len(record.backbones) or left < start_slowness() * SHORT_SECONDS:
             trainable = self._run.trainable(self._host)
-            open_to_all = (one for one in trainable if (one.backbone, one.image_size) not in ledger.barred)
+            open_to_all = (one for one in trainable if one.network not in ledger.barred)
             likely = max(open_to_all, key=lambda candidate: candidate.prior or 0.0, default=None)
             leading: Trial | Candidate | None = winner.trial if winner else likely
             if leading:

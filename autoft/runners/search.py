@@ -121,7 +121,7 @@ class Search:
         gone = [one for one in self._left_open if (one.trial.backbone, one.trial.freeze) not in known]
         self._give_back(gone, "the plugin with its backbone or freeze strategy is switched off")
         barred = self.ledger.barred
-        slow = [one for one in self._left_open if (one.trial.backbone, one.trial.image_size) in barred]
+        slow = [one for one in self._left_open if one.trial.network in barred]
         self._give_back(slow, "its network is not to be handed over")
         if self._left_open:
             left_open = self._left_open.pop(0)
@@ -200,15 +200,15 @@ class Search:
         allowed = self._allowed()
         if not self._has_model:
             return allowed
-        one_each = {(one.backbone, one.image_size): one.trial(0, {}, 0) for one in allowed.candidates}
+        one_each = {one.network: one.trial(0, {}, 0) for one in allowed.candidates}
         fits = {network for network, trial in one_each.items() if self._ends_at(trial) > self.clock.now()}
-        offered = (one for one in allowed.candidates if (one.backbone, one.image_size) in fits)
+        offered = (one for one in allowed.candidates if one.network in fits)
         return replace(allowed, candidates=tuple(offered))
 
     def _allowed(self) -> Problem:
         """The problem, of its candidates those that may be handed over."""
         barred = self.ledger.barred
-        allowed = (one for one in self.problem.candidates if (one.backbone, one.image_size) not in barred)
+        allowed = (one for one in self.problem.candidates if one.network not in barred)
         return replace(self.problem, candidates=tuple(allowed)) if barred else self.problem
 
     def goes_on(self) -> bool:
@@ -336,7 +336,7 @@ class Search:
     def _has_model(self) -> bool:
         """Whether there is one that may be handed over."""
         barred = self.ledger.barred
-        return any((one.trial.backbone, one.trial.image_size) not in barred for one in self.ledger.ranking())
+        return any(one.trial.network not in barred for one in self.ledger.ranking())
 
     def _reading(self) -> Clock:
         """The clock; while there is no model yet, one that shows a little time: even a late run should give one."""

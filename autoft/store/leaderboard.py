@@ -69,7 +69,7 @@ def leaderboard_rows(
 
     `in_flight` says of the trials whose slice has not ended whether somebody runs them, or nobody does any more.
     """
-    networks = {(record.trial.backbone, record.trial.image_size) for record in ledger.trials.values()}
+    networks = {record.trial.network for record in ledger.trials.values()}
     paces = {network: ledger.image_seconds(*network) for network in networks}
     board = _Board(metric, in_flight, frozenset(record.trial.id for record in ledger.exportable()), paces)
     ranking = ledger.ranking()

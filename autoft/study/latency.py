@@ -34,7 +34,7 @@ def too_slow(run: Run, ledger: Ledger) -> dict[Network, str]:
     if most is None:
         return {}
     measured, slow = _measured_here(run).measured, {}
-    for network in {(one.backbone, one.image_size) for one in run.record.candidates}:
+    for network in {one.network for one in run.record.candidates}:
         found, least = measured.get(network_name(network)), _least_milliseconds(run, ledger, network)
         if found is not None and found > most:
             slow[network] = refusal(network, f"takes {milliseconds(found)}", most)

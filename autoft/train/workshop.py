@@ -292,7 +292,7 @@ class Bench:
     @property
     def image_seconds(self) -> float | None:
         """Seconds of one image's forward pass at this size; None before it was measured."""
-        return self.shop.image_seconds.get((self.trial.backbone, self.trial.image_size))
+        return self.shop.image_seconds.get(self.trial.network)
 
     def arithmetic(self, checkpoint: Checkpoint | None) -> Choice:
         """What the trial's steps are computed in: that of the checkpoint it goes on from, or what is chosen now."""

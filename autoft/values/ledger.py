@@ -223,7 +223,7 @@ def _best_of_each(ranking: Iterable[TrialRecord], number: int) -> Iterator[Trial
     """So many of the trials of each network, the first ones."""
     seen: Counter[Network] = Counter()
     for record in ranking:
-        network = (record.trial.backbone, record.trial.image_size)
+        network = record.trial.network
         seen[network] += 1
         if seen[network] <= number:
             yield record
@@ -252,7 +252,7 @@ class Ledger:
     stand at about as many passes, from each such group alike and at least one. It is the weights of the best score and,
     of a trial that can go on, those of the last with the state of its optimiser. A trial that fell out of both has none
     any more, however the others fare later. A refit has its own as long as its twin has the one that it repeats.
-    Besides the best `of_each` network have theirs.
+    Besides, the best `of_each` of each network have theirs.
     """
 
     def __init__(self, events: Iterable[Event] = (), keep: int = 5, of_each: int = 0) -> None:
@@ -305,7 +305,7 @@ class Ledger:
     def allowance(self, trial: Trial) -> Allowance:
         """How many images the trial's next slice, or the one in flight, can have go through at a time."""
         record = self._records.get(trial.id)
-        held = self._held.get((trial.backbone, trial.image_size), {})
+        held = self._held.get(trial.network, {})
         return Allowance(dict(held), record.lost if record and record.in_flight else ())
 
     def ranking(self) -> tuple[TrialRecord, ...]:
@@ -329,7 +329,7 @@ class Ledger:
 
         The median over the trials of that backbone and size, as one may have been measured in a bad moment.
         """
-        networks = (r for r in self._ranked if (r.trial.backbone, r.trial.image_size) == (backbone, image_size))
+        networks = (r for r in self._ranked if r.trial.network == (backbone, image_size))
         measured = [record.costs.image for record in networks if record.costs.image > 0]
         return statistics.median_high(measured) if measured else None
 
@@ -347,7 +347,7 @@ class Ledger:
         None where there is nothing, as far as is known. A refit takes its twin's too, whose validation figures it has.
         """
         taken = (record.best_checkpoint, *filter(None, [record.trial.twin]))
-        barred = self.barred.get((record.trial.backbone, record.trial.image_size))
+        barred = self.barred.get(record.trial.network)
         return barred or next(filter(None, map(self.damaged.get, taken)), None)
 
     def refits(self, record: TrialRecord) -> tuple[TrialRecord, ...]:
@@ -470,7 +470,7 @@ class Ledger:
         images, device = report.facts.get("images_at_once"), report.facts.get("device")
         sure = all(one.why == "memory" for one in known.lost)  # halved on suspicion says nothing of others
         if isinstance(images, int) and isinstance(device, str) and sure:
-            held = self._held.setdefault((known.trial.backbone, known.trial.image_size), {})
+            held = self._held.setdefault(known.trial.network, {})
             held[device] = min(images, held.get(device, images))
 
     def _open(self, number: int, event: str) -> TrialRecord:

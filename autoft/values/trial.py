@@ -31,6 +31,11 @@ class Candidate:
     cost: float = 1.0
     prior: float | None = None
 
+    @property
+    def network(self) -> Network:
+        """What an exported file of it is of."""
+        return self.backbone, self.image_size
+
     def trial(self, number: int, params: Params, seed: int, parents: tuple[Parent, ...] = ()) -> Trial:
         """The trial `number` of this candidate."""
         return Trial(number, self.backbone, self.freeze, self.image_size, dict(params), seed, parents)
@@ -63,6 +68,11 @@ class Trial:
     parents: tuple[Parent, ...] = ()
     train_on: TrainOn = "train"
     twin: Parent | None = None
+
+    @property
+    def network(self) -> Network:
+        """What an exported file of it is of."""
+        return self.backbone, self.image_size
 
     @property
     def scored_as(self) -> int:

@@ -76,7 +76,7 @@ def _front(rows: list[LeaderboardRow], record: StudyRecord) -> list[LeaderboardR
     if all(row.image_seconds for row in rows if row.rank):
         return pareto_front(rows, lambda row: row.image_seconds or 0.0)
     click.echo("cost of inference by parameters and input size: not all networks were timed in this run", err=True)
-    sizes = {(one.backbone, one.image_size): one.cost for one in record.candidates}
+    sizes = {one.network: one.cost for one in record.candidates}
     return pareto_front(rows, lambda row: sizes[row.backbone, row.image_size])
 
 
