@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from parts.hosts import host_of
+from parts.notes import Notes
 
 from autoft.errors import PluginError
 from autoft.parts.base import Problem, Searcher
@@ -476,21 +477,11 @@ def deaf(search, monkeypatch):
     return make
 
 
-class Notes(Silent):
-    """Remembers them."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 def test_a_searcher_that_never_answers_ends_the_search_in_time_with_what_there_is(deaf):
     begun = deaf(FINISHED)
     assert begun.ask() == begun.ask() == DONE
     assert begun.searcher.asked == 1
-    (note,) = begun.screen.notes
+    (note,) = begun.screen.lines
     (trace,) = re.findall(r"deaf.* did not answer for .* s; traceback in (\S+);", note)
     assert "in ask" in Path(trace).read_text()
 
@@ -602,7 +593,7 @@ def test_what_is_under_way_at_the_target_ends_by_itself_and_nothing_follows(sear
     assert begun.ask() == begun.ask() == WAIT
     begun.tell(Report(1, "paused", 1.0, 0.96, 1.0, bound=0.85))
     assert begun.ask() == DONE
-    assert begun.screen.notes == [
+    assert begun.screen.lines == [
         "the target is reached, so the search ends: trial 0 has score 0.9500, at least 0.9300 by its 95 % interval"
     ]
 

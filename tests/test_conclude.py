@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from parts.notes import Notes
 
 from autoft import (
     BackboneUnavailable,
@@ -35,21 +36,12 @@ from autoft.errors import AutoftError, RunFolderError
 from autoft.store import RunFolder
 from autoft.study.run import Run
 from autoft.study.study import Study
-from autoft.system.screen import Silent
 from autoft.system.stopwatch import Stopwatch
 from autoft.values.ledger import Ledger, TrialRecord
 from autoft.values.trial import Clock, Queued, Slice
 
 ACCURACY, MAE = MetricFacts("accuracy"), MetricFacts("mae", is_loss=True, greatest=None)
 LOG_LOSS = MetricFacts("log_loss", is_loss=True, greatest=None)
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def records(n: int) -> list[TrialRecord]:

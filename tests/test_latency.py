@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from parts.data import dataset
+from parts.notes import Notes
 
 import autoft
 from autoft import GateFailed
@@ -36,14 +38,6 @@ from autoft.values.trial import Candidate, Clock, Costs, Queued, Report, Slice
 ZOO = str(Path(__file__).parent / "parts" / "small_zoo.py")
 A, B = ("small/test_resnet", 64), ("small/test_efficientnet", 64)
 CANDIDATES = tuple(Candidate(name, "probe", size, Space({}), "closed_form") for name, size in (A, B))
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture
@@ -140,6 +134,18 @@ def test_nothing_of_a_network_that_is_barred_wins_is_refitted_or_reaches_a_targe
     assert ledger.reaching(0.75) is None
     assert ledger.exportable() == (ledger.trials[1],)
     assert ledger.damage(ledger.trials[0]) == "too slow"
+
+
+def test_what_cannot_be_kept_costs_no_export(limited: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on a disk that is read-only, or full, is exported elsewhere."""
+    run = limited(9.0)
+
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(latency, "write_atomic", refuse)
+    remember(run, A, 3.0)
+    assert not run.folder.latencies.exists()
 
 
 @pytest.mark.parametrize(("of_each", "kept"), [(0, {0}), (1, {0, 2})])

@@ -21,6 +21,7 @@ import torch
 from parts.data import dataset, source
 from parts.exported import SIZE, Tiny, handoff, torch_logits
 from parts.hosts import host_of
+from parts.notes import Notes
 
 from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.builtin.searchers import Halving
@@ -340,14 +341,6 @@ class Scripted(Searcher):
         return self.answers.pop(0) if self.answers else DONE
 
 
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @pytest.fixture
 def search(tmp_path: Path) -> Callable[..., Search]:
     def make(*answers: object, events: list[Event] = [], now: float = 20.0, trials: int | None = None) -> Search:  # noqa: B006
@@ -464,7 +457,7 @@ def test_a_stopped_search_has_no_last_errand(search: Callable[..., Search]) -> N
 def test_why_there_is_no_refit_is_one_line(search: Callable[..., Search]) -> None:
     begun = search(events=trained(0, 0.5), now=88.0)
     assert begun.ask() == begun.ask() == DONE
-    (note,) = begun.screen.notes
+    (note,) = begun.screen.lines
     assert note.startswith("no refit of trial 0")
 
 
@@ -502,7 +495,7 @@ def test_a_refit_that_a_kill_cut_short_is_given_up_where_no_time_is_left(search:
     assert late.ledger.in_flight == ()
     assert late.ledger.trials[1].state == "left out"
     assert "it takes about" in late.ledger.trials[1].reports[-1].error
-    assert late.screen.notes == []
+    assert late.screen.lines == []
 
 
 @pytest.mark.parametrize("event", ["failed", "paused"])
@@ -539,7 +532,7 @@ def test_a_refit_that_was_refused_is_not_made_again(search: Callable[..., Search
     begun = search(events=events)
     assert begun.ask() == begun.ask() == DONE
     said = "no refit of trial 0 on train + validation: it has failed before, worse than its twin"
-    assert (begun.screen.notes, refits(now=20.0).reserve(Ledger(events), None)) == ([said], 10.0)
+    assert (begun.screen.lines, refits(now=20.0).reserve(Ledger(events), None)) == ([said], 10.0)
     better = Ledger([*events, *trained(2, 0.9, passes=9.0)])
     assert following(refits(now=20.0), better).trial.twin == Parent(2, 9.0)
 
@@ -974,7 +967,7 @@ def test_from_a_kill_in_the_refit_to_the_bundle_of_the_refit_and_back_to_its_twi
         path.write_bytes(b"damaged")
     best = export_trial(short, (), ExportWish(None, tmp_path / "twin", "image"), notes)
     assert best.trial.id == 0
-    assert any(note.startswith("trial 1 is passed over: ") for note in notes.notes)
+    assert any(note.startswith("trial 1 is passed over: ") for note in notes.lines)
 
 
 def test_figures_and_calibration_of_a_refit_are_its_twins(tiny_images: Path, tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from parts.data import dataset
+from parts.notes import Notes
 
 from autoft.engine.engine import _report_data
 from autoft.engine.review import bound_as_chosen, review
 from autoft.errors import DataError
 from autoft.parts.base import Task
-from autoft.system.screen import Silent
 from autoft.tasks.multi_label import MultiLabel
 from autoft.tasks.ordinal import Ordinal
 from autoft.tasks.regression import Regression
@@ -21,14 +21,6 @@ from autoft.tasks.single_label import SingleLabel
 from autoft.values.dataset import Entry, Listing
 
 KNOWN = SingleLabel(), MultiLabel(), Regression(), Ordinal()
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 # ---------------------------------------------------------------- numbers that are taken for classes

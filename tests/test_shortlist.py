@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parts.notes import Notes
 
 from autoft.builtin.searchers import Halving
 from autoft.errors import BackboneUnavailable, StudyError
@@ -33,14 +34,6 @@ from autoft.values.ledger import Ledger
 from autoft.values.plan import GradientHead, Plan
 from autoft.values.space import Choice, Circumstances, Space
 from autoft.values.trial import Candidate, Clock, Costs, Queued, Report, Slice
-
-
-class Notes:
-    def __init__(self):
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
 
 
 class FakeHost:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from parts.notes import Notes
 
 from autoft import __main__ as main
 from autoft.bundle.place import replacing
@@ -96,14 +97,6 @@ def bundle(run: Run) -> None:
 def lock(run: Run) -> None:
     with run.folder.lock():
         pass
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 CLOCK = RunClock(0.0, 60.0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parts.notes import Notes
 from PIL import Image
 
 import autoft
@@ -19,20 +20,11 @@ from autoft.errors import StudyError
 from autoft.media.image.view import choose_view, side_seen, views_to_compare, what_a_crop_hides
 from autoft.study.run import Run
 from autoft.study.study import Study
-from autoft.system.screen import Silent
 from autoft.values.handoff import View
 
 FASHION = Path(__file__).parents[1] / "examples" / "fashion"
 CLASSES = ("bag", "sandal", "trouser")
 VIEWS = st.sampled_from(get_args(View))
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.mark.parametrize(("aspect", "view"), [(1.0, "crop"), (4 / 3, "crop"), (1.5, "squash"), (4.0, "squash")])

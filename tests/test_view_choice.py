@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from parts.data import source
+from parts.notes import Notes
 from PIL import Image
 
 from autoft.data.dataset import open_dataset
@@ -24,7 +25,6 @@ from autoft.study.study import Study
 from autoft.study.views import Comparison
 from autoft.system.clock import RunClock
 from autoft.system.parallel import never_stop
-from autoft.system.screen import Silent
 from autoft.system.stopwatch import Stopwatch
 from autoft.tasks.regression import Regression
 from autoft.tasks.single_label import SingleLabel
@@ -44,14 +44,6 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine makes no difference but where a test is about time."""
     monkeypatch.setattr(views, "MOST_SECONDS", 600.0)
     monkeypatch.setattr(views, "SHARE", 1.0)
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def bars(folder: Path, shape: tuple[int, int], each: int = 14) -> Path:

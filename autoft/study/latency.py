@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from autoft.study.machine import cores
@@ -53,11 +54,11 @@ def beyond_the_limit(run: Run) -> str:
 def remember(run: Run, network: Network, found: float) -> None:
     """Keep how many milliseconds an image takes the exported network here, the least that was measured.
 
-    Raises as `Run.writing` does.
+    A run that cannot be written is exported elsewhere all the same: what is not kept is measured again.
     """
     known, name = _measured_here(run), network_name(network)
-    with run.writing(run.folder.latencies):
-        now = Latencies(known.machine, {**known.measured, name: min(found, known.measured.get(name, found))})
+    now = Latencies(known.machine, {**known.measured, name: min(found, known.measured.get(name, found))})
+    with suppress(OSError):
         write_atomic(run.folder.latencies, encode(now))
 
 
