@@ -1047,14 +1047,14 @@ def test_backbones_are_filtered(
 
 
 def test_backbones_show_what_is_known_of_them(tmp_path: Path, autoft_: Callable[..., Outcome]) -> None:
-    known = ZOO.replace("prior=0.5)", "prior=0.5, gmacs=0.04)").replace("prior=0.9)", "prior=0.9, by_default=False)")
+    known = ZOO.replace("prior=0.5)", "prior=0.5, gmacs=0.0016)").replace("prior=0.9)", "prior=0.9, by_default=False)")
     (tmp_path / "zoo.py").write_text(known)
     header, *rows = autoft_("backbones", "mine/*", "-p", str(tmp_path / "zoo.py"), "-p", "no:timm").out.splitlines()
     columns = ["name", "top-1", "GMACs", "parameters", "px", "licence", "weights", "searched"]
     assert header.split() == columns
     large, small = (re.split(r" {2,}", row.strip()) for row in rows)
     assert large == ["mine/large", "0.900", "5.0 M", "224", "cc-by-nc-4.0", "download", "when named"]
-    assert small == ["mine/small", "0.500", "0.04", "0.0 M", "32", "mit", "local", "by default"]
+    assert small == ["mine/small", "0.500", "0.0016", "0.001 M", "32", "mit", "local", "by default"]
 
 
 def test_doctor_quick_says_what_it_found(autoft_: Callable[..., Outcome]) -> None:

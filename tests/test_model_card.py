@@ -153,6 +153,20 @@ def test_a_second_opening_of_the_test_split_is_said_at_the_top() -> None:
     assert "The test images were scored 3 times in this run's life: it went on after it had ended, or an end of" in head
 
 
+def test_counts_of_test_images_in_metrics_json_are_explained_where_they_count_any() -> None:
+    of = facts()
+    data = section(model_card(replace(of, metrics=replace(of.metrics, split="test", test_openings=2))), "Data")
+    assert "`test_openings` (2)" in data
+    assert "test_openings" not in section(model_card(replace(of, metrics=replace(of.metrics, split="val"))), "Data")
+
+
+def test_a_limit_on_latency_is_on_the_card_with_what_was_measured() -> None:
+    of = facts()
+    assert "max-latency" not in model_card(of)
+    rows = section(model_card(replace(of, max_latency=20.0, core_milliseconds=12.3)), "Provenance")
+    assert "20 ms; 12.3 ms measured" in rows
+
+
 def test_test_images_that_another_run_had_seen_are_said_at_the_top() -> None:
     of = facts()
     assert "The search began with" not in model_card(of)

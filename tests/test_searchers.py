@@ -187,6 +187,17 @@ def test_a_probe_on_a_part_of_the_images_is_done_again_when_there_is_time():
     assert longer.start().trial.freeze != "probe"
 
 
+def test_a_probe_on_most_of_the_images_is_done_again_once_when_the_rest_fits():
+    costs = Costs(scoring=18.0, image=0.0045, solving=7.5)
+    for left, is_again in ((30.0, False), (90.0, True)):  # half of which a probe may take; the rest is 18 + 10 s
+        play = Play(problem(("z/a",)), deadline=84.0 + left)
+        play.report(play.start(), 0.5, seconds=84.0, share=0.77, costs=costs)
+        again = play.start()
+        assert (again.trial.freeze == "probe") == is_again
+    play.report(again, 0.6, seconds=5.0, share=0.9, costs=costs)
+    assert play.start().trial.freeze != "probe"
+
+
 @pytest.mark.parametrize("event", ["finished", "failed"])
 def test_a_refit_of_such_a_probe_is_none(event):
     """The run that goes on later has time for all the images."""
@@ -604,6 +615,16 @@ def test_nothing_is_begun_that_the_time_does_not_hold(searcher: Searcher):
     assert play.ask() == DONE
     play.now = 100.0 - 16.0
     assert isinstance(play.ask(), Slice)
+
+
+def test_of_very_many_images_a_trial_goes_on_for_as_long_as_it_takes_to_score_it():
+    """A pass over them takes minutes, and a quarter of one more than the rest of a search."""
+    play = Play(replace(raced_only(), trials=1), deadline=200.0)
+    play.report(play.start(), 0.5, costs=Costs(step=1.0, steps_a_pass=400, scoring=10.0))
+    play.now = 200.0 - 19.0
+    assert play.ask() == DONE
+    play.now = 200.0 - 21.0
+    assert play.start().start == RUNGS[0]
 
 
 @pytest.mark.parametrize("searcher", OTHERS, ids=str)

@@ -209,6 +209,8 @@ def _write_card(
         versions=order.versions,
         created=created,
         known={metric.name: metric.facts for metric in order.task.metrics},
+        max_latency=order.max_latency,
+        core_milliseconds=passed.core_milliseconds,
     )
     (folder / CARD).write_text(model_card(facts), encoding="utf-8")
     write_manifest(folder, order.versions, order.handoff.data_fingerprint, created, order.handoff.origin)

@@ -27,7 +27,7 @@ from autoft.values.bundle import (
     ParityReport,
     Training,
 )
-from autoft.values.counts import counted
+from autoft.values.counts import counted, milliseconds
 from autoft.values.dataset import DatasetInfo, SplitName, ValueRange
 from autoft.values.handoff import Handoff, Layout, Preprocess, View
 from autoft.values.target import MetricFacts
@@ -71,7 +71,8 @@ class CardFacts:
     """What a card is made of: what other files of the bundle hold, and how they came about.
 
     `form` is that of the answers. `layout` is what model.onnx takes, `vectors` the number of images in
-    test_vectors/, `created` a date in ISO 8601, `known` how the task's metrics are shown, by name.
+    test_vectors/, `created` a date in ISO 8601, `known` how the task's metrics are shown, by name. `max_latency` is what
+    the core was allowed to take for one image, `core_milliseconds` what it took; None without a limit.
     """
 
     handoff: Handoff
@@ -85,6 +86,8 @@ class CardFacts:
     versions: Mapping[str, str]
     created: str
     known: Mapping[str, MetricFacts] = field(default_factory=dict)
+    max_latency: float | None = None
+    core_milliseconds: float | None = None
 
     def shown(self, metric: str) -> MetricFacts:
         """How a metric is shown."""
@@ -184,12 +187,13 @@ def _data(facts: CardFacts) -> str:
 Images: {counts}; median short side {data.short_side} pixels, median ratio of the long side to it {data.aspect:.2f}.
 Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.
 
-{_trained_on(facts)}
+{_trained_on(facts)}{_counts(facts.metrics)}
 
 **Privacy.** `{VECTORS}/` holds {vectors} images that are, or were made of, images from the validation split,
 `{PARITY}` names some files of the data, and by `{IMAGES}` whoever holds an image can tell that it was in the
 data. If that must not be, remove any of the three, `{VECTORS}/` as a whole, before you pass this folder on:
-`verify.py` then notes what was left out, and passes.
+`verify.py` then notes what was left out, and passes. The `label` of a vector is that of the image it was made
+from, which need not be what the model answers: its answers are the numbers beside it.
 
 {facts.form.data(facts.handoff.targets, facts.metrics)}"""
 
@@ -210,6 +214,15 @@ def _trained_on(facts: CardFacts) -> str:
     return f"""This model was trained on {part} (trial {trial.id}, a refit).
 {settings}{come} from trial {trial.twin.trial}, the same training on
 {twin}, scored on {scored[0].lower()}{scored[1:]}."""
+
+
+def _counts(metrics: MetricsReport) -> str:
+    """What the counts of test images in metrics.json are."""
+    if metrics.split != "test":
+        return ""
+    return f"""
+In `{METRICS}`, `test_openings` ({metrics.test_openings}) is how often the search has scored its test images, and
+`test_images_seen` ({metrics.test_images_seen}) how many of them another search had that it began with."""
 
 
 def _scored(scored: int, images: int) -> str:
@@ -322,6 +335,7 @@ def _provenance(facts: CardFacts) -> str:
         *_trial(handoff),
         *_lengths(handoff),
         *([("Training steps in", f"{handoff.precision}; scored in fp32")] if handoff.precision else ()),
+        *_limited(facts),
         (_chosen_by(handoff), facts.shown(handoff.metric).text(handoff.validation_score)),
         *((f"Version of {plain(name)}", plain(version)) for name, version in facts.versions.items()),
     ]
@@ -335,6 +349,13 @@ def _lengths(handoff: Handoff) -> Iterator[tuple[str, str]]:
         yield "Trained for", str(handoff.training)
     if twin and handoff.scored_training:
         yield f"Trial {twin.trial} trained for", str(handoff.scored_training)
+
+
+def _limited(facts: CardFacts) -> Iterator[tuple[str, str]]:
+    """What the core was allowed to take for one image where it was made."""
+    if facts.max_latency is not None:
+        taken = "" if facts.core_milliseconds is None else f"; {milliseconds(facts.core_milliseconds)} measured"
+        yield f"Most that `{CORE}` was to take an image (`--max-latency`)", f"{milliseconds(facts.max_latency)}{taken}"
 
 
 def _chosen_by(handoff: Handoff) -> str:

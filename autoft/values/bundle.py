@@ -60,6 +60,8 @@ class Origin:
     `of_trial` is the trial whose validation score, temperature and thresholds it has: its own number, or of a refit,
     which has trained on the validation images too, that of the trial that it repeats. `training` and
     `twin_training`, of that trial where it is another one, are None for a head in closed form, and in older files.
+    `share` is the part of the images of `train_on` that a head in closed form was fitted on: there may have been no
+    time for all.
     """
 
     trial: int
@@ -67,6 +69,7 @@ class Origin:
     of_trial: int
     training: Training | None = None
     twin_training: Training | None = None
+    share: float = 1.0
 
 
 # ---------------------------------------------------------------- metrics.json

@@ -128,7 +128,7 @@ class Handoff:
     def origin(self) -> Origin:
         """What the bundle's JSON files say of the trial."""
         twins = self.scored_training if self.trial.twin else None
-        return Origin(self.trial.id, self.trial.train_on, self.trial.scored_as, self.training, twins)
+        return Origin(self.trial.id, self.trial.train_on, self.trial.scored_as, self.training, twins, self.share)
 
 
 @dataclass(frozen=True)

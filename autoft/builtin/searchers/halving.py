@@ -41,7 +41,9 @@ RACED_BACKBONES = 3
 # Of the time left when a probe starts, for all that wait; one that takes longer ends on a part of the images.
 PROBE_SHARE = 0.5
 MIN_PROBE_SECONDS = 10.0  # a worker's first slice begins with seconds of imports
-AGAIN = 3.0  # times the time it had: then a probe that was not done with all images is worth another try
+# A probe that was not done with all images is worth another try with so many times the time it had, or once if what was
+# left fits, with a margin: the features that it had computed are kept.
+AGAIN, REST_MARGIN = 3.0, 1.2
 # Share of the time after the probes in which new trials may start; the rest belongs to the best ones.
 RACE_SHARE = 0.4
 # Slices that must have ended before one says what they cost besides their passes: the first build and load.
@@ -97,7 +99,14 @@ class _Race(Standing):
         """Whether a probe got no time, or had enough for a part only, and could now have a multiple of it."""
         if record.share == 1.0 and not record.given_back:
             return False
-        return min(self._probe_seconds(1), self.clock.remaining) > AGAIN * record.seconds
+        enough = AGAIN * record.seconds
+        if record.score is not None and not self._is_probed_again(record):
+            enough = min(enough, REST_MARGIN * _rest_seconds(record))
+        return min(self._probe_seconds(1), self.clock.remaining) > enough
+
+    def _is_probed_again(self, record: TrialRecord) -> bool:
+        address = address_of(record.trial)
+        return any(address_of(one.trial) == address for one in self._probes() if one.trial.id != record.trial.id)
 
     def promotion(self) -> Slice | None:
         """The best trial among the top of its rung that has not gone on, from the highest rung down."""
@@ -197,6 +206,13 @@ class _Race(Standing):
 
     def _probe_reports(self) -> Iterator[Report]:
         return (report for record in self._probes() for report in record.reports)
+
+
+def _rest_seconds(record: TrialRecord) -> float:
+    """What a probe on a part of the images still takes for all: the features of the others, and another fit."""
+    costs, share = record.costs, record.share
+    forward = max(0.0, record.seconds - costs.scoring - costs.solving)
+    return forward * (1.0 - share) / share + costs.solving / share
 
 
 def _seconds_besides(record: TrialRecord, a_pass: float) -> Iterator[float]:

@@ -12,7 +12,8 @@ from autoft import Candidate, Clock, Ledger, Params, Problem, Slice, Trial, Tria
 
 MIN_SLICE_SECONDS = 2.0
 MORE_SECONDS = 1.0  # less is not more time: what is kept back for the end wavers
-WORTH_PASSES = 0.25  # less of a pass is not worth starting a slice for
+WORTH_PASSES = 0.25  # less of a pass is not worth starting a slice for,
+WORTH_SCORING = 1.0  # nor is to train on for less than so many times what it takes to score that
 EPSILON = 1e-6
 FAILURES_BORNE = 2
 
@@ -64,8 +65,10 @@ class Standing:
         return candidate.backbone not in self.too_late and self.fits(candidate)
 
     def is_worth_going_on(self, record: TrialRecord) -> bool:
-        """Whether a trial is paused, can go on, and a good part of a pass and its score still fit."""
-        least = max(MIN_SLICE_SECONDS, WORTH_PASSES * steady_pass_seconds(record)) + record.costs.scoring
+        """Whether a trial is paused, can go on, and a good part of a pass, or of the time to score it, still fits."""
+        scoring = record.costs.scoring
+        part = min(WORTH_PASSES * steady_pass_seconds(record), WORTH_SCORING * scoring)
+        least = max(MIN_SLICE_SECONDS, part) + scoring
         return self.can_go_on(record) and self.clock.remaining > least
 
     def can_be_probed(self, candidate: Candidate) -> bool:

@@ -92,12 +92,17 @@ def _size(spec: InputSpec) -> str:
     return f"{spec.size} only" if spec.fixed_size else str(spec.size)
 
 
+def _figure(value: float, places: int) -> str:
+    """To so many places; to two digits where a small network would have none but zeros."""
+    return f"{value:.{places}f}" if value >= 10**-places else f"{value:.2g}"
+
+
 def _cells(backbone: Backbone, unasked: Container[str]) -> tuple[str, ...]:
     return (
         backbone.name,
         "" if backbone.prior is None else f"{backbone.prior:.3f}",
-        "" if backbone.gmacs is None else f"{backbone.gmacs:.2f}",
-        f"{backbone.parameters / 1e6:.1f} M",
+        "" if backbone.gmacs is None else _figure(backbone.gmacs, 2),
+        f"{_figure(backbone.parameters / 1e6, 1)} M",
         _size(backbone.input),
         backbone.license,
         backbone.weights,
