@@ -303,10 +303,11 @@ class Ledger:
         return self._elapsed
 
     def allowance(self, trial: Trial) -> Allowance:
-        """How many images the trial's next slice, or the one in flight, can have go through at a time."""
+        """What is known of what the trial's next slice takes, or the one in flight."""
         record = self._records.get(trial.id)
         held = self._held.get(trial.network, {})
-        return Allowance(dict(held), record.lost if record and record.in_flight else ())
+        lost = record.lost if record and record.in_flight else ()
+        return Allowance(dict(held), lost, self.image_seconds(*trial.network))
 
     def ranking(self) -> tuple[TrialRecord, ...]:
         """Trials with a score, best first, as `rank` says."""
