@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autoft.system.load import LONGEST_AGE_SECONDS, OtherTasks, other_tasks
+from autoft.system.load import LONGEST_AGE_SECONDS, OtherTasks, other_tasks, waiting
 
 OWN = str(os.getpid())
 
@@ -81,3 +81,10 @@ def test_what_was_long_ago_is_forgotten() -> None:
     assert others() == 9.0
     wait(LONGEST_AGE_SECONDS + 1)
     assert others() == 1.0
+
+
+def test_waiting_is_what_a_thread_takes_beyond_its_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert waiting(0.01) >= 0.0
+    monkeypatch.setattr(time, "perf_counter", iter((10.0, 10.9)).__next__)
+    monkeypatch.setattr(time, "thread_time", iter((1.0, 1.2, 1.4, 1.6)).__next__)
+    assert waiting(0.6) == pytest.approx(0.5)

@@ -71,8 +71,8 @@ class CardFacts:
     """What a card is made of: what other files of the bundle hold, and how they came about.
 
     `form` is that of the answers. `layout` is what model.onnx takes, `vectors` the number of images in
-    test_vectors/, `created` a date in ISO 8601, `known` how the task's metrics are shown, by name. `max_latency` is what
-    the core was allowed to take for one image, `core_milliseconds` what it took; None without a limit.
+    test_vectors/, `created` a date in ISO 8601, `known` how the task's metrics are shown, by name. `max_latency` is
+    what the core was allowed to take for one image, `core_milliseconds` what it took; None without a limit.
     """
 
     handoff: Handoff

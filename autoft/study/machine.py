@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import math
@@ -16,7 +17,7 @@ from autoft.errors import StudyError
 from autoft.study.record import Machine, RunnerName
 from autoft.study.study import Study
 from autoft.system.cgroups import cpu_quota, memory_left
-from autoft.system.load import OtherTasks
+from autoft.system.load import OtherTasks, waiting
 from autoft.system.screen import Screen
 from autoft.system.starting import start_slowness
 from autoft.values.counts import counted
@@ -30,6 +31,9 @@ MIB, GIB = 2**20, 2**30
 # What a worker needs before a run has measured it: torch, one backbone at a time in training, and a few kept beside it.
 WORKER_BYTES = 3 * GIB // 2
 EPSILON = 1e-3
+# One measurement tells a fair share (waiting .24 to .80 of two loops on two cores) from that of a session of its own (0
+# to .33), but not how small that is.
+FEELING_SECONDS, LEAST_FELT = 0.3, 0.25
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,27 @@ class Slowness:
         """A factor of 2 means: twice as long as on the other machine, with nothing else running there."""
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         more = max(0.0, load - self.own, self.others() or 0.0)
-        # Of the whole machine, as both are, and for one thread, as most of what is reckoned with has: of two cores that
-        # two others keep busy it has two thirds of one, not half.
-        crowding = max(1.0, (1.0 + more) / (os.cpu_count() or 1))
-        return start_slowness() * crowding
+        waits = _waiting_beside(more)
+        return start_slowness() * (1.0 + (waits * _waiting_felt() if waits else 0.0))
+
+
+def _waiting_beside(others: float) -> float:
+    """Seconds one thread waits for each it computes, if all tasks get as much of the whole machine's cores.
+
+    For one thread, as most of what is reckoned with has: of two cores that two others keep busy it has two thirds of
+    one.
+    """
+    return max(0.0, (1.0 + others) / (os.cpu_count() or 1) - 1.0)
+
+
+@functools.cache
+def _waiting_felt() -> float:
+    """The part of that which a thread does wait here, measured when the machine is crowded for the first time.
+
+    Before the workers start, if it is from the beginning. Tasks of other sessions count for less than their number.
+    """
+    expected = _waiting_beside(OtherTasks()() or 0.0)
+    return min(1.0, max(LEAST_FELT, waiting(FEELING_SECONDS) / expected)) if expected else 1.0
 
 
 def worker_memory(ledger: Ledger) -> int:

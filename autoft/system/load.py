@@ -48,6 +48,18 @@ class OtherTasks:
                 self._readings.append((self._now(), count))
 
 
+def waiting(seconds: float) -> float:
+    """How many seconds this thread waits for a core for each one that it computes; measured by so many of computing.
+
+    Least where others are of another session: Linux gives each session as much as any other (`autogroup` in sched(7)),
+    however many tasks it has.
+    """
+    began, used = time.perf_counter(), time.thread_time()
+    while (computed := time.thread_time() - used) < seconds:
+        pass
+    return max(0.0, (time.perf_counter() - began) / computed - 1.0)
+
+
 def other_tasks(proc: Path = PROC) -> int | None:
     """Tasks that run or wait for a core now and do not descend from this process; None where the system does not say.
 
