@@ -745,19 +745,6 @@ def test_what_fits_in_one_process_is_where_another_begins(run, worker):
     assert (report.event, report.facts["images_at_once"]) == ("paused", 8)
 
 
-def test_what_an_image_takes_is_known_where_another_process_has_measured_it(run, worker):
-    found, later = (trial(run, number, "test_resnet", "full") for number in (0, 1))
-    ledger = Ledger([Queued(0, Slice(found, 0.0, 1.0, FOREVER), Clock(0.0, FOREVER))])
-    report = execute(worker, found, 0.0, 1.0)
-    ledger.record(replace(report, costs=replace(report.costs, image=10.0)))
-    job = Job(Slice(later, 0.0, 1.0, FOREVER), time.time(), ledger.allowance(later))
-    assert Worker(shop_of(run)).shop.bench(job).image_seconds == 10.0
-    assert worker.shop.bench(job).image_seconds not in (None, 10.0), "what it has measured itself goes before"
-    in_no_time = replace(job, slice=replace(job.slice, deadline=20.0))  # enough for steps, not for scoring so slowly
-    given_back = Worker(shop_of(run)).run(in_no_time)
-    assert (given_back.event, given_back.score) == ("paused", None)
-
-
 def test_a_probe_that_has_cost_a_process_looks_at_fewer_images_at_a_time(run, worker):
     probe = trial(run, 0, "test_resnet", "probe")
     sizes = [

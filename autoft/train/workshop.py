@@ -291,8 +291,8 @@ class Bench:
 
     @property
     def image_seconds(self) -> float | None:
-        """Seconds of one image's forward pass at this size: as this process has measured it, else any of the run."""
-        return self.shop.image_seconds.get(self.trial.network, self.job.allowance.image_seconds)
+        """Seconds of one image's forward pass at this size; None before it was measured."""
+        return self.shop.image_seconds.get(self.trial.network)
 
     def arithmetic(self, checkpoint: Checkpoint | None) -> Choice:
         """What the trial's steps are computed in: that of the checkpoint it goes on from, or what is chosen now."""

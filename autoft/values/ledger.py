@@ -303,11 +303,10 @@ class Ledger:
         return self._elapsed
 
     def allowance(self, trial: Trial) -> Allowance:
-        """What is known of what the trial's next slice takes, or the one in flight."""
+        """How many images the trial's next slice, or the one in flight, can have go through at a time."""
         record = self._records.get(trial.id)
         held = self._held.get(trial.network, {})
-        lost = record.lost if record and record.in_flight else ()
-        return Allowance(dict(held), lost, self.image_seconds(*trial.network))
+        return Allowance(dict(held), record.lost if record and record.in_flight else ())
 
     def ranking(self) -> tuple[TrialRecord, ...]:
         """Trials with a score, best first, as `rank` says."""

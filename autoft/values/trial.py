@@ -162,16 +162,14 @@ class Lost:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What a search knows of what a slice takes: how many images can go through at a time, and how long one does.
+    """What a search knows of how many images a slice can have go through at a time.
 
     `held`: what trials of its backbone and input size made do with for lack of memory, by the name of the device.
-    `lost`: the processes that the slice has cost. `image_seconds`: a forward pass of one image, None before any trial
-    of its backbone and size has measured it.
+    `lost`: the processes that the slice has cost.
     """
 
     held: Mapping[str, int] = field(default_factory=dict)
     lost: tuple[Lost, ...] = ()
-    image_seconds: float | None = None
 
     @property
     def ran_out(self) -> bool:
