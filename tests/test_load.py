@@ -83,8 +83,11 @@ def test_what_was_long_ago_is_forgotten() -> None:
     assert others() == 1.0
 
 
-def test_waiting_is_what_a_thread_takes_beyond_its_computing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert waiting(0.01) >= 0.0
-    monkeypatch.setattr(time, "perf_counter", iter((10.0, 10.9)).__next__)
-    monkeypatch.setattr(time, "thread_time", iter((1.0, 1.2, 1.4, 1.6)).__next__)
-    assert waiting(0.6) == pytest.approx(0.5)
+def test_waiting_is_what_a_thread_takes_beyond_its_computing() -> None:
+    now, computed = iter((10.0, 10.2, 10.6, 10.9)), iter((1.0, 1.2, 1.4, 1.6))
+    assert waiting(0.6, now.__next__, computed.__next__) == pytest.approx(0.5)
+
+
+def test_waiting_is_given_up_where_there_is_hardly_anything_to_compute_with() -> None:
+    now, computed = iter((10.0, 11.0, 12.0)), iter((1.0, 1.05, 1.1))
+    assert waiting(0.5, now.__next__, computed.__next__) == pytest.approx(19.0)

@@ -223,28 +223,44 @@ def test_cores_are_those_of_the_quota(monkeypatch):
 def test_how_crowded_a_machine_of_four_cores_is(monkeypatch, load, others, crowding):
     monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(machine, "_waiting_felt", lambda: 1.0)
+    monkeypatch.setattr(machine, "_felt", lambda: 1.0)
     assert Slowness(own=3.0, others=lambda: others)() == crowding
-    monkeypatch.setattr(machine, "_waiting_felt", lambda: 0.5)
+    monkeypatch.setattr(machine, "_felt", lambda: 0.5)
     assert Slowness(own=3.0, others=lambda: others)() == (1 + crowding) / 2
 
 
 @pytest.mark.parametrize(
     ("others", "waits", "felt"),
     [
-        (2, 0.5, 1.0),  # a fair share of two cores
-        (2, 0.9, 1.0),
-        (2, 0.2, 0.4),  # that of a session of its own
-        (2, 0.0, 0.25),
-        (1, 0.0, 1.0),  # those that made the machine crowded have gone
-        (None, 0.0, 1.0),
+        ((2, 2), 0.5, 1.0),  # a fair share of two cores
+        ((2, 2), 0.9, 1.0),
+        ((2, 2), 0.2, 0.4),  # that of a session of its own
+        ((2, 2), 0.0, 0.25),
+        ((2, 3), 0.2, 0.4),
+        ((2, 1), 0.0, 1.0),  # those that made the machine crowded have gone meanwhile
+        ((1, 2), 0.0, 1.0),  # or before
+        ((None, None), 0.0, 1.0),
     ],
 )
-def test_how_much_of_the_others_is_felt_is_measured(monkeypatch, others, waits, felt):
+def test_how_much_of_the_others_is_felt_is_measured_once(monkeypatch, others, waits, felt):
+    readings = iter((*others, 2, 2))
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(machine, "OtherTasks", lambda: lambda: others)
+    monkeypatch.setattr(machine, "OtherTasks", lambda: lambda: next(readings))
     monkeypatch.setattr(machine, "waiting", lambda seconds: waits)
-    assert machine._waiting_felt.__wrapped__() == pytest.approx(felt)
+    measured = machine._Felt()
+    assert measured() == pytest.approx(felt)
+    if felt < 1.0:
+        monkeypatch.setattr(machine, "waiting", lambda seconds: 1 / 0)
+        assert measured() == pytest.approx(felt), "which is kept"
+
+
+def test_what_was_gone_before_it_could_be_measured_says_nothing_of_what_comes(monkeypatch):
+    readings = iter((2, 1, 2, 2))
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(machine, "OtherTasks", lambda: lambda: next(readings))
+    monkeypatch.setattr(machine, "waiting", lambda seconds: 0.2)
+    measured = machine._Felt()
+    assert (measured(), measured()) == (1.0, pytest.approx(0.4))
 
 
 @pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])

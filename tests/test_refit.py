@@ -213,17 +213,17 @@ def test_what_a_refit_takes_comes_of_what_its_twin_was_measured_to_take() -> Non
     (_, report) = trained(0, 0.5)
     ledger = Ledger(trained(0, 0.5))
     besides = STARTING_SECONDS + 0.5 + 0.25 + 2 * CHECKED_IMAGES * 0.001
-    assert refits().seconds(ledger.trials[0]) == pytest.approx(3 * 10 * 0.1 * 800 / 600 + besides)
+    assert refits().seconds(ledger, ledger.trials[0]) == pytest.approx(3 * 10 * 0.1 * 800 / 600 + besides)
     unsteady = replace(report, costs=replace(STEPS, step=None))
     ledger = Ledger([trained(0, 0.5)[0], unsteady])
-    assert refits().seconds(ledger.trials[0]) == pytest.approx(4.0 * 800 / 600 + besides)
+    assert refits().seconds(ledger, ledger.trials[0]) == pytest.approx(4.0 * 800 / 600 + besides)
 
 
 def test_a_refit_starts_more_slowly_where_processes_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = Ledger(trained(0, 0.5)).trials[0]
-    before = refits().seconds(record)
+    ledger = Ledger(trained(0, 0.5))
+    before = refits().seconds(ledger, ledger.trials[0])
     monkeypatch.setattr("autoft.runners.refit.start_slowness", lambda: 3.0)
-    assert refits().seconds(record) == pytest.approx(before + 2 * STARTING_SECONDS)
+    assert refits().seconds(ledger, ledger.trials[0]) == pytest.approx(before + 2 * STARTING_SECONDS)
 
 
 def test_a_closed_form_is_solved_anew_with_what_was_missing() -> None:
@@ -231,16 +231,21 @@ def test_a_closed_form_is_solved_anew_with_what_was_missing() -> None:
     costs = Costs(image=0.01, solving=0.3)
     report = Report(0, "finished", 1.0, 0.5, 9.0, costs=costs, share=0.5)
     queued = Queued(0, Slice(trial, 0.0, 1.0, 90.0), Clock(0.0, 90.0))
-    part, whole = (Ledger([queued, one]).trials[0] for one in (report, replace(report, share=1.0)))
-    assert refits().seconds(whole) == pytest.approx(STARTING_SECONDS + 0.3 * 800 / 600)
-    assert refits().seconds(part) == pytest.approx(STARTING_SECONDS + 0.6 * 800 / 600 + 300 * 0.01)
+    part, whole = (Ledger([queued, one]) for one in (report, replace(report, share=1.0)))
+    assert refits().seconds(whole, whole.trials[0]) == pytest.approx(STARTING_SECONDS + 0.3 * 800 / 600)
+    assert refits().seconds(part, part.trials[0]) == pytest.approx(STARTING_SECONDS + 0.6 * 800 / 600 + 300 * 0.01)
     some_scored = refits(validation=50)  # there was no time to score the others
-    assert some_scored.seconds(whole) == pytest.approx(STARTING_SECONDS + 0.3 * 800 / 600 + 150 * 0.01)
+    of_these = STARTING_SECONDS + 0.3 * 800 / 600 + 150 * 0.01
+    assert some_scored.seconds(whole, whole.trials[0]) == pytest.approx(of_these)
+    tried_again = replace(report, trial=1, share=1.0, costs=Costs(solving=0.3))  # of features that were kept
+    again = replace(queued, trial=1, slice=replace(queued.slice, trial=PROBE.trial(1, {}, 0)))
+    both = Ledger([queued, report, again, tried_again])
+    assert some_scored.seconds(both, both.trials[1]) == pytest.approx(of_these)
 
 
 def test_time_is_kept_back_for_the_refit_of_the_best() -> None:
     ledger = Ledger(trained(0, 0.5, passes=9.0))
-    needed = MARGIN * refits().seconds(ledger.trials[0])
+    needed = MARGIN * refits().seconds(ledger, ledger.trials[0])
     assert refits().reserve(ledger, None) == pytest.approx(10.0 + needed)
     assert refits(no_refit=True).reserve(ledger, None) == 10.0
     assert refits().reserve(Ledger(), None) == 10.0
@@ -253,7 +258,7 @@ def test_time_is_kept_back_for_the_refit_of_the_best() -> None:
 def test_nothing_is_kept_back_for_a_refit_for_which_it_is_too_late() -> None:
     """Its seconds would be nobody's: too few for the refit, and denied to the search."""
     ledger = Ledger(trained(0, 0.5, passes=9.0))
-    left = refits().seconds(ledger.trials[0]) - 1.0
+    left = refits().seconds(ledger, ledger.trials[0]) - 1.0
     late = refits(now=100.0 - 10.0 - left)
     assert late.reserve(ledger, None) == late.reserve(ledger, ledger.trials[0].trial) == 10.0
 
@@ -273,13 +278,13 @@ def test_a_slice_of_the_best_ends_when_just_its_refit_fits_behind_it(now: float)
         assert ends == 90.0
         return
     longer = Ledger(trained(0, 0.5, passes=6.0 + (ends - now) / (10 * 0.1)))  # trained all the while
-    assert ends + MARGIN * plan.seconds(longer.trials[0]) == pytest.approx(90.0, abs=0.1)
+    assert ends + MARGIN * plan.seconds(longer, longer.trials[0]) == pytest.approx(90.0, abs=0.1)
 
 
 @pytest.mark.parametrize("missing", [0.001, 0.04, 0.5])
 def test_what_a_refit_takes_is_never_said_to_be_what_is_left(missing: float) -> None:
     ledger = Ledger(trained(0, 0.5))
-    needed = refits().seconds(ledger.trials[0])
+    needed = refits().seconds(ledger, ledger.trials[0])
     found = following(refits(budget=needed + 10.0 - missing), ledger)
     assert isinstance(found, str)
     takes, left, _ = (float(figure) for figure in re.findall(r"(\d+\.\d) s", found))
@@ -651,7 +656,10 @@ def test_time_is_kept_and_the_winner_has_its_refit_where_it_was_planned(budget: 
         assert run.run() < 1.0
         ledger = run.search.ledger
         best = ledger.ranking()[0]
-        if best.best_step >= WORTH_PASSES and MARGIN * run.plan.seconds(best) < 0.8 * REFIT_SHARE * budget:
+        if (
+            best.best_step >= WORTH_PASSES
+            and MARGIN * run.plan.seconds(run.search.ledger, best) < 0.8 * REFIT_SHARE * budget
+        ):
             planned, made = planned + 1, made + ledger.exportable()[0].is_refit
     assert made >= 0.6 * planned  # the others won in the last moment
 

@@ -187,15 +187,56 @@ def test_a_probe_on_a_part_of_the_images_is_done_again_when_there_is_time():
     assert longer.start().trial.freeze != "probe"
 
 
-def test_a_probe_on_most_of_the_images_is_done_again_once_when_the_rest_fits():
-    costs = Costs(scoring=18.0, image=0.0045, solving=7.5)
-    for left, is_again in ((30.0, False), (90.0, True)):  # half of which a probe may take; the rest is 18 + 10 s
-        play = Play(problem(("z/a",)), deadline=84.0 + left)
-        play.report(play.start(), 0.5, seconds=84.0, share=0.77, costs=costs)
-        again = play.start()
-        assert (again.trial.freeze == "probe") == is_again
-    play.report(again, 0.6, seconds=5.0, share=0.9, costs=costs)
+MOST = {"seconds": 84.0, "share": 0.77, "costs": Costs(scoring=18.0, image=0.0045, solving=7.5)}
+"""Of a probe whose rest takes 17 and another 10 s."""
+
+
+@pytest.mark.parametrize(("left", "freeze"), [(70.0, "full"), (90.0, "probe")])  # half of which a probe may take
+def test_a_probe_on_most_of_the_images_is_done_again_when_the_rest_fits(left, freeze):
+    play = Play(problem(("z/a",)), deadline=84.0 + left)
+    play.report(play.start(), 0.5, **MOST)
+    assert play.start().trial.freeze == freeze
+
+
+def test_a_probe_whose_rest_fitted_is_not_done_a_third_time():
+    play = Play(problem(("z/a",)), deadline=250.0)
+    play.report(play.start(), 0.5, **MOST)
+    play.report(play.start(), 0.6, **MOST | {"seconds": 5.0, "share": 0.9})
     assert play.start().trial.freeze != "probe"
+
+
+def test_the_rest_of_a_probe_waits_for_those_that_were_not_tried_and_leaves_them_their_time():
+    play = Play(problem(("z/a", "z/b")), deadline=600.0)
+    play.report(play.start(), 0.5, **MOST)
+    other = play.start()
+    assert other.trial.backbone == "z/b"
+    assert other.deadline == pytest.approx(84.0 + (600.0 - 84.0) / 2)
+    play.report(other, 0.4)
+    again = play.start()
+    assert (again.trial.backbone, again.trial.freeze) == ("z/a", "probe")
+
+
+def test_the_last_trial_is_not_spent_on_the_rest_of_a_probe():
+    play = Play(problem(("z/a",), trials=2), deadline=600.0)
+    play.report(play.start(), 0.5, **MOST)
+    assert play.start().trial.freeze != "probe"
+
+
+def test_a_rest_that_no_worker_took_is_asked_for_again():
+    play = Play(problem(("z/a",)), deadline=600.0)
+    play.report(play.start(), 0.5, **MOST)
+    again = play.start()
+    play.ledger.record(Report(again.trial.id, "paused", 0.0, None, 0.0, elapsed=play.now))
+    assert play.start().trial == again.trial
+
+
+def test_a_probe_of_features_that_were_kept_says_nothing_of_what_scoring_takes():
+    play = Play(problem(("z/a", "z/b")), deadline=100.0)
+    play.report(play.start(), 0.5, seconds=1.0, costs=Costs(scoring=18.0))
+    play.report(play.start(), 0.5, seconds=1.0, costs=Costs(scoring=0.0))
+    others = replace(play.problem, candidates=(*play.problem.candidates, *problem(("z/c",)).candidates))
+    play.problem, play.now = others, 85.0
+    assert not isinstance(play.ask(), Slice) or play.ask().trial.freeze != "probe"
 
 
 @pytest.mark.parametrize("event", ["finished", "failed"])
@@ -617,13 +658,22 @@ def test_nothing_is_begun_that_the_time_does_not_hold(searcher: Searcher):
     assert isinstance(play.ask(), Slice)
 
 
-def test_of_very_many_images_a_trial_goes_on_for_as_long_as_it_takes_to_score_it():
+@pytest.mark.parametrize(
+    ("costs", "least"),
+    [
+        (Costs(step=1.0, steps_a_pass=400, scoring=10.0), 20.0),
+        (Costs(step=1.0, steps_a_pass=400, scoring=10.0, saving=2.0), 22.0),
+        (Costs(step=9.6, steps_a_pass=300, scoring=5.0), 14.6),  # one step is always taken
+        (Costs(step=0.1, steps_a_pass=40, scoring=10.0), 12.0),
+    ],
+)
+def test_of_very_many_images_a_trial_goes_on_for_as_long_as_it_takes_to_score_it(costs, least):
     """A pass over them takes minutes, and a quarter of one more than the rest of a search."""
     play = Play(replace(raced_only(), trials=1), deadline=200.0)
-    play.report(play.start(), 0.5, costs=Costs(step=1.0, steps_a_pass=400, scoring=10.0))
-    play.now = 200.0 - 19.0
+    play.report(play.start(), 0.5, costs=costs)
+    play.now = 200.0 - least + 0.5
     assert play.ask() == DONE
-    play.now = 200.0 - 21.0
+    play.now = 200.0 - least - 0.5
     assert play.start().start == RUNGS[0]
 
 

@@ -52,7 +52,7 @@ def test_a_slow_machine_promises_less(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ending, prepare, machine):
         monkeypatch.setattr(module, "start_slowness", lambda: 3.0)
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(machine, "_waiting_felt", lambda: 1.0)
+    monkeypatch.setattr(machine, "_felt", lambda: 1.0)
     alone, crowded = (Slowness(own=1e9, others=lambda others=others: others) for others in (0.0, 3.0))
     assert (alone(), crowded()) == (3.0, 6.0)
     assert prepare.is_little(3 * prepare.LITTLE_TIME_SECONDS - 1)

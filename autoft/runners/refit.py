@@ -49,11 +49,11 @@ class Refits:
         ending, best = self.ending(ledger, trial), self.winner(ledger)
         if best is None or ledger.refuted(best) or not self._is_trainable(best.trial):
             return ending
-        if self.seconds(best) > self.clock.budget - self.clock.now() - ending:
+        if self.seconds(ledger, best) > self.clock.budget - self.clock.now() - ending:
             return ending
         if trial is None:
-            return ending + self._planned(best, MARGIN * self.seconds(best))
-        return ending + (self._should_it_go_on(best, ending) if trial == best.trial else 0.0)
+            return ending + self._planned(best, MARGIN * self.seconds(ledger, best))
+        return ending + (self._should_it_go_on(ledger, best, ending) if trial == best.trial else 0.0)
 
     def winner(self, ledger: Ledger) -> TrialRecord | None:
         """The trial to refit, the first that can be exported; None where there is none, or nothing left to do."""
@@ -91,15 +91,15 @@ class Refits:
                 return f"{left_out}: the weights of trial {parent.trial}, with which it began, are not kept"
         ending = self.ending(ledger, trial)
         left = max(0.0, self.clock.budget - self.clock.now() - ending)
-        if (needed := self.seconds(twin)) > left:
+        if (needed := self.seconds(ledger, twin)) > left:
             takes, has = math.ceil(10 * needed) / 10, math.floor(10 * left) / 10  # never alike by rounding
             kept = f"{ending:.1f} s are kept free for the export"
             return f"{left_out}: it takes about {takes:.1f} s, and {has:.1f} s are left for it, as {kept}"
         return None
 
-    def seconds(self, record: TrialRecord) -> float:
+    def seconds(self, ledger: Ledger, record: TrialRecord) -> float:
         """What the refit of a trial takes that has a score, from what the trial was measured to cost."""
-        return self._seconds(record, record.best_step)
+        return self._seconds(ledger, record, record.best_step)
 
     @property
     def growth(self) -> float:
@@ -107,16 +107,18 @@ class Refits:
         counts = self.record.data.counts
         return (counts["train"] + counts["val"]) / counts["train"]
 
-    def _seconds(self, record: TrialRecord, passes: float) -> float:
+    def _seconds(self, ledger: Ledger, record: TrialRecord, passes: float) -> float:
         costs = record.costs
         scoring = 0.0 if self._is_closed_form(record.trial) else costs.scoring  # of features that there are
         besides = start_slowness() * STARTING_SECONDS + scoring + costs.saving + self._checking(record)
-        return self._fitting(record, passes) + besides
+        return self._fitting(ledger, record, passes) + besides
 
-    def _fitting(self, record: TrialRecord, passes: float) -> float:
+    def _fitting(self, ledger: Ledger, record: TrialRecord, passes: float) -> float:
         costs = record.costs
         if self._is_closed_form(record.trial):
-            return costs.solving * self.growth / record.share + costs.image * self._without_features(record)
+            # One that was tried again had its validation features already, and did not measure what an image takes.
+            image = costs.image or ledger.image_seconds(*record.trial.network) or 0.0
+            return costs.solving * self.growth / record.share + image * self._without_features(record)
         if costs.a_pass is None:  # too few steps to tell
             return self.growth * sum(one.seconds for one in record.reports if one.step <= passes)
         return self.growth * passes * costs.a_pass
@@ -132,9 +134,9 @@ class Refits:
         images = min(CHECKED_IMAGES, self.record.data.counts["train"])
         return 0.0 if self._is_closed_form(record.trial) else 2 * images * record.costs.image
 
-    def _should_it_go_on(self, best: TrialRecord, ending: float) -> float:
+    def _should_it_go_on(self, ledger: Ledger, best: TrialRecord, ending: float) -> float:
         """Seconds to keep back when it trains on until just so much time is left as its refit takes then."""
-        growth, so_far = MARGIN * self.growth, MARGIN * self._seconds(best, best.step)
+        growth, so_far = MARGIN * self.growth, MARGIN * self._seconds(ledger, best, best.step)
         left = max(0.0, self.clock.budget - self.clock.now() - ending - so_far)
         return self._planned(best, so_far + growth * left / (1.0 + growth))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import importlib.util
 import math
@@ -32,7 +31,8 @@ MIB, GIB = 2**20, 2**30
 WORKER_BYTES = 3 * GIB // 2
 EPSILON = 1e-3
 # One measurement tells a fair share (waiting .24 to .80 of two loops on two cores) from that of a session of its own (0
-# to .33), but not how small that is.
+# to .33), but not how small that is. What cores lose to their neighbours, who share caches and more, is in
+# `start_slowness` already: with both an export beside two loops was reckoned 1.34 times as long, and took 1.3.
 FEELING_SECONDS, LEAST_FELT = 0.3, 0.25
 
 
@@ -105,7 +105,7 @@ class Slowness:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         more = max(0.0, load - self.own, self.others() or 0.0)
         waits = _waiting_beside(more)
-        return start_slowness() * (1.0 + (waits * _waiting_felt() if waits else 0.0))
+        return start_slowness() * (1.0 + (waits * _felt() if waits else 0.0))
 
 
 def _waiting_beside(others: float) -> float:
@@ -117,14 +117,26 @@ def _waiting_beside(others: float) -> float:
     return max(0.0, (1.0 + others) / (os.cpu_count() or 1) - 1.0)
 
 
-@functools.cache
-def _waiting_felt() -> float:
+class _Felt:
     """The part of that which a thread does wait here, measured when the machine is crowded for the first time.
 
-    Before the workers start, if it is from the beginning. Tasks of other sessions count for less than their number.
+    That is before the workers start, if it is from the beginning; later, they make it look larger. Tasks of other
+    sessions count for less than their number. What comes and goes meanwhile is not measured by, and counts in full.
     """
-    expected = _waiting_beside(OtherTasks()() or 0.0)
-    return min(1.0, max(LEAST_FELT, waiting(FEELING_SECONDS) / expected)) if expected else 1.0
+
+    def __init__(self) -> None:
+        self._part: float | None = None
+
+    def __call__(self) -> float:
+        if self._part is None:
+            before = _waiting_beside(OtherTasks()() or 0.0)
+            waits = waiting(FEELING_SECONDS) if before else 0.0
+            expected = min(before, _waiting_beside(OtherTasks()() or 0.0)) if before else 0.0
+            self._part = min(1.0, max(LEAST_FELT, waits / expected)) if expected else None
+        return 1.0 if self._part is None else self._part
+
+
+_felt = _Felt()
 
 
 def worker_memory(ledger: Ledger) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 # A reading costs some milliseconds, and one alone may meet something that is over at once.
+LONGEST_WAIT = 4.0  # times what is to be computed
 READINGS_AT_FIRST, PAUSE_SECONDS, LEAST_AGE_SECONDS, LONGEST_AGE_SECONDS = 4, 0.01, 1.0, 15.0
 
 
@@ -48,16 +49,19 @@ class OtherTasks:
                 self._readings.append((self._now(), count))
 
 
-def waiting(seconds: float) -> float:
+def waiting(
+    seconds: float, now: Callable[[], float] = time.perf_counter, computed: Callable[[], float] = time.thread_time
+) -> float:
     """How many seconds this thread waits for a core for each one that it computes; measured by so many of computing.
 
-    Least where others are of another session: Linux gives each session as much as any other (`autogroup` in sched(7)),
-    however many tasks it has.
+    Least where others are of another session: outside of containers Linux gives each session as much as any other,
+    however many tasks it has (`autogroup` in sched(7)). Takes four times those seconds at most.
     """
-    began, used = time.perf_counter(), time.thread_time()
-    while (computed := time.thread_time() - used) < seconds:
-        pass
-    return max(0.0, (time.perf_counter() - began) / computed - 1.0)
+    began, before = now(), computed()
+    taken = used = 0.0
+    while used < seconds and taken < LONGEST_WAIT * seconds:
+        used, taken = computed() - before, now() - began
+    return max(0.0, taken / max(used, 1e-6) - 1.0)
 
 
 def other_tasks(proc: Path = PROC) -> int | None:

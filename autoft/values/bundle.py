@@ -61,7 +61,7 @@ class Origin:
     which has trained on the validation images too, that of the trial that it repeats. `training` and
     `twin_training`, of that trial where it is another one, are None for a head in closed form, and in older files.
     `share` is the part of the images of `train_on` that a head in closed form was fitted on: there may have been no
-    time for all.
+    time for all, of which older files say nothing.
     """
 
     trial: int

@@ -43,7 +43,7 @@ PROBE_SHARE = 0.5
 MIN_PROBE_SECONDS = 10.0  # a worker's first slice begins with seconds of imports
 # A probe that was not done with all images is worth another try with so many times the time it had, or once if what was
 # left fits, with a margin: the features that it had computed are kept.
-AGAIN, REST_MARGIN = 3.0, 1.2
+AGAIN, REST_MARGIN = 3.0, 1.5
 # Share of the time after the probes in which new trials may start; the rest belongs to the best ones.
 RACE_SHARE = 0.4
 # Slices that must have ended before one says what they cost besides their passes: the first build and load.
@@ -83,12 +83,15 @@ class _Race(Standing):
         used_up = is_used_up(self.problem, self.ledger)
         waiting = [candidate for candidate in open_ if not used_up or address_of(candidate) in begun]
         waiting = [candidate for candidate in waiting if self.can_be_probed(candidate)]
+        probed = {address_of(record.trial) for record in self._probes() if record.score is not None}
+        untried = [candidate for candidate in waiting if address_of(candidate) not in probed]
         if not waiting:
             return None
-        chosen = max(waiting, key=lambda candidate: candidate.prior or 0.0)
+        chosen = max(untried or waiting, key=lambda candidate: candidate.prior or 0.0)
         known = begun.get(address_of(chosen))
         probe = self._go_on(known) if known else self._start(chosen, {})
-        return replace(probe, deadline=min(probe.deadline, self.clock.elapsed + self._probe_seconds(len(waiting))))
+        seconds = self._probe_seconds(max(1, len(untried)))
+        return replace(probe, deadline=min(probe.deadline, self.clock.elapsed + seconds))
 
     def _probe_seconds(self, waiting: int) -> float:
         """What each of so many probes may take."""
@@ -99,14 +102,20 @@ class _Race(Standing):
         """Whether a probe got no time, or had enough for a part only, and could now have a multiple of it."""
         if record.share == 1.0 and not record.given_back:
             return False
+        if not record.given_back and self._is_last_trial():
+            return False
         enough = AGAIN * record.seconds
         if record.score is not None and not self._is_probed_again(record):
             enough = min(enough, REST_MARGIN * _rest_seconds(record))
         return min(self._probe_seconds(1), self.clock.remaining) > enough
 
     def _is_probed_again(self, record: TrialRecord) -> bool:
-        address = address_of(record.trial)
-        return any(address_of(one.trial) == address for one in self._probes() if one.trial.id != record.trial.id)
+        address, others = address_of(record.trial), (one for one in self._probes() if one.trial.id != record.trial.id)
+        return any(address_of(one.trial) == address and not one.given_back for one in others)
+
+    def _is_last_trial(self) -> bool:
+        """Whether the next new one is the last that there may be; it is worth more to what was not tried."""
+        return self.problem.trials is not None and len(self.ledger.trials) + 1 >= self.problem.trials
 
     def promotion(self) -> Slice | None:
         """The best trial among the top of its rung that has not gone on, from the highest rung down."""
@@ -149,7 +158,7 @@ class _Race(Standing):
         return self._start(candidate, starts[lap] if lap < len(starts) else candidate.space.sample(rng))
 
     def more_of_the_best(self) -> Slice | None:
-        """The best paused trial of which a good part of a pass still fits."""
+        """The best paused trial that is worth going on with."""
         record = self.best_paused()
         return self._go_on(record) if record else None
 

@@ -49,7 +49,7 @@ class Standing:
         return None
 
     def best_paused(self) -> TrialRecord | None:
-        """The best trial that can go on and of which a good part of a pass still fits."""
+        """The best trial that is worth going on with."""
         return next((record for record in self.ledger.ranking() if self.is_worth_going_on(record)), None)
 
     def startable(self) -> list[Candidate]:
@@ -66,16 +66,17 @@ class Standing:
 
     def is_worth_going_on(self, record: TrialRecord) -> bool:
         """Whether a trial is paused, can go on, and a good part of a pass, or of the time to score it, still fits."""
-        scoring = record.costs.scoring
-        part = min(WORTH_PASSES * steady_pass_seconds(record), WORTH_SCORING * scoring)
-        least = max(MIN_SLICE_SECONDS, part) + scoring
+        costs = record.costs
+        part = min(WORTH_PASSES * steady_pass_seconds(record), WORTH_SCORING * costs.scoring)
+        least = max(MIN_SLICE_SECONDS, costs.step or 0.0, part) + costs.scoring + costs.saving
         return self.can_go_on(record) and self.clock.remaining > least
 
     def can_be_probed(self, candidate: Candidate) -> bool:
         """Whether its validation images can be scored in time, by what that took others; without a model, always."""
         costs = {one.backbone: one.cost for one in self.problem.candidates}
         scored = [record for record in self.own() if record.score is not None]
-        rates = [r.costs.scoring / costs[r.trial.backbone] for r in scored if r.trial.backbone in costs]
+        told = [record for record in scored if record.trial.backbone in costs and record.costs.scoring > 0.0]
+        rates = [record.costs.scoring / costs[record.trial.backbone] for record in told]
         least = max(MIN_SLICE_SECONDS, min(rates, default=0.0) * candidate.cost)
         return not scored or self.clock.remaining >= least
 
