@@ -90,8 +90,9 @@ class _Race(Standing):
         chosen = max(untried or waiting, key=lambda candidate: candidate.prior or 0.0)
         known = begun.get(address_of(chosen))
         probe = self._go_on(known) if known else self._start(chosen, {})
-        seconds = self._probe_seconds(max(1, len(untried)))
-        return replace(probe, deadline=min(probe.deadline, self.clock.elapsed + seconds))
+        if not untried:  # nobody waits for it
+            return probe
+        return replace(probe, deadline=min(probe.deadline, self.clock.elapsed + self._probe_seconds(len(untried))))
 
     def _probe_seconds(self, waiting: int) -> float:
         """What each of so many probes may take."""
@@ -100,14 +101,13 @@ class _Race(Standing):
 
     def _worth_again(self, record: TrialRecord) -> bool:
         """Whether a probe got no time, or had enough for a part only, and could now have a multiple of it."""
-        if record.share == 1.0 and not record.given_back:
+        has_much_more = min(self._probe_seconds(1), self.clock.remaining) > AGAIN * record.seconds
+        if record.given_back:
+            return has_much_more
+        if record.share == 1.0 or self._is_last_trial():
             return False
-        if not record.given_back and self._is_last_trial():
-            return False
-        enough = AGAIN * record.seconds
-        if record.score is not None and not self._is_probed_again(record):
-            enough = min(enough, REST_MARGIN * _rest_seconds(record))
-        return min(self._probe_seconds(1), self.clock.remaining) > enough
+        rest_fits = self.clock.remaining > REST_MARGIN * _rest_seconds(record)
+        return has_much_more or (rest_fits and not self._is_probed_again(record))
 
     def _is_probed_again(self, record: TrialRecord) -> bool:
         address, others = address_of(record.trial), (one for one in self._probes() if one.trial.id != record.trial.id)
