@@ -228,3 +228,20 @@ def test_a_failing_exporter_leaves_no_folder(run: Run, monkeypatch: pytest.Monke
     with pytest.raises(PluginError, match="no way"):
         prepare(run, run.host(), BACKBONE, 64)
     assert list((run.folder.path / ".prepared").iterdir()) == []
+
+
+def test_the_imports_of_the_end_are_begun_once_and_over_when_the_search_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported: list[str] = []
+
+    def slowly(name: str) -> None:
+        time.sleep(0.1)
+        imported.append(name)
+
+    monkeypatch.setattr(prepare_module.importlib, "import_module", slowly)
+    preparation = Preparation(run, run.host())
+    preparation.import_ahead()
+    preparation.import_ahead()
+    preparation.close()
+    assert imported == list(prepare_module._IMPORTED_AT_THE_END)

@@ -93,6 +93,11 @@ class Preparation:
         self._took: float | None = None
         self._imports = threading.Thread(target=_import_ahead, name="imports", daemon=True)
 
+    def import_ahead(self) -> None:
+        """Begin, once, to import what the end of a run takes and its search does not."""
+        if self._imports.ident is None:
+            self._imports.start()
+
     def follow(self, ledger: Ledger, left: float, slowness: float) -> None:
         """Begin with the backbone that leads, once as many trials have a score as there are backbones.
 
@@ -115,8 +120,6 @@ class Preparation:
         """Begin with this backbone, once; while another one is being prepared, nothing: so call it again and again."""
         if self._busy() or (backbone, image_size) in self._began or self._is_ready(backbone, image_size):
             return
-        if not self._began:
-            self._imports.start()
         self._began[backbone, image_size] = time.time()
         errand = encode(_Errand(str(self._run.folder.path), self._host.refs, backbone, image_size))
         command = [sys.executable, "-m", "autoft.engine.prepare", errand]
@@ -158,7 +161,7 @@ class Preparation:
     def close(self) -> None:
         """End what is still being prepared; what is finished stays."""
         self._end()
-        if self._began:
+        if self._imports.ident is not None:
             self._imports.join()  # one that is still importing when Python ends crashes it
 
     def _end(self) -> None:
