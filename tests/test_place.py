@@ -118,6 +118,13 @@ def test_after_a_failure_everything_is_as_it_was(tmp_path: Path, monkeypatch: py
     assert (old / "model.onnx").read_text() == "model"
 
 
+def test_after_a_failure_no_folder_is_left_that_was_made_for_it(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(OSError, match="No space left"), replacing(tmp_path / "run" / "exports" / "3"):
+        _no_space()
+    assert files(tmp_path) == {"run"}
+
+
 def _no_space() -> None:
     raise OSError(28, "No space left on device")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,16 @@ def test_unreadable_images_are_reported_in_their_place(bundle: Path, tmp_path: P
     assert bad == Prediction(str(tmp_path / "text.jpg"), error="not an image: text")
     assert one.label == LABELS[0]
     assert missing.error == "no such file or directory"
+
+
+def test_what_is_no_regular_file_is_not_waited_for(bundle: Path, tmp_path: Path) -> None:
+    """Nobody writes into the pipe, and /dev/zero has no end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "whole.png")
+    of_folder = {Path(one.image).name: one.error for one in predict(bundle, [str(tmp_path)])}
+    assert of_folder == {"pipe.png": "not a regular file", "whole.png": None}
+    named = [*predict(bundle, ["/dev/zero", str(tmp_path / "pipe.png"), str(tmp_path / "whole.png")])]
+    assert [one.error for one in named] == ["not a regular file", "not a regular file", None]
 
 
 def test_nothing_to_predict_is_an_error(bundle: Path, tmp_path: Path) -> None:

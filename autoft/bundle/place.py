@@ -76,12 +76,13 @@ def _way_back(run: Path, summary: Summary) -> str:
 def replacing(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` to fill; it takes the place of `folder` at the end of the block.
 
-    After an exception `folder` is as it was. Raises `OSError` when it cannot take that place, and in place of whatever
-    the block raises because somebody has removed the new folder.
+    After an exception `folder` is as it was, and so is what it lies in. Raises `OSError` when it cannot take that
+    place, and in place of whatever the block raises because somebody has removed the new folder.
     """
     settle(folder)
     mark = secrets.token_hex(_MARK_BYTES)
     born, fresh, old = (folder.with_name(f".{folder.name}.{mark}{what}") for what in ("", ".new", ".old"))
+    without = [parent for parent in folder.parents if not parent.exists()]
     born.mkdir(parents=True)
     try:
         with _held(born):
@@ -97,6 +98,9 @@ def replacing(folder: Path) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
+        for parent in without:
+            with suppress(OSError):  # it is not empty
+                parent.rmdir()
 
 
 def settle(folder: Path) -> None:

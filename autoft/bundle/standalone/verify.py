@@ -84,7 +84,7 @@ def verify(folder: Path) -> Outcome:
     try:
         manifest = _parse(folder, MANIFEST)
         with _blaming(f"{MANIFEST} is damaged"):
-            files = manifest["files"]
+            files = _listed(manifest)
             left_out = _left_out(folder, files)
             outcome.problems += [*_too_old(manifest), *_changed(folder, files, left_out)]
             outcome.files = sum(_part(name) not in left_out for name in files)
@@ -128,12 +128,24 @@ def _blaming(what: str) -> Iterator[None]:
 # ---------------------------------------------------------------- the files
 
 
+def _listed(manifest: Any) -> dict[str, Any]:
+    """The files that a manifest lists."""
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        raise Broken(f"{MANIFEST} is damaged: it lists no files")
+    return files
+
+
 def _parse(folder: Path, name: str) -> Any:
     with _blaming(f"{name} is damaged"):
         if not (folder / name).is_file():
             raise Broken(f"{name} is missing")
         data = json.loads((folder / name).read_text(encoding="utf-8"))
-        if name in (MANIFEST, VECTORS) and data["schema"] != SCHEMA:
+        if name not in (MANIFEST, VECTORS):
+            return data
+        if not isinstance(data, dict) or "schema" not in data:
+            raise Broken(f"{name} is damaged: it names no schema")
+        if data["schema"] != SCHEMA:
             raise Broken(f"{name} is of schema {data['schema']}, this verify.py knows {SCHEMA}; use the bundle's own")
     return data
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -204,7 +205,10 @@ def _bytes_of(source: Path | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        size = source.stat().st_size
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):  # a named pipe would block the reader for ever
+            raise UnreadableImage("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+        size = status.st_size
         if size > MAX_BYTES:
             raise UnreadableImage(f"{size / 2**30:.1f} GiB, the limit for a file is {MAX_BYTES / 2**30:g} GiB")
         return source.read_bytes()
