@@ -360,7 +360,7 @@ def test_more_time_that_is_too_little_for_the_refit_is_refused_with_what_it_take
     run: Run, executed: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CheckpointStore, "problem", lambda store, wanted: None)
-    monkeypatch.setattr(Refits, "seconds", lambda refits, record: 600.0)
+    monkeypatch.setattr(Refits, "seconds", lambda refits, ledger, record: 600.0)
     rewrite(run, replace(run.record, study=replace(run.record.study, trials=1)))
     with pytest.raises(StudyError, match=r"--trials 1 is used up.*; no refit of trial 0 .*: it takes about 600\.0 s"):
         api.resume(run.folder.path, "+1m")
