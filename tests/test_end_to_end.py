@@ -171,7 +171,7 @@ def test_killed_runs_go_on_and_never_repeat_a_finished_trial(tiny_images, tmp_pa
         file.write('{"event": "pau')  # a line torn by the kill
     before = (run / "trials.jsonl").read_text().splitlines()[:-1]
     used = max(line.get("elapsed", 0.0) for line in map(json.loads, before))
-    done = autoft("resume", run, "--time", f"{used + 40 * SLOWNESS:.0f}s", "--json")
+    done = autoft("resume", run, "--time", f"{used + 25 * SLOWNESS:.0f}s", "--json")
     assert done.returncode == 0, done.stderr
     assert (run / "trials.jsonl").read_text().splitlines()[: len(before)] == before
     ended = [line["trial"] for line in journal(run) if line["event"] in ("finished", "failed")]
