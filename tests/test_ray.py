@@ -62,7 +62,7 @@ def test_ray_is_silent_and_sigterm_leaves_a_run_that_goes_on(tiny_images, tmp_pa
     assert "ray" not in (out + err).replace(str(tmp_path), "").lower()
     before = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
     used = max(line.get("elapsed", 0.0) for line in before)
-    done = autoft("resume", run, "--time", f"{used + 40 * SLOWNESS:.0f}s", "--json")
+    done = autoft("resume", run, "--time", f"{used + 30 * SLOWNESS:.0f}s", "--json")
     assert done.returncode == 0, done.stderr
     after = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
     assert after[: len(before)] == before

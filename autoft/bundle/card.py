@@ -187,7 +187,7 @@ def _data(facts: CardFacts) -> str:
 Images: {counts}; median short side {data.short_side} pixels, median ratio of the long side to it {data.aspect:.2f}.
 Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.
 
-{_trained_on(facts)}{_counts(facts.metrics)}
+{_trained_on(facts)}{_test_counts(facts.metrics)}
 
 **Privacy.** `{VECTORS}/` holds {vectors} images that are, or were made of, images from the validation split,
 `{PARITY}` names some files of the data, and by `{IMAGES}` whoever holds an image can tell that it was in the
@@ -216,7 +216,7 @@ def _trained_on(facts: CardFacts) -> str:
 {twin}, scored on {scored[0].lower()}{scored[1:]}."""
 
 
-def _counts(metrics: MetricsReport) -> str:
+def _test_counts(metrics: MetricsReport) -> str:
     """What the counts of test images in metrics.json are."""
     if metrics.split != "test":
         return ""

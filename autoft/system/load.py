@@ -11,8 +11,8 @@ from pathlib import Path
 
 PROC = Path("/proc")
 # A reading costs some milliseconds, and one alone may meet something that is over at once.
-LONGEST_WAIT = 4.0  # times what is to be computed
 READINGS_AT_FIRST, PAUSE_SECONDS, LEAST_AGE_SECONDS, LONGEST_AGE_SECONDS = 4, 0.01, 1.0, 15.0
+LONGEST_WAIT = 4.0  # times what is to be computed
 
 
 class OtherTasks:

@@ -100,16 +100,17 @@ class _Race(Standing):
         return max(MIN_PROBE_SECONDS, share)
 
     def _worth_again(self, record: TrialRecord) -> bool:
-        """Whether a probe got no time, or had enough for a part only, and could now have a multiple of it."""
-        has_much_more = min(self._probe_seconds(1), self.clock.remaining) > AGAIN * record.seconds
-        if record.given_back:
-            return has_much_more
-        if record.share == 1.0 or self._is_last_trial():
+        """Whether a probe got no time, or enough for a part only, and could now have a multiple of it, or the rest."""
+        if record.share == 1.0 and not record.given_back:
             return False
-        rest_fits = self.clock.remaining > REST_MARGIN * _rest_seconds(record)
-        return has_much_more or (rest_fits and not self._is_probed_again(record))
+        if min(self._probe_seconds(1), self.clock.remaining) > AGAIN * record.seconds:
+            return record.given_back or not self._is_last_trial()
+        if record.given_back or self._is_last_trial() or self._is_probed_again(record):
+            return False
+        return self.clock.remaining > REST_MARGIN * _rest_seconds(record)
 
     def _is_probed_again(self, record: TrialRecord) -> bool:
+        """Whether another probe of the same has had its time."""
         address, others = address_of(record.trial), (one for one in self._probes() if one.trial.id != record.trial.id)
         return any(address_of(one.trial) == address and not one.given_back for one in others)
 

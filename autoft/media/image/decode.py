@@ -207,7 +207,7 @@ def _bytes_of(source: Path | bytes) -> bytes:
     try:
         status = source.stat()
         if not stat.S_ISREG(status.st_mode):  # a named pipe would block the reader for ever
-            raise UnreadableImage("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+            raise UnreadableImage("not a regular file")
         size = status.st_size
         if size > MAX_BYTES:
             raise UnreadableImage(f"{size / 2**30:.1f} GiB, the limit for a file is {MAX_BYTES / 2**30:g} GiB")
