@@ -40,7 +40,7 @@ from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
 from autoft.runners.base import Runner, Site
 from autoft.runners.inline import InlineRunner
-from autoft.runners.refit import MARGIN, REFIT_SHARE, STARTING_SECONDS, WORTH_PASSES, Refits
+from autoft.runners.refit import LATE_SECONDS, MARGIN, REFIT_SHARE, STARTING_SECONDS, WORTH_PASSES, Refits
 from autoft.runners.search import Search
 from autoft.store import CheckpointStore, Journal, leaderboard_rows
 from autoft.study.record import Machine
@@ -245,7 +245,7 @@ def test_a_closed_form_is_solved_anew_with_what_was_missing() -> None:
 
 def test_time_is_kept_back_for_the_refit_of_the_best() -> None:
     ledger = Ledger(trained(0, 0.5, passes=9.0))
-    needed = MARGIN * refits().seconds(ledger, ledger.trials[0])
+    needed = MARGIN * refits().seconds(ledger, ledger.trials[0]) + LATE_SECONDS
     assert refits().reserve(ledger, None) == pytest.approx(10.0 + needed)
     assert refits(no_refit=True).reserve(ledger, None) == 10.0
     assert refits().reserve(Ledger(), None) == 10.0
@@ -278,7 +278,15 @@ def test_a_slice_of_the_best_ends_when_just_its_refit_fits_behind_it(now: float)
         assert ends == 90.0
         return
     longer = Ledger(trained(0, 0.5, passes=6.0 + (ends - now) / (10 * 0.1)))  # trained all the while
-    assert ends + MARGIN * plan.seconds(longer, longer.trials[0]) == pytest.approx(90.0, abs=0.1)
+    assert ends + MARGIN * plan.seconds(longer, longer.trials[0]) + LATE_SECONDS == pytest.approx(90.0, abs=0.1)
+
+
+def test_a_slice_that_ends_a_little_late_leaves_the_refit_its_time() -> None:
+    trial = PROBE.trial(0, {}, 0)
+    queued = Queued(0, Slice(trial, 0.0, 1.0, 90.0), Clock(0.0, 90.0))
+    ledger = Ledger([queued, Report(0, "finished", 1.0, 0.5, 9.0, costs=Costs(solving=0.9))])
+    deadline = 100.0 - refits().reserve(ledger, None)
+    assert isinstance(following(refits(now=deadline + LATE_SECONDS), ledger), Slice)
 
 
 @pytest.mark.parametrize("missing", [0.001, 0.04, 0.5])

@@ -25,6 +25,9 @@ Reserve = Callable[[Ledger, Trial | None], float]
 REFIT_SHARE: Final = 0.25  # of the time: no more is kept back for a refit; where there happens to be more, it is taken
 WORTH_PASSES: Final = 6.0  # a fine-tune of fewer gains more by further passes than by a third more images
 MARGIN: Final = 1.1  # times what was measured: no two slices go at the same pace
+# By which slices end behind their deadlines, where `start_slowness` is 1: more than a tenth of a refit of two seconds,
+# which was then left out.
+LATE_SECONDS: Final = 0.3
 STARTING_SECONDS: Final = 0.5  # a network built, weights and images opened, where `start_slowness` is 1
 
 
@@ -52,7 +55,7 @@ class Refits:
         if self.seconds(ledger, best) > self.clock.budget - self.clock.now() - ending:
             return ending
         if trial is None:
-            return ending + self._planned(best, MARGIN * self.seconds(ledger, best))
+            return ending + self._planned(best, _with_margin(self.seconds(ledger, best)))
         return ending + (self._should_it_go_on(ledger, best, ending) if trial == best.trial else 0.0)
 
     def winner(self, ledger: Ledger) -> TrialRecord | None:
@@ -136,7 +139,7 @@ class Refits:
 
     def _should_it_go_on(self, ledger: Ledger, best: TrialRecord, ending: float) -> float:
         """Seconds to keep back when it trains on until just so much time is left as its refit takes then."""
-        growth, so_far = MARGIN * self.growth, MARGIN * self._seconds(ledger, best, best.step)
+        growth, so_far = MARGIN * self.growth, _with_margin(self._seconds(ledger, best, best.step))
         left = max(0.0, self.clock.budget - self.clock.now() - ending - so_far)
         return self._planned(best, so_far + growth * left / (1.0 + growth))
 
@@ -158,6 +161,11 @@ class Refits:
         if twin is None:
             raise ValueError(f"trial {trial.id} is no refit")
         return ledger.trials[twin.trial]
+
+
+def _with_margin(seconds: float) -> float:
+    """What is kept back for a refit that was measured to take so long."""
+    return MARGIN * seconds + start_slowness() * LATE_SECONDS
 
 
 def _is_of(trial: Trial, candidate: Candidate) -> bool:
