@@ -1,19 +1,23 @@
 """Whether `--time` is kept, from process start to exit: by budget, number of images and backbone, idle and busy.
 
-    python benchmarks/budget.py --times 20,60,120 --images 350,1000 --backbones lite
+    python benchmarks/budget.py --times 20,60,120 --images 350,1000 --backbones lite --repeats 3
     python benchmarks/budget.py --busy 2 --name budget_busy
 
-Targets: no later than 5 % or 5 s, whichever is more, and at most 8 % left unused. A budget that cannot hold a probe has
-to be refused at once, which is shown as such. `--busy N` runs N processes beside it that do nothing but spin.
+Targets: no search later than 5 % or 5 s, whichever is more, and at most 8 % left unused, in the median of the repeats:
+on a noisy machine the same export takes 5 s more or less from one run to the next, which no search can know. A budget
+that cannot hold a probe has to be refused at once, which is shown as such. `--busy N` runs N processes beside it that
+do nothing but spin.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import multiprocessing
+import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +60,15 @@ class Row:
         return self.seconds <= self.budget + max(LATE_SECONDS, LATE_SHARE * self.budget)
 
     @property
-    def used_up(self) -> bool:
-        """Not much left over, or nothing that could have been done with it."""
-        return bool(self.refused) or self.unused <= UNUSED_SHARE * self.budget
+    def setting(self) -> tuple[int, str, float]:
+        """What its repeats have in common."""
+        return self.images, self.backbones, self.budget
+
+
+def used_up(repeats: Sequence[Row]) -> bool:
+    """Whether not much is left over in most of them, or nothing could have been done with it."""
+    unused = [0.0 if row.refused else row.unused / row.budget for row in repeats]
+    return statistics.median(unused) <= UNUSED_SHARE
 
 
 def make_images(folder: Path, count: int) -> Path:
@@ -119,7 +129,12 @@ class Result:
     rows: tuple[Row, ...]
 
 
-def table(rows: list[Row]) -> None:
+def by_setting(rows: Sequence[Row]) -> list[list[Row]]:
+    """The repeats of each."""
+    return [list(repeats) for _, repeats in itertools.groupby(rows, key=lambda row: row.setting)]
+
+
+def table(rows: Sequence[Row]) -> None:
     """Print what was measured so far."""
     lines = [
         (
@@ -129,12 +144,13 @@ def table(rows: list[Row]) -> None:
             f"{row.seconds:.1f}",
             f"{row.unused:.1f}",
             "yes" if row.in_time else "LATE",
-            "yes" if row.used_up else "NO",
+            "yes" if used_up(repeats) else "NO",
             f"{sum(row.phases.get(phase, 0.0) for phase in ENDING):.1f}",
             f"{row.trials} / {row.passes:g}",
             row.best or "refused",
         )
-        for row in rows
+        for repeats in by_setting(rows)
+        for row in repeats
     ]
     columns = ("budget", "images", "backbones", "s", "unused", "in time", "used", "end", "trials / passes", "best")
     common.show("seconds from process start to exit", columns, lines)
@@ -146,23 +162,25 @@ def main() -> int:
     parser.add_argument("--times", default="20,60,120,300,900", help="budgets in seconds")
     parser.add_argument("--images", default="350,1000,20000")
     parser.add_argument("--backbones", default="lite,convnext_tiny", help=", ".join(BACKBONES))
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--busy", type=int, default=0, help="processes that spin beside it")
     parser.add_argument("--name", default="budget", help="of the result file")
     options = parser.parse_args()
     rows: list[Row] = []
     with spinning(options.busy):
-        for count in map(int, options.images.split(",")):
-            for backbones in options.backbones.split(","):
-                for budget in map(float, options.times.split(",")):
-                    with common.workplace() as place:
-                        data = make_images(place.path / "data", count)
-                        rows.append(measure(place, data, budget, count, backbones, options.busy))
-                    print(rows[-1], flush=True)
+        images, backbones = map(int, options.images.split(",")), options.backbones.split(",")
+        times = map(float, options.times.split(","))
+        for count, zoo, budget, _ in itertools.product(images, backbones, times, range(options.repeats)):
+            with common.workplace() as place:
+                data = make_images(place.path / "data", count)
+                rows.append(measure(place, data, budget, count, zoo, options.busy))
+            print(rows[-1], flush=True)
     table(rows)
-    late, idle = sum(not row.in_time for row in rows), sum(not row.used_up for row in rows)
+    late, settings = sum(not row.in_time for row in rows), by_setting(rows)
+    idle = sum(not used_up(repeats) for repeats in settings)
     checks = [
         Check("searches later than promised", f"{late} of {len(rows)}", "0", late == 0),
-        Check("searches that left more than 8 % unused", f"{idle} of {len(rows)}", "0", idle == 0),
+        Check("settings that left more than 8 % unused, in the median", f"{idle} of {len(settings)}", "0", idle == 0),
     ]
     return common.publish(options.name, Result(tuple(rows)), checks)
 

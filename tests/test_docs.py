@@ -28,7 +28,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 # The documents give budgets for people; the same commands run here with less time, and but for the search that is
 # resumed they end after a few trials.
 RESUMED = "autoft search photos/ --time 30m"
-SHORTER = {"1m": seconds(45), "2m": seconds(45), "30m": seconds(40), "+10m": f"+{seconds(20)}"}
+SHORTER = {"1m": seconds(45), "2m": seconds(45), "30m": seconds(30), "+10m": f"+{seconds(15)}"}
 
 
 @pytest.fixture(scope="module")

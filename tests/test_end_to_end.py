@@ -58,7 +58,7 @@ def fashion_run(tmp_path_factory):
     run = tmp_path_factory.mktemp("fashion") / "run"
     before = state_of(FASHION)
     lite = ("--backbones", "lite/efficientnet_lite0", "--runner", "inline", "--offline")
-    done = autoft("search", FASHION, *lite, "--time", seconds(45), "--out", run, "--json")
+    done = autoft("search", FASHION, *lite, "--time", seconds(35), "--out", run, "--json")
     assert done.returncode == 0, done.stderr
     assert state_of(FASHION) == before
     return run, json.loads(done.stdout)
