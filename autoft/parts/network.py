@@ -90,9 +90,12 @@ class Network:
         what the network gives, in evaluation and when only the stages behind it train.
         """
         from autoft.parts.cut import Cut
+        from autoft.parts.taps import Tapped, TappedCut
 
         behind = {parameter.name for stage in self.stages[depth:] for parameter in stage.parameters}
-        return Cut.of(self.module, behind, size or self.input.size)
+        size = size or self.input.size
+        kind = TappedCut if isinstance(self.module, Tapped) else Cut
+        return kind.of(self.module, behind, size)
 
     def adapted(self, module: nn.Module) -> Network:
         """It, made of a module that has other parameters: each in the stage of what they were put into.
