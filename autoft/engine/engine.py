@@ -485,7 +485,7 @@ def _to_search_by(study: Study, dataset: Dataset, screen: Screen) -> MetricFacts
 def _circumstances(dataset: Dataset, machine: Machine) -> Circumstances:
     """What spaces may go by."""
     labels = dataset.labels("train")
-    return Circumstances(machine.device, len(labels), tuple(dataset.task.remedies(labels)))
+    return Circumstances(machine.device, len(labels), tuple(dataset.task.remedies(labels)), features_of(len(labels)))
 
 
 def _task(study: Study, host: Host, listing: Listing, screen: Screen) -> Task:

@@ -1,6 +1,6 @@
 """`Taps`: where in a network a linear head reads besides its features, and the network that gives both.
 
-Features of the last layer alone leave out much of what a network has seen: heads on features of every stage come near to
+Features of the last layer alone leave out much of what a network has seen: a head on those of every stage comes near to
 fine-tuning (Evci et al. 2022, "Head2Toe", arXiv 2201.03529), for no further forward pass.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,74 +25,80 @@ TRIED = 2
 """Images that a network is followed with."""
 
 MOST_WIDTH: Final = 4096
-"""Numbers that are read of an image: the closed-form head's time grows with their square."""
+"""Numbers an image, features included: the closed-form head's time grows with their square."""
 
-Order = Literal["channels first", "channels last", "tokens"]
+Axes = tuple[int, ...]
+"""Of activations `(batch, ...)`, those over an image: (2, 3) channels first, (1, 2) channels last, (1,) tokens."""
 
 INNER = "inner"
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Behind the module `place`: activations of so many `channels`, in this `order`."""
+    """A number for each of so many `channels`, of what the module `place` gives: its mean or maximum over `axes`."""
 
     place: str
     channels: int
-    order: Order
+    axes: Axes
+    of: Literal["mean", "max"]
 
-    @property
-    def width(self) -> int:
-        """Numbers an image: the mean of each channel and its maximum; of tokens the mean."""
-        return self.channels if self.order == "tokens" else 2 * self.channels
-
-    def pooled(self, activations: Tensor) -> Tensor:
-        """`(batch, width)` of activations as the place gives them."""
-        if self.order == "tokens":
-            return activations.mean(dim=1)
-        space = (2, 3) if self.order == "channels first" else (1, 2)
-        return torch.cat([activations.mean(dim=space), activations.amax(dim=space)], dim=1)
+    def read(self, activations: Tensor) -> Tensor:
+        """`(batch, channels)` of activations as the place gives them."""
+        return activations.mean(dim=self.axes) if self.of == "mean" else activations.amax(dim=self.axes)
 
 
 @dataclass(frozen=True)
 class Taps:
-    """The places, in the order in which the network comes to them. Names and numbers only: good for every copy."""
+    """Those of a network, by places in the order in which it comes to them. Names and numbers: good for every copy."""
 
     taps: tuple[Tap, ...]
 
     @property
     def width(self) -> int:
         """Numbers an image in all."""
-        return sum(tap.width for tap in self.taps)
+        return sum(tap.channels for tap in self.taps)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Each once."""
+        return tuple(dict.fromkeys(tap.place for tap in self.taps))
 
     @classmethod
     def of(cls, network: Network) -> Taps:
-        """Behind each stage that is a module of its own, the last ones first where all are too many.
+        """The means behind every stage that is a module of its own, and the maxima of those that have channels.
 
-        None at all for a network that cannot be followed, or has no such stage.
+        Where all are too many, means come before maxima, and the last stages before the first. None at all for a
+        network that cannot be followed, or has no such stage.
         """
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(0)
             images = torch.randn(TRIED, 3, network.input.size, network.input.size)
             try:
-                calls = _calls(network.module, images)
+                features, calls = _followed(network, images)
             except Exception:  # it will say the same, and of whom, when it is used
                 return cls(())
-        stages = {stage.name for stage in network.stages}
-        once = {name for name, count in Counter(call.place for call in calls).items() if count == 1}
-        found = [call for call in calls if call.place in once & stages]
-        kept: list[Tap] = []
-        for call in reversed(found):
-            tap = Tap(call.place, call.channels, call.order)
-            if sum(one.width for one in kept) + tap.width <= MOST_WIDTH - network.dim:
-                kept.insert(0, tap)
-        return cls(tuple(kept))
+        order = {call.place: number for number, call in enumerate(calls)}
+        room, kept = MOST_WIDTH - network.dim, list[Tap]()
+        for tap in _by_worth(calls, features):
+            if tap.channels <= room:
+                kept.append(tap)
+                room -= tap.channels
+        return cls(tuple(sorted(kept, key=lambda tap: (order[tap.place], tap.of))))
+
+    def at(self, places: Collection[str]) -> Taps:
+        """Those at these places."""
+        return Taps(tuple(tap for tap in self.taps if tap.place in places))
 
     def on(self, network: Network) -> Network:
-        """The network whose features `(batch, dim + width)` are its own, followed by what is read; itself without taps."""
+        """The network whose features `(batch, dim + width)` are its own, then what is read; itself without taps."""
         if not self.taps:
             return network
         stages = tuple(Stage(stage.name, tuple(map(_within, stage.parameters))) for stage in network.stages)
-        return Network(Tapped(network.module, self), network.input, stages, network.dim + self.width)
+        return Network(Tapped(network.module, self), network.input, stages, network.dim + self.width, self.width)
+
+    def read(self, activations: dict[str, Tensor]) -> list[Tensor]:
+        """What each reads of the activations at its place."""
+        return [tap.read(activations[tap.place]) for tap in self.taps]
 
 
 def _within(info: ParameterInfo) -> ParameterInfo:
@@ -100,68 +106,88 @@ def _within(info: ParameterInfo) -> ParameterInfo:
 
 
 class Tapped(nn.Module):
-    """Gives an image's features, followed by the pooled activations at the taps: `(batch, dim + width)`."""
+    """Gives an image's features, followed by what is read on the way: `(batch, dim + width)`."""
 
     def __init__(self, inner: nn.Module, taps: Taps) -> None:
         super().__init__()
         self.inner, self.taps = inner, taps
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features and what is read on the way."""
-        with reading(self.inner, self.taps.taps) as read:
+        """Features and what is read."""
+        with noting(self.inner, self.taps.places) as activations:
             features: Tensor = self.inner(images)
-        return torch.cat([features, *(tap.pooled(read[tap.place]) for tap in self.taps.taps)], dim=1)
+        return torch.cat([features, *self.taps.read(activations)], dim=1)
 
 
 @contextmanager
-def reading(module: nn.Module, taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
-    """What the module's parts give at the taps while the block runs, by place."""
-    read: dict[str, Tensor] = {}
+def noting(module: nn.Module, places: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """What the module's parts at these places give while the block runs, by place."""
+    noted: dict[str, Tensor] = {}
 
     def note(place: str, part: nn.Module, given: object, gave: Tensor) -> None:
-        read[place] = gave
+        noted[place] = gave
 
     with ExitStack() as stack:
-        for tap in taps:
-            handle = module.get_submodule(tap.place).register_forward_hook(partial(note, tap.place))
-            stack.callback(handle.remove)
-        yield read
+        for place in places:
+            stack.callback(module.get_submodule(place).register_forward_hook(partial(note, place)).remove)
+        yield noted
 
 
-@dataclass(frozen=True)
+# ---------------------------------------------------------------- finding them
+
+
+@dataclass(frozen=True, eq=False)
 class _Call:
-    """A module that has returned activations: of which `size`, so many `channels`, in which `order`."""
+    """A stage that has returned `activations` of so many `channels`, which lie beside the `axes` of an image."""
 
     place: str
-    size: tuple[int, ...]
+    activations: Tensor
     channels: int
-    order: Order
+    axes: Axes
 
 
-def _calls(module: nn.Module, images: Tensor) -> list[_Call]:
-    calls: list[_Call] = []
+def _followed(network: Network, images: Tensor) -> tuple[Tensor, list[_Call]]:
+    """Features of the images, and the stages that were called once and gave activations, in that order."""
+    calls: list[tuple[str, object]] = []
 
     def note(place: str, part: nn.Module, given: object, gave: object) -> None:
-        if place and isinstance(gave, Tensor) and gave.dtype == torch.float32 and len(gave) == TRIED:
-            if (found := _activations(place, tuple(gave.shape[1:]))) is not None:
-                calls.append(found)
+        calls.append((place, gave))
 
+    named = dict(network.module.named_modules())
     with ExitStack() as stack:
-        for name, part in module.named_modules():
-            stack.callback(part.register_forward_hook(partial(note, name)).remove)
-        module(images)
-    return calls
+        for stage in network.stages:
+            if stage.name in named:
+                stack.callback(named[stage.name].register_forward_hook(partial(note, stage.name)).remove)
+        features = network.features(images)
+    counts = Counter(place for place, _ in calls)
+    found = (_call(place, gave) for place, gave in calls if counts[place] == 1)
+    return features, [call for call in found if call is not None]
 
 
-def _activations(place: str, shape: tuple[int, ...]) -> _Call | None:
-    """What `shape` says of the activations of one image: square ones, as images are, or tokens."""
+def _call(place: str, gave: object) -> _Call | None:
+    """It, if what it gave are activations of whole images: square ones, as images are, or tokens."""
+    if not isinstance(gave, Tensor) or gave.dtype != torch.float32 or len(gave) != TRIED:
+        return None
+    shape = tuple(gave.shape[1:])
     if len(shape) == 3 and shape[1] == shape[2] > 1:
-        return _Call(place, shape[1:], shape[0], "channels first")
+        return _Call(place, gave, shape[0], (2, 3))
     if len(shape) == 3 and shape[0] == shape[1] > 1:
-        return _Call(place, shape[:2], shape[2], "channels last")
+        return _Call(place, gave, shape[2], (1, 2))
     if len(shape) == 2 and shape[0] > 1:
-        return _Call(place, shape[:1], shape[1], "tokens")
+        return _Call(place, gave, shape[1], (1,))
     return None
+
+
+def _by_worth(calls: list[_Call], features: Tensor) -> Iterator[Tap]:
+    """What can be read, the best first; not the mean that is the network's features already."""
+    for call in reversed(calls):
+        tap = Tap(call.place, call.channels, call.axes, "mean")
+        mean = tap.read(call.activations)
+        if mean.shape != features.shape or not torch.allclose(mean, features, rtol=1e-4, atol=1e-5):
+            yield tap
+    for call in reversed(calls):
+        if len(call.axes) == 2:  # tokens are averaged, as is usual
+            yield Tap(call.place, call.channels, call.axes, "max")
 
 
 # ---------------------------------------------------------------- cutting it in two
@@ -169,36 +195,34 @@ def _activations(place: str, shape: tuple[int, ...]) -> _Call | None:
 
 @dataclass(frozen=True)
 class TappedCut(Cut):
-    """A cut of a `Tapped` network: its activations are those at the cut of the `inner` one, flat, and what was read before.
+    """A cut of a `Tapped` network: its activations are those at the cut of the `inner` one, flat, and what was read.
 
-    `early` are the taps that are read before the cut, one at the cut itself among them, `late` the others.
+    `early` are the taps up to the cut, `late` those behind it.
     """
 
     inner: Cut
-    early: tuple[Tap, ...]
-    late: tuple[Tap, ...]
+    early: Taps
+    late: Taps
 
     @classmethod
     def of(cls, module: nn.Module, trained: Collection[str], size: int) -> TappedCut | None:
         """As `Cut.of`, where the inner network can be cut and the halves give in turn what the whole gives."""
-        if not isinstance(module, Tapped):
-            return None
+        assert isinstance(module, Tapped)
         inner = Cut.of(module.inner, {name.removeprefix(f"{INNER}.") for name in trained}, size)
         if inner is None:
             return None
-        taps = module.taps.taps
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(0)
             images = torch.randn(TRIED, 3, size, size).contiguous(memory_format=torch.channels_last)
             half = inner.before(module.inner)
-            with reading(_network_of(half), taps) as read:
+            with noting(_copied(half), module.taps.places) as activations:
                 half(images)
-            early = tuple(tap for tap in taps if tap.place in read or tap.place == inner.place)
-            late = tuple(tap for tap in taps if tap not in early)
-            shape = (math.prod(inner.shape) + sum(tap.width for tap in early),)
+            early = module.taps.at({*activations, inner.place})
+            late = module.taps.at(set(module.taps.places) - set(early.places))
+            shape = (math.prod(inner.shape) + early.width,)
             cut = cls(inner.place, size, shape, False, {}, inner, early, late)
-            # Later taps must lie behind all earlier ones, and none of them in what the rest does without.
-            is_exact = taps == early + late and torch.equal(cut.after(module)(cut.before(module)(images)), module(images))
+            # A place that the rest comes to in another order, or does without, would show.
+            is_exact = torch.equal(cut.after(module)(cut.before(module)(images)), module(images))
         return cut if is_exact else None
 
     def before(self, module: nn.Module) -> nn.Module:
@@ -212,7 +236,7 @@ class TappedCut(Cut):
         return _After(self.inner.after(module.inner), self)
 
 
-def _network_of(half: nn.Module) -> nn.Module:
+def _copied(half: nn.Module) -> nn.Module:
     """The copy of the network that a half of it runs; the half itself where it runs nothing."""
     module = getattr(half, "module", half)
     assert isinstance(module, nn.Module)
@@ -225,12 +249,10 @@ class _Before(nn.Module):
         self.part, self.cut = part, cut
 
     def forward(self, images: Tensor) -> Tensor:
-        at_the_cut = [tap for tap in self.cut.early if tap.place == self.cut.place]
-        with reading(_network_of(self.part), [tap for tap in self.cut.early if tap not in at_the_cut]) as read:
-            activations: Tensor = self.part(images)
-        read |= {tap.place: activations for tap in at_the_cut}
-        pooled = [tap.pooled(read[tap.place]) for tap in self.cut.early]
-        return torch.cat([activations.flatten(1), *pooled], dim=1)
+        places = set(self.cut.early.places) - {self.cut.place}  # the pass ends before a hook at the cut would be called
+        with noting(_copied(self.part), places) as noted:
+            noted[self.cut.place] = self.part(images)
+        return torch.cat([noted[self.cut.place].flatten(1), *self.cut.early.read(noted)], dim=1)
 
 
 class _After(nn.Module):
@@ -240,10 +262,10 @@ class _After(nn.Module):
 
     def forward(self, flat: Tensor) -> Tensor:
         inner = self.cut.inner
-        kept, early = flat.split([math.prod(inner.shape), flat.shape[1] - math.prod(inner.shape)], dim=1)
+        kept, early = torch.split(flat, [math.prod(inner.shape), self.cut.early.width], dim=1)
         activations = kept.reshape(-1, *inner.shape)
         if inner.channels_last:
             activations = activations.contiguous(memory_format=torch.channels_last)
-        with reading(_network_of(self.part), self.cut.late) as read:
+        with noting(_copied(self.part), self.cut.late.places) as noted:
             features: Tensor = self.part(activations)
-        return torch.cat([features, early, *(tap.pooled(read[tap.place]) for tap in self.cut.late)], dim=1)
+        return torch.cat([features, early, *self.cut.late.read(noted)], dim=1)

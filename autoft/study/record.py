@@ -12,16 +12,13 @@ from autoft.values.backbone import Backbone, Interpolation
 from autoft.values.counts import counted
 from autoft.values.dataset import DatasetInfo
 from autoft.values.handoff import View
-from autoft.values.space import Device, Params
+from autoft.values.space import Device, FeaturesOf, Params
 from autoft.values.target import MetricFacts
 from autoft.values.trial import Candidate
 
 SCHEMA = "autoft.study/3"
 
 RunnerName = Literal["inline", "ray"]
-
-FeaturesOf = Literal["last stage", "every stage"]
-"""What the heads of a run see of an image."""
 
 MOST_IMAGES = 4000
 """To train on, up to which heads see every stage: a head in closed form takes some ten times as long for them."""

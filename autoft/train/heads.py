@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoft.parts.network import Network
 from autoft.parts.taps import Taps
-from autoft.study.record import FeaturesOf
+from autoft.values.space import FeaturesOf
 
 
 def seen_by_heads(network: Network, features_of: FeaturesOf) -> Network:

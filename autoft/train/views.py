@@ -21,7 +21,6 @@ from autoft.parts.contract import NO_CLOSED_FORM
 from autoft.parts.host import Host
 from autoft.parts.metric import Metric
 from autoft.parts.network import Network
-from autoft.study.record import FeaturesOf
 from autoft.study.views import FEWEST, Comparison, Look
 from autoft.system.disk_cache import cache_root
 from autoft.system.parallel import Check
@@ -32,6 +31,7 @@ from autoft.train.job import TooLate
 from autoft.values.backbone import Backbone
 from autoft.values.counts import counted
 from autoft.values.handoff import View
+from autoft.values.space import FeaturesOf
 
 FOLDS: Final = 5
 
