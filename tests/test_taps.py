@@ -9,9 +9,10 @@ import timm
 import torch
 from torch import nn
 
-from autoft.parts import taps as module
 from autoft.parts.network import Network
 from autoft.parts.taps import Tap, Taps
+from autoft.train import heads
+from autoft.train.heads import seen_by_heads, taps_of
 from autoft.values.backbone import InputSpec
 
 SIZE = 64
@@ -32,7 +33,7 @@ def timm_network(name: str) -> Network:
 
 
 def tapped(network: Network) -> Network:
-    return Taps.of(network).on(network)
+    return seen_by_heads(network, "every stage")
 
 
 def images(count: int = 3) -> torch.Tensor:
@@ -54,7 +55,7 @@ def given_by(network: Network, place: str, given: torch.Tensor) -> torch.Tensor:
 @torch.inference_mode()
 def test_features_are_followed_by_what_the_stages_gave(family):
     network, given = timm_network(family), images()
-    taps, read = Taps.of(network), tapped(network)
+    taps, read = taps_of(network), tapped(network)
     assert set(taps.places) <= {stage.name for stage in network.stages}
     assert len(taps.places) >= 2
     features = read.features(given)
@@ -82,7 +83,7 @@ def test_every_parameter_stays_in_its_stage(family):
 def test_finding_them_changes_nothing():
     network = timm_network("test_resnet")
     before, state = copy.deepcopy(network.module.state_dict()), torch.get_rng_state()
-    assert Taps.of(network) == Taps.of(network)
+    assert taps_of(network) == taps_of(network)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.module.state_dict().items())
     assert not any(part._forward_hooks for part in network.module.modules())
@@ -107,7 +108,7 @@ def own(way=None) -> Network:
 
 
 def test_a_mean_that_is_the_features_is_not_read_again():
-    assert [(tap.place, tap.of) for tap in Taps.of(own()).taps] == [
+    assert [(tap.place, tap.of) for tap in taps_of(own()).taps] == [
         ("one", "max"),
         ("one", "mean"),
         ("two", "max"),
@@ -127,10 +128,10 @@ def test_a_mean_that_is_the_features_is_not_read_again():
     ],
 )
 def test_too_wide_means_come_before_maxima_and_last_stages_before_first(monkeypatch, width, expected):
-    monkeypatch.setattr(module, "MOST_WIDTH", width)
-    taps = Taps.of(own())
+    monkeypatch.setattr(heads, "MOST_WIDTH", width)
+    taps = taps_of(own())
     assert [(tap.place, tap.of) for tap in taps.taps] == expected
-    assert taps.on(own()).dim <= width
+    assert tapped(own()).dim <= width
 
 
 @pytest.mark.parametrize(
@@ -150,13 +151,13 @@ def test_too_wide_means_come_before_maxima_and_last_stages_before_first(monkeypa
 )
 def test_only_what_is_told_apart_from_everything_else_is_read(way, places):
     network = own(way)
-    assert set(Taps.of(network).places) == places
+    assert set(taps_of(network).places) == places
     assert tapped(network).features(torch.randn(5, 3, 8, 8)).shape[0] == 5
 
 
 def test_a_network_without_places_stays_itself():
     flat = Network.of(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), InputSpec(8))
-    assert Taps.of(flat) == Taps(())
+    assert taps_of(flat) == Taps(())
     assert tapped(flat) is flat
 
 
