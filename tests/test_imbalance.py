@@ -187,7 +187,9 @@ def test_a_named_metric_is_left_alone(tiny_images: Path) -> None:
 def test_spaces_hear_of_remedies_where_they_are_to_be_decided(tiny_images: Path) -> None:
     machine, even = Machine("inline", 1, 1, "cpu"), dataset(tiny_images, [])
     images = even.info.counts["train"]
-    assert _circumstances(even.towards("balanced_accuracy"), machine) == Circumstances("cpu", images)
+    assert _circumstances(even.towards("balanced_accuracy"), machine) == Circumstances(
+        "cpu", images, features_of="every stage"
+    )
     uneven = dataset(thinned(tiny_images, 3), [])
     assert _circumstances(uneven.towards("balanced_accuracy"), machine).balances == tuple(SingleLabel().balances)
     assert _circumstances(uneven.towards("accuracy"), machine).balances == ()

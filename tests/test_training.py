@@ -33,6 +33,7 @@ from autoft.train.arithmetic import Arithmetic
 from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.gradient import GradientRun
+from autoft.train.heads import seen_by_heads
 from autoft.train.job import Job, TooLate
 from autoft.train.precision import Timing
 from autoft.train.views import out_of_fold
@@ -209,7 +210,7 @@ def test_images_are_not_mixed_where_answers_are_numbers(run, worker, regularised
 
 
 def test_a_curve_has_each_step_once_over_pauses_and_kills(run, worker):
-    of = trial(run, 7, "test_resnet", "full")
+    of = trial(run, 7, "test_resnet", "full", head_init="zero")
     execute(worker, of, 0.0, 1.0)
     execute(Worker(shop_of(run)), of, 1.0, 2.0)
     for path in run.folder.checkpoints.glob("00007-*"):  # as after a kill before the first checkpoint
@@ -392,7 +393,7 @@ def test_a_probe_that_is_fitted_in_bf16_is_scored_in_fp32(run, worker):
 
 
 def test_a_report_says_which_rates_the_plan_came_to(run, worker):
-    of = trial(run, 0, "test_resnet", "full", batch_size=8, learning_rate=1e-3)
+    of = trial(run, 0, "test_resnet", "full", batch_size=8, learning_rate=1e-3, head_init="zero")
     facts = execute(worker, of, 0.0, 1.0).facts
     used = {"learning_rate": 0.5e-3, "head_learning_rate": 0.5e-2, "batch_size": 8}  # the root of 8 / 32
     assert {name: facts[name] for name in used} == pytest.approx(used)
@@ -464,7 +465,7 @@ def test_other_pretrained_weights_are_refused(run, worker):
     of = trial(run, 0, "test_resnet", "full")
     execute(worker, of, 0.0, 1.0)
     other = shop_of(run)
-    network = other.host.build(other._backbones[of.backbone])
+    network = seen_by_heads(other.host.build(other._backbones[of.backbone]), run.record.features_of)
     with torch.no_grad():
         next(network.module.parameters()).add_(0.1)
     other._networks[of.backbone] = network
@@ -787,3 +788,31 @@ def test_parts_of_a_batch_add_up_to_the_whole(run, worker):
     assert parts[0] == pytest.approx(whole[0], rel=1e-5)
     for one, other in zip(parts[1], whole[1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["zero", "ridge"])
+def test_a_head_on_every_stage_comes_out_plain_and_goes_on_as_if_it_had_not_stopped(run, init):
+    """What is scored and kept is the plain head, and a trial in two slices is to the bit that in one."""
+    whole, parted = (trial(run, number, "test_efficientnet", "full", head_init=init) for number in (0, 1))
+    worker = Worker(shop_of(run))
+    assert worker.shop.network(whole.backbone).tapped > 0
+    execute(worker, whole, 0.0, 2.0)
+    execute(worker, parted, 0.0, 1.0)
+    execute(Worker(shop_of(run)), parted, 1.0, 2.0)
+    one, other = saved(run, 0), saved(run, 1)
+    assert one.model.keys() == other.model.keys() >= {"head.weight", "head.bias"}
+    assert all(torch.equal(tensor, other.model[name]) for name, tensor in one.model.items())
+    restored, images = worker.shop.restored(one), worker.shop.images(whole).batches(worker.shop.dataset.rows("val"))
+    assert type(restored.head) is torch.nn.Linear
+    np.testing.assert_allclose(worker.shop.outputs(restored, images), one.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_trial_of_an_older_version_goes_on_with_the_head_it_had(run, worker):
+    of = trial(run, 0, "test_efficientnet", "full", head_init="zero")
+    execute(worker, of, 0.0, 1.0)
+    checkpoint = saved(run, 0)
+    older = {name: one for name, one in checkpoint.training.items() if not name.startswith(("standard.", "averaged."))}
+    run.checkpoints.save(replace(checkpoint, training=older))
+    report = execute(Worker(shop_of(run)), of, 1.0, 2.0)
+    assert report.error is None and report.step == 2.0
+    assert not any(name.startswith("standard.") for name in saved(run, 0).training)

@@ -233,7 +233,7 @@ def test_too_few_features_in_time_are_no_evidence(tmp_path: Path) -> None:
     backbones = [one for one in host.backbones() if one.name == "small/test_resnet"]
     comparison = Comparison.of(study, backbones, found, 2)
     assert comparison is not None and comparison.whole
-    dataset, networks = open_dataset(found, 0, comparison.squares, 1), built_for(comparison.looks, host)
+    dataset, networks = open_dataset(found, 0, comparison.squares, 1), built_for(comparison.looks, host, "last stage")
     with pytest.raises(TooLate, match="there was time for"):
         compare_views(dataset, replace(comparison, seconds=0.0), networks, "accuracy", never_stop)
 

@@ -127,7 +127,13 @@ def _head(facts: CardFacts) -> str:
 
 {facts.form.about(targets)}
 autoft made it on {plain(facts.created)} from the pretrained backbone {plain(backbone.name)}
-({backbone.parameters:,} parameters)."""
+({backbone.parameters:,} parameters){_seen_by_the_head(facts.handoff)}."""
+
+
+def _seen_by_the_head(handoff: Handoff) -> str:
+    if not handoff.tapped:
+        return ""
+    return f"; its head sees {handoff.tapped:,} means and maxima of what the stages come to as well"
 
 
 def _use(facts: CardFacts) -> str:

@@ -150,7 +150,8 @@ class BundleMaker:
         run, shop, host = self.run, self.shop, self.shop.host
         dataset, began = shop.dataset, run.record.warm_start
         handoff = handoff_of(run.record, record, self.ledger.scored_as(record))
-        handoff = replace(handoff, outputs=dataset.task.outputs, better=better_than(self.ledger, record))
+        tapped, better = shop.network(record.trial.backbone).tapped, better_than(self.ledger, record)
+        handoff = replace(handoff, outputs=dataset.task.outputs, better=better, tapped=tapped)
         return Order(
             handoff=handoff,
             reference=lambda images: shop.answers(classifier, torch.from_numpy(images)),

@@ -41,7 +41,7 @@ from autoft.runners.search import answer_seconds, is_over
 from autoft.store import RunFolder
 from autoft.study.latency import beyond_the_limit
 from autoft.study.machine import WORKER_BYTES, Slowness, choose_runner, cores, versions, worker_memory
-from autoft.study.record import Machine, RunnerName, StudyRecord, ViewsCompared
+from autoft.study.record import Machine, RunnerName, StudyRecord, ViewsCompared, features_of
 from autoft.study.run import Run
 from autoft.study.shortlist import Workload, candidates, freeze_strategies, scored_images, shortlist, why_not
 from autoft.study.study import CORE_EXPORTER, Change, Study
@@ -181,6 +181,7 @@ def begin(study: Study, source: Source, out: Path, sitting: Sitting, earlier: Ea
         compared=seen.compared,
         weighs_classes=metric.weighs_classes,
         warm_start=warm_start,
+        features_of=features_of(seen.dataset.info.counts["train"]),
     )
     for line in earlier.remarks(record) if earlier else ():
         screen.note(line)
@@ -484,7 +485,7 @@ def _to_search_by(study: Study, dataset: Dataset, screen: Screen) -> MetricFacts
 def _circumstances(dataset: Dataset, machine: Machine) -> Circumstances:
     """What spaces may go by."""
     labels = dataset.labels("train")
-    return Circumstances(machine.device, len(labels), tuple(dataset.task.remedies(labels)))
+    return Circumstances(machine.device, len(labels), tuple(dataset.task.remedies(labels)), features_of(len(labels)))
 
 
 def _task(study: Study, host: Host, listing: Listing, screen: Screen) -> Task:

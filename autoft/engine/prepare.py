@@ -65,6 +65,7 @@ def prepared_folder(run: Run, plugins: tuple[PluginRef, ...], backbone: str, ima
         backbone,
         image_size,
         run.record.data.targets.task,
+        run.record.features_of,
         len(run.record.data.targets.names),
         _surroundings(plugins),
     )
@@ -201,6 +202,7 @@ def prepare(run: Run, host: Host, backbone: Backbone, image_size: int) -> None:
     import torch
 
     from autoft.train.classifier import Classifier
+    from autoft.train.heads import seen_by_heads
 
     torch.set_num_threads(1)
     for left in _folder(run).glob(".*"):  # by one that was killed
@@ -208,7 +210,8 @@ def prepare(run: Run, host: Host, backbone: Backbone, image_size: int) -> None:
     folder = prepared_folder(run, host.refs, backbone.name, image_size)
     if folder.exists():  # by an earlier process of this run
         return
-    classifier = Classifier.of(host.build(backbone), run.task(host).outputs)
+    network = seen_by_heads(host.build(backbone), run.record.features_of)
+    classifier = Classifier.of(network, run.task(host).outputs)
     # From a head of zeros nobody could tell whether a network made easier to follow still gives the same.
     torch.nn.init.normal_(classifier.head.weight)
     fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")

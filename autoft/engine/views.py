@@ -10,7 +10,7 @@ from autoft.data.dataset import Dataset
 from autoft.engine.sitting import Sitting
 from autoft.parts.host import Host
 from autoft.study.machine import cores
-from autoft.study.record import ViewsCompared
+from autoft.study.record import ViewsCompared, features_of
 from autoft.study.views import Comparison
 from autoft.train.job import TooLate
 from autoft.values.counts import counted
@@ -46,7 +46,7 @@ def _compared(comparison: Comparison, dataset: Dataset, facts: MetricFacts, host
     from autoft.train.views import built_for, compare_views, with_threads  # brings torch, which else waits for workers
 
     try:
-        networks = built_for(comparison.looks, host)
+        networks = built_for(comparison.looks, host, features_of(dataset.info.counts["train"]))
         check = partial(_require_before, time.monotonic() + PATIENCE * comparison.seconds)
         if not comparison.whole:
             dataset = dataset.apart("train+val", comparison.images, comparison.squares, cores(), check)

@@ -32,13 +32,15 @@ _WITH_PREVIOUS = 99999
 class Network:
     """A built backbone. `module(x)` maps images `(batch, 3, size, size)` to features `(batch, dim)`.
 
-    `stages` hold every parameter once, ordered from input to head.
+    `stages` hold every parameter once, ordered from input to head. The last `tapped` of the features are those that
+    `Taps` read on the way.
     """
 
     module: nn.Module
     input: InputSpec
     stages: tuple[Stage, ...]
     dim: int
+    tapped: int = 0
 
     @classmethod
     def of(cls, module: nn.Module, spec: InputSpec, stages: Mapping[str, Sequence[str]] | None = None) -> Network:
@@ -90,9 +92,12 @@ class Network:
         what the network gives, in evaluation and when only the stages behind it train.
         """
         from autoft.parts.cut import Cut
+        from autoft.parts.taps import Tapped, TappedCut
 
         behind = {parameter.name for stage in self.stages[depth:] for parameter in stage.parameters}
-        return Cut.of(self.module, behind, size or self.input.size)
+        size = size or self.input.size
+        kind = TappedCut if isinstance(self.module, Tapped) else Cut
+        return kind.of(self.module, behind, size)
 
     def adapted(self, module: nn.Module) -> Network:
         """It, made of a module that has other parameters: each in the stage of what they were put into.
@@ -106,7 +111,7 @@ class Network:
         groups: dict[str, list[str]] = {stage.name: [] for stage in self.stages}
         for name, _ in module.named_parameters():
             groups[next(stage_of[place] for place in _around(name) if place in stage_of)].append(name)
-        return Network(module, self.input, _stages(module, groups), self.dim)
+        return Network(module, self.input, _stages(module, groups), self.dim, self.tapped)
 
     def features(self, images: Tensor) -> Tensor:
         """Features `(batch, dim)` of normalised images `(batch, 3, size, size)`."""

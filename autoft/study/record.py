@@ -12,13 +12,21 @@ from autoft.values.backbone import Backbone, Interpolation
 from autoft.values.counts import counted
 from autoft.values.dataset import DatasetInfo
 from autoft.values.handoff import View
-from autoft.values.space import Device, Params
+from autoft.values.space import Device, FeaturesOf, Params
 from autoft.values.target import MetricFacts
 from autoft.values.trial import Candidate
 
 SCHEMA = "autoft.study/3"
 
 RunnerName = Literal["inline", "ray"]
+
+MOST_IMAGES = 4000
+"""To train on, up to which heads see every stage: a head in closed form takes some ten times as long for them."""
+
+
+def features_of(images: int) -> FeaturesOf:
+    """What the heads of a new run see that has so many images to train on."""
+    return "every stage" if images <= MOST_IMAGES else "last stage"
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,8 @@ class StudyRecord:
     `candidates` have of another run. `versions` of autoft, torch and the like. `machine` is how the one that the run
     began on was shared out, which a resumed run decides anew. `validation` is how many images of the validation split
     are scored, None for all: where scoring them all would take too much of the time. `weighs_classes`: training weighs
-    them alike, as the metric does; in a run of a version that had no such training it never does.
+    them alike, as the metric does; in a run of a version that had no such training it never does. `features_of`: what
+    the heads see, in a run of an older version the last stage alone.
     """
 
     study: Study
@@ -122,6 +131,7 @@ class StudyRecord:
     compared: ViewsCompared | None = None
     weighs_classes: bool = False
     warm_start: WarmStart | None = None
+    features_of: FeaturesOf = "last stage"
     schema: str = SCHEMA
 
     @property

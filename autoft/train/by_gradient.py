@@ -25,6 +25,7 @@ from autoft.train.pace import Pace
 from autoft.train.precision import Choice
 from autoft.train.prefix import Entrance, entrance
 from autoft.train.readings import StepTaken
+from autoft.train.standard import Standard
 from autoft.train.workshop import Bench, memory, require_same_weights
 from autoft.values.counts import counted
 from autoft.values.plan import GradientHead
@@ -37,6 +38,7 @@ FORWARD_SHARE = 1 / 3
 TRAINING_SHARE = 0.7  # of the time a slice has: for training, where the head begins in closed form
 # What a step is taken to cost, at most, from the first ones: on a GPU they took 18 s where the next took 0.04.
 LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
+STANDARDISED_BY = 128  # images, whose forward passes take about as long as one step of 32
 IMAGES_TO_MERGE_BY = 2  # one would not show what an adapter makes of a batch
 
 
@@ -50,6 +52,8 @@ def fit_by_gradient(bench: Bench) -> Report:
     checkpoint = bench.shop.checkpoints.load_latest(bench.trial.id)
     choice = bench.arithmetic(checkpoint)
     start = _beginning(bench) if checkpoint is None else _Start(_untouched(bench), {})
+    if (standard := _standard(bench, checkpoint)) is not None:
+        start.classifier.standardise(standard)
     with closing(_run_of(bench, checkpoint, start.classifier, choice.arithmetic)) as run:
         report = _fit(bench, run, choice)
     return replace(report, facts={**report.facts, **start.facts})
@@ -116,6 +120,21 @@ def _beginning(bench: Bench) -> _Start:
         solved = closed_form_head(bench, bench.job.seconds_left * TRAINING_SHARE)
         return _Start(_untouched(bench).with_head(solved.head), solved.forward.facts)
     return _Start(_untouched(bench), {})
+
+
+def _standard(bench: Bench, checkpoint: Checkpoint | None) -> Standard | None:
+    """What features of several stages are standardised by, which differ most: as the trial began, or a few images.
+
+    Features of the last stage alone stay as they are: heads on standardised ones were no better.
+    """
+    if checkpoint is not None:
+        return Standard.remembered(checkpoint.training)
+    if not bench.network.tapped:
+        return None
+    shop, dataset, splits = bench.shop, bench.shop.trained_on(bench.trial), bench.trial.train_on
+    rows = dataset.rows(splits)[dataset.stratified(splits, shop.record.study.seed)][:STANDARDISED_BY]
+    features = shop.features.features(bench.network, bench.images, rows, shop.check)
+    return Standard.of(features, bench.network.dim - bench.network.tapped)
 
 
 def _require_the_way_back(bench: Bench) -> None:

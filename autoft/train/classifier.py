@@ -12,6 +12,7 @@ from autoft.parts.cut import hold_norms
 from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
 from autoft.train.dropout import Draws, Dropout
+from autoft.train.standard import Standard, StandardisedHead
 from autoft.train.stochastic_depth import drop_blocks
 from autoft.values.plan import Plan
 
@@ -23,7 +24,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.dropout: nn.Module = nn.Identity()
-        self.head = nn.Linear(dim, outputs)
+        self.head: nn.Linear = nn.Linear(dim, outputs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self._restored: frozenset[str] = frozenset()
@@ -48,6 +49,18 @@ class Classifier(nn.Module):
             self.head.weight.copy_(head.weight)
             self.head.bias.copy_(head.bias)
         return self
+
+    def standardise(self, standard: Standard) -> None:
+        """From now on, train the head on features as the standard has them; outputs stay what they are."""
+        self.head = StandardisedHead(self.head, standard)
+
+    def plain(self) -> Classifier:
+        """What gives the same with a plain linear head, over the same backbone, in eval mode; itself if it has one."""
+        if not isinstance(self.head, StandardisedHead):
+            return self
+        plain = Classifier(self.backbone, self.head.in_features, self.head.out_features).eval()
+        plain.head, plain._restored = self.head.plain(), self._restored
+        return plain
 
     def over(self, backbone: nn.Module, pristine: nn.Module) -> Classifier:
         """Itself, over another backbone, of which counts as restored what is not as in the `pristine` one."""

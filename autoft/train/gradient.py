@@ -23,6 +23,7 @@ from autoft.train.folding import FOLDED_FROM_PIXELS, Pair, fold_norms
 from autoft.train.optimizer import Optimizer
 from autoft.train.prefix import Entrance
 from autoft.train.readings import Readings, StepTaken
+from autoft.train.standard import StandardisedHead
 from autoft.train.starting_point import StartingPoint
 from autoft.train.vanishing import Vanishing
 from autoft.values.backbone import Stage
@@ -290,7 +291,7 @@ class GradientRun:
     def scored(self) -> Classifier:
         """The classifier that is scored and exported: averaged weights, eval mode, nothing in it that was put there."""
         averaged = self._average.classifier
-        return averaged if self._adaptation is None else self._adaptation.merged(averaged)
+        return (averaged if self._adaptation is None else self._adaptation.merged(averaged)).plain()
 
     def model_tensors(self) -> dict[str, Tensor]:
         """What exporting needs: the averaged tensors that training changed."""
@@ -299,10 +300,13 @@ class GradientRun:
     def training_tensors(self) -> dict[str, Tensor]:
         """What going on needs besides: the raw weights, the optimiser's memory, and what steps are computed in."""
         raw = {f"raw.{name}": tensor for name, tensor in self.classifier.trained(self.plan).items()}
-        if self._adaptation is not None:  # of which the merged tensors say too little
-            averaged = self._average.classifier.changed(self.plan)
-            raw |= {f"averaged.{name}": tensor for name, tensor in averaged.items()}
-        return {**raw, **self._optimizer.memory(), **self.arithmetic.note(self._scalars.device)}
+        # What is scored says too little of an adapted network, and of a head on standardised features.
+        averaged = self._average.classifier.changed(self.plan)
+        kept = averaged if self._adaptation else {name: averaged[name] for name in averaged if name.startswith("head.")}
+        raw |= {f"averaged.{name}": tensor for name, tensor in kept.items()}
+        head = self.classifier.head
+        standard = head.standard.tensors() if isinstance(head, StandardisedHead) else {}
+        return {**raw, **standard, **self._optimizer.memory(), **self.arithmetic.note(self._scalars.device)}
 
     def go_on(self, passes: float, model: Mapping[str, Tensor], training: Mapping[str, Tensor]) -> None:
         """Continue from a checkpoint taken after `passes`; its `model` tensors are the averaged ones.
@@ -311,7 +315,9 @@ class GradientRun:
         and is in `without_moments`: it did not train before, or `Optimizer.remember` says so.
         """
         self.step = round(passes * self.stream.steps_per_pass)
-        averaged = model if self._adaptation is None else _with_prefix(training, "averaged.")
+        averaged = _with_prefix(training, "averaged.")
+        if self._adaptation is None:
+            averaged = {**model, **averaged}
         self._average.classifier.restore(averaged)
         self.classifier.restore(averaged)  # what a parent trained and this trial does not
         raw = _with_prefix(training, "raw.")

@@ -26,10 +26,12 @@ from autoft.system.disk_cache import cache_root
 from autoft.system.parallel import Check
 from autoft.tasks.statistics import bootstrap, value_of
 from autoft.train.features import FeatureCache
+from autoft.train.heads import seen_by_heads
 from autoft.train.job import TooLate
 from autoft.values.backbone import Backbone
 from autoft.values.counts import counted
 from autoft.values.handoff import View
+from autoft.values.space import FeaturesOf
 
 FOLDS: Final = 5
 
@@ -55,9 +57,9 @@ class Judged:
         return max(clear, key=self.scores.__getitem__, default=next(iter(self.scores)))
 
 
-def built_for(looks: Sequence[Look], host: Host) -> Mapping[Backbone, Network]:
-    """The networks of the looks, each as it came, eval mode, on the CPU. Raises whatever a plugin raises."""
-    networks = {backbone: host.build(backbone) for backbone in {look.backbone for look in looks}}
+def built_for(looks: Sequence[Look], host: Host, seen: FeaturesOf) -> Mapping[Backbone, Network]:
+    """The networks of the looks, each as heads see it, eval mode, on the CPU. Raises whatever a plugin raises."""
+    networks = {backbone: seen_by_heads(host.build(backbone), seen) for backbone in {look.backbone for look in looks}}
     for network in networks.values():
         network.module.eval().to(memory_format=network.layout(CPU))
     return networks

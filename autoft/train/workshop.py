@@ -38,6 +38,7 @@ from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.forward import Forward, ForwardChoice
 from autoft.train.halves import in_halves
+from autoft.train.heads import seen_by_heads
 from autoft.train.job import Job
 from autoft.train.precision import Choice, Precision, device_name
 from autoft.train.step_timing import Subject
@@ -124,7 +125,7 @@ class Workshop:
     def network(self, backbone: str) -> Network:
         """The backbone's network as it came, eval mode; not to be changed."""
         if backbone not in self._networks:
-            network = self.host.build(self._backbones[backbone])
+            network = seen_by_heads(self.host.build(self._backbones[backbone]), self.record.features_of)
             network.module.eval().to(memory_format=network.layout(self.device))
             assert network.fingerprint  # of the weights as they came
             self._networks[backbone] = network

@@ -93,7 +93,8 @@ class Handoff:
     `balance` is what training did to weigh classes alike, "" where it did not. `training` is how long it trained by
     gradient, `scored_training` the one whose `validation_score` it is; None for heads in closed form. `search_seed` is
     that of the search, which makes the split; the trial has one of its own. `better` is the trial that is before this
-    one by validation score, None where none is. `begun` is what the search began with of another.
+    one by validation score, None where none is. `begun` is what the search began with of another. `tapped`: besides the
+    backbone's features its head sees so many numbers of what the stages before come to.
     """
 
     targets: Targets
@@ -113,6 +114,7 @@ class Handoff:
     search_seed: int | None = None
     better: int | None = None
     begun: Begun | None = None
+    tapped: int = 0
 
     @property
     def width(self) -> int:

@@ -96,17 +96,22 @@ Dimension = Float | Int | Choice
 Device = Literal["cpu", "cuda"]
 
 
+FeaturesOf = Literal["last stage", "every stage"]
+"""What the heads of a run see of an image."""
+
+
 @dataclass(frozen=True)
 class Circumstances:
     """What a space may go by: the `device` that a run begins on, and how many `images` it trains on, 0 if unknown.
 
     `balances` are what training can do for rare classes, where there are some and the metric weighs all classes alike;
-    a recipe that says nothing of it takes the first.
+    a recipe that says nothing of it takes the first. `features_of` is what heads see.
     """
 
     device: Device = "cpu"
     images: int = 0
     balances: tuple[Balance, ...] = ()
+    features_of: FeaturesOf = "last stage"
 
 
 @dataclass(frozen=True)

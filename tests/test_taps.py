@@ -1,0 +1,212 @@
+"""What heads read of every stage: what the stages gave, in a network that is cut, adapted and exported as any other."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from autoft.parts.network import Network
+from autoft.parts.taps import Tap, Taps
+from autoft.train import heads
+from autoft.train.heads import seen_by_heads, taps_of
+from autoft.values.backbone import InputSpec
+
+SIZE = 64
+# what a place of each gives: channels first, tokens, channels first, channels first, channels last
+FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def timm_network(name: str) -> Network:
+    made = timm.create_model(name, num_classes=0, **({"img_size": SIZE} if "vit" in name else {}))
+    return Network.of(made.to(memory_format=torch.channels_last), InputSpec(SIZE))
+
+
+def tapped(network: Network) -> Network:
+    return seen_by_heads(network, "every stage")
+
+
+def images(count: int = 3) -> torch.Tensor:
+    return torch.randn(count, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+
+
+def given_by(network: Network, place: str, given: torch.Tensor) -> torch.Tensor:
+    """What the place gives, found without hooks of ours."""
+    gave = []
+    copied = copy.deepcopy(network.module)
+    part = copied.get_submodule(place)
+    forward = part.forward
+    part.forward = lambda *args, **named: gave.append(forward(*args, **named)) or gave[-1]
+    copied(given)
+    return gave[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_features_are_followed_by_what_the_stages_gave(family):
+    network, given = timm_network(family), images()
+    taps, read = taps_of(network), tapped(network)
+    assert set(taps.places) <= {stage.name for stage in network.stages}
+    assert len(taps.places) >= 2
+    features = read.features(given)
+    assert features.shape == (len(given), read.dim) == (len(given), network.dim + taps.width)
+    torch.testing.assert_close(features[:, : network.dim], network.features(given), rtol=0, atol=0)
+    parts = features[:, network.dim :].split([tap.channels for tap in taps.taps], dim=1)
+    for tap, part in zip(taps.taps, parts, strict=True):
+        channels_last = given_by(network, tap.place, given)
+        channels_last = channels_last.movedim(1, -1) if tap.axes == (2, 3) else channels_last
+        pixels = channels_last.reshape(len(given), -1, tap.channels)
+        torch.testing.assert_close(part, pixels.mean(1) if tap.of == "mean" else pixels.max(1).values)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_stays_in_its_stage(family):
+    network = timm_network(family)
+    read = tapped(network)
+    assert [stage.name for stage in read.stages] == [stage.name for stage in network.stages]
+    names = {info.name for stage in read.stages for info in stage.parameters}
+    assert names == {name for name, _ in read.module.named_parameters()}
+    for own, new in zip(network.stages, read.stages, strict=True):
+        assert [f"inner.{info.name}" for info in own.parameters] == [info.name for info in new.parameters]
+
+
+def test_finding_them_changes_nothing():
+    network = timm_network("test_resnet")
+    before, state = copy.deepcopy(network.module.state_dict()), torch.get_rng_state()
+    assert taps_of(network) == taps_of(network)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.module.state_dict().items())
+    assert not any(part._forward_hooks for part in network.module.modules())
+    tapped(network).features(images())
+    assert not any(part._forward_hooks for part in network.module.modules())
+
+
+class Stages(nn.Module):
+    """Three stages, of 4, 8 and 16 channels, and what `way` makes of them."""
+
+    def __init__(self, way=lambda m, x: m.three(m.two(m.one(x))).mean((2, 3))) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Conv2d(n, m, 3, padding=1) for n, m in ((3, 4), (4, 8), (8, 16)))
+        self.way = way
+
+    def forward(self, given):
+        return self.way(self, given)
+
+
+def own(way=None) -> Network:
+    return Network.of(Stages(way) if way else Stages(), InputSpec(8))
+
+
+def test_a_mean_that_is_the_features_is_not_read_again():
+    assert [(tap.place, tap.of) for tap in taps_of(own()).taps] == [
+        ("one", "max"),
+        ("one", "mean"),
+        ("two", "max"),
+        ("two", "mean"),
+        ("three", "max"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (16, []),
+        (16 + 8, [("two", "mean")]),
+        (16 + 12, [("one", "mean"), ("two", "mean")]),
+        (16 + 16, [("one", "max"), ("one", "mean"), ("two", "mean")]),
+        (16 + 28, [("one", "mean"), ("two", "mean"), ("three", "max")]),
+    ],
+)
+def test_too_wide_means_come_before_maxima_and_last_stages_before_first(monkeypatch, width, expected):
+    monkeypatch.setattr(heads, "MOST_WIDTH", width)
+    taps = taps_of(own())
+    assert [(tap.place, tap.of) for tap in taps.taps] == expected
+    assert tapped(own()).dim <= width
+
+
+@pytest.mark.parametrize(
+    ("way", "places"),
+    [
+        (
+            lambda m, x: m.three(m.two(m.one(m.one(x).repeat(1, 1, 1, 1)[:, :3]))).mean((2, 3)),
+            {"two", "three"},
+        ),  # twice
+        (
+            lambda m, x: m.three(m.two(m.one(x[..., :5, :3]))).mean((2, 3)),
+            set(),
+        ),  # not square: what is it of the image?
+        (lambda m, x: m.two(m.one(x)).mean((2, 3)), {"one", "two"}),  # never comes to the third
+        (lambda m, x: torch.cat([m.three(m.two(m.one(one[None]))).mean((2, 3)) for one in x]), set()),  # one by one
+    ],
+)
+def test_only_what_is_told_apart_from_everything_else_is_read(way, places):
+    network = own(way)
+    assert set(taps_of(network).places) == places
+    assert tapped(network).features(torch.randn(5, 3, 8, 8)).shape[0] == 5
+
+
+def test_a_network_without_places_stays_itself():
+    flat = Network.of(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), InputSpec(8))
+    assert taps_of(flat) == Taps(())
+    assert tapped(flat) is flat
+
+
+def test_a_network_that_cannot_be_followed_stays_itself():
+    network = own()
+    network.module.way = lambda m, x: 1 / 0
+    assert tapped(network) is network
+
+
+def gradients(module: nn.Module, forward, given: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    module.zero_grad()
+    features = forward(given)
+    features.square().sum().backward()
+    found = {name: one.grad.clone() for name, one in module.named_parameters() if one.grad is not None}
+    return features.detach(), found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_halves_give_the_features_and_gradients_of_the_whole(family):
+    network, given = tapped(timm_network(family)), images()
+    for depth in range(1, len(network.stages) + 1):
+        cut = network.split(depth)
+        assert cut is not None, depth
+        part = copy.deepcopy(network.module)
+        behind = {parameter.name for stage in network.stages[depth:] for parameter in stage.parameters}
+        for name, parameter in part.named_parameters():
+            parameter.requires_grad_(name in behind)
+        with torch.no_grad():
+            activations = cut.before(part)(given)
+        assert tuple(activations.shape) == (len(given), *cut.shape)
+        if not behind:
+            assert torch.equal(cut.after(part)(activations), part(given))
+            continue
+        halves, halved = gradients(part, cut.after(part), activations)
+        whole, wanted = gradients(part, part, given)
+        torch.testing.assert_close(halves, whole, rtol=1e-5, atol=1e-6)
+        assert halved.keys() == wanted.keys() != set()
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(halved[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_what_lies_before_a_cut_is_read_before_it():
+    network = tapped(own(lambda m, x: m.three(m.two(m.one(x))).mean((2, 3))))
+    cut = network.split(2)
+    assert cut is not None
+    assert cut.early.places == ("one", "two") and cut.late.places == ("three",)
+
+
+def test_what_is_read_has_one_number_a_channel():
+    tap = Tap("any", 2, (2, 3), "max")
+    assert tap.read(torch.arange(16.0).reshape(1, 2, 2, 4)).tolist() == [[7.0, 15.0]]
+    assert Tap("any", 4, (1,), "mean").read(torch.arange(8.0).reshape(1, 2, 4)).tolist() == [[2.0, 3.0, 4.0, 5.0]]
