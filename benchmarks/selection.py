@@ -304,7 +304,7 @@ def heads_alone(folders: Mapping[str, Path], seeds: int) -> Iterator[Draw]:
     """So many draws of each set and size in which there are heads alone."""
     for name, folder in folders.items():
         with common.workplace() as place:
-            pool = Pool.of(_worker(place.path, folder, Drawn.of(folder, 100, 0)).shop)
+            pool = Pool.of(worker_of(place.path, folder, Drawn.of(folder, 100, 0)).shop)
         for seed, count in product(range(seeds), HEADS_SIZES):
             found = [candidate for candidate, _ in pool.heads(Drawn.of(folder, count, seed), refit=True)]
             yield Draw.of((name, count, seed), found, HEADS_RULES)
@@ -315,7 +315,7 @@ def every(folders: Mapping[str, Path], seeds: int) -> Iterator[Draw]:
     for seed, (name, folder), count in product(range(seeds), folders.items(), SIZES):
         with common.workplace() as place:
             drawn = Drawn.of(folder, count, seed)
-            worker = _worker(place.path, folder, drawn)
+            worker = worker_of(place.path, folder, drawn)
             pool, drawn = Pool.of(worker.shop), replace(drawn, rest=drawn.rest[:UNSEEN])
             found = list(pool.heads(drawn, refit=False))
             found += [_tuned(worker, number, one, pool, drawn.rest) for number, one in enumerate(TUNED)]
@@ -356,7 +356,7 @@ def _tuned(
     return Candidate(f"{freeze} {backbone[-5:]} {start}", validation, float(unseen.right.mean())), unseen
 
 
-def _worker(place: Path, folder: Path, drawn: Drawn) -> Worker:
+def worker_of(place: Path, folder: Path, drawn: Drawn, backbones: tuple[str, ...] = BACKBONES) -> Worker:
     """A worker on a run that has these splits and no trial yet; images that were not drawn are its test split."""
     listed, images = folder.parent / f"{place.name}.csv", _images(folder)  # a manifest is above all its images
     sides = {"train": drawn.training, "val": drawn.validation, "test": drawn.rest}
@@ -368,7 +368,7 @@ def _worker(place: Path, folder: Path, drawn: Drawn) -> Worker:
             writer.writerows((one.relative_to(folder.parent), one.parent.name, side) for one in chosen)
     study = Study(
         data=str(listed),
-        backbones=BACKBONES,
+        backbones=backbones,
         image_size=64,
         time=36_000.0,
         runner="inline",

@@ -816,3 +816,24 @@ def test_a_trial_of_an_older_version_goes_on_with_the_head_it_had(run, worker):
     report = execute(Worker(shop_of(run)), of, 1.0, 2.0)
     assert report.error is None and report.step == 2.0
     assert not any(name.startswith("standard.") for name in saved(run, 0).training)
+
+
+def test_a_head_on_all_images_is_solved_for_once_a_process(run, worker, monkeypatch):
+    """The fine-tune begins from the probe's, which can take seconds; another process, or other images, solve anew."""
+    solved, closed_form = [], type(worker.shop.task).closed_form
+
+    def counted(task, features, *rest):
+        solved.append(len(features))
+        return closed_form(task, features, *rest)
+
+    monkeypatch.setattr(type(worker.shop.task), "closed_form", counted)
+    monkeypatch.setattr("autoft.train.closed_form._out_of_fold", lambda bench, solved: None)
+    execute(worker, trial(run, 0, "test_resnet", "probe"), 0.0, 1.0)
+    execute(worker, trial(run, 1, "test_resnet", "full", head_init="ridge"), 0.0, 1.0)
+    assert solved == [len(worker.shop.dataset.rows("train"))]
+    execute(worker, trial(run, 2, "test_vit", "probe"), 0.0, 1.0)
+    execute(Worker(shop_of(run)), trial(run, 3, "test_resnet", "bias_norm", head_init="ridge"), 0.0, 1.0)
+    assert len(solved) == 3
+    assert torch.equal(
+        saved(run, 0).model["head.weight"], worker.shop.solved[("small/test_resnet", 64), "train"].head.weight
+    )

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from autoft.errors import RunFailed, RunFolderError
 from autoft.parts.contract import NO_CLOSED_FORM
-from autoft.parts.linear_head import LinearHead
 from autoft.store import Checkpoint
 from autoft.system.signals import Cancelled
 from autoft.train.arithmetic import Numbers
 from autoft.train.classifier import Classifier
-from autoft.train.forward import ForwardChoice
+from autoft.train.heads import Solved
 from autoft.train.job import TooLate
 from autoft.train.views import FOLDS, out_of_fold
 from autoft.train.workshop import Bench, memory
@@ -82,24 +80,15 @@ def _out_of_fold(bench: Bench, solved: Solved) -> float | None:
     return score if math.isfinite(score) else None
 
 
-class Solved(NamedTuple):
-    """A head in closed form, the share of the images to train on that it is fitted on, and the seconds of solving.
-
-    The features that it is fitted on are in the numbers of `forward`.
-    """
-
-    head: LinearHead
-    share: float
-    seconds: float
-    forward: ForwardChoice
-
-
 def closed_form_head(bench: Bench, reserve: float) -> Solved:
     """The task's head, fitted on a fair sample of the images to train on.
 
-    These are all whose features can be had while more than `reserve` seconds are left, a few in any case.
+    These are all whose features can be had while more than `reserve` seconds are left, a few in any case. A head on all
+    of them is solved for once a process: fine-tunes begin from the one that the probe has.
     """
     shop, dataset, splits = bench.shop, bench.shop.trained_on(bench.trial), bench.trial.train_on
+    if (known := shop.solved.get((bench.trial.network, splits))) is not None:
+        return known
     rows, order = dataset.rows(splits), dataset.stratified(splits, shop.record.study.seed)
     bench.network.module.to(shop.device)
     forward = bench.forward(rows[order])
@@ -119,7 +108,10 @@ def closed_form_head(bench: Bench, reserve: float) -> Solved:
     head = shop.task.closed_form(features, torch.from_numpy(seen), shop.check)
     if head is None:
         raise RunFailed(f"task {shop.task.name!r} gave no head in closed form; {NO_CLOSED_FORM}")
-    return Solved(head, len(seen) / len(rows), time.monotonic() - began, forward)
+    solved = Solved(head, len(seen) / len(rows), time.monotonic() - began, forward)
+    if solved.share == 1.0:
+        shop.solved[bench.trial.network, splits] = solved
+    return solved
 
 
 def _forward_costs(bench: Bench) -> Costs:

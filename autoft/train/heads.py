@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
 from autoft.parts.taps import INNER, Axes, Tap, Tapped, Taps
+from autoft.train.forward import ForwardChoice
 from autoft.values.backbone import ParameterInfo, Stage
 from autoft.values.space import FeaturesOf
 
@@ -26,6 +28,18 @@ FOLLOWED = 2
 
 MOST_WIDTH: Final = 4096
 """Numbers an image, features included: the closed-form head's time grows with their square."""
+
+
+class Solved(NamedTuple):
+    """A head in closed form, the share of the images to train on that it is fitted on, and the seconds of solving.
+
+    The features that it is fitted on are in the numbers of `forward`.
+    """
+
+    head: LinearHead
+    share: float
+    seconds: float
+    forward: ForwardChoice
 
 
 def seen_by_heads(network: Network, features_of: FeaturesOf) -> Network:

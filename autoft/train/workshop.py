@@ -38,11 +38,12 @@ from autoft.train.classifier import Classifier
 from autoft.train.features import FeatureCache
 from autoft.train.forward import Forward, ForwardChoice
 from autoft.train.halves import in_halves
-from autoft.train.heads import seen_by_heads
+from autoft.train.heads import Solved, seen_by_heads
 from autoft.train.job import Job
 from autoft.train.precision import Choice, Precision, device_name
 from autoft.train.step_timing import Subject
 from autoft.values.counts import passes
+from autoft.values.dataset import TrainOn
 from autoft.values.plan import Balance, Plan, Recipe
 from autoft.values.space import Scalar
 from autoft.values.trial import Parent, Report, Trial
@@ -80,6 +81,8 @@ class Workshop:
         self.forward = Forward(cache_root() / "precision", record.study.precision, self.features)
         self.image_seconds: dict[tuple[str, int], float] = {}
         """What one image's forward pass was measured to take, by backbone and input size."""
+        self.solved: dict[tuple[tuple[str, int], TrainOn], Solved] = {}
+        """Heads in closed form on all images to train on, by backbone and input size."""
         self._cancelled = cancelled
         self._resident = Resident(self.device)
         self._backbones = {backbone.name: backbone for backbone in record.backbones}
