@@ -112,7 +112,7 @@ def _accuracies(
 
 def tuned(folder: Path, seeds: int) -> Iterator[Tuned]:
     """Every strategy, on the last stage and on every one, from both heads, with each seed."""
-    order = Drawn.of(folder, 4 * (TRAINED + VALIDATED), 0).training  # all of it, stratified
+    order = stratified_order([path.parent.name for path in sorted(folder.rglob("*.png"), key=Path.as_posix)], 0)
     drawn = Drawn(order[:TRAINED], order[TRAINED : TRAINED + VALIDATED], order[TRAINED + VALIDATED :])
     for seen in get_args(FeaturesOf):
         with common.workplace() as place:

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from autoft.parts.network import Network
-from autoft.parts.taps import Tap, Taps
+from autoft.parts.taps import Tap, Taps, untapped
 from autoft.train import heads
+from autoft.train.classifier import Classifier
+from autoft.train.folding import fold_norms
 from autoft.train.heads import seen_by_heads, taps_of
 from autoft.values.backbone import InputSpec
+from autoft.values.plan import GradientHead, Plan, Recipe
 
 SIZE = 64
 # what a place of each gives: channels first, tokens, channels first, channels first, channels last
@@ -73,11 +76,9 @@ def test_features_are_followed_by_what_the_stages_gave(family):
 def test_every_parameter_stays_in_its_stage(family):
     network = timm_network(family)
     read = tapped(network)
-    assert [stage.name for stage in read.stages] == [stage.name for stage in network.stages]
-    names = {info.name for stage in read.stages for info in stage.parameters}
-    assert names == {name for name, _ in read.module.named_parameters()}
-    for own, new in zip(network.stages, read.stages, strict=True):
-        assert [f"inner.{info.name}" for info in own.parameters] == [info.name for info in new.parameters]
+    assert read.stages == network.stages
+    assert read.module.state_dict().keys() == network.module.state_dict().keys()
+    assert isinstance(read.module, type(network.module))
 
 
 def test_finding_them_changes_nothing():
@@ -153,6 +154,78 @@ def test_only_what_is_told_apart_from_everything_else_is_read(way, places):
     network = own(way)
     assert set(taps_of(network).places) == places
     assert tapped(network).features(torch.randn(5, 3, 8, 8)).shape[0] == 5
+
+
+def test_a_network_keeps_what_plugins_know_of_it():
+    """Its class and attributes, for an adapter that reaches into it; without taps it is as it was."""
+    network, given = timm_network("test_efficientnet"), images()
+    read = tapped(network)
+    assert read.module.blocks is network.module.blocks and type(read.module).__name__ == type(network.module).__name__
+    for again in (copy.deepcopy(read.module), read.module):
+        torch.testing.assert_close(again(given), read.features(given), rtol=0, atol=0)
+    plain = untapped(read.module)
+    assert type(plain) is type(network.module)
+    assert torch.equal(plain(given), network.features(given))
+    assert untapped(plain) is plain
+
+
+def test_a_forward_of_the_instance_stays():
+    network = own()
+    network.module.forward = network.module.forward
+    assert tapped(network) is network
+
+
+def test_norms_fold_only_where_nobody_reads_what_the_convolution_gives():
+    """The first stage's convolution is read, the second's is not: its norm is a part of the stage."""
+
+    class Folding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+            self.block = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+
+        def forward(self, given):
+            return self.block(self.norm(self.conv(given))).mean((2, 3))
+
+    module = Folding()
+    for norm in (module.norm, module.block[1]):
+        nn.init.uniform_(norm.running_var, 0.5, 9.0)
+    network = tapped(Network.of(module, InputSpec(16)))
+    assert "conv" in taps_of(Network.of(module, InputSpec(16))).places
+    given = torch.randn(4, 3, 16, 16)
+    before = network.features(given).detach()
+    pairs = fold_norms(network.module, given)
+    assert [pair.kernel for pair in pairs] == [module.block[0]]
+    torch.testing.assert_close(network.features(given), before, rtol=1e-3, atol=1e-3)
+    for pair in pairs:
+        pair.unfold()
+
+
+def test_blocks_without_a_shortcut_are_not_left_out_because_others_are_read():
+    """Early stages tell images apart whatever the last blocks let through."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.drop_path = nn.Conv2d(4, 4, 3, padding=1), nn.Identity()
+
+        def forward(self, given):
+            return self.drop_path(self.conv(given))
+
+    class Blocks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.blocks = nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(Block(), Block())
+
+        def forward(self, given):
+            return self.blocks(self.stem(given)).mean((2, 3))
+
+    network = tapped(Network.of(Blocks(), InputSpec(8)))
+    assert network.tapped
+    classifier = Classifier.of(network, 2)
+    plan = Plan((), GradientHead(1e-3), recipe=Recipe(drop_path=0.9))
+    classifier.prepare(plan, 8)
+    assert classifier.droppable == 0
 
 
 def test_a_network_without_places_stays_itself():

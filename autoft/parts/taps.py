@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +20,6 @@ TRIED = 2
 
 Axes = tuple[int, ...]
 """Of activations `(batch, ...)`, those over an image: (2, 3) channels first, (1, 2) channels last, (1,) tokens."""
-
-INNER = "inner"
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,36 @@ class Taps:
 
 
 class Tapped(nn.Module):
-    """Gives an image's features, followed by what is read on the way: `(batch, dim + width)`."""
+    """What a network's class is made to derive from: it gives its features, then what is read, `(batch, dim + width)`.
 
-    def __init__(self, inner: nn.Module, taps: Taps) -> None:
-        super().__init__()
-        self.inner, self.taps = inner, taps
+    All else of the network stays what it is, its attributes and the names of its tensors, for plugins that know them.
+    """
+
+    head_taps: Taps
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features and what is read."""
-        with noting(self.inner, self.taps.places) as activations:
-            features: Tensor = self.inner(images)
-        return torch.cat([features, *self.taps.read(activations)], dim=1)
+        """Features and what is read on the way."""
+        with noting(self, self.head_taps.places) as activations:
+            features: Tensor = super().forward(images)  # of the class that stands behind
+        return torch.cat([features, *self.head_taps.read(activations)], dim=1)
+
+
+def with_taps(module: nn.Module, taps: Taps) -> nn.Module:
+    """A copy over the same tensors and modules that reads the taps. (torch's parametrisations swap classes so, too.)"""
+    twin, kind = copy.copy(module), type(module)
+    twin.__class__ = type(kind.__name__, (Tapped, kind), {"__module__": kind.__module__})
+    assert isinstance(twin, Tapped)
+    twin.head_taps = taps
+    return twin
+
+
+def untapped(module: nn.Module) -> nn.Module:
+    """A copy over the same tensors and modules that gives its own features alone; the module itself if it is so."""
+    if not isinstance(module, Tapped):
+        return module
+    twin = copy.copy(module)
+    _, twin.__class__ = type(module).__bases__
+    return twin
 
 
 @contextmanager
@@ -95,7 +113,7 @@ def noting(module: nn.Module, places: Iterable[str]) -> Iterator[dict[str, Tenso
 
 @dataclass(frozen=True)
 class TappedCut(Cut):
-    """A cut of a `Tapped` network: its activations are those at the cut of the `inner` one, flat, and what was read.
+    """A cut of a `Tapped` network: activations are those at the `inner` cut, of it untapped, flat, and what was read.
 
     `early` are the taps up to the cut, `late` those behind it.
     """
@@ -108,17 +126,17 @@ class TappedCut(Cut):
     def of(cls, module: nn.Module, trained: Collection[str], size: int) -> TappedCut | None:
         """As `Cut.of`, where the inner network can be cut and the halves give in turn what the whole gives."""
         assert isinstance(module, Tapped)
-        inner = Cut.of(module.inner, {name.removeprefix(f"{INNER}.") for name in trained}, size)
+        inner = Cut.of(untapped(module), trained, size)
         if inner is None:
             return None
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(0)
             images = torch.randn(TRIED, 3, size, size).contiguous(memory_format=torch.channels_last)
-            half = inner.before(module.inner)
-            with noting(_copied(half), module.taps.places) as activations:
+            half = inner.before(untapped(module))
+            with noting(_copied(half), module.head_taps.places) as activations:
                 half(images)
-            early = module.taps.at({*activations, inner.place})
-            late = module.taps.at(set(module.taps.places) - set(early.places))
+            early = module.head_taps.at({*activations, inner.place})
+            late = module.head_taps.at(set(module.head_taps.places) - set(early.places))
             shape = (math.prod(inner.shape) + early.width,)
             cut = cls(inner.place, size, shape, False, {}, inner, early, late)
             # A place that the rest comes to in another order, or does without, would show.
@@ -127,13 +145,11 @@ class TappedCut(Cut):
 
     def before(self, module: nn.Module) -> nn.Module:
         """From images to activations `(batch, *shape)`, eval mode."""
-        assert isinstance(module, Tapped)
-        return _Before(self.inner.before(module.inner), self)
+        return _Before(self.inner.before(untapped(module)), self)
 
     def after(self, module: nn.Module) -> nn.Module:
         """From activations to features, in the mode of `module`, whose tensors it trains."""
-        assert isinstance(module, Tapped)
-        return _After(self.inner.after(module.inner), self)
+        return _After(self.inner.after(untapped(module)), self)
 
 
 def _copied(half: nn.Module) -> nn.Module:

@@ -124,7 +124,7 @@ class Refits:
             return costs.solving * self.growth / record.share + image * self._without_features(record)
         if costs.a_pass is None:  # too few steps to tell
             return self.growth * sum(one.seconds for one in record.reports if one.step <= passes)
-        return self.growth * passes * costs.a_pass
+        return self.growth * (passes * costs.a_pass + costs.solving)
 
     def _without_features(self, record: TrialRecord) -> float:
         """Images that a head in closed form was neither fitted on nor scored by."""

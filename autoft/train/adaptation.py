@@ -49,13 +49,19 @@ class Adaptation:
                 parameter = moved.backbone.get_parameter(name)
                 parameter.add_(NUDGE * torch.randn(parameter.shape, generator=draws))
         merged, features = self.merged(moved), moved.backbone(images)
-        if apart := _apart(features, merged.backbone(images)):
+        if apart := self._apart(features, merged.backbone(images)):
             return f"merge() changes the features by {apart:.2g}"
         kept = Classifier.of(self.plain, 1)
         kept.restore(merged.state_dict())
-        if apart := _apart(features, kept.backbone(images)):
+        if apart := self._apart(features, kept.backbone(images)):
             return f"the tensors that merge() gives make other features of the plain network, by {apart:.2g}"
         return None
+
+    def _apart(self, one: Tensor, two: Tensor) -> float:
+        """By how much features differ, those of the last stage and of the others each held against its own greatest."""
+        parts = [self.plain.dim - self.plain.tapped, self.plain.tapped]
+        split = zip(torch.split(one, parts, dim=1), torch.split(two, parts, dim=1), strict=True)
+        return max(_apart(*both) for both in split if both[0].numel())
 
     def begin(self, classifier: Classifier) -> Classifier:
         """A plain classifier, adapted in place: where a trial begins that has a parent."""

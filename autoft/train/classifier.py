@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autoft.parts.cut import hold_norms
 from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
+from autoft.parts.taps import untapped
 from autoft.train.dropout import Draws, Dropout
 from autoft.train.standard import Standard, StandardisedHead
 from autoft.train.stochastic_depth import drop_blocks
@@ -80,7 +81,7 @@ class Classifier(nn.Module):
         if plan.recipe.drop_path:
             own = torch.Generator().manual_seed(0)  # the trial's random numbers stay what they are
             images = torch.randn(2, 3, size, size, generator=own).to(self.head.weight.device)
-            self.droppable = drop_blocks(self.backbone, plan.recipe.drop_path, images, self.draws)
+            self.droppable = drop_blocks(untapped(self.backbone), plan.recipe.drop_path, images, self.draws)
         self.train()
         if plan.batch_norm == "frozen":
             hold_norms(self.backbone)

@@ -86,13 +86,15 @@ class FeatureCache:
     def path(self, network: Network, images: Images) -> Path:
         """The file that holds the features of this network for these pixels."""
         sample = _sample(network, images)
-        return self.folder / f"{self.name(images, network.module.state_dict(), sample)}.npy"
+        # Apart, as what is read of stages is so much larger that nobody would see the others change.
+        samples = torch.split(sample, [network.dim - network.tapped, network.tapped], dim=1)
+        return self.folder / f"{self.name(images, network.module.state_dict(), *samples)}.npy"
 
-    def name(self, images: Images, weights: Mapping[str, Tensor], sample: Tensor) -> str:
+    def name(self, images: Images, weights: Mapping[str, Tensor], *samples: Tensor) -> str:
         """Name in hex of what a forward pass with these weights makes of those pixels.
 
-        Weights alone do not make it: the same ones under another forward must not find the old file. So `sample`, what
-        a few images come to, is part of it, coarsely.
+        Weights alone do not make it: the same ones under another forward must not find the old file. So `samples`,
+        what a few images come to, are part of it, coarsely.
         """
         digest = hashlib.blake2b(digest_size=16)
         pixels = f"{self.fingerprint} {self.view} {Path(images.pixels.filename or '').name} {images.pixels.shape}"
@@ -100,7 +102,8 @@ class FeatureCache:
         for name, tensor in weights.items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        digest.update(_signature(sample).encode())
+        for sample in (one for one in samples if one.numel()):
+            digest.update(_signature(sample).encode())
         return digest.hexdigest()
 
     def passing(self, network: Network, images: Images, rows: np.ndarray, numbers: Numbers = "fp32") -> FeaturePass:

@@ -88,7 +88,7 @@ def _pairs(module: nn.Module, inputs: Tensor) -> Iterator[Pair]:
     found: list[Pair] = []
 
     def gave(kernel: nn.Module, taken: object, output: Tensor) -> None:
-        calls[kernel] += 1
+        calls[kernel] += len(kernel._forward_hooks)  # others than this one want what it gives as well
         given[id(output)] = (kernel, output)  # type: ignore[assignment]  # which keeps it, and so its id
 
     def takes(norm: nn.Module, taken: tuple[Tensor, ...]) -> None:

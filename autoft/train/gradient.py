@@ -197,7 +197,10 @@ class GradientRun:
         held = self.plan.batch_norm == "frozen" and self._adaptation is None
         pixels = min(len(images), self.at_once) * images[0, 0].numel()
         pays = pixels >= FOLDED_FROM_PIXELS[images.device.type]
-        self.folded = fold_norms(self._forward, images) if held and pays else ()
+        # It is tried on features: a head of zeros gives the same whatever is done to them.
+        forward = self._forward
+        before_the_head = forward.backbone if isinstance(forward, Classifier) else forward.get_submodule("0")
+        self.folded = fold_norms(before_the_head, images) if held and pays else ()
 
     def _set_scalars(self) -> float:
         """Bring what this step has of its own to the device; the greatest of its learning rates comes back."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from autoft.parts.linear_head import LinearHead
 from autoft.parts.network import Network
-from autoft.parts.taps import INNER, Axes, Tap, Tapped, Taps
+from autoft.parts.taps import Axes, Tap, Taps, with_taps
 from autoft.train.forward import ForwardChoice
-from autoft.values.backbone import ParameterInfo, Stage
 from autoft.values.space import FeaturesOf
 
 FOLLOWED = 2
@@ -51,20 +50,18 @@ def tapped(network: Network, taps: Taps) -> Network:
     """The network whose features `(batch, dim + width)` are its own, then what is read; itself without taps."""
     if not taps.taps:
         return network
-    stages = tuple(Stage(stage.name, tuple(map(_within, stage.parameters))) for stage in network.stages)
-    return Network(Tapped(network.module, taps), network.input, stages, network.dim + taps.width, taps.width)
-
-
-def _within(info: ParameterInfo) -> ParameterInfo:
-    return replace(info, name=f"{INNER}.{info.name}")
+    module, dim = with_taps(network.module, taps), network.dim + taps.width
+    return Network(module, network.input, network.stages, dim, taps.width)
 
 
 def taps_of(network: Network) -> Taps:
     """The means behind every stage that is a module of its own, and the maxima of those that have channels.
 
     Where all are too many, means come before maxima, and the last stages before the first. None at all for a network
-    that cannot be followed, or has no such stage.
+    that cannot be followed, or has no such stage, or a forward of its instance.
     """
+    if "forward" in vars(network.module):
+        return Taps(())
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         images = torch.randn(FOLLOWED, 3, network.input.size, network.input.size)

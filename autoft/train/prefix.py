@@ -51,7 +51,10 @@ class Entrance(Protocol):
         """All `rows` in order as they come in here, without augmentation."""
 
     def rest(self, classifier: Classifier) -> nn.Module:
-        """From what comes in here to outputs `(batch, outputs)`, over the classifier's own tensors and in its mode."""
+        """From what comes in here to outputs `(batch, outputs)`, over the classifier's own tensors and in its mode.
+
+        That is the classifier, or a sequence whose first member gives the features.
+        """
 
 
 @contextmanager

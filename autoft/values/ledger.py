@@ -175,12 +175,16 @@ class TrialRecord:
 
     @cached_property
     def costs(self) -> Costs:
-        """The costs that were measured last; those of a step come from the last slice that told a steady pace."""
+        """The costs that were measured last.
+
+        Those of a step come from the last slice that told a steady pace, those of solving from the one that solved.
+        """
         measured = [report.costs for report in self.reports if report.score is not None]
         if not measured:
             return Costs()
         steady = next((costs for costs in reversed(measured) if costs.step is not None), measured[-1])
-        return replace(measured[-1], step=steady.step, steps_a_pass=steady.steps_a_pass)
+        solving = max(costs.solving for costs in measured)
+        return replace(measured[-1], step=steady.step, steps_a_pass=steady.steps_a_pass, solving=solving)
 
     @property
     def horizon(self) -> float:

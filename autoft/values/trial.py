@@ -192,7 +192,7 @@ class Costs:
     `step`: one optimiser step at its steady pace, None when there was none beyond the first ones of the slice (two, on
     a GPU four), which pay for plans, caches and libraries. `steps_a_pass` turns it into passes. `scoring`: all
     validation images once through the network. `saving`: one checkpoint. `image`: one forward pass of one image,
-    without gradients. `solving`: a head in closed form, once its features are there.
+    without gradients. `solving`: a head in closed form, once its features are there; training may begin with one.
     """
 
     step: float | None = None
