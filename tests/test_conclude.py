@@ -32,6 +32,7 @@ from autoft import (
 )
 from autoft.bundle import build
 from autoft.engine.conclude import (
+    BundleMaker,
     NotExportable,
     NoWeights,
     _if_there_is_a_way,
@@ -87,7 +88,7 @@ def test_of_a_network_that_cannot_be_exported_one_trial_is_tried() -> None:
         export_best([net[0], other[0], *net[1:], other[1]], export, notes)
     assert asked == [0, 3, 4]
     assert notes.lines == [
-        "trial 0 and 2 more of its network are passed over: no way",
+        "trial 0, and 2 more of its network, are passed over: no way",
         "trial 3 is passed over: no way",
         "trial 4 is passed over: no way",
     ]
@@ -115,6 +116,24 @@ def test_a_network_cannot_be_exported_where_its_exporter_knows_no_way(
     with pytest.raises(found, match="no way") as caught:
         seen.extend(_if_there_is_a_way(exports()))
     assert type(caught.value) is found
+
+
+def test_a_bundle_of_a_network_for_which_there_is_no_way_is_not_exportable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_way(*given: object) -> Iterator[Any]:
+        raise RunFailed("no way")
+        yield
+
+    exporter = SimpleNamespace(export_prepared=lambda *given: iter(()), export=no_way)
+    shop = SimpleNamespace(host=SimpleNamespace(part=lambda *given: exporter, refs=()))
+    monkeypatch.setattr(BundleMaker, "_restored", lambda *given: (None, None))
+    monkeypatch.setattr(BundleMaker, "_order", lambda *given: SimpleNamespace(handoff=None))
+    monkeypatch.setattr("autoft.engine.conclude.prepared_folder", lambda *given: tmp_path)
+    run: Any = Run(RunFolder(tmp_path), None)
+    with pytest.raises(NotExportable, match="no way"):
+        BundleMaker(run, Ledger(), shop, Stopwatch(0)).make(records(1)[0], tmp_path / "b", wanted=None)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_trial_that_is_not_the_best_is_told_which_one_is() -> None:

@@ -140,8 +140,8 @@ class BundleMaker:
         try:
             with run.writing(folder), replacing(folder) as fresh:
                 quick = _if_it_works(exporter.export_prepared(classifier, order.handoff, prepared, fresh))
-                exports = chain(quick, _if_there_is_a_way(exporter.export(classifier, order.handoff, fresh)))
-                bundle = write_bundle(order, exports, fresh, self.watch)
+                full = exporter.export(classifier, order.handoff, fresh)
+                bundle = write_bundle(order, _if_there_is_a_way(chain(quick, full)), fresh, self.watch)
         except TooSlow as slow:  # and so are the others of its network
             remember(run, network, slow.milliseconds)
             self.ledger.barred = {**self.ledger.barred, network: str(slow)}
@@ -263,7 +263,7 @@ def export_best(
             passed = [record, *others] if isinstance(problem, NotExportable) else [record]
             left = [one for one in left if one not in passed]
             causes.setdefault(str(problem), []).extend(str(one.trial.id) for one in passed)
-            more = f" and {len(passed) - 1} more of its network are" if len(passed) > 1 else " is"
+            more = f", and {len(passed) - 1} more of its network, are" if len(passed) > 1 else " is"
             screen.note(f"trial {record.trial.id}{more} passed over: {problem}")
     every = "; ".join(f"{_trials(numbers)}: {cause}" for cause, numbers in causes.items())
     raise GateFailed(f"none of {counted(len(records), 'trial')} can be exported: {every}")
