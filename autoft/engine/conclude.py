@@ -172,7 +172,7 @@ class BundleMaker:
             beside={
                 name: partial(host.part(Exporter, name).export, classifier, handoff)
                 for name in run.record.study.exporter
-                if name != CORE_EXPORTER
+                if name != CORE_EXPORTER and name in host.parts(Exporter)  # see `Run.exporters_left_out`
             },
         )
 
