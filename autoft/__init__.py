@@ -7,6 +7,7 @@ neither torch, timm, ray nor onnx.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
     from autoft.values.trial import DONE, WAIT, Candidate, Clock, Done, Report, Slice, Trial, Wait
 
 __version__ = "0.1.0"
+
+# onnxruntime from 1.29 on sends events to its maker, and writes to ~/.cache/Microsoft for that, unless this is set when
+# it is first imported, by whichever module or plugin; what its own API switches off later comes too late for both.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "DONE",

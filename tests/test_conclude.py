@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +31,17 @@ from autoft import (
     Task,
 )
 from autoft.bundle import build
-from autoft.engine.conclude import NoWeights, better_than, conclude, export_best, is_same_score, suggested_metric
+from autoft.engine.conclude import (
+    BundleMaker,
+    NotExportable,
+    NoWeights,
+    _if_there_is_a_way,
+    better_than,
+    conclude,
+    export_best,
+    is_same_score,
+    suggested_metric,
+)
 from autoft.errors import AutoftError, RunFolderError
 from autoft.store import RunFolder
 from autoft.study.run import Run
@@ -62,6 +72,68 @@ def test_a_trial_that_cannot_be_exported_is_passed_over_with_a_line(problem: typ
     record, bundle = export_best(records(4), export, notes)
     assert (record.trial.id, bundle) == (2, "bundle of 2")
     assert notes.lines == ["trial 0 is passed over: cause 0", "trial 1 is passed over: cause 1"]
+
+
+def test_of_a_network_that_cannot_be_exported_one_trial_is_tried() -> None:
+    """The others would fail as slowly in the same way."""
+    notes, asked = Notes(), []
+    net, other = records(3), [replace(one, trial=replace(one.trial, id=one.trial.id + 3)) for one in records(2)]
+    other = [replace(one, trial=replace(one.trial, image_size=64)) for one in other]
+
+    def export(record: TrialRecord) -> None:
+        asked.append(record.trial.id)
+        raise (GateFailed if record.trial.image_size == 64 else NotExportable)("no way")
+
+    with pytest.raises(GateFailed, match=r"of 5 trials can be exported: trials 0, 1, 2, 3 and 4: no way$"):
+        export_best([net[0], other[0], *net[1:], other[1]], export, notes)
+    assert asked == [0, 3, 4]
+    assert notes.lines == [
+        "trial 0, and 2 more of its network, are passed over: no way",
+        "trial 3 is passed over: no way",
+        "trial 4 is passed over: no way",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "raised", "found"),
+    [
+        (0, RunFailed, NotExportable),
+        (1, RunFailed, RunFailed),
+        (0, PluginError, PluginError),
+        (0, GateFailed, GateFailed),
+    ],
+)
+def test_a_network_cannot_be_exported_where_its_exporter_knows_no_way(
+    files: int, raised: type[AutoftError], found: type[AutoftError]
+) -> None:
+    """What it says after a file that the gate has refused may be of that trial alone."""
+    seen: list[object] = []
+
+    def exports() -> Iterator[Any]:
+        yield from range(files)
+        raise raised("no way")
+
+    with pytest.raises(found, match="no way") as caught:
+        seen.extend(_if_there_is_a_way(exports()))
+    assert type(caught.value) is found
+
+
+def test_a_bundle_of_a_network_for_which_there_is_no_way_is_not_exportable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_way(*given: object) -> Iterator[Any]:
+        raise RunFailed("no way")
+        yield
+
+    exporter = SimpleNamespace(export_prepared=lambda *given: iter(()), export=no_way)
+    shop = SimpleNamespace(host=SimpleNamespace(part=lambda *given: exporter, refs=()))
+    monkeypatch.setattr(BundleMaker, "_restored", lambda *given: (None, None))
+    monkeypatch.setattr(BundleMaker, "_order", lambda *given: SimpleNamespace(handoff=None))
+    monkeypatch.setattr("autoft.engine.conclude.prepared_folder", lambda *given: tmp_path)
+    run: Any = Run(RunFolder(tmp_path), None)
+    with pytest.raises(NotExportable, match="no way"):
+        BundleMaker(run, Ledger(), shop, Stopwatch(0)).make(records(1)[0], tmp_path / "b", wanted=None)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_trial_that_is_not_the_best_is_told_which_one_is() -> None:

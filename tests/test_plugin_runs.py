@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 from parts.data import source
+from parts.notes import Notes
 
 import autoft
 from autoft import api, hookimpl
 from autoft.__main__ import _run
 from autoft.engine import engine, prepare
 from autoft.engine.engine import begin
+from autoft.engine.execution import ExportWish, export_trial
 from autoft.engine.sitting import Sitting
 from autoft.errors import PluginError, RunFolderError, StudyError
 from autoft.parts.host import Host
@@ -86,9 +88,15 @@ def write(folder: Path, forward: str = "", build: str = "", plan: str = GOOD) ->
 def run(tiny_images, tmp_path):
     """Begins a run with the plugin at a path."""
 
-    def begun(plugin: str):
+    def begun(*plugins: str, **options):
         study = Study(
-            str(tiny_images), plugins=(plugin,), backbones=("mine/*",), freeze=("wild",), runner="inline", time=1e5
+            str(tiny_images),
+            plugins=plugins,
+            backbones=("mine/*",),
+            freeze=("wild",),
+            runner="inline",
+            time=1e5,
+            **options,
         )
         host, now = Host.discover(study.plugins), time.time()
         sitting = Sitting(host, InlineRunner(), Silent(), Stopwatch(now), RunClock(now, study.time))
@@ -211,6 +219,79 @@ def test_a_run_of_which_nothing_can_be_trained_is_refused(run, tmp_path, resume)
     assert (code, hosts) == (2, [])
     assert "nothing of this run can be trained; plugin 'mine'" in said
     assert said.rstrip().endswith("is switched off; it has no model yet")
+
+
+TEXT = """
+import autoft
+
+class Text(autoft.Exporter):
+    name = "text"
+    def export(self, classifier, handoff, folder):
+        (folder / "model.txt").write_text("x")
+        yield autoft.Artifact(f"{folder.name}/model.txt", "txt", 0, 1, "0" * 64, "text")
+
+@autoft.hookimpl
+def autoft_exporters():
+    return [Text()]
+"""
+
+
+@pytest.fixture
+def exporting(run, tmp_path):
+    """Begins a run that has the exporter of the plugin `extra` among others."""
+
+    def begun(*exporters: str):
+        (tmp_path / "extra.py").write_text(TEXT)
+        return run(write(tmp_path / "plugins"), str(tmp_path / "extra.py"), exporter=exporters)
+
+    return begun
+
+
+LEFT_OUT = "exporter 'text' is left out: no plugin that is loaded has it"
+
+
+@pytest.mark.parametrize("switched_off", ["-p", "AUTOFT_DISABLE_PLUGINS"])
+def test_a_run_goes_on_without_a_further_exporter_that_is_switched_off(exporting, resume, monkeypatch, switched_off):
+    begun = exporting("onnx", "text")
+    if switched_off == "-p":
+        code, said, hosts = resume(begun.folder.path, "-p", "no:extra")
+    else:
+        monkeypatch.setenv(switched_off, "extra")
+        code, said, hosts = resume(begun.folder.path)
+    assert (code, len(hosts)) == (0, 1), said
+    assert LEFT_OUT in said
+    monkeypatch.delenv("AUTOFT_DISABLE_PLUGINS", raising=False)
+    assert LEFT_OUT not in resume(begun.folder.path)[1]
+
+
+@pytest.mark.parametrize(
+    ("exporters", "off", "said"),
+    [
+        (
+            ["text"],
+            "extra",
+            r"no exporter is called 'text'.*plugin 'extra' \(.*\) is switched off; a run's models have",
+        ),
+        (["onnx", "text"], "onnx", r"no exporter is called 'onnx'.*there are: text; a run's models have"),
+    ],
+)
+def test_a_run_with_nothing_to_export_by_is_refused_before_it_goes_on(exporting, resume, exporters, off, said):
+    code, error, hosts = resume(exporting(*exporters).folder.path, "-p", f"no:{off}")
+    assert (code, hosts) == (2, [])
+    assert re.search(said, error), error
+
+
+def test_an_export_leaves_an_exporter_out_that_is_switched_off(exporting, tmp_path):
+    begun, notes = exporting("onnx", "text"), Notes()
+    trial = begun.record.candidates[0].trial(0, {}, 0)
+    with Journal(begun.folder.journal) as journal:
+        journal.append(Queued(0, Slice(trial, 0.0, 1.0, 1e12), Clock(1.0, 1e12)))
+        journal.append(replace(report(begun, begun.host()), elapsed=2.0))
+    wish = ExportWish(0, tmp_path / "out", "image")
+    export_trial(Run.open(begun.folder.path), ["no:extra"], wish, notes)
+    assert LEFT_OUT in notes.lines
+    assert (tmp_path / "out" / "model.onnx").exists()
+    assert not (tmp_path / "out" / "beside").exists()
 
 
 def test_a_clash_that_came_later_names_both_and_can_be_switched_off(run, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from parts.exported import LABELS, SIZE, Tiny, handoff, how
+from parts.home import fresh_home
 from PIL import Image
 
 from autoft import UserError
@@ -171,11 +172,15 @@ def test_an_image_of_too_many_megapixels_is_named(bundle: Path, tmp_path: Path) 
 
 
 def test_predict_runs_without_torch_and_talks_to_nobody(bundle: Path, tmp_path: Path) -> None:
+    """Nor does onnxruntime, which would leave in the user's cache what it is going to send."""
     image = colour(tmp_path / "red.png", (255, 0, 0))
     program = (
         "import sys\nfrom pathlib import Path\nfrom autoft.bundle.predict import predict\n"
         f"(one,) = predict(Path({str(bundle)!r}), [{image!r}])\n"
         "print(one.label, sorted({'torch', 'timm', 'ray', 'onnx', 'sklearn'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    home = tmp_path / "home"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=fresh_home(home), capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("red []\n", "")
+    assert not list(home.rglob("Microsoft"))

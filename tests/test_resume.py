@@ -45,7 +45,7 @@ from autoft.errors import (
 )
 from autoft.parts.base import Problem, Searcher
 from autoft.parts.host import Host
-from autoft.parts.plugins import PluginRef
+from autoft.parts.plugins import PluginRef, builtin_ref
 from autoft.runners.base import Site
 from autoft.runners.inline import InlineRunner
 from autoft.runners.refit import Refits
@@ -104,7 +104,7 @@ def run(tiny_images: Path, tmp_path: Path) -> Run:
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(candidate,),
         view="crop",
-        plugins=(PluginRef("searchers", "builtin", "autoft.builtin.searchers"), TASKS),
+        plugins=(*map(builtin_ref, ("autoft.builtin.searchers", "autoft.builtin.onnx_exporter")), TASKS),
         versions={},
         machine=Machine("inline", 1, 1, "cpu"),
         metric=MetricFacts("accuracy"),

@@ -24,6 +24,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from parts.home import fresh_home
 from PIL import Image
 
 from autoft.bundle.standalone import verify as standalone
@@ -154,6 +155,18 @@ def flip(path: Path, at: int = -1, bit: int = 1) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= bit
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["verify.py"], ["verify.py", "--latency", "--seconds", "0.01"], ["examples/infer.py", "test_vectors/dot.png"]],
+)
+def test_onnxruntime_has_nothing_to_tell_its_maker(bundle: Path, tmp_path: Path, arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=bundle, env=fresh_home(tmp_path / "home"), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list((tmp_path / "home").iterdir())
 
 
 # ---------------------------------------------------------------- verify: as promised

@@ -54,7 +54,7 @@ def run(tmp_path: Path) -> Run:
         view="crop",
         backbones=(Backbone("zoo/net", 1_000_000, InputSpec(64)),),
         candidates=(CANDIDATE,),
-        plugins=(),
+        plugins=(builtin_ref("autoft.builtin.onnx_exporter"),),
         versions={},
         machine=Machine("inline", 1, 1, "cpu"),
         metric=MetricFacts("accuracy"),

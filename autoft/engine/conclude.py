@@ -56,6 +56,10 @@ class NoWeights(RunFailed):
     """A trial's weights are gone or damaged, or fit its backbone no more."""
 
 
+class NotExportable(RunFailed):
+    """The exporter knows no way for a network, whatever was trained of it."""
+
+
 _OF_THIS_TRIAL = (GateFailed, RunFailed, BackboneUnavailable, PluginError)
 
 
@@ -123,8 +127,8 @@ class BundleMaker:
         """Write the trial's bundle as `folder`, in place of what is there, once it is whole.
 
         What was prepared for its backbone is tried first. Raises `GateFailed` with the numbers when it differs from
-        torch, and `TooSlow` above `wanted.max_latency`; `folder` is then as it was. Raises `NoWeights`, what building
-        the backbone raises, and `RunFolderError` when the bundle cannot be written.
+        torch, and `TooSlow` above `wanted.max_latency`; `folder` is then as it was. Raises `NoWeights`,
+        `NotExportable`, what building the backbone raises, and `RunFolderError` when the bundle cannot be written.
         """
         if damage := self.ledger.damage(record):
             raise NoWeights(damage)
@@ -136,8 +140,8 @@ class BundleMaker:
         try:
             with run.writing(folder), replacing(folder) as fresh:
                 quick = _if_it_works(exporter.export_prepared(classifier, order.handoff, prepared, fresh))
-                exports = chain(quick, exporter.export(classifier, order.handoff, fresh))
-                bundle = write_bundle(order, exports, fresh, self.watch)
+                full = exporter.export(classifier, order.handoff, fresh)
+                bundle = write_bundle(order, _if_there_is_a_way(chain(quick, full)), fresh, self.watch)
         except TooSlow as slow:  # and so are the others of its network
             remember(run, network, slow.milliseconds)
             self.ledger.barred = {**self.ledger.barred, network: str(slow)}
@@ -169,7 +173,7 @@ class BundleMaker:
             beside={
                 name: partial(host.part(Exporter, name).export, classifier, handoff)
                 for name in run.record.study.exporter
-                if name != CORE_EXPORTER
+                if name != CORE_EXPORTER and name in host.parts(Exporter)  # see `Run.exporters_left_out`
             },
         )
 
@@ -226,6 +230,18 @@ def _if_it_works(quick: Iterator[Artifact]) -> Iterator[Artifact]:
         yield from quick
 
 
+def _if_there_is_a_way(exports: Iterator[Artifact]) -> Iterator[Artifact]:
+    """What an exporter gives. Raises `NotExportable` where that is nothing, as it knows no way."""
+    made = 0
+    try:
+        for made, artifact in enumerate(exports, 1):  # noqa: B007  counts
+            yield artifact
+    except RunFailed as problem:
+        if made:
+            raise
+        raise NotExportable(str(problem)) from problem
+
+
 def export_best(
     records: Sequence[TrialRecord],
     export: Callable[[TrialRecord], T],
@@ -233,16 +249,23 @@ def export_best(
 ) -> tuple[TrialRecord, T]:
     """The first of the records that can be exported, and what `export` gave of it; each before it is a line.
 
-    Raises `GateFailed` with every cause when none can. What would end every other export too, images that are gone or a
-    full disk, is raised at once.
+    Of a network that cannot be exported only the first is tried, and its line says how many more there are. Raises
+    `GateFailed` with every cause when none can. What would end every other export too, images that are gone or a full
+    disk, is raised at once.
     """
     causes: dict[str, list[str]] = {}
-    for record in records:
+    left = [*records]
+    while left:
+        record, *left = left
         try:
             return record, export(record)
         except _OF_THIS_TRIAL as problem:
-            causes.setdefault(str(problem), []).append(str(record.trial.id))
-            screen.note(f"trial {record.trial.id} is passed over: {problem}")
+            others = [one for one in left if one.trial.network == record.trial.network]
+            passed = [record, *others] if isinstance(problem, NotExportable) else [record]
+            left = [one for one in left if one not in passed]
+            causes.setdefault(str(problem), []).extend(str(one.trial.id) for one in passed)
+            more = f", and {len(passed) - 1} more of its network, are" if len(passed) > 1 else " is"
+            screen.note(f"trial {record.trial.id}{more} passed over: {problem}")
     every = "; ".join(f"{_trials(numbers)}: {cause}" for cause, numbers in causes.items())
     raise GateFailed(f"none of {counted(len(records), 'trial')} can be exported: {every}")
 

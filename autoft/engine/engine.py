@@ -135,6 +135,8 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
     host = _recorded_host(run, change, screen)
     _require_its_searcher(run, host, ledger)
     run.task(host)
+    for line in run.exporters_left_out(host):
+        screen.note(line)
     run.test_openings()  # a search need not end to find the count damaged
     _require_networks(run, host, ledger)
     if run.concluded(ledger):
@@ -292,6 +294,7 @@ def _could_go_on(run: Run, host: Host) -> bool:
     try:
         host.part(Searcher, run.record.study.searcher)
         run.task(host)
+        run.exporters_left_out(host)
     except StudyError:
         return False
     return bool(run.trainable(host))

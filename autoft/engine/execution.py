@@ -181,6 +181,8 @@ def export_trial(run: Run, plugins: Sequence[str], wish: ExportWish, screen: Scr
         host = run.host(plugins)
         for warning in host.warnings():
             screen.note(warning)
+        for line in run.exporters_left_out(host):
+            screen.note(line)
         ledger.damaged = run.unusable(ledger, host)
         limit = run.record.study.max_latency if wish.number is None else None  # who names one knows what they want
         ledger.barred = {}  # what was too slow is timed again: the machine may have been busy

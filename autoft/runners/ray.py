@@ -60,7 +60,7 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-# How long a slice may wait for its worker past the deadline, while there is no model yet that could be exported.
+# How long a slice may wait past the deadline for a worker that starts, while there is no model that could be exported.
 GRACE_SECONDS = 30.0  # where `start_slowness` is 1
 SHUTDOWN_SECONDS = 5.0
 WAITING, OTHERS_SECONDS = "waiting", 30.0  # a worker's start, on the slowest machine that is reckoned with
@@ -231,6 +231,16 @@ def _free_nodes() -> tuple[Resources, ...]:
     return tuple(found)
 
 
+def _has_place() -> bool:
+    """Whether the cluster has given this process the cores of a worker, which runs then or starts.
+
+    Tune asks for them by a placement group, whose id ends in that of the job it is of.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    groups = ray.util.placement_group_table().items()
+    return any(name.endswith(job) and group["state"] == "CREATED" for name, group in groups)
+
+
 def _import_worker() -> None:
     """Seconds of imports that the driver needs too. (Ray gives an actor a new process, so its cannot be done ahead.)
 
@@ -352,14 +362,20 @@ class _Adapter(Searcher):
         A slice that waits past a deadline of its own, as a probe's is, is given back by the worker that takes it.
         """
         waiting = {trial_id: sent for trial_id, sent in self._running.items() if trial_id not in self._begun}
-        grace = 0.0 if self._search.ledger.ranking() else start_slowness() * GRACE_SECONDS
         if not waiting or len(waiting) < len(self._running):
             return False
-        if self._now() < max(self._search.deadline, *(sent.deadline for sent in waiting.values())) + grace:
+        late = self._now() - max(self._search.deadline, *(sent.deadline for sent in waiting.values()))
+        if late < 0.0 or late < self._grace():
             return False
         for trial_id, sent in waiting.items():
             self._guarded(partial(self._tell, trial_id, _not_taken(sent)))
         return True
+
+    def _grace(self) -> float:
+        """Seconds past the deadline for what waits: none where there is a model, or no cores for a worker to start."""
+        if self._search.ledger.ranking() or not _has_place():
+            return 0.0
+        return start_slowness() * GRACE_SECONDS
 
     def _withdrawn(self, trial_id: str) -> Slice:
         """The slice, which no process has any more."""

@@ -14,12 +14,13 @@ from autoft.data.dataset import Dataset, labelled, read_samples, verify_unchange
 from autoft.data.readers import read_labelled
 from autoft.data.scan import scan
 from autoft.errors import DataError, RunFolderError, StudyError
-from autoft.parts.base import Problem, Task
+from autoft.parts.base import Exporter, Problem, Task
 from autoft.parts.host import Host
 from autoft.parts.plugins import builtin_ref, in_place_of
 from autoft.store import CheckpointStore, Journal, RunFolder, unwritable
 from autoft.study.latency import too_slow
 from autoft.study.record import SCHEMA, Machine, StudyRecord
+from autoft.study.study import CORE_EXPORTER
 from autoft.system.files import as_path, as_text, write_atomic
 from autoft.system.parallel import Check, never_stop
 from autoft.tasks.single_label import SingleLabel
@@ -137,6 +138,21 @@ class Run:
             raise StudyError(f"{unknown}{host.suspects()}; {keeps}") from None
         task.weighs_classes = self.record.weighs_classes  # a copy of its own
         return task
+
+    def exporters_left_out(self, host: Host) -> list[str]:
+        """A line for each recorded exporter that no plugin has any more: bundles are made without it.
+
+        Raises `StudyError`, with what can be done, where that leaves none of them, or not that of the core.
+        """
+        recorded, there = self.record.study.exporter, host.parts(Exporter)
+        gone = [name for name in recorded if name not in there]
+        needed = gone[0] if gone and len(gone) == len(recorded) else CORE_EXPORTER
+        try:
+            host.part(Exporter, needed)
+        except StudyError as unknown:
+            ways = "a run's models have what its exporter makes: have its plugin back, or begin a new run with another"
+            raise StudyError(f"{unknown}; {ways}") from None
+        return [f"exporter {name!r} is left out: no plugin that is loaded has it" for name in gone]
 
     def dataset(self, host: Host) -> Dataset:
         """The images, as split when the run began, less validation images that nobody has time to score."""

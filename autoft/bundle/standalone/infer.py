@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
 import sys
@@ -16,6 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else onnxruntime from 1.29 on sends events to its maker
 try:
     import numpy as np
     import onnxruntime
