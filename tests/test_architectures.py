@@ -16,6 +16,10 @@ from torch import nn
 from autoft.builtin.onnx_exporter import FILE, OnnxExporter
 from autoft.bundle.onnx_runtime import CoreModel
 from autoft.bundle.parity import Setting, core_parity, core_refusal
+from autoft.parts.network import Network
+from autoft.train.classifier import Classifier
+from autoft.train.heads import seen_by_heads
+from autoft.values.backbone import InputSpec
 
 timm = pytest.importorskip("timm")
 
@@ -25,7 +29,7 @@ BATCHES = (1, 2, 5)
 OPERATORS = {
     *("Conv", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization"),
     *("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Erf", "Tanh", "Pow", "Sqrt", "Add", "Sub", "Mul", "Div"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Pad"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceMax", "Pad"),
     *("Flatten", "Reshape", "Transpose", "Concat", "Split", "Identity"),
 }
 CONVOLUTIONAL = ("byobnet", "convnext", "efficientnet", "mambaout", "nfnet", "resnet")
@@ -107,9 +111,28 @@ def test_what_crashes_opencv_is_noticed() -> None:
     assert crashing_opencv(gelu) == ["d"]
 
 
+def with_a_head_on_every_stage(network: nn.Module, size: int) -> nn.Module:
+    """The network as a search with few images has it, in place of its own head."""
+    network.reset_classifier(0)
+    seen = seen_by_heads(Network.of(network, InputSpec(size)), "every stage")
+    assert seen.tapped
+    classifier = Classifier.of(seen, len(LABELS))
+    nn.init.normal_(classifier.head.weight, std=seen.dim**-0.5)
+    return classifier
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_exported_architecture_agrees_with_torch_at_every_batch(name: str, tmp_path: Path):
+    exported_agrees(name, *built(name, SMALL[name]), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_vit", "swin_tiny_patch4_window7_224"])
+def test_a_head_on_every_stage_agrees_with_torch_at_every_batch(name: str, tmp_path: Path):
     network, size = built(name, SMALL[name])
+    exported_agrees(name, with_a_head_on_every_stage(network, size), size, tmp_path)
+
+
+def exported_agrees(name: str, network: nn.Module, size: int, tmp_path: Path) -> None:
     images = pictures(max(BATCHES), size).numpy()
     expected = torch_logits(network, images)
     assert least_apart(expected) > 0.02
