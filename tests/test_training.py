@@ -837,3 +837,13 @@ def test_a_head_on_all_images_is_solved_for_once_a_process(run, worker, monkeypa
     assert torch.equal(
         saved(run, 0).model["head.weight"], worker.shop.solved[("small/test_resnet", 64), "train"].head.weight
     )
+
+
+def test_a_head_that_would_take_the_time_of_training_is_not_begun_unless_it_is_there(run, worker, monkeypatch):
+    monkeypatch.setattr("autoft.train.by_gradient.SOLVING_SECONDS", 1.0)
+    soon = time.time() + 60.0
+    of = trial(run, 0, "test_resnet", "full", head_init="ridge")
+    late = worker.run(Job(Slice(of, 0.0, 1.0, soon), origin=0.0))
+    assert (late.event, late.step) == ("paused", 0.0) and "the head to begin from" in (late.error or "")
+    execute(worker, trial(run, 1, "test_resnet", "probe"), 0.0, 1.0)
+    assert worker.run(Job(Slice(of, 0.0, 1.0, soon), origin=0.0)).step == 1.0

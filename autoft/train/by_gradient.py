@@ -41,6 +41,7 @@ LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
 # Solving for a head goes by the smaller of images and features, squared, times the larger: so much each. Measured for
 # 600 to 4,000 images of 2,848 features on two slow cores, 4e-10 to 6e-10 s.
 SOLVING_SECONDS = 5e-10
+LITTLE_SECONDS = 1.0  # what takes no longer is not asked about
 STANDARDISED_BY = 128  # images, whose forward passes take about as long as one step of 32
 IMAGES_TO_MERGE_BY = 2  # one would not show what an adapter makes of a batch
 
@@ -134,7 +135,7 @@ def _require_time_to_solve(bench: Bench) -> None:
     images = len(shop.trained_on(trial).rows(trial.train_on))
     low, high = sorted((images, bench.network.dim))
     seconds = 0.0 if (trial.network, trial.train_on) in shop.solved else SOLVING_SECONDS * low**2 * high
-    if seconds > TRAINING_SHARE * bench.job.seconds_left:
+    if seconds > max(LITTLE_SECONDS, TRAINING_SHARE * bench.job.seconds_left):
         raise TooLate(f"there was no time for the head to begin from, which takes some {seconds:.0f} s, and steps")
 
 
