@@ -89,7 +89,7 @@ def heads(name: str, folder: Path) -> Iterator[Heads]:
         shop = worker_of(place.path, folder, Drawn.of(folder, 100, 0), (BACKBONE,)).shop
         network, pool = shop.network(BACKBONE), Pool.of(shop)
     features, labels = pool.features[BACKBONE], torch.from_numpy(pool.labels)
-    widths = (network.dim - network.tapped, network.dim)
+    widths = (network.own_dim, network.dim)
     for a_class in A_CLASS:
         drawn = [_accuracies(pool, features, labels, widths, a_class, seed) for seed in range(DRAWS)]
         yield Heads(name, a_class, *zip(*drawn, strict=True))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
-import timm
 import torch
+from parts.halves import images, require_exact_halves, timm_network
 from torch import nn
 
 from autoft.parts.cut import Cut
 from autoft.parts.network import Network
 from autoft.values.backbone import InputSpec
 
-SIZE = 64
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet", "test_mambaout")
 
 
@@ -24,42 +21,11 @@ def seeded():
         yield
 
 
-def timm_network(name: str) -> Network:
-    module = timm.create_model(name, num_classes=0, **({"img_size": SIZE} if "vit" in name else {}))
-    return Network.of(module.to(memory_format=torch.channels_last), InputSpec(SIZE))
-
-
-def images(count: int = 3) -> torch.Tensor:
-    return torch.randn(count, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-
-
-def gradients(module: nn.Module, forward, given: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    module.zero_grad()
-    features = forward(given)
-    features.square().sum().backward()
-    found = {name: one.grad.clone() for name, one in module.named_parameters() if one.grad is not None}
-    return features.detach(), found
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_halves_give_the_features_and_gradients_of_the_whole(family):
-    network, given = timm_network(family), images()
+    network = timm_network(family)
     for depth in range(1, len(network.stages)):
-        cut = network.split(depth)
-        assert cut is not None
-        module = copy.deepcopy(network.module)
-        behind = {parameter.name for stage in network.stages[depth:] for parameter in stage.parameters}
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(name in behind)
-        with torch.no_grad():
-            activations = cut.before(module)(given)
-        assert tuple(activations.shape) == (len(given), *cut.shape)
-        halves, own = gradients(module, cut.after(module), activations)
-        whole, wanted = gradients(module, module, given)
-        torch.testing.assert_close(halves, whole, rtol=1e-5, atol=1e-6)
-        assert own.keys() == wanted.keys() != set()
-        for name, gradient in wanted.items():
-            torch.testing.assert_close(own[name], gradient, rtol=1e-4, atol=1e-5)
+        require_exact_halves(network, depth)
 
 
 def test_finding_a_cut_changes_nothing():

@@ -639,3 +639,11 @@ def test_the_card_gives_a_formula_for_rare_classes_only_where_it_helped(
     refit = replace(made, trial=replace(made.trial, **REFIT))
     text = " ".join(section(model_card(replace(of, handoff=refit, metrics=metrics)), "Calibration").split())
     assert "the log loss of what trial 0 made of 202 validation images" in text
+
+
+def test_what_the_head_sees_besides_features_is_said() -> None:
+    plain_head, given = model_card(facts()), facts()
+    assert "head sees" not in plain_head
+    seen = " ".join(model_card(replace(given, handoff=replace(given.handoff, tapped=1568))).split())
+    sentence = "beside its features the model's head sees 1,568 means and maxima of what each stage gives."
+    assert f"(1,234,567 parameters); {sentence}" in seen

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 
 import pytest
-import timm
 import torch
+from parts.halves import images, require_exact_halves, timm_network
 from torch import nn
 
 from autoft.parts.network import Network
@@ -18,7 +18,6 @@ from autoft.train.heads import seen_by_heads, taps_of
 from autoft.values.backbone import InputSpec
 from autoft.values.plan import GradientHead, Plan, Recipe
 
-SIZE = 64
 # what a place of each gives: channels first, tokens, channels first, channels first, channels last
 FAMILIES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout")
 
@@ -30,17 +29,8 @@ def seeded():
         yield
 
 
-def timm_network(name: str) -> Network:
-    made = timm.create_model(name, num_classes=0, **({"img_size": SIZE} if "vit" in name else {}))
-    return Network.of(made.to(memory_format=torch.channels_last), InputSpec(SIZE))
-
-
 def tapped(network: Network) -> Network:
     return seen_by_heads(network, "every stage")
-
-
-def images(count: int = 3) -> torch.Tensor:
-    return torch.randn(count, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
 
 
 def given_by(network: Network, place: str, given: torch.Tensor) -> torch.Tensor:
@@ -240,36 +230,11 @@ def test_a_network_that_cannot_be_followed_stays_itself():
     assert tapped(network) is network
 
 
-def gradients(module: nn.Module, forward, given: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    module.zero_grad()
-    features = forward(given)
-    features.square().sum().backward()
-    found = {name: one.grad.clone() for name, one in module.named_parameters() if one.grad is not None}
-    return features.detach(), found
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_halves_give_the_features_and_gradients_of_the_whole(family):
-    network, given = tapped(timm_network(family)), images()
+    network = tapped(timm_network(family))
     for depth in range(1, len(network.stages) + 1):
-        cut = network.split(depth)
-        assert cut is not None, depth
-        part = copy.deepcopy(network.module)
-        behind = {parameter.name for stage in network.stages[depth:] for parameter in stage.parameters}
-        for name, parameter in part.named_parameters():
-            parameter.requires_grad_(name in behind)
-        with torch.no_grad():
-            activations = cut.before(part)(given)
-        assert tuple(activations.shape) == (len(given), *cut.shape)
-        if not behind:
-            assert torch.equal(cut.after(part)(activations), part(given))
-            continue
-        halves, halved = gradients(part, cut.after(part), activations)
-        whole, wanted = gradients(part, part, given)
-        torch.testing.assert_close(halves, whole, rtol=1e-5, atol=1e-6)
-        assert halved.keys() == wanted.keys() != set()
-        for name, gradient in wanted.items():
-            torch.testing.assert_close(halved[name], gradient, rtol=1e-4, atol=1e-5)
+        require_exact_halves(network, depth)
 
 
 def test_what_lies_before_a_cut_is_read_before_it():

@@ -133,7 +133,7 @@ autoft made it on {plain(facts.created)} from the pretrained backbone {plain(bac
 def _seen_by_the_head(handoff: Handoff) -> str:
     if not handoff.tapped:
         return ""
-    return f"; its head sees {handoff.tapped:,} means and maxima of what the stages come to as well"
+    return f"; beside its features the model's head sees {handoff.tapped:,} means and maxima of what each stage gives"
 
 
 def _use(facts: CardFacts) -> str:
@@ -143,8 +143,10 @@ def _use(facts: CardFacts) -> str:
 `pip install "onnxruntime>={MIN_ONNXRUNTIME}" numpy pillow`, then in this folder, with a photo of your own:
 
 ```python
-import json, numpy, onnxruntime, pathlib
+import json, numpy, os, pathlib
 from PIL import Image, ImageOps
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else onnxruntime from 1.29 on sends events to its maker
+import onnxruntime
 session = onnxruntime.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
 formats = ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # not EPS, for which Pillow starts Ghostscript
 image = ImageOps.exif_transpose(Image.open("photo.jpg", formats=formats))

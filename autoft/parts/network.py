@@ -113,6 +113,11 @@ class Network:
             groups[next(stage_of[place] for place in _around(name) if place in stage_of)].append(name)
         return Network(module, self.input, _stages(module, groups), self.dim, self.tapped)
 
+    @property
+    def own_dim(self) -> int:
+        """How many features are those of the last layer: the first ones."""
+        return self.dim - self.tapped
+
     def features(self, images: Tensor) -> Tensor:
         """Features `(batch, dim)` of normalised images `(batch, 3, size, size)`."""
         features: Tensor = self.module(images)

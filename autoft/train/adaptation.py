@@ -59,7 +59,7 @@ class Adaptation:
 
     def _apart(self, one: Tensor, two: Tensor) -> float:
         """By how much features differ, those of the last stage and of the others each held against its own greatest."""
-        parts = [self.plain.dim - self.plain.tapped, self.plain.tapped]
+        parts = [self.plain.own_dim, self.plain.tapped]
         split = zip(torch.split(one, parts, dim=1), torch.split(two, parts, dim=1), strict=True)
         return max(_apart(*both) for both in split if both[0].numel())
 

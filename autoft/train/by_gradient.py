@@ -154,7 +154,7 @@ def _standard(bench: Bench, checkpoint: Checkpoint | None) -> Standard | None:
     features = shop.features.leading(
         bench.network, bench.images, rows, lambda: bench.job.seconds_left <= 0.0, shop.check
     )
-    return Standard.of(features, bench.network.dim - bench.network.tapped)
+    return Standard.of(features, bench.network.own_dim)
 
 
 def _require_the_way_back(bench: Bench) -> None:

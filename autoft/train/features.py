@@ -87,7 +87,7 @@ class FeatureCache:
         """The file that holds the features of this network for these pixels."""
         sample = _sample(network, images)
         # Apart, as what is read of stages is so much larger that nobody would see the others change.
-        samples = torch.split(sample, [network.dim - network.tapped, network.tapped], dim=1)
+        samples = torch.split(sample, [network.own_dim, network.tapped], dim=1)
         return self.folder / f"{self.name(images, network.module.state_dict(), *samples)}.npy"
 
     def name(self, images: Images, weights: Mapping[str, Tensor], *samples: Tensor) -> str:

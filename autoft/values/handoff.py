@@ -94,7 +94,7 @@ class Handoff:
     gradient, `scored_training` the one whose `validation_score` it is; None for heads in closed form. `search_seed` is
     that of the search, which makes the split; the trial has one of its own. `better` is the trial that is before this
     one by validation score, None where none is. `begun` is what the search began with of another. `tapped`: besides the
-    backbone's features its head sees so many numbers of what the stages before come to.
+    backbone's features its head sees so many means and maxima of what each stage gives.
     """
 
     targets: Targets

@@ -18,6 +18,7 @@ if (process.argv.slice(2).some((argument) => ["-h", "--help"].includes(argument)
   console.log(`${usage}; without arguments it runs the test vectors`);
   process.exit(0);
 }
+process.env.ORT_DISABLE_TELEMETRY ??= "1"; // else onnxruntime from 1.29 on sends events to its maker
 const { default: ort } = await import("onnxruntime-node").catch((error) => {
   const why = error.message.replace(/\s+/g, " ");
   console.error(`${why}; run this in the bundle or a folder above it: npm install onnxruntime-node`);
