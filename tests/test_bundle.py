@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -227,8 +229,33 @@ def test_a_bundle_is_written_even_where_its_speed_cannot_be_measured(
     written(order, tmp_path / "b")
     assert verify(tmp_path / "b").problems == []
     latency = decode(Latency, (tmp_path / "b" / "latency.json").read_text())
-    assert (latency.machine, latency.timings) == ("not measured: TimeoutExpired", ())
+    assert (latency.machine, latency.timings) == ("not measured: there was no time for it", ())
     assert "not measured" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_further_exporter_takes_no_more_than_the_time_that_is_left(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """One that waits for ever and takes every exception for its own is ended; where a run is late, none begins."""
+    monkeypatch.setattr("autoft.bundle.build._LEAST_LATENCY_TIMEOUT", 0.01)
+    began: list[str] = []
+
+    def endless(folder: Path) -> Iterator[Artifact]:
+        began.append("waiting")
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(3600.0)
+        yield
+
+    left = iter([-9.0] * 3 if late else [0.5, 600.0, 600.0])
+    further = {"endless": endless, "after": lambda folder: exports(order, folder)}
+    bundle = written(dataclasses.replace(order, beside=further, seconds_left=lambda: next(left)), tmp_path / "b")
+    first, after = bundle.parity.beside
+    assert (first.path, first.note) == ("", "there was no time for it; autoft export writes it")
+    assert (after.path == "") is late
+    assert verify(tmp_path / "b").problems == []
+    assert "there was no time for it" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
 
 
 def test_the_full_gate_compares_with_optimisations_on_and_off(order: Order, tmp_path: Path) -> None:

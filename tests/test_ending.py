@@ -151,6 +151,22 @@ def test_no_end_takes_more_than_half_of_the_budget():
     assert ending(record(seconds=10.0), Prepared())(scored(CHEAP, 1.0), None) == 5.0
 
 
+def test_further_exporters_are_reckoned_with():
+    plain, more = record(), record()
+    more.study = replace(more.study, exporter=("onnx", "fp16", "text"))
+    ledger = scored(CHEAP, 1e-4)
+    alone, with_them = (ending(one, Prepared("z/cheap"), 2.0)(ledger, None) for one in (plain, more))
+    assert with_them - alone == pytest.approx(2 * 2.0 * without_preparation(CHEAP))
+    assert ending(more, Prepared("z/cheap")).testable(ledger, ledger.trials[0].trial, 60.0) < ending(
+        plain, Prepared("z/cheap")
+    ).testable(ledger, ledger.trials[0].trial, 60.0)
+
+
+def test_what_a_bundle_can_do_without_has_the_time_to_the_end_of_the_budget():
+    end = ending(record(seconds=60.0), Prepared(), 2.0)
+    assert 54.0 < end.spare() <= 60.0 - MEASURING_SECONDS
+
+
 def test_as_many_test_images_as_there_is_time_for():
     end, ledger = ending(record(), Prepared("z/cheap")), scored(CHEAP, 0.01)
     trial = ledger.trials[0].trial
@@ -212,7 +228,7 @@ def test_decoding_that_leaves_no_time_is_refused_as_soon_as_that_is_clear(monkey
         [(40.0, 1), (41.0, 51)],  # whoever had the cache was waited for
         [(5.0, 1), (7.9, 101)],  # nobody knows yet
         [(5.0, 1), (25.0, 49), (29.0, 60)],  # one of the first was a large one
-        [(5.0, 1), (11.0, 151)],  # 34 s; half of that, were they smaller, and 9 after it would do
+        [(5.0, 1), (11.0, 171)],  # 29 s; four fifths of that, were they smaller, and 9 after it would do
         [(5.0, 1), (44.0, 1000)],  # and now they are there
     ],
 )

@@ -35,7 +35,7 @@ def test_the_tasks_of_others_are_those_that_do_not_descend_from_this_process(tmp
     assert other_tasks(proc) == 3
 
 
-@pytest.mark.parametrize("missing", ["stat", f"{OWN}/task/{OWN}/children"])
+@pytest.mark.parametrize("missing", ["stat", f"{OWN}/task/{OWN}/children"], ids=["stat", "children"])
 def test_a_system_that_does_not_say_is_none(missing: str, tmp_path: Path) -> None:
     proc = system(tmp_path, 6, {f"{OWN}/{OWN}": "R"}, {})
     (proc / missing).unlink()

@@ -79,11 +79,30 @@ def test_nothing_is_said_where_nothing_changed(run, monkeypatch):
     assert not [line for line in said if "going on" in line]
 
 
+def test_ray_that_was_asked_for_there_is_done_without_here(run, monkeypatch):
+    """Where it is not installed; what the run was asked for stays in its record."""
+    asked = replace(run, record=replace(run.record, study=replace(run.record.study, runner="ray")))
+    found, said = resumed(asked, monkeypatch)
+    assert found.machine.runner == "inline"
+    assert "one trial at a time in this process: ray is not installed; pip install 'ray[tune]'" in said
+    assert found.study.runner == "ray"
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_gpus_that_were_asked_for_there_are_done_without_here(run, monkeypatch, gpus):
+    asked = replace(run, record=replace(run.record, study=replace(run.record.study, gpus_per_trial=2.0)))
+    monkeypatch.setattr(InlineRunner, "nodes", lambda self: (Resources(4, gpus, 100 * GIB),))
+    found, said = resumed(asked, monkeypatch)
+    assert (found.machine.device, found.study.gpus_per_trial) == ("cuda" if gpus else "cpu", 2.0)
+    without = "going on without --gpus-per-trial: --gpus-per-trial 2 asks for more than there is here, 1 GPU"
+    assert [line for line in said if "--gpus-per-trial" in line] == [without] * gpus
+
+
 def test_a_budget_is_changed_only_when_all_else_is_there(run, monkeypatch):
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
-    Path(run.folder.study).write_text(engine.encode(replace(run.record, study=replace(run.record.study, runner="ray"))))
+    record = replace(run.record, study=replace(run.record.study, searcher="of_a_plugin"))
+    run.folder.study.write_text(engine.encode(record), encoding="utf-8")
     before = run.folder.study.read_bytes()
-    with pytest.raises(StudyError, match="ray is not installed"):
+    with pytest.raises(StudyError, match="of_a_plugin"):
         engine.resume(run.folder.path, Change(time=lambda budget: budget + 60), Silent(), time.time())
     assert run.folder.study.read_bytes() == before
     assert json.loads(before)["study"]["time"] == 60.0

@@ -410,6 +410,31 @@ def test_a_short_slice_on_a_gpu_goes_by_the_steps_it_has_taken(
     assert pace.steady == (None if steps < 5 else pytest.approx(0.01))
 
 
+class SlowAtFirst(Ahead):
+    """A run on cores, whose first step takes a hundred times as long as the others."""
+
+    def advance(self) -> list[StepTaken]:
+        self.step = self.done = self.step + 1
+        return [StepTaken(self.step, 1.0, 0.1, 1.0, 18.0 if self.step == 1 else 0.18)]
+
+
+@pytest.mark.parametrize(("image_seconds", "steps"), [(None, 1), (0.005, 20), (0.5, 1)])
+def test_on_cores_a_first_step_does_not_end_a_slice_that_forward_passes_show_to_hold_more(
+    image_seconds: float | None, steps: int, tmp_path: Path
+) -> None:
+    """Where nobody has measured any, or they take so long, it is believed: the step after it may be as slow."""
+    folder = SimpleNamespace(curve=lambda trial: tmp_path / f"{trial}.csv")
+    shop = SimpleNamespace(device=torch.device("cpu"), folder=folder, validation=range(4), check=lambda: None)
+    job = SimpleNamespace(slice=Slice(Trial(0, "b", "full", 32, {}, 0), 0.0, 1.0, 99.0), seconds_left=9.0)
+    plan = SimpleNamespace(recipe=SimpleNamespace(passes=2))
+    bench: Any = SimpleNamespace(shop=shop, job=job, plan=plan, trial=job.slice.trial, image_seconds=image_seconds)
+    into: Any = SimpleNamespace(filling=0.0, facts={})
+    saver: Any = SimpleNamespace(seconds=0.0, due=lambda: False)
+    run: Any = SlowAtFirst()
+    _advance(bench, run, into, saver)
+    assert run.step == steps
+
+
 def test_behind_a_slice_its_memory_on_a_gpu_is_given_back_and_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)

@@ -74,31 +74,44 @@ def test_a_scan_knows_the_median_shape(tmp_path: Path) -> None:
     assert (found.short_side, found.aspect) == (20, 3.0)
 
 
-def strip(file: Path, seed: int) -> Image.Image:
-    """A picture of 4:1 whose left end shows the file, and the rest is noise."""
-    noise = np.random.default_rng(seed).integers(90, 110, (32, 128)).astype(np.uint8)
+def strip(file: Path, seed: int, width: int = 128) -> Image.Image:
+    """A picture 32 pixels high whose first quarter shows the file, and the rest is noise."""
+    noise = np.random.default_rng(seed).integers(90, 110, (32, width)).astype(np.uint8)
     image = Image.fromarray(noise)
-    image.paste(Image.open(file).convert("L").resize((32, 32)), (0, 0))
+    image.paste(Image.open(file).convert("L").resize((width // 4, 32)), (0, 0))
     return image
+
+
+def strips_of(width: int, folder: Path) -> Path:
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+        for number, file in enumerate(sorted((FASHION / name).iterdir())[:20]):
+            strip(file, number, width).save(folder / name / file.name)
+    return folder
 
 
 @pytest.fixture
 def strips(tmp_path: Path) -> Path:
-    for name in CLASSES:
-        folder = tmp_path / "strips" / name
-        folder.mkdir(parents=True)
-        for number, file in enumerate(sorted((FASHION / name).iterdir())[:20]):
-            strip(file, number).save(folder / file.name)
-    return tmp_path / "strips"
+    return strips_of(128, tmp_path / "strips")
 
 
-def accuracy_on_further_strips(model: PixelModel) -> float:
+def accuracy_on_further_strips(model: PixelModel, width: int = 128) -> float:
     answers = []
     for name in CLASSES:
         for number, file in enumerate(sorted((FASHION / name).iterdir())[20:50]):
-            pixels = np.asarray(strip(file, 100 + number).convert("RGB"))
+            pixels = np.asarray(strip(file, 100 + number, width).convert("RGB"))
             answers.append(model.labels[model.answers(pixels).argmax()] == name)
     return float(np.mean(answers))
+
+
+def test_strips_twice_as_wide_as_high_are_learnt_by_default(tmp_path: Path) -> None:
+    """The centre square shows none of what tells their classes apart."""
+    data = strips_of(64, tmp_path / "strips")
+    chosen = {"freeze": "probe", "backbones": "lite/efficientnet_lite0", "image_size": 64, "runner": "inline"}
+    summary = autoft.search(data, time="5m", trials=1, out=tmp_path / "run", screen=Notes(), **chosen)
+    model = PixelModel(tmp_path / "run" / summary.model)
+    assert model.preprocess.view != "crop"
+    assert accuracy_on_further_strips(model, 64) > 0.8
 
 
 def test_strips_are_learnt_by_default_and_a_crop_that_cannot_is_told(

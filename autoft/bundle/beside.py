@@ -14,6 +14,7 @@ from autoft.bundle.order import Order
 from autoft.bundle.parity import Setting, core_parity, core_refusal
 from autoft.errors import PluginError, UserError
 from autoft.system import faults
+from autoft.system.signals import TimeOver, time_limit
 from autoft.tasks.forms.base import Answering
 from autoft.values.bundle import BESIDE, Beside
 from autoft.values.handoff import Artifact
@@ -24,8 +25,8 @@ _SETTING: Final = Setting(8, "all")
 def write_beside(order: Order, folder: Path, answering: Answering) -> Iterator[Beside]:
     """Have each further exporter of the order write into a folder of its own below `folder`; what came of each.
 
-    One that fails, or whose files are all refused, costs its own folder and no more; why says nothing of where its
-    plugin lies. Raises `OSError` when the disk is full.
+    One that fails, for which there is no time, or whose files are all refused, costs its own folder and no more; why
+    says nothing of where its plugin lies. Raises `OSError` when the disk is full.
     """
     for name, export in order.beside.items():
         place = folder / BESIDE / name
@@ -44,11 +45,14 @@ def _written(order: Order, name: str, exports: Iterator[Artifact], place: Path, 
     """The first artifact that is not refused; its path is relative to `place`, and empty when there is none."""
     causes: list[str] = []
     try:
-        for artifact in exports:
-            found = _compared(order, name, artifact, place, answering)
-            if found.path:
-                return found
-            causes.append(found.note)
+        with time_limit(order.seconds_left()):
+            for artifact in exports:
+                found = _compared(order, name, artifact, place, answering)
+                if found.path:
+                    return found
+                causes.append(found.note)
+    except TimeOver:
+        causes.append("there was no time for it; autoft export writes it")
     except OSError:
         raise
     except Exception as error:  # a plugin's own, perhaps in a line that says where plugin and traceback are

@@ -57,6 +57,7 @@ from autoft.values.summary import Scores
 _SCRIPTS: Final = {"verify.py": "verify.py", "infer.py": "examples/infer.py", "infer.mjs": "examples/infer.mjs"}
 _LATENCY_SECONDS: Final = 1.5
 _LATENCY_TIMEOUT: Final = 60.0
+_LEAST_LATENCY_TIMEOUT: Final = 5.0  # of a run that is late already: usually it takes half as long
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def write_bundle(order: Order, exports: Iterator[Artifact], folder: Path, watch:
         vectors = _vectors(order, answering, folder)
         _write_facts(order, passed, report, vectors, folder)
         _write_scripts(folder)
-        _write_card(order, passed, report, vectors, _latency(folder), folder)
+        _write_card(order, passed, report, vectors, _latency(order, folder), folder)
         _verified(folder)
     size = (folder / MODEL).stat().st_size
     return Bundle(size, passed.core_milliseconds, passed.parity, answering.calibration, validation, reported, report)
@@ -171,10 +172,10 @@ def _write_scripts(folder: Path) -> None:
         path.write_bytes(files("autoft.bundle.standalone").joinpath(name).read_bytes())
 
 
-def _latency(folder: Path) -> Latency:
+def _latency(order: Order, folder: Path) -> Latency:
     """Measured by the bundle's own script, in a process that holds nothing but the models.
 
-    When that fails or takes too long there are no timings, and `machine` says why: the model is worth more.
+    When that fails or there is no time for it there are no timings, and `machine` says why: the model is worth more.
     """
     try:
         done = subprocess.run(
@@ -182,15 +183,21 @@ def _latency(folder: Path) -> Latency:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=_LATENCY_TIMEOUT,
+            timeout=min(_LATENCY_TIMEOUT, max(_LEAST_LATENCY_TIMEOUT, order.seconds_left())),
             check=True,
             start_new_session=True,  # Ctrl-C is for the run, which hears it
         )
         latency = decode(Latency, done.stdout)
+    except subprocess.TimeoutExpired:
+        latency = _not_measured("there was no time for it")
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        latency = Latency(f"not measured: {type(error).__name__}", "", 0, (), 0, {}, "python verify.py --latency")
+        latency = _not_measured(type(error).__name__)
     _write(folder / LATENCY, latency)
     return latency
+
+
+def _not_measured(why: str) -> Latency:
+    return Latency(f"not measured: {why}", "", 0, (), 0, {}, "python verify.py --latency")
 
 
 def _write_card(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,8 @@ class Order:
     logits of the trial that it repeats. `beside` are the exporters, by name, whose files stand beside the model.
     `known` are all images of the run, to be recognised. `open_test` is called before the test images are scored, and
     says how often they have been with this time. `test_images_seen` of them the run had seen that this one began with.
-    `max_latency` is what the core may take for one image here, in milliseconds.
+    `max_latency` is what the core may take for one image here, in milliseconds. `seconds_left` says what there is for
+    what a bundle can do without: further exporters, and timing the model.
     """
 
     handoff: Handoff
@@ -75,6 +77,7 @@ class Order:
     open_test: Callable[[], int] = lambda: 1
     test_images_seen: int = 0
     max_latency: float | None = None
+    seconds_left: Callable[[], float] = lambda: math.inf
 
     @property
     def task(self) -> Task:

@@ -80,7 +80,7 @@ class Wanted:
     """What kind of bundle: how much is compared, what model.onnx takes, and the split whose figures are reported.
 
     `images`: the figures come of at most so many images of that split, None for all. `max_latency` in milliseconds is
-    what the network may take for one image here.
+    what the network may take for one image here. `spare` gives the seconds for what a bundle can do without.
     """
 
     gate: Gate
@@ -88,6 +88,7 @@ class Wanted:
     reported: SplitName
     images: int | None = None
     max_latency: float | None = None
+    spare: Callable[[], float] = lambda: math.inf
 
 
 def layout(batched: bool) -> Layout:
@@ -170,6 +171,7 @@ class BundleMaker:
             open_test=run.open_test,
             test_images_seen=began.test_images_seen if began else 0,
             max_latency=wanted.max_latency,
+            seconds_left=wanted.spare,
             beside={
                 name: partial(host.part(Exporter, name).export, classifier, handoff)
                 for name in run.record.study.exporter
@@ -328,7 +330,8 @@ def conclude(maker: BundleMaker, search: Search, ending: Ending) -> Summary:
     of an earlier end of this run is replaced only by one that passed the gate.
     """
     run, study, ledger, clock = maker.run, maker.run.record.study, search.ledger, search.clock
-    wanted = Wanted(gate_of(study), layout(study.batched), "test", max_latency=study.max_latency)
+    how = gate_of(study), layout(study.batched)
+    wanted = Wanted(*how, "test", max_latency=study.max_latency, spare=ending.spare)
 
     def exported(record: TrialRecord) -> tuple[Bundle, bool]:
         # May take seconds, in which no bundle should lie beside the summary of another; networks may be barred since.

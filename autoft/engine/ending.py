@@ -12,7 +12,7 @@ from autoft.errors import StudyError
 from autoft.study.machine import cores
 from autoft.study.record import RunnerName, StudyRecord
 from autoft.study.shortlist import WORK_PER_SECOND, forward_work
-from autoft.study.study import Study
+from autoft.study.study import CORE_EXPORTER, Study
 from autoft.system.clock import RunClock
 from autoft.system.starting import start_slowness
 from autoft.values.counts import counted
@@ -25,6 +25,8 @@ from autoft.values.trial import Trial
 FIXED_SECONDS = 4.0
 # Of them, what takes as long on any machine: latency is measured for so many seconds.
 MEASURING_SECONDS = 2.0
+# And what comes after the further exporters besides that: the bundle is described, and checks itself.
+CHECKING_SECONDS = 1.0
 # An export that nobody has prepared, in the process of the search: so much, and so much for each parameter, as measured
 # of EfficientNet-Lite0 (2.5 s) and 2, ResNet-50 and ConvNeXt-Tiny (5.2 s). In little time no graph is prepared beside
 # the search: such an export is over sooner than one by a process that has to import what it takes first.
@@ -37,7 +39,7 @@ TESTING_SHARE = 0.08  # of the time, for scoring the test images
 FEWEST_TESTED, LEAST_TESTING_SECONDS = 200, 3.0
 FEWEST_TRAINED = 64
 # Of decoding: what has to be done until its pace is known, and of what is left by that pace, the least it may take.
-TELLING_SECONDS, TELLING_IMAGES, TELLING_SHARE, QUICKEST = 3.0, 50, 0.1, 0.5
+TELLING_SECONDS, TELLING_IMAGES, TELLING_SHARE, QUICKEST = 3.0, 50, 0.1, 0.8
 FURTHER_SECONDS = 2.0  # for a trial of a finished run, at the least
 # In this process, before anything can be decoded: torch is imported, and the images are listed.
 IMPORTING_SECONDS = 1.0
@@ -84,7 +86,12 @@ class Ending:
         slowness = self.slowness()
         an_image = self._image_seconds(ledger, trial, slowness)
         besides = fixed_seconds(slowness) + self._missing(trial, slowness, 0.0) + self._gate_seconds(an_image)
+        besides += self._beside(trial, slowness)
         return max(self._least_tested(an_image), int((seconds_left - besides) / an_image))
+
+    def spare(self) -> float:
+        """Seconds there are now for what a bundle can do without."""
+        return self.clock.budget - self.clock.now() - MEASURING_SECONDS - self.slowness() * CHECKING_SECONDS
 
     def _least_tested(self, an_image: float) -> int:
         seconds = min(LEAST_TESTING_SECONDS, TESTING_SHARE * self.record.study.time)
@@ -95,7 +102,7 @@ class Ending:
         an_image = self._image_seconds(ledger, winner, slowness)
         tested = self.record.data.counts["test"]
         scoring = an_image * (min(tested, self._least_tested(an_image)) if self._is_slow(an_image) else tested)
-        return fixed_seconds(slowness) + scoring + self._gate_seconds(an_image)
+        return fixed_seconds(slowness) + scoring + self._gate_seconds(an_image) + self._beside(winner, slowness)
 
     def _missing(self, winner: Trial | None, slowness: float, left: float) -> float:
         """Seconds of an export that nobody has prepared; none where the winner's graph will be there in those `left`.
@@ -117,6 +124,11 @@ class Ending:
         if self.record.study.max_latency is None or len(networks) == 1:
             return 0.0
         return slowness * _without_preparation(self.record, winner)
+
+    def _beside(self, winner: Trial | None, slowness: float) -> float:
+        """Seconds for the further exporters, taken to be as quick as that of the core; what takes longer is ended."""
+        further = len(set(self.record.study.exporter) - {CORE_EXPORTER})
+        return further * slowness * _without_preparation(self.record, winner)
 
     def _gate_seconds(self, an_image: float) -> float:
         return gate_of(self.record.study).takes(self.record.data.counts["val"], an_image)

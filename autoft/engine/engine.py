@@ -144,10 +144,10 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         _require_more_to_search(run, host, ledger, elapsed, clock)
     elif not ledger.exportable() or budget != _had(run):  # else the model there is, is exported
         require_enough_time(run.record, clock.now(), least_seconds(run.record, "inline", slowness), _had(run))
-    study = _for_the_time(run.record.study, clock, least_seconds(run.record, "ray", slowness), screen)
+    study = _for_the_time(run.record.study.elsewhere(), clock, least_seconds(run.record, "ray", slowness), screen)
     run = run.with_plugins(host)
     with _runner(study, host, watch, screen) as runner:
-        machine = runner.capacity(run.record.study, worker_memory(ledger), screen)
+        machine = _capacity(run.record.study, runner, worker_memory(ledger), screen)
         run = _moved(run, machine, screen)
         return _execute(run, Sitting(host, runner, screen, watch, clock))
 
@@ -350,6 +350,17 @@ def _for_the_time(study: Study, clock: RunClock, with_ray: float, screen: Screen
         return study
     screen.note(f"one trial at a time in this process: {max(0.0, left):.0f} s are left, too few for Ray to be worth it")
     return replace(study, runner="inline")
+
+
+def _capacity(study: Study, runner: Runner, need: int, screen: Screen) -> Machine:
+    """What there is for a run that goes on: as many GPUs a trial as it was to have, where they are here."""
+    try:
+        return runner.capacity(study, need, screen)
+    except StudyError as problem:
+        if study.gpus_per_trial is None:
+            raise
+        screen.note(f"going on without --gpus-per-trial: {problem}")
+        return runner.capacity(replace(study, gpus_per_trial=None), need, screen)
 
 
 def _keep_change(before: Run, after: Run) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -105,7 +105,7 @@ class Study:
         Option("Below 1 trials share a GPU; auto measures how many.", "X", default="auto", read=parse_gpus),
     ] = None
     precision: Annotated[str, Option("Of training: auto, which measures, fp32 or bf16.", "NAME")] = "auto"
-    keep: Annotated[int, Option("Checkpoints to keep, best first.", "N")] = 5
+    keep: Annotated[int, Option("Checkpoints to keep, best first, besides what paused trials go on from.", "N")] = 5
     no_refit: Annotated[bool, Option("Export the winner as scored, not trained again on train + validation.")] = False
     exporter: Annotated[tuple[str, ...], Option("Also write what these make.", "NAME,...")] = (CORE_EXPORTER,)
     batched: Annotated[bool, Option("model.onnx takes a batch of equal-sized images.")] = False
@@ -128,6 +128,10 @@ class Study:
         _require(slowest, f"--max-latency must be positive and finite, got {self.max_latency}; try --max-latency 20ms")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+
+    def elsewhere(self) -> Study:
+        """The study of a run that goes on, on another machine perhaps: with Ray where it works, if it was with Ray."""
+        return replace(self, runner="auto" if self.runner == "ray" else self.runner)
 
     @property
     def shares_gpus(self) -> bool:

@@ -36,8 +36,10 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 # A forward pass costs about a third of a training step (median 1 / 3.4 over timm's published timings).
 FORWARD_SHARE = 1 / 3
 TRAINING_SHARE = 0.7  # of the time a slice has: for training, where the head begins in closed form
-# What a step is taken to cost, at most, from the first ones: on a GPU they took 18 s where the next took 0.04.
-LONGEST_GUESS_SECONDS = {"cuda": 1.0, "cpu": math.inf}
+# What a step is taken to cost, at most, from the first ones: on a GPU they took 18 s where the next took 0.04. On cores
+# so many forward passes of its images: measured were 2.8, and 8 where only those gain by bfloat16.
+LONGEST_GUESS_SECONDS = 1.0
+LONGEST_GUESS_FORWARDS = 12
 # Solving for a head goes by the smaller of images and features, squared, times the larger: so much each. Measured for
 # 600 to 4,000 images of 2,848 features on two slow cores, 4e-10 to 6e-10 s.
 SOLVING_SECONDS = 5e-10
@@ -175,8 +177,7 @@ def _untouched(bench: Bench) -> Classifier:
 
 def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> tuple[Pace, dict[str, Scalar]]:
     """Train to the end of the slice or to its deadline; at least one step, counting those of a killed attempt."""
-    device = bench.shop.device.type
-    pace = Pace(device, LONGEST_GUESS_SECONDS[device])
+    pace = Pace(bench.shop.device.type, _longest_guess(bench, run))
     last = round(min(bench.job.slice.until, bench.plan.recipe.passes) * run.stream.steps_per_pass)
     first = round(bench.job.slice.start * run.stream.steps_per_pass) + 1
     with Curve(bench.shop.folder.curve(bench.trial.id), run) as curve:
@@ -206,6 +207,15 @@ def _advance(bench: Bench, run: GradientRun, into: Entrance, saver: _Saver) -> t
         return pace, {**into.facts, **run.facts, **memory()}
     facts = {"images_per_second": run.stream.batch_size / pace.steady, "loss": curve.last_loss}
     return pace, {**facts, **into.facts, **run.facts, **memory()}
+
+
+def _longest_guess(bench: Bench, run: GradientRun) -> float:
+    """Seconds that a step is taken to cost, at most, before those beyond the warm-up tell."""
+    if bench.shop.device.type == "cuda":
+        return LONGEST_GUESS_SECONDS
+    if bench.image_seconds is None:
+        return math.inf
+    return LONGEST_GUESS_FORWARDS * run.stream.batch_size * bench.image_seconds
 
 
 def _outputs(bench: Bench, run: GradientRun, into: Entrance) -> tuple[np.ndarray, float]:
