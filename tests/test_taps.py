@@ -146,6 +146,26 @@ def test_only_what_is_told_apart_from_everything_else_is_read(way, places):
     assert tapped(network).features(torch.randn(5, 3, 8, 8)).shape[0] == 5
 
 
+def test_of_a_stage_that_a_pass_in_training_leaves_out_zeros_are_read():
+    """As networks do that leave out layers at random."""
+
+    def way(m, x):
+        one = m.one(x)
+        left_out = torch.cat([one, one], dim=1) if m.training else m.two(one)
+        return m.three(left_out).mean((2, 3))
+
+    read, given = tapped(own(way)), torch.randn(5, 3, 8, 8)
+    places, width = read.module.head_taps.places, read.dim
+    assert places == ("one", "two", "three")
+    in_training = read.module.train()(given)
+    assert in_training.shape == (5, width) == read.features(given).shape
+    start = 16
+    for tap in read.module.head_taps.taps:
+        part = in_training[:, start : start + tap.channels]
+        assert part.any().item() is (tap.place != "two")
+        start += tap.channels
+
+
 def test_a_network_keeps_what_plugins_know_of_it():
     """Its class and attributes, for an adapter that reaches into it; without taps it is as it was."""
     network, given = timm_network("test_efficientnet"), images()

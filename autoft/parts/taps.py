@@ -56,9 +56,17 @@ class Taps:
         """Those at these places."""
         return Taps(tuple(tap for tap in self.taps if tap.place in places))
 
-    def read(self, activations: dict[str, Tensor]) -> list[Tensor]:
-        """What each reads of the activations at its place."""
-        return [tap.read(activations[tap.place]) for tap in self.taps]
+    def read(self, activations: dict[str, Tensor], like: Tensor) -> list[Tensor]:
+        """What each reads of the activations at its place.
+
+        Zeros for each image of `like` where the pass has not come there: some networks leave stages out at random while
+        they train.
+        """
+        nothing = like.new_zeros(len(like), 1)
+        return [
+            tap.read(activations[tap.place]) if tap.place in activations else nothing.expand(-1, tap.channels)
+            for tap in self.taps
+        ]
 
 
 class Tapped(nn.Module):
@@ -73,7 +81,7 @@ class Tapped(nn.Module):
         """Features and what is read on the way."""
         with noting(self, self.head_taps.places) as activations:
             features: Tensor = super().forward(images)  # of the class that stands behind
-        return torch.cat([features, *self.head_taps.read(activations)], dim=1)
+        return torch.cat([features, *self.head_taps.read(activations, features)], dim=1)
 
 
 def with_taps(module: nn.Module, taps: Taps) -> nn.Module:
@@ -168,7 +176,7 @@ class _Before(nn.Module):
         places = set(self.cut.early.places) - {self.cut.place}  # the pass ends before a hook at the cut would be called
         with noting(_copied(self.part), places) as noted:
             noted[self.cut.place] = self.part(images)
-        return torch.cat([noted[self.cut.place].flatten(1), *self.cut.early.read(noted)], dim=1)
+        return torch.cat([noted[self.cut.place].flatten(1), *self.cut.early.read(noted, noted[self.cut.place])], dim=1)
 
 
 class _After(nn.Module):
@@ -184,4 +192,4 @@ class _After(nn.Module):
             activations = activations.contiguous(memory_format=torch.channels_last)
         with noting(_copied(self.part), self.cut.late.places) as noted:
             features: Tensor = self.part(activations)
-        return torch.cat([features, early, *self.cut.late.read(noted)], dim=1)
+        return torch.cat([features, early, *self.cut.late.read(noted, features)], dim=1)
