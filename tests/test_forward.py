@@ -162,7 +162,8 @@ def test_what_is_computed_in_fp32_to_find_out_is_kept(cache, network, images):
     network.module.seen["fp32"] = 0
     features = cache.leading(network, images, ALL, lambda: False, numbers="bf16")
     assert network.module.seen == {"fp32": 2, "bf16": ROWS - module.FEWEST_IMAGES}
-    same = (features == exact(network, images)).all(dim=1)
+    # Batches of other sizes round otherwise on some cores, a thousandth of what bf16 does.
+    same = torch.isclose(features, exact(network, images), rtol=1e-5).all(dim=1)
     assert int(same.sum()) >= tried + module.FEWEST_IMAGES
 
 

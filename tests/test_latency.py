@@ -226,8 +226,9 @@ def search(tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_best_that_is_quick_enough_is_handed_over_now_and_later(
-    search: Callable[..., autoft.Summary], tmp_path: Path
+    search: Callable[..., autoft.Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(latency, "_least_milliseconds", lambda *_: 0.0)  # what else runs here may make the other slow
     notes, run = Notes(), tmp_path / "run"
     second = search(notes, max_latency=20.0)
     slow_one = A[0] if second.best.backbone == B[0] else B[0]

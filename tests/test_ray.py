@@ -435,14 +435,14 @@ def test_every_slice_that_a_worker_takes_is_said_to_begin(faults):
 @pytest.mark.slow
 def test_an_error_in_the_driver_ends_the_search_while_a_slice_runs(faults):
     assert faults["error"]["raised"] == "the driver's own"
-    assert faults["error"]["seconds"] < 8  # the slice would have run for a minute
+    assert faults["error"]["seconds"] < 20  # the slice would have run for a minute
     assert faults["error"]["told"] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("worker", ["heeding", "deaf"])
 def test_a_request_to_stop_reaches_a_worker_in_its_slice(faults, worker):
-    assert faults[worker]["seconds"] < 8
+    assert faults[worker]["seconds"] < 20
     assert faults[worker]["told"] == []
 
 
