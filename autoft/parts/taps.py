@@ -62,9 +62,10 @@ class Taps:
         Zeros for each image of `like` where the pass has not come there: some networks leave stages out at random while
         they train.
         """
-        nothing = like.new_zeros(len(like), 1)
         return [
-            tap.read(activations[tap.place]) if tap.place in activations else nothing.expand(-1, tap.channels)
+            tap.read(activations[tap.place])
+            if tap.place in activations
+            else like.new_zeros(like.shape[0], tap.channels)
             for tap in self.taps
         ]
 
