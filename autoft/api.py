@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     keep: int
     no_refit: bool
     exporter: str | Sequence[str]
+    strict: bool
     batched: bool
     full_parity: bool
 

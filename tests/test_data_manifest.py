@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoft.data.folder import SPLIT_NAMES, ImageFolderReader
+from autoft.data.folder import ImageFolderReader
+from autoft.data.layout import SPLIT_NAMES
 from autoft.data.manifest import ManifestReader, with_columns
 from autoft.data.readers import read_labelled
 from autoft.errors import DataError

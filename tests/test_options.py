@@ -58,6 +58,7 @@ WRITTEN: dict[str, tuple[str, Any]] = {
     "keep": ("2", 2),
     "no_refit": ("", True),
     "exporter": ("onnx,mine", ["onnx", "mine"]),
+    "strict": ("", True),
     "batched": ("", True),
     "full_parity": ("", True),
 }

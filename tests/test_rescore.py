@@ -20,7 +20,6 @@ from autoft.builtin.onnx_exporter import OnnxExporter
 from autoft.bundle.known import DIGITS, KnownImages, known_images
 from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.rescore import Rescored, labelled_images, read_known, read_source, rescore, task_of
-from autoft.data.folder import split_folders
 from autoft.errors import DataError, UserError
 from autoft.media.image.raw_pixels import write_raw_pixel_model
 from autoft.shell.commands.handoff import Verified, _copies, _doubt, _provenance
@@ -317,10 +316,18 @@ def test_a_split_folder_that_no_search_takes_is_to_be_given_itself(model: PixelM
     assert [one.path for one in read_source(model, tmp_path / "data" / "test").images] == [image]
 
 
-def test_classes_called_like_splits_are_classes(tmp_path: Path) -> None:
-    for name in ("train", "car"):
-        colour(tmp_path / name / "a.png", (255, 0, 0))
-    assert split_folders(tmp_path) == {}
+def test_what_a_search_leaves_alone_is_not_scored(model: PixelModel, tmp_path: Path) -> None:
+    """In split folders of other names, beside which another tool has written."""
+    for place in (
+        f"seg_train/seg_train/{LABELS[0]}",
+        f"seg_test/seg_test/{LABELS[0]}",
+        "seg_test/seg_test/eel",
+        "runs",
+    ):
+        colour(tmp_path / place / "a.png", (255, 0, 0))
+    source = read_source(model, tmp_path)
+    assert {(one.split, one.label) for one in source.images} == {("train", LABELS[0]), ("test", LABELS[0])}
+    assert sorted(note.partition(":")[0] for note in source.notes) == ["runs", "seg_test/seg_test/eel"]
 
 
 def test_a_damaged_list_of_images_is_an_error(tmp_path: Path) -> None:

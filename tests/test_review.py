@@ -10,10 +10,12 @@ import pytest
 from parts.data import dataset
 from parts.notes import Notes
 
-from autoft.engine.engine import _report_data
+from autoft.data.readers import read_labelled
+from autoft.engine.engine import _report_data, _report_layout
 from autoft.engine.review import bound_as_chosen, review
-from autoft.errors import DataError
+from autoft.errors import DataError, StudyError
 from autoft.parts.base import Task
+from autoft.study.study import Study
 from autoft.tasks.multi_label import MultiLabel
 from autoft.tasks.ordinal import Ordinal
 from autoft.tasks.regression import Regression
@@ -134,6 +136,32 @@ def test_names_that_are_printed_alike_are_refused(task: Task, other: str) -> Non
 
 
 # ---------------------------------------------------------------- what is not used
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_is_left_alone_is_said_or_refused(tiny_images: Path, strict: bool) -> None:
+    for split, numbers in (("my_train", range(8)), ("my_test", range(8, 12))):
+        for color in ("red", "blue"):
+            (tiny_images / split / color).mkdir(parents=True)
+            for number in numbers:
+                (tiny_images / color / f"{number}.png").rename(tiny_images / split / color / f"{number}.png")
+    (tiny_images / "my_test" / "green").mkdir()
+    (tiny_images / "green" / "0.png").rename(tiny_images / "my_test" / "green" / "0.png")
+    notes, listing = Notes(), read_labelled(tiny_images)
+    if strict:
+        refused = "^--strict: 2 folders would be left alone, such as green: 11 images beside the split folders$"
+        with pytest.raises(StudyError, match=refused):
+            _report_layout(listing, Study(str(tiny_images), strict=True), notes)
+        return
+    _report_layout(listing, Study(str(tiny_images)), notes)
+    assert notes.lines == [
+        "split folders: 'my_train' is train, 'my_test' is test",
+        "2 folders are left alone:",
+        "  green: 11 images beside the split folders",
+        "  my_test/green: 1 image of a class that the training folder lacks",
+    ]
+    kept = dataset(tiny_images, ()).info.left_alone
+    assert [problem.path for problem in kept] == ["green", "my_test/green"]
 
 
 def test_one_line_that_is_not_used_is_one(tiny_images: Path) -> None:

@@ -16,6 +16,7 @@ from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.place import bundle_of, holds_bundle
 from autoft.data.manifest import ManifestReader
 from autoft.data.readers import MANIFESTS
+from autoft.data.walk import is_data_folder, is_hidden, suffix_of
 from autoft.errors import AutoftError, DataError, RunFolderError, UnreadableImage, UserError
 from autoft.media.image.decode import Pixels, decode, readable_extensions
 from autoft.store.whereabouts import STUDY, meant
@@ -212,9 +213,9 @@ def _images_in(file: Path) -> Sequence[Path]:
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
-    """Image files in and below a folder, in natural order; hidden names and links to folders are left out."""
+    """Image files in and below a folder, in natural order, without links to folders and what no search sees."""
     for here, folders, files in os.walk(folder):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        folders[:] = sorted((name for name in folders if is_data_folder(name)), key=natural_key)
         for name in sorted(files, key=natural_key):
-            if not name.startswith(".") and Path(name).suffix.lower() in readable_extensions():
+            if not is_hidden(name) and suffix_of(name) in readable_extensions():
                 yield Path(here, name)

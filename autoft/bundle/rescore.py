@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, get_args
 
 import numpy as np
@@ -12,11 +12,12 @@ import numpy as np
 from autoft.bundle.known import KnownImages
 from autoft.bundle.onnx_runtime import PixelModel
 from autoft.bundle.predict import answered, image_files
-from autoft.data.folder import SPLIT_NAMES, split_folders, subfolder_names
+from autoft.data.layout import SPLIT_NAMES, read_layout
 from autoft.data.manifest import with_columns
 from autoft.data.meaning import contradictions, meanings
 from autoft.data.readers import read_labelled
 from autoft.data.scan import content_hash
+from autoft.data.walk import subfolder_names
 from autoft.errors import DataError, UserError
 from autoft.parts.base import Task
 from autoft.system.files import as_path, as_text
@@ -162,15 +163,15 @@ def _by_column(model: PixelModel, everything: Listing) -> Listing:
 
 
 def _of_folder(model: PixelModel, source: Path) -> Source:
+    folders, notes = _class_folders(model, source)
     found = [
-        LabelledImage(path, name, split)
-        for split, folder in _class_parents(model, source)
-        for name in _labels(model, folder)
-        for path in image_files([str(folder / as_path(name))])
+        LabelledImage(path, PurePosixPath(folder).name, split)
+        for split, folder in folders
+        for path in image_files([str(source / as_path(folder))])
     ]
     if not found:
         raise DataError(f"no images in {source}; there must be some in its class folders")
-    return Source(tuple(found))
+    return Source(tuple(found), notes=notes)
 
 
 def labelled_images(images: Sequence[LabelledImage], known: KnownImages, task: Task) -> Labelled:
@@ -239,26 +240,27 @@ def _hash(path: Path) -> str:
         return ""
 
 
-def _class_parents(model: PixelModel, source: Path) -> list[tuple[SplitName | None, Path]]:
-    """The folders that hold the class folders: those of the splits, or `source` itself where all in it are labels."""
-    if not any(model.form.problem(name, model.targets) for name in _subfolders(source)):
-        return [(None, source)]
-    splits = split_folders(source)
-    return [(split, source / as_path(name)) for split, name in splits.items()] or [(None, source)]
+def _class_folders(model: PixelModel, source: Path) -> tuple[list[tuple[SplitName | None, str]], tuple[str, ...]]:
+    """Paths below `source` of the class folders, each with its split, and a line for each folder that is left alone.
 
-
-def _labels(model: PixelModel, folder: Path) -> list[str]:
-    """Names of the class folders. Raises `DataError` when there are none, or others."""
-    names = _subfolders(folder)
-    problems = {name: problem for name in names if (problem := model.form.problem(name, model.targets))}
-    for name, problem in problems.items():
-        place = folder / as_path(name)
-        if name.casefold() in SPLIT_NAMES:
-            raise DataError(f"{folder}: {problem}, and there are no split folders without train; give {place} itself")
-        raise DataError(f"{place}: {problem}; {_expected(model)}")
+    All folders there, where all are named as labels, else what a search would take. Raises `DataError` when there are
+    none, or others.
+    """
+    names = _subfolders(source)
+    strangers = [name for name in names if model.form.problem(name, model.targets)]
     if not names:
-        raise DataError(f"{folder} holds no class folders; {_expected(model)}")
-    return names
+        raise DataError(f"{source} holds no class folders; {_expected(model)}")
+    if not strangers:
+        return [(None, name) for name in names], ()
+    if all(name.casefold() in SPLIT_NAMES and SPLIT_NAMES[name.casefold()] != "train" for name in strangers):
+        problem, place = model.form.problem(strangers[0], model.targets), source / as_path(strangers[0])
+        raise DataError(f"{source}: {problem}, and there are no split folders without train; give {place} itself")
+    layout = read_layout(source)
+    found = [(split, as_text(one.path)) for split, folders in layout.classes.items() for one in folders]
+    for _, path in found:
+        if problem := model.form.problem(PurePosixPath(path).name, model.targets):
+            raise DataError(f"{source / as_path(path)}: {problem}; {_expected(model)}")
+    return found, tuple(f"{as_text(one.path)}: {one.reason}" for one in layout.left_alone)
 
 
 def _subfolders(folder: Path) -> list[str]:

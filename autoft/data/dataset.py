@@ -196,6 +196,7 @@ def open_dataset(
         unseen=tuple(_unseen(usable.files, found.value_range)),
         manifest=found.listing.manifest,
         split_digest=_digest(_split_csv(samples)),
+        left_alone=found.listing.left_alone,
     )
     dataset = Dataset(info, samples, task.on(targets))
     dataset.hold(squares, threads, check)

@@ -29,7 +29,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from autoft.data.folder import SPLIT_NAMES, lasting_cause
+from autoft.data.layout import SPLIT_NAMES
+from autoft.data.walk import lasting_cause
 from autoft.errors import DataError
 from autoft.media.image.decode import readable_extensions
 from autoft.parts.base import Reader

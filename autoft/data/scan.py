@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from autoft.data.folder import lasting_cause
+from autoft.data.walk import lasting_cause
 from autoft.errors import DataError, ReadFailed, UnreadableImage
 from autoft.media.image.decode import full_scale, measure
 from autoft.system.files import as_path

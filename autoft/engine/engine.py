@@ -92,6 +92,7 @@ def search(study: Study, screen: Screen, began: float, objects: Sequence[object]
     with watch.phase("data"):
         in_time = partial(_require_time, clock, "reading the images")
         listing = read_labelled(as_path(study.data).resolve(), in_time)
+        _report_layout(listing, study, screen)
         out = _run_path(study, listing)
         task = _task(study, host, listing, screen)
         if earlier:
@@ -561,6 +562,16 @@ def _without_figure(metric: str, images: int, host: Host) -> UserError:
             raise ValueError(f"it {nothing}, only NaN")
     except PluginError as blamed:
         return blamed
+
+
+def _report_layout(listing: Listing, study: Study, screen: Screen) -> None:
+    """Say what was taken for what, and what is left alone. Raises `StudyError` for that where nothing may be."""
+    for line in listing.remarks:
+        screen.note(line)
+    if listing.left_alone and study.strict:
+        first, folders = listing.left_alone[0], counted(len(listing.left_alone), "folder")
+        raise StudyError(f"--strict: {folders} would be left alone, such as {first.path}: {first.reason}")
+    _report(listing.left_alone, ("folder is left alone", "folders are left alone"), screen)
 
 
 def _report_data(dataset: Dataset, screen: Screen) -> None:

@@ -56,6 +56,7 @@ class Listing:
     Paths are relative to the folder `root`; `manifest` is the file that lists them, if there is one. `classes` stand in
     natural order where folders name them, else there are none. `columns` are the names of what a label holds: of
     several columns it is one line of CSV. Each image has one entry; `repeats` are what else was said of some.
+    `left_alone` are folders that no class or split was taken of, and `remarks` say what was taken for what.
     """
 
     root: str
@@ -65,6 +66,8 @@ class Listing:
     columns: tuple[str, ...] = ("label",)
     manifest: str = ""
     repeats: tuple[Repeat, ...] = ()
+    left_alone: tuple[DataProblem, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -102,6 +105,7 @@ class DatasetInfo:
     are images that stand in several classes, and are used as all of them. `unseen` are float images that are used
     though some of their pixels hold no number (the least value stands there, for infinity the greatest), or though the
     one scale leaves a single grey of them. `split_digest` is the SHA-256 of split.csv, empty in runs of older versions.
+    `left_alone` are folders that no class or split was taken of.
     """
 
     root: str
@@ -116,6 +120,7 @@ class DatasetInfo:
     unseen: tuple[DataProblem, ...] = ()
     manifest: str = ""
     split_digest: str = ""
+    left_alone: tuple[DataProblem, ...] = ()
 
     @property
     def source(self) -> str:
