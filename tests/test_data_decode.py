@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import struct
@@ -21,7 +22,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from autoft.bundle.standalone import infer, verify
 from autoft.errors import UnreadableImage
 from autoft.media.image import decode as module
-from autoft.media.image.decode import Measured, decode, full_scale, measure, normalise, preprocess, readable_extensions
+from autoft.media.image.decode import (
+    Measured,
+    decode,
+    full_scale,
+    measure,
+    normalise,
+    other_image,
+    preprocess,
+    readable_extensions,
+)
 from autoft.values.handoff import Preprocess
 
 RECIPE = Preprocess(8, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -325,7 +335,7 @@ def test_a_truncated_jpeg_says_so():
         (b"<svg xmlns=''/>", "not an image: SVG"),
         (b"%PDF-1.7", "not an image: PDF"),
         (b"hello", "not an image: text"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "not an image Pillow can decode: heic"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\0", "not an image Pillow can decode: crx"),
         (bytes(range(200, 256)), "not an image"),
         (b"\x89PNG\r\n\x1a\n\0\0", "damaged: the header of a PNG cannot be read"),
         (b"\xff\xd8\xff\xe0\0", "damaged: the header of a JPEG cannot be read"),
@@ -333,6 +343,54 @@ def test_a_truncated_jpeg_says_so():
 )
 def test_what_is_no_image_is_named(data, why):
     assert reason(data) == why
+
+
+# 32 x 16 pixels, green in the upper left, else red on the left and blue on the right; the second is to be turned.
+UPRIGHT_HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ACJpbG9jAAAAAERAAAEAAQAAAAABoAABAAAAAAAAAP0AAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRt"
+    "AAAAAAABAAAA/GlwcnAAAADcaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMA"
+    "AAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABNjb2xybmNs"
+    "eAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAIAAAAAEAAAAQAAAAAf///+AAAAAC////0AAAAAIAAAAQcGl4"
+    "aQAAAAADCAgIAAAAGGlwbWEAAAAAAAAAAQABBYECAwWEAAABBW1kYXQAAAD5KAGvBjIeC8cQ8ZEoFF1yZ///pjH//FOP837oS77k"
+    "k7f7LvPDzx0vxrHyeeXmfR4nhgD+JuX6fAm8PFAym+tS+H8gRP/7v3U3MyP9XbVWUcB0QvLtOAtMTo/qDE0+FB06uQrIfrP67Zw7"
+    "m4AD+am163dkTKTo8UYCbC6VF+xbUkpblcyrsTZ79F8CxYIW1OrxfE3g/Z19ib/0O8kyZxhaWPKPTW1tDjUfVfnD5gsZjg5cSSPv"
+    "X+1SLJVyZ0JDX61PQEcKfLTYlm9odK+AS4zFmw9HV0h/NQVlfVrP0COoKCojmDu/gb+JmPOr2AMEZJ48FUXpfsrVsrTf"
+)
+TURNED_HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAcdtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ADRpbG9jAAAAAERAAAIAAQAAAAAB6wABAAAAAAAAAP0AAgAAAAAC6AABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAA"
+    "AAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABBmlwcnAAAADlaXBjbwAAAHVodmNDAQNwAAAA"
+    "kAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq"
+    "rprm4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFw"
+    "AAAAIAAAAAEAAAAQAAAAAf///+AAAAAC////0AAAAAIAAAAQcGl4aQAAAAADCAgIAAAACWlyb3QDAAAAGWlwbWEAAAAAAAAAAQAB"
+    "BoECAwWEhgAAABppcmVmAAAAAAAAAA5jZHNjAAIAAQABAAABKW1kYXQAAAD5KAGvBjIeC8cQ8ZEoFF1yZ///pjH//FOP837oS77k"
+    "k7f7LvPDzx0vxrHyeeXmfR4nhgD+JuX6fAm8PFAym+tS+H8gRP/7v3U3MyP9XbVWUcB0QvLtOAtMTo/qDE0+FB06uQrIfrP67Zw7"
+    "m4AD+am163dkTKTo8UYCbC6VF+xbUkpblcyrsTZ79F8CxYIW1OrxfE3g/Z19ib/0O8kyZxhaWPKPTW1tDjUfVfnD5gsZjg5cSSPv"
+    "X+1SLJVyZ0JDX61PQEcKfLTYlm9odK+AS4zFmw9HV0h/NQVlfVrP0COoKCojmDu/gb+JmPOr2AMEZJ48FUXpfsrVsrTfAAAABkV4"
+    "aWYAAE1NACoAAAAIAAEBEgADAAAAAQAGAAAAAAAA"
+)
+
+
+def test_photos_of_phones_are_decoded_upright_where_a_library_is_there(tmp_path):
+    pytest.importorskip("pi_heif")
+    assert {".heic", ".heif"} <= readable_extensions() and not other_image(".heic")
+    upright, turned = decode(UPRIGHT_HEIC), decode(TURNED_HEIC)
+    assert (upright.shape, turned.shape) == ((16, 32, 3), (32, 16, 3))
+    corners = [[int(image[y, x].argmax()) for y, x in ((2, 2), (-2, -2), (-2, 2))] for image in (upright, turned)]
+    assert corners == [[1, 2, 0], [0, 2, 2]]  # green, blue, red; a quarter turn to the right: red, blue, blue
+    np.testing.assert_allclose(np.rot90(upright, -1).astype(int), turned, atol=12)
+    (tmp_path / "a.jpg").write_bytes(UPRIGHT_HEIC)
+    np.testing.assert_array_equal(decode(tmp_path / "a.jpg"), upright)
+    assert reason(UPRIGHT_HEIC[:400])
+
+
+def test_where_no_library_is_there_photos_of_phones_say_what_makes_them_readable(monkeypatch):
+    monkeypatch.setattr(module, "pi_heif", None)
+    pillow = module.readable_formats()
+    monkeypatch.setattr(module, "readable_formats", lambda: tuple(one for one in pillow if one != "HEIF"))
+    makes_it = "if it is a photo, `pip install 'autoft[heif]'` makes it readable"
+    assert reason(UPRIGHT_HEIC) == f"not an image Pillow can decode: heic; {makes_it}"
 
 
 def png_header(width, height, depth=1):

@@ -17,6 +17,7 @@ from autoft.data.dataset import bound
 from autoft.data.folder import ImageFolderReader
 from autoft.data.walk import MAX_DEPTH
 from autoft.errors import DataError
+from autoft.media.image import decode
 from autoft.system.natural import natural_key
 from autoft.tasks.single_label import SingleLabel
 
@@ -146,10 +147,18 @@ def test_images_without_labels_and_classes_that_train_lacks_are_left_alone(tmp_p
         fill(tmp_path / name)
     listing = read(tmp_path)
     assert images_by_split(listing) == {("train", "a"): 3, ("train", "b"): 3, ("val", "a"): 3}
+    assert listing.remarks == ("the val folder has no image of 'b'",)
     assert left_alone(listing) == {
         "val/unknown": "3 images of a class that the training folder lacks",
         "test": "3 images without class folders",
     }
+
+
+def test_classes_that_a_split_folder_lacks_are_named(tmp_path):
+    for name in ("train/a", "train/b", "train/c", "val/a", "test/a", "test/b", "test/c"):
+        fill(tmp_path / name)
+    (tmp_path / "val" / "b").mkdir()
+    assert read(tmp_path).remarks == ("the val folder has no image of 'b', 'c'",)
 
 
 def test_a_test_folder_with_other_classes_only_is_left_alone(tmp_path):
@@ -376,8 +385,8 @@ def test_empty_class_folder(tmp_path):
 def test_a_class_whose_images_cannot_be_used_is_not_dropped(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name)
-    fill(tmp_path / "eel", 2, ".heif")
-    assert "'eel'" in refusal(tmp_path) and "2 .heif files" in refusal(tmp_path)
+    fill(tmp_path / "eel", 2, ".dng")
+    assert "'eel'" in refusal(tmp_path) and "2 .dng files" in refusal(tmp_path)
     shutil.rmtree(tmp_path / "eel")
     fill(tmp_path / "eel", 0)
     (tmp_path / "eel" / "0.png").touch()
@@ -444,13 +453,23 @@ def test_numbers_of_more_digits_than_python_reads_sort_too():
     assert sorted(mixed, key=natural_key) == ["007", "7", "10", "1" * 5000, "2" * 5000, "1" * 5001]
 
 
-@pytest.mark.parametrize("suffix", [".HEIC", ""])
-def test_only_files_that_are_no_images_by_their_extension(tmp_path, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "says"),
+    [
+        ("", r": 2 extensionless files, not an image type, e\.g\. a/x; convert them to JPEG"),
+        (".bin", r": 2 \.bin files, not an image type, e\.g\. a/x\.bin; convert them to JPEG"),
+        (".NEF", r": 2 \.nef files, which a camera wrote: develop them to JPEG or PNG, e\.g\. a/x\.NEF$"),
+        (".HEIC", r": 2 \.heic files, which `pip install 'autoft\[heif\]'` makes readable, e\.g\. a/x\.HEIC$"),
+    ],
+)
+def test_only_files_that_are_not_decoded_by_their_extension(tmp_path, monkeypatch, suffix, says):
+    without = decode.readable_extensions() - {".heic", ".heif", ".hif"}
+    monkeypatch.setattr("autoft.media.image.decode.readable_extensions", lambda: without)
+    monkeypatch.setattr("autoft.data.walk.readable_extensions", lambda: without)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"x{suffix}").write_bytes(b"x")
-    kind = suffix.lower() or "extensionless"
-    with pytest.raises(DataError, match=rf"2 {kind} files, not an image type, e\.g\. a/x.*convert them to JPEG"):
+    with pytest.raises(DataError, match=rf"no images in class folders in .*{says}"):
         read(tmp_path)
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 from autoft.data.layout import Layout, layout_of
 from autoft.data.walk import Folder, Walk, hidden_folders, reading, subfolder_names, suffix_of
 from autoft.errors import DataError
+from autoft.media.image.decode import other_image
 from autoft.parts.base import Reader
 from autoft.system.files import as_text
 from autoft.system.natural import natural_key
@@ -19,11 +19,7 @@ from autoft.system.parallel import Check, never_stop
 from autoft.values.counts import counted
 from autoft.values.dataset import DataProblem, Entry, Listing, SplitName
 
-NOT_DECODED: Final = frozenset(
-    {".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".dcm", ".svg"}
-)
-"""Extensions of images that may be of a format which is not decoded here."""
-
+SHOWN = 3
 _Found = tuple[SplitName | None, Folder, list[str]]
 
 
@@ -60,8 +56,20 @@ def _read(walk: Walk) -> Listing:
     classes = tuple(sorted({folder.name for _, folder, _ in found}, key=lambda name: natural_key(as_text(name))))
     entries = tuple(Entry(path, folder.name, split) for split, folder, paths in found for path in paths)
     _refuse_one(classes, found, walk)
-    left_alone = (*layout.left_alone, *empty)
-    return Listing(str(walk.root), classes, entries, walk.all_problems(), left_alone=left_alone, remarks=layout.remarks)
+    left_alone, remarks = (*layout.left_alone, *empty), (*layout.remarks, *_lacking(classes, found))
+    return Listing(str(walk.root), classes, entries, walk.all_problems(), left_alone=left_alone, remarks=remarks)
+
+
+def _lacking(classes: Sequence[str], found: Sequence[_Found]) -> Iterator[str]:
+    """A line for each split folder that has no image of some classes."""
+    given: dict[SplitName, set[str]] = {}
+    for split, folder, _ in found:
+        if split is not None:
+            given.setdefault(split, set()).add(folder.name)
+    for split, there in given.items():
+        if lacks := [as_text(name) for name in classes if name not in there]:
+            more = f" and {len(lacks) - SHOWN} more" if len(lacks) > SHOWN else ""
+            yield f"the {split} folder has no image of {', '.join(map(repr, lacks[:SHOWN]))}{more}"
 
 
 def _no_images(walk: Walk, layout: Layout) -> DataError:
@@ -73,8 +81,9 @@ def _no_images(walk: Walk, layout: Layout) -> DataError:
         beside += f"; {len(walk.vanished)} vanished while being listed, such as {next(iter(walk.vanished))!r}"
     if others := walk.other_types():
         beside = f": {others[0].reason}"
-        hint = "convert them to JPEG or PNG, or give them the extension of what they are"
-    return DataError(f"no images in class folders in {walk.root}{beside}; {hint}")
+        to_convert = "convert them to JPEG or PNG, or give them the extension of what they are"
+        hint = "" if other_image(suffix_of(others[0].path)) else to_convert
+    return DataError("; ".join(filter(None, [f"no images in class folders in {walk.root}{beside}", hint])))
 
 
 def _left_empty(folders: Iterable[Folder], walk: Walk) -> Iterator[DataProblem]:
@@ -84,7 +93,7 @@ def _left_empty(folders: Iterable[Folder], walk: Walk) -> Iterator[DataProblem]:
     """
     for folder in folders:
         inside = [problem for problem in walk.all_problems() if f"{problem.path}/".startswith(f"{folder.path}/")]
-        unused = [problem for problem in inside if problem in walk.problems or suffix_of(problem.path) in NOT_DECODED]
+        unused = [problem for problem in inside if problem in walk.problems or other_image(suffix_of(problem.path))]
         if unused:
             why = unused[0].reason
             raise DataError(f"the class folder {folder.path!r} in {walk.root} has no images ({why}); fill or remove it")

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from autoft.errors import DataError
-from autoft.media.image.decode import readable_extensions
+from autoft.media.image.decode import other_image, readable_extensions
 from autoft.system.natural import natural_key
 from autoft.system.parallel import Check
 from autoft.values.counts import counted
@@ -292,9 +292,9 @@ def suffix_of(name: str) -> str:
 
 
 def other_type(suffix: str, paths: Sequence[str]) -> DataProblem:
-    """What is said of files that are no images by their extension."""
-    kind = suffix or "extensionless"
-    return DataProblem(paths[0], f"{counted(len(paths), f'{kind} file')}, not an image type, e.g. {paths[0]}")
+    """What is said of files that are no images by their extension, or none that are decoded here."""
+    files, what = counted(len(paths), f"{suffix or 'extensionless'} file"), other_image(suffix) or "not an image type"
+    return DataProblem(paths[0], f"{files}, {what}, e.g. {paths[0]}")
 
 
 def lasting_cause(error: OSError, path: Path) -> str:

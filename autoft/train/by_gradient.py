@@ -15,7 +15,7 @@ import torch
 from autoft.media.image.batches import TrainingStream
 from autoft.parts.base import FreezeStrategy
 from autoft.store import Checkpoint
-from autoft.train.arithmetic import Arithmetic
+from autoft.train.arithmetic import Arithmetic, Numbers
 from autoft.train.classifier import Classifier
 from autoft.train.closed_form import closed_form_head
 from autoft.train.curve import Curve
@@ -44,6 +44,7 @@ LONGEST_GUESS_FORWARDS = 12
 # 600 to 4,000 images of 2,848 features on two slow cores, 4e-10 to 6e-10 s.
 SOLVING_SECONDS = 5e-10
 LITTLE_SECONDS = 1.0  # what takes no longer is not asked about
+FORWARD_TIMED = 8  # images
 STANDARDISED_BY = 128  # images, whose forward passes take about as long as one step of 32
 IMAGES_TO_MERGE_BY = 2  # one would not show what an adapter makes of a batch
 
@@ -58,7 +59,7 @@ def fit_by_gradient(bench: Bench) -> Report:
     checkpoint = bench.shop.checkpoints.load_latest(bench.trial.id)
     choice = bench.arithmetic(checkpoint)
     start = _beginning(bench) if checkpoint is None else _Start(_untouched(bench), {})
-    if (standard := _standard(bench, checkpoint)) is not None:
+    if (standard := _standard(bench, checkpoint, start.numbers)) is not None:
         start.classifier.standardise(standard)
     with closing(_run_of(bench, checkpoint, start.classifier, choice.arithmetic)) as run:
         report = _fit(bench, run, choice)
@@ -68,9 +69,7 @@ def fit_by_gradient(bench: Bench) -> Report:
 
 def _fit(bench: Bench, run: GradientRun, choice: Choice) -> Report:
     shop = bench.shop
-    validation = shop.validation
-    if bench.job.seconds_left <= (bench.image_seconds or 0.0) * len(validation):
-        raise TooLate("there was no time for a step and its score")
+    _require_time_for_a_step(bench, run.stream.batch_size)
     saver = _Saver(bench)
     with entrance(bench, run.classifier) as into:
         run.enter(into)
@@ -109,12 +108,39 @@ def _run_of(bench: Bench, checkpoint: Checkpoint | None, classifier: Classifier,
     return run
 
 
+def _require_time_for_a_step(bench: Bench, batch_size: int) -> None:
+    """Raise `TooLate` where a step and its score would end late, by the network's forward passes.
+
+    Those are measured where nobody has. The first model of a run comes late rather than never, if it can be scored.
+    """
+    if bench.image_seconds is None and bench.shop.device.type == "cpu":
+        bench.measured(_forward_seconds(bench))
+    training = 0.0 if bench.shop.checkpoints.is_empty() else batch_size / FORWARD_SHARE
+    if bench.job.seconds_left <= (bench.image_seconds or 0.0) * (training + len(bench.shop.validation)):
+        raise TooLate("there was no time for a step and its score")
+
+
+def _forward_seconds(bench: Bench) -> float:
+    """What the forward pass of one image takes on cores; the first call is slower."""
+    rows = bench.shop.trained_on(bench.trial).rows(bench.trial.train_on)[:FORWARD_TIMED]
+    images = bench.images.normalised(bench.images.raw(rows))
+    with torch.inference_mode():
+        bench.network.features(images[:1])
+        began = time.monotonic()
+        bench.network.features(images)
+    return (time.monotonic() - began) / len(rows)
+
+
 class _Start(NamedTuple):
-    """What a trial begins from, what a report says of it, and the seconds of solving for its head."""
+    """What a trial begins from, what a report says of it, and the seconds of solving for its head.
+
+    In `numbers` there are features of some training images.
+    """
 
     classifier: Classifier
     facts: Mapping[str, Scalar]
     solving: float = 0.0
+    numbers: Numbers = "fp32"
 
 
 def _beginning(bench: Bench) -> _Start:
@@ -127,7 +153,8 @@ def _beginning(bench: Bench) -> _Start:
     if isinstance(head, GradientHead) and head.init == "ridge" and shop.task.has_closed_form:
         _require_time_to_solve(bench)
         solved = closed_form_head(bench, bench.job.seconds_left * TRAINING_SHARE)
-        return _Start(_untouched(bench).with_head(solved.head), solved.forward.facts, solved.seconds)
+        forward = solved.forward
+        return _Start(_untouched(bench).with_head(solved.head), forward.facts, solved.seconds, forward.numbers)
     return _Start(_untouched(bench), {})
 
 
@@ -141,7 +168,7 @@ def _require_time_to_solve(bench: Bench) -> None:
         raise TooLate(f"there was no time for the head to begin from, which takes some {seconds:.0f} s, and steps")
 
 
-def _standard(bench: Bench, checkpoint: Checkpoint | None) -> Standard | None:
+def _standard(bench: Bench, checkpoint: Checkpoint | None, numbers: Numbers) -> Standard | None:
     """What features of several stages are standardised by, which differ most: as the trial began, or a few images.
 
     Features of the last stage alone stay as they are: heads on standardised ones were no better.
@@ -154,7 +181,7 @@ def _standard(bench: Bench, checkpoint: Checkpoint | None) -> Standard | None:
     rows = dataset.rows(splits)[dataset.stratified(splits, shop.record.study.seed)][:STANDARDISED_BY]
     bench.network.module.to(shop.device)  # a worker that has probed nothing has it where it was built
     features = shop.features.leading(
-        bench.network, bench.images, rows, lambda: bench.job.seconds_left <= 0.0, shop.check
+        bench.network, bench.images, rows, lambda: bench.job.seconds_left <= 0.0, shop.check, numbers
     )
     return Standard.of(features, bench.network.own_dim)
 

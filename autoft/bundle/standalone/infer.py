@@ -31,6 +31,13 @@ except ImportError as error:
     print(f"{error}; pip install -U onnxruntime numpy pillow", file=sys.stderr)
     sys.exit(2)
 
+try:
+    import pi_heif
+except ImportError:
+    pass
+else:
+    pi_heif.register_heif_opener()  # photos of phones (HEIC) are read where it is installed
+
 BUNDLE = Path(__file__).resolve().parent.parent
 VECTORS = BUNDLE / "test_vectors" / "vectors.json"
 EXACT_PIXELS = 100_000_000  # an image of more is halved, as for training: at this it takes 2.4 GiB

@@ -31,6 +31,13 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
+try:
+    import pi_heif  # the extra "heif"
+except ImportError:
+    pi_heif = None
+else:
+    pi_heif.register_heif_opener()  # which turns photos upright itself
+
 from autoft.errors import ReadFailed, UnreadableImage
 from autoft.values.backbone import Interpolation
 from autoft.values.counts import counted
@@ -51,7 +58,7 @@ MAX_PIXELS: Final = 256_000_000
 MAX_BYTES: Final = 1 << 30
 """Bytes above which a file is refused unread."""
 
-DECODER: Final = f"4-{PIL.__version__}"
+DECODER: Final = f"4-{PIL.__version__}" + (f"-heif-{pi_heif.__version__}" if pi_heif else "")
 """Changes whenever the same file may give other pixels; the first number counts changes in this module."""
 
 # Formats Pillow only recognises, or opens by starting another program: EPS, and IPTC, in which one may lie.
@@ -77,6 +84,7 @@ _large_images = threading.Lock()
 _EOI: Final = b"\xff\xd9"
 _CONTINUATIONS: Final = (b"\x55" * 512, b"\xaa" * 512)  # they differ in the first bit already
 _HEADS: Final = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"))
+_HEIF_BRANDS: Final = frozenset({"heic", "heix", "heim", "heis", "hevc", "mif1", "msf1"})
 _SIGNATURES: Final = (
     (b"<svg", "SVG"),
     (b"<!doctype html", "HTML"),
@@ -86,6 +94,22 @@ _SIGNATURES: Final = (
     (b"pk\x03\x04", "ZIP"),
     (b"version https://git-lfs", "a Git LFS pointer, fetch it with `git lfs pull`"),
 )
+
+
+_WITH_HEIF: Final = "`pip install 'autoft[heif]'`"
+_RAW: Final = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
+_WAYS: Final = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), f"which {_WITH_HEIF} makes readable"),
+    **dict.fromkeys(_RAW, "which a camera wrote: develop them to JPEG or PNG"),
+    ".dcm": "DICOM: convert them to PNG or TIFF",
+    ".jxl": "JPEG XL: convert them to PNG",
+    ".svg": "drawings without pixels: render them to PNG",
+}
+
+
+def other_image(extension: str) -> str:
+    """What makes images of this extension (`.heic`, small letters) readable; empty for all else, and for what is."""
+    return "" if extension in readable_extensions() else _WAYS.get(extension, "")
 
 
 @cache
@@ -266,7 +290,9 @@ def _what_it_is(head: bytes) -> str:
         if start.startswith(signature):
             return f"not an image: {kind}"
     if head[4:8] == b"ftyp":
-        return f"not an image Pillow can decode: {head[8:12].decode('ascii', 'replace').strip()}"
+        brand = head[8:12].decode("ascii", "replace").strip()
+        heif = f"; if it is a photo, {_WITH_HEIF} makes it readable" if brand in _HEIF_BRANDS and not pi_heif else ""
+        return f"not an image Pillow can decode: {brand}{heif}"
     return "not an image: text" if head.isascii() and b"\0" not in head else "not an image"
 
 
