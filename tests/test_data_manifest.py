@@ -188,6 +188,17 @@ def test_names_that_are_no_text_and_names_that_look_like_it(photos):
     assert found(listing) == [(r"caf\xe9.png", "x"), (r"so\x5cxe9.png", "y")]
 
 
+@pytest.mark.parametrize("column", ["group", "Group"])
+def test_images_of_a_group_are_told(photos, column):
+    text = f"image,label,{column}\na.png,x,patient 1\nb.jpg,y,\ndeep/c.PNG,x,patient 1\n"
+    listing = read(write(photos, text))
+    assert [entry.group for entry in listing.entries] == ["patient 1", "", "patient 1"]
+    assert listing.columns == ("label",)
+    again = read(write(photos, f"{text}a.png,x,patient 2\n"))
+    (repeat,) = again.repeats
+    assert "says 'x' of group 'patient 2', line 2 'x' of group 'patient 1', which counts" in repeat.reason
+
+
 # ---------------------------------------------------------------- lines that are not used
 
 

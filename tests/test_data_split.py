@@ -164,3 +164,91 @@ def test_every_beginning_of_the_stratified_order_is_a_fair_sample():
         counts = np.bincount(labels[order[:count]], minlength=3)
         assert np.abs(counts - np.bincount(labels) * count / len(labels)).max() <= 1
     assert (order == stratified_order(labels, seed=3)).all() and (order != stratified_order(labels, seed=4)).any()
+
+
+# ---------------------------------------------------------------- groups
+
+# of each image its group, of some dozens, and its class
+grouped = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=3, max_size=120)
+
+
+def images_of(pairs, given=None, copies=()):
+    """An image for each pair of group and class; those in `copies` are the first one's file again."""
+    return [
+        Unsplit(f"{0 if number in copies else number}", str(label), label, (given or {}).get(group), f"patient {group}")
+        for number, (group, label) in enumerate(pairs)
+    ]
+
+
+def splits_of_groups(images, chosen):
+    places = {}
+    for image, name in zip(images, chosen, strict=True):
+        places.setdefault(image.group, set()).add(name)
+    return places
+
+
+@given(grouped, seeds, st.randoms(use_true_random=False))
+def test_groups_stay_whole_in_whatever_order_they_are_listed(pairs, seed, rng):
+    images = images_of(pairs)
+    try:
+        chosen = split(images, seed)
+    except DataError as refused:
+        assert "no class is in two of them" in str(refused)
+        return
+    assert all(len(places) == 1 for places in splits_of_groups(images, chosen).values())
+    assert set(chosen) == set(SPLITS)
+    shuffled = rng.sample(list(zip(images, chosen, strict=True)), len(images))
+    assert split([image for image, _ in shuffled], seed) == [name for _, name in shuffled]
+
+
+@given(seeds)
+def test_of_many_groups_each_split_has_about_its_share_of_each_class(seed):
+    rng = random.Random(seed)
+    pairs = [(group, rng.randrange(3)) for group in range(100) for _ in range(rng.randint(1, 5))]
+    chosen = split(images_of(pairs), seed)
+    for label in range(3):
+        names = [name for name, (_, its) in zip(chosen, pairs, strict=True) if its == label]
+        assert abs(names.count("test") / len(names) - SHARE) < 0.1
+        assert abs(names.count("val") / len(names) - SHARE) < 0.1
+
+
+@given(seeds)
+def test_a_group_that_has_all_of_a_class_trains(seed):
+    pairs = [(0, 9), (0, 1), (0, 2), *((group, label) for group in range(1, 12) for label in (1, 2))]
+    images = images_of(pairs)
+    assert splits_of_groups(images, split(images, seed))["patient 0"] == {"train"}
+
+
+def test_groups_that_have_a_class_each_cannot_be_parted():
+    with pytest.raises(DataError, match=r"3 groups cannot be parted .*; add groups, or say in a column split"):
+        split(images_of([(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 2)]), 0)
+
+
+@given(seeds)
+def test_groups_with_an_image_in_common_are_one(seed):
+    pairs = [(group, label) for group in range(10) for label in (0, 1)]
+    images = images_of(pairs, copies=(4, 12))  # of the groups 2 and 6, which class 0 is said of too
+    places = splits_of_groups(images, split(images, seed))
+    assert places["patient 0"] == places["patient 2"] == places["patient 6"]
+
+
+@given(seeds)
+def test_an_image_without_a_split_has_that_of_its_group(seed):
+    pairs = [(group, label) for group in range(8) for label in (0, 1)]
+    images = [
+        Unsplit(image.digest, image.meaning, image.stratum, "test" if number == 3 else None, image.group)
+        for number, image in enumerate(images_of(pairs))
+    ]
+    places = splits_of_groups(images, split(images, seed))
+    assert places["patient 1"] == {"test"}
+    assert sum(name == {"test"} for name in places.values()) == 1  # what is given is not added to
+
+
+def test_a_group_that_was_parted_by_hand_stays_so():
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    names = ("train", "test", "val", "val", "train", "train")
+    images = [
+        Unsplit(image.digest, image.meaning, image.stratum, name, image.group)
+        for image, name in zip(images_of(pairs), names, strict=True)
+    ]
+    assert split(images, 0) == list(names)

@@ -10,6 +10,7 @@ import pytest
 from parts.data import dataset
 from parts.notes import Notes
 
+from autoft.data.dataset import read_samples, write_split_csv
 from autoft.data.readers import read_labelled
 from autoft.engine.engine import _report_data, _report_layout
 from autoft.engine.review import bound_as_chosen, review
@@ -162,6 +163,30 @@ def test_what_is_left_alone_is_said_or_refused(tiny_images: Path, strict: bool) 
     ]
     kept = dataset(tiny_images, ()).info.left_alone
     assert [problem.path for problem in kept] == ["green", "my_test/green"]
+
+
+@pytest.mark.parametrize("given", [{}, {0: "train"}, {0: "train", 1: "test"}])
+def test_groups_are_kept_together_and_those_that_were_parted_are_named(
+    tiny_images: Path, given: dict[int, str]
+) -> None:
+    """Also in a run that goes on: split.csv has them. Two images of a colour are a group."""
+    lines = [
+        f"{color}/{number}.png,{color},{number // 2},{given.get(number, '')}"
+        for color in ("red", "blue")
+        for number in range(12)
+    ]
+    (tiny_images / "y.csv").write_text("\n".join(["image,label,group,split", *lines]))
+    notes, found = Notes(), dataset(tiny_images / "y.csv", ())
+    review(found, notes)
+    kept = "6 groups of images, by the column group: each is in one split"
+    if len(given) < 2:
+        assert notes.lines == [kept] and not found.parted
+    else:
+        parted = "  group '0' has images in train and test, as the column split says"
+        assert notes.lines[:2] == [f"{kept} but for 1", parted]
+        assert found.parted == {"0": ("train", "test")}
+    write_split_csv(found, tiny_images.parent / "split.csv")
+    assert read_samples(tiny_images.parent / "split.csv", found.info) == found.samples
 
 
 def test_one_line_that_is_not_used_is_one(tiny_images: Path) -> None:

@@ -434,6 +434,26 @@ def test_a_slice_that_comes_too_late_is_given_back(run, worker):
     assert not list(run.folder.path.glob("checkpoints/*"))
 
 
+def test_a_step_that_would_end_late_is_not_begun_once_the_run_has_a_model(run, worker):
+    """Reckoned by forward passes of the network: a step of 32 images takes about as long as those of 96."""
+    slow = worker.shop.network("small/test_resnet")
+    given, taken = slow.module.forward, []
+
+    def forward(images):
+        taken.append(len(images))
+        time.sleep(0.02 * len(images))
+        return given(images)
+
+    slow.module.forward = forward
+    first = execute(worker, trial(run, 0, "test_resnet", "full", batch_size=32), 0.0, 27.0, deadline=1.5)
+    assert (first.event, first.score is not None) == ("paused", True)  # late rather than never
+    taken.clear()
+    report = execute(worker, trial(run, 1, "test_resnet", "full", batch_size=32), 0.0, 27.0, deadline=1.5)
+    assert (report.event, report.step, report.score) == ("paused", 0.0, None)
+    assert report.error == "there was no time for a step and its score"
+    assert max(taken, default=0) < 32
+
+
 def test_child_starts_from_its_parent(run, worker):
     parent = trial(run, 0, "test_resnet", "full", head_init="ridge")
     execute(worker, parent, 0.0, 9.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ Square = tuple[int, Interpolation, View]
 """How an image becomes a square: size in pixels, interpolation, view."""
 
 COLUMNS: Final = ("path", "label", "split", "row", "digest")
+WITH_GROUPS: Final = (*COLUMNS, "group")
 _STRICTNESS: Final[Mapping[SplitName, int]] = {name: number for number, name in enumerate(get_args(SplitName))}
 
 
@@ -121,6 +122,23 @@ class Dataset:
             verify_unchanged(self.info, found.fingerprint())
             build(caches, found.paths, threads, check)
             self._open(caches)
+
+    @property
+    def parted(self) -> Mapping[str, tuple[SplitName, ...]]:
+        """The groups that have images in several splits, which somebody gave so, and these splits."""
+        places: defaultdict[str, set[SplitName]] = defaultdict(set)
+        for sample in self.samples:
+            if sample.group:
+                places[sample.group].add(sample.split)
+        in_order = get_args(SplitName)
+        return {
+            group: tuple(one for one in in_order if one in found) for group, found in places.items() if len(found) > 1
+        }
+
+    @property
+    def groups(self) -> int:
+        """How many there are."""
+        return len({sample.group for sample in self.samples if sample.group})
 
     def labels(self, split: SplitName | TrainOn) -> list[str]:
         """Labels of a split as text, in the order of `rows`."""
@@ -223,7 +241,9 @@ def verify_unchanged(info: DatasetInfo, now: str) -> None:
 
 
 def write_split_csv(dataset: Dataset, path: Path) -> None:
-    """Write `path,label,split,row,digest`, one line a sample, atomically: all that `read_samples` needs.
+    """Write `path,label,split,row,digest`, and `group` if there are any, one line a sample, atomically.
+
+    That is all that `read_samples` needs.
 
     Raises `RunFolderError` on a full or read-only disk.
     """
@@ -257,8 +277,9 @@ def read_samples(split_csv: Path, info: DatasetInfo) -> tuple[Sample, ...]:
 def _split_csv(samples: Sequence[Sample]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((s.path, s.label, s.split, s.row, s.digest) for s in samples)
+    columns = WITH_GROUPS if any(sample.group for sample in samples) else COLUMNS
+    writer.writerow(columns)
+    writer.writerows((s.path, s.label, s.split, s.row, s.digest, s.group)[: len(columns)] for s in samples)
     return text.getvalue()
 
 
@@ -269,12 +290,12 @@ def _digest(text: str) -> str:
 def _read_samples(file: io.TextIOBase) -> Iterator[Sample]:
     splits: dict[str, SplitName] = {name: name for name in get_args(SplitName)}
     lines = csv.reader(file)
-    if tuple(next(lines, ())) != COLUMNS:
+    if tuple(next(lines, ())) not in (COLUMNS, WITH_GROUPS):
         raise ValueError(f"its columns are not {','.join(COLUMNS)}")
-    for path, label, split_name, row, digest in lines:
+    for path, label, split_name, row, digest, *group in lines:
         if len(digest) != DIGEST_LENGTH:
             raise ValueError(f"line {lines.line_num} is cut off")
-        yield Sample(int(row), path, label, splits[split_name], digest)
+        yield Sample(int(row), path, label, splits[split_name], digest, *group)
 
 
 # ---------------------------------------------------------------- which files are used
@@ -352,10 +373,12 @@ def _split(found: Scan, files: Sequence[tuple[int, ScannedFile]], task: Task, se
     strata = {entry.path: group for entry, group in zip(entries, groups, strict=True)}
     meaning = meanings(task, (entry.label for entry in entries))
     images = [
-        Unsplit(file.digest, meaning[file.entry.label], strata[file.entry.path], file.entry.split) for _, file in files
+        Unsplit(file.digest, meaning[entry.label], strata[entry.path], entry.split, entry.group)
+        for _, file in files
+        for entry in (file.entry,)
     ]
     require_enough(task, images, groups)
     return tuple(
-        Sample(row, file.entry.path, file.entry.label, name, file.digest)
+        Sample(row, file.entry.path, file.entry.label, name, file.digest, file.entry.group)
         for (row, file), name in zip(files, split(images, seed), strict=True)
     )

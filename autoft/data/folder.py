@@ -19,7 +19,6 @@ from autoft.system.parallel import Check, never_stop
 from autoft.values.counts import counted
 from autoft.values.dataset import DataProblem, Entry, Listing, SplitName
 
-SHOWN = 3
 _Found = tuple[SplitName | None, Folder, list[str]]
 
 
@@ -56,20 +55,8 @@ def _read(walk: Walk) -> Listing:
     classes = tuple(sorted({folder.name for _, folder, _ in found}, key=lambda name: natural_key(as_text(name))))
     entries = tuple(Entry(path, folder.name, split) for split, folder, paths in found for path in paths)
     _refuse_one(classes, found, walk)
-    left_alone, remarks = (*layout.left_alone, *empty), (*layout.remarks, *_lacking(classes, found))
-    return Listing(str(walk.root), classes, entries, walk.all_problems(), left_alone=left_alone, remarks=remarks)
-
-
-def _lacking(classes: Sequence[str], found: Sequence[_Found]) -> Iterator[str]:
-    """A line for each split folder that has no image of some classes."""
-    given: dict[SplitName, set[str]] = {}
-    for split, folder, _ in found:
-        if split is not None:
-            given.setdefault(split, set()).add(folder.name)
-    for split, there in given.items():
-        if lacks := [as_text(name) for name in classes if name not in there]:
-            more = f" and {len(lacks) - SHOWN} more" if len(lacks) > SHOWN else ""
-            yield f"the {split} folder has no image of {', '.join(map(repr, lacks[:SHOWN]))}{more}"
+    left_alone = (*layout.left_alone, *empty)
+    return Listing(str(walk.root), classes, entries, walk.all_problems(), left_alone=left_alone, remarks=layout.remarks)
 
 
 def _no_images(walk: Walk, layout: Layout) -> DataError:

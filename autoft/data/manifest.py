@@ -5,8 +5,9 @@ The rules:
 - UTF-8, with or without a byte order mark. Cells are cut by commas, semicolons or tabs, whichever finds an image column
   in the header; cells that hold one are quoted. Empty lines do not exist; spaces around a cell do not count.
 - The header names one image column: `image`, `path`, `file`, `filename`, `file_name` or `image_path`, in any case. A
-  column `split` says train, val or test, in the spellings of split folders; where it is empty, nothing is given. Every
-  other column is a target, whatever its name.
+  column `split` says train, val or test, in the spellings of split folders; where it is empty, nothing is given. Images
+  with the same text in a column `group` (a patient, a recording) are never parted. Every other column is a target,
+  whatever its name.
 - A column that numbers the lines (unnamed, `index`, `id`) is refused beside another target, as it would be learned.
 - Paths are relative to the folder of the manifest itself, not of a link to it. Absolute ones and `..` are fine as long
   as they stay in it; a manifest that leads out of its folder is refused. Backslashes part folders where no file has one
@@ -104,10 +105,11 @@ def with_columns(listing: Listing, names: Sequence[str]) -> Listing:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Positions of the columns: image, split (None: there is none) and targets, with the names of the targets."""
+    """Positions of the columns: image, split and group (None: there is none), targets, with the names of those."""
 
     image: int
     split: int | None
+    group: int | None
     targets: tuple[int, ...]
     names: tuple[str, ...]
     width: int
@@ -128,9 +130,9 @@ class _Columns:
         if len(images) > 1:
             both = " and ".join(repr(header[column]) for column in images)
             raise DataError(f"the columns {both} both name images; remove one")
-        split = keys.index("split") if "split" in keys else None
-        targets = tuple(column for column in range(len(header)) if column not in (images[0], split))
-        return cls(images[0], split, targets, tuple(header[column] for column in targets), len(header))
+        split, group = (keys.index(name) if name in keys else None for name in ("split", "group"))
+        targets = tuple(column for column in range(len(header)) if column not in (images[0], split, group))
+        return cls(images[0], split, group, targets, tuple(header[column] for column in targets), len(header))
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class _Row:
     image: str
     label: str
     split: SplitName | None
+    group: str
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,8 @@ class _Table:
         if given and given.casefold() not in SPLIT_NAMES:
             raise DataError(f"the split is {given!r}; write train, val or test, or leave it empty")
         label = _label([cells[column] for column in columns.targets])
-        return _Row(line, cells[columns.image], label, SPLIT_NAMES.get(given.casefold()))
+        group = "" if columns.group is None else cells[columns.group]
+        return _Row(line, cells[columns.image], label, SPLIT_NAMES.get(given.casefold()), group)
 
 
 def _text(path: Path) -> str:
@@ -284,7 +288,7 @@ class _Images:
             self.problems.append(DataProblem(as_text(self.manifest.name), f"line {row.line} names no image"))
             return
         name = self.name(row)
-        entry = Entry(as_text(name), row.label, row.split)
+        entry = Entry(as_text(name), row.label, row.split, row.group)
         line, first = self._entries.get(entry.path, (row.line, entry))
         if fault := self._fault(name):
             self.problems.append(DataProblem(entry.path, f"{fault} (line {row.line})"))
@@ -353,4 +357,5 @@ def _readings(cell: str) -> list[str]:
 
 
 def _said(entry: Entry) -> str:
-    return f"{entry.label!r} in {entry.split}" if entry.split else repr(entry.label)
+    of_group = f" of group {entry.group!r}" if entry.group else ""
+    return f"{entry.label!r}{f' in {entry.split}' if entry.split else ''}{of_group}"

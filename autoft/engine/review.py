@@ -86,7 +86,7 @@ def said_of(uneven: Imbalance, metric: MetricFacts, asked: str, task: Task) -> s
 
 
 def review(dataset: Dataset, screen: Screen) -> None:
-    """Say which names no image of a split has, and which look alike.
+    """Say which names no image of a split has, and which look alike; and of groups, that they are kept together.
 
     Raises `DataError` when a split to train or to choose by has not one: then no trial is better than another.
     """
@@ -101,8 +101,19 @@ def review(dataset: Dataset, screen: Screen) -> None:
         else:
             images = _MISSING[split][0]
             raise DataError(f"not one {images} image has a label, so no trial is better than another; add some that do")
+    _say_groups(dataset, screen)
     for one, other in twins(targets.names, loosely) if form.name == "one_of" else ():
         screen.note(f"the classes {one!a} and {other!a} look alike, and are taken for two")
+
+
+def _say_groups(dataset: Dataset, screen: Screen) -> None:
+    if not dataset.groups:
+        return
+    parted = dataset.parted
+    kept = f"{counted(dataset.groups, 'group')} of images, by the column group: each is in one split"
+    screen.note(f"{kept} but for {len(parted)}" if parted else kept)
+    for group, splits in list(parted.items())[:1]:
+        screen.note(f"  group {group!r} has images in {' and '.join(splits)}, as the column split says")
 
 
 def _say_absent(split: SplitName, absent: Sequence[str], screen: Screen) -> None:

@@ -66,10 +66,12 @@ def _with_folds(bench: Bench, solved: Solved, report: Report) -> Report:
 def _out_of_fold(bench: Bench, solved: Solved) -> float | None:
     """The score of such heads on the images for training and validation, each fitted without the fold that it judges.
 
-    None for many images, where time is short, and of a refit.
+    None for many images, where time is short, of a refit, and where images belong to groups, which folds would part.
     """
     shop, dataset = bench.shop, bench.shop.dataset
     is_apt = bench.trial.twin is None and solved.share == 1.0 and len(dataset.rows("train")) < MANY
+    if dataset.groups:
+        return None
     if not is_apt or FOLDS * solved.seconds > FIT_SHARE * bench.job.seconds_left:
         return None
     order = dataset.stratified("train+val", shop.record.study.seed)

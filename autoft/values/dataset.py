@@ -17,11 +17,15 @@ ValueRange = tuple[float, float]
 
 @dataclass(frozen=True)
 class Entry:
-    """One image file as a reader found it: `path` relative to the data folder (posix), label as text, given split."""
+    """One image file as a reader found it: `path` relative to the data folder (posix), label as text, given split.
+
+    Images of one `group` belong together, those of a patient, say; "" is none.
+    """
 
     path: str
     label: str
     split: SplitName | None = None
+    group: str = ""
 
     @property
     def side(self) -> SplitName:
@@ -77,13 +81,14 @@ class Listing:
 
 @dataclass(frozen=True)
 class Sample:
-    """One readable image: its `row` in the pixel caches, path, label as text, split and content hash."""
+    """One readable image: its `row` in the pixel caches, path, label as text, split, content hash, group or ""."""
 
     row: int
     path: str
     label: str
     split: SplitName
     digest: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
