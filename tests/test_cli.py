@@ -201,7 +201,7 @@ def test_the_help_of_all_has_examples_first_and_every_command(autoft_: Callable[
         (["search", "x", "--fail-under", "nan"], "fail_under"),
         (["search", "x", "--config", "missing.toml"], "cannot read the configuration missing.toml"),
         (["search", "no/such/folder"], "no/such/folder does not exist"),
-        (["search", __file__], "is neither a folder nor a .csv or .tsv file"),
+        (["search", __file__], "is neither a folder nor a .csv, .jsonl, .parquet, .tsv file"),
         (["search", ".", "--searcher", "halvin"], "did you mean 'halving'?"),
         (["search", ".", "--exporter", "onnx,onxx"], "no exporter is called 'onxx'; did you mean 'onnx'?"),
         (["search", ".", "--freeze", "prob"], "did you mean 'probe'?"),

@@ -15,11 +15,11 @@ from parts.data import dataset
 from PIL import Image
 
 from autoft.data import dataset as module
-from autoft.data.dataset import bound, labelled, read_samples, write_split_csv
+from autoft.data.dataset import bound, labelled, read_samples, scanned_again, write_split_csv
 from autoft.data.readers import read_labelled
 from autoft.data.scan import scan
 from autoft.errors import DataError, RunFolderError
-from autoft.media.image.decode import decode, preprocess
+from autoft.media.image.decode import decode, preprocess, readable_extensions
 from autoft.tasks.multi_label import MultiLabel
 from autoft.tasks.regression import Regression
 from autoft.tasks.single_label import SingleLabel
@@ -175,6 +175,24 @@ def test_a_deleted_cache_is_built_again_unless_the_images_changed(tiny_images, o
     np.testing.assert_array_equal(found.pixels(16), before)  # what is open stays
     with pytest.raises(DataError, match="not those the run started with"):
         found.pixels(8)
+
+
+def test_photos_that_have_become_readable_do_not_stop_a_run_that_began_without_them(tiny_images, monkeypatch):
+    """A library was installed since; they were of no use then, and have no row."""
+    (tiny_images / "red" / "0a.heic").write_bytes(b"what only a library reads")
+    without = readable_extensions() - {".heic"}
+    with monkeypatch.context() as before:
+        before.setattr("autoft.data.walk.readable_extensions", lambda: without)
+        found = opened(tiny_images)
+    assert len(found.samples) == 36
+    with monkeypatch.context() as since:
+        since.setattr("autoft.data.walk.readable_extensions", lambda: without | {".heic"})
+        assert len(read_labelled(tiny_images).entries) == 37
+        again = scanned_again(found.info, 1)
+    assert [file.entry.path for file in again.files] == [sample.path for sample in found.samples]
+    (tiny_images / "red" / "1.png").unlink()
+    with pytest.raises(DataError, match="not those the run started with"):
+        scanned_again(found.info, 1)
 
 
 def test_the_fingerprint_changes_with_names_labels_and_bytes_only(tiny_images, tmp_path):

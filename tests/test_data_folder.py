@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import unicodedata
 from collections import Counter
@@ -184,13 +185,102 @@ def test_a_folder_that_may_be_a_class_or_all_that_is_to_be_trained_on_is_refused
     )
 
 
-@pytest.mark.parametrize("copy", ["photos", "photos/photos", "photos/train"])
+@pytest.mark.parametrize("copy", ["photos", "photos/photos"])
 def test_a_copy_of_the_class_folders_in_a_folder_beside_them_is_left_alone(tmp_path, copy):
     for name in ("cat", "dog", "eel", f"{copy}/cat", f"{copy}/dog", f"{copy}/eel"):
         fill(tmp_path / name)
     listing = read(tmp_path)
     assert listing.classes == ("cat", "dog", "eel") and len(listing.entries) == 9
-    assert left_alone(listing) == {"photos": "9 images in folders that are named as those beside it"}
+    assert left_alone(listing) == {"photos": "9 images which lie beside it too"}
+
+
+@pytest.mark.parametrize(
+    "trees",
+    [
+        ["1/1", "1/2", "1/3", "1/4", "2/1", "2/2", "3/1", "3/2", "4/1", "4/2"],  # sessions, numbered as the classes
+        ["1/1", "1/2", "1/3", "2/1", "2/2", "2/3", "3/1", "3/2", "3/3"],
+        ["A", "C", "B/A", "B/C", "B/x"],
+        ["A", "C", "B/A", "B/C/more"],  # not the same files
+        ["cat/train", "cat/val", "cat/valid", "dog/train", "eel"],  # below a class names are anybody's own
+        ["cat/test", "cat/testing", "dog", "eel"],
+        ["cat/a_train/p", "cat/a_test/p", "cat/b_train/p", "cat/b_test/p", "dog", "eel"],
+        ["train1", "train2", "bus"],
+    ],
+)
+def test_what_only_looks_like_a_copy_or_a_split_stays_a_class(tmp_path, trees):
+    for tree in trees:
+        fill(tmp_path / tree)
+    listing = read(tmp_path)
+    assert set(listing.classes) == {tree.partition("/")[0] for tree in trees}
+    assert len(listing.entries) == 3 * len(trees) and not listing.left_alone and not listing.remarks
+
+
+@pytest.mark.parametrize("where", ["", "train/"])
+@pytest.mark.parametrize("unusable", ["a.dng", "empty.png"])
+def test_a_class_that_cannot_be_used_keeps_another_from_being_taken_for_the_whole(tmp_path, where, unusable):
+    for name in ("cat/s1", "cat/s2"):
+        fill(tmp_path / where / name)
+    (tmp_path / where / "dog" / "s1").mkdir(parents=True)
+    (tmp_path / where / "dog" / "s1" / unusable).write_bytes(b"x" * (unusable == "a.dng"))
+    message = refusal(tmp_path)
+    assert f"the class folder '{where}dog' in" in message and "has no images (" in message
+
+
+def test_of_classes_with_files_alike_none_is_dropped(tmp_path):
+    """What is said of files of a type names the first of them, which may lie in another class."""
+    for name, suffix in (("cat", ".jpg"), ("cat", ".dng"), ("dog", ".dng"), ("eel", ".jpg")):
+        fill(tmp_path / name, 2, suffix)
+    assert "the class folder 'dog' in" in refusal(tmp_path) and "2 .dng files" in refusal(tmp_path)
+
+
+def test_what_cannot_be_used_of_a_given_split_is_listed(tmp_path):
+    for name in ("train/a", "train/b", "val/a"):
+        fill(tmp_path / name)
+    fill(tmp_path / "val" / "b", 2, ".dng"), fill(tmp_path / "test" / "a", 2, ".dng")
+    listing = read(tmp_path)
+    assert "2 .dng files" in reasons(listing)["val/b/0.dng"]
+    assert left_alone(listing)["test"].startswith("no image in it that can be used: 2 .dng files")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "test1"),
+        ("trainA", "trainB", "testA", "testB"),
+        ("train2017", "val2017"),
+        ("my_train_images", "my_test_images"),
+    ],
+)
+def test_flat_folders_that_are_all_named_as_splits_are_refused(tmp_path, names):
+    for name in names:
+        fill(tmp_path / name)
+    assert "hold no class folders" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("train", "test1"), ("trainval", "test"), ("TrainVal", "testset")])
+def test_more_spellings_of_split_folders(tmp_path, names):
+    for folder in names:
+        for label in ("a", "b"):
+            fill(tmp_path / folder / label)
+    assert set(images_by_split(read(tmp_path))) == {(split, one) for split in ("train", "test") for one in ("a", "b")}
+
+
+def test_a_train_folder_alone_in_a_folder_of_its_own(tmp_path):
+    fill(tmp_path / "x" / "train" / "a"), fill(tmp_path / "x" / "train" / "b")
+    listing = read(tmp_path)
+    assert images_by_split(listing) == {("train", "a"): 3, ("train", "b"): 3}
+
+
+def test_a_link_to_the_data_beside_a_train_folder_is_nothing(tmp_path):
+    fill(tmp_path / "data" / "train" / "a"), fill(tmp_path / "data" / "train" / "b")
+    (tmp_path / "data" / "again").symlink_to(tmp_path / "data")
+    assert len(read(tmp_path / "data").entries) == 6
+
+
+def test_a_class_called_train_that_has_folders_is_to_be_called_otherwise(tmp_path):
+    for name in ("train/steam", "train/diesel", "bus", "car"):
+        fill(tmp_path / name)
+    assert refusal(tmp_path).endswith(", or if it is a class, call it otherwise")
 
 
 def test_folders_of_systems_and_tools_are_no_classes(tmp_path):
@@ -201,38 +291,43 @@ def test_folders_of_systems_and_tools_are_no_classes(tmp_path):
     assert reasons(listing) == {"$RECYCLE.BIN": "5 folders of systems and tools, e.g. $RECYCLE.BIN"}
 
 
+NAMES = ["train", "Test", "val", "seg_train", "seg_test", "test1", "cat", "dog", "1", "2", "runs", "photos", "__MACOSX"]
 TREES = st.lists(
-    st.lists(
-        st.sampled_from(["train", "Test", "val", "seg_train", "seg_test", "cat", "dog", "runs", "photos", "__MACOSX"]),
-        min_size=1,
-        max_size=3,
-    ),
+    st.tuples(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3), st.sampled_from([".png", ".dng", ".txt", ""])),
     min_size=1,
-    max_size=6,
+    max_size=7,
+)
+REFUSALS = (
+    "hold no class folders|holds no class folders|looks? like (a )?splits?|are both .* folders|has no images \\(|"
+    "no images in class folders|only one class|several sets of split folders|differ only in case"
 )
 
 
 @given(TREES)
-@settings(max_examples=200)
+@settings(max_examples=400)
 def test_of_any_tree_each_image_is_listed_once_or_accounted_for(trees):
-    """Or the whole is refused with one line; never is a split a class, where another of its family is one."""
+    """Or the whole is refused with one line. Never are all classes named as splits."""
     with TemporaryDirectory() as place:
-        for tree in trees:
-            fill(Path(place, *tree), 2)
+        for tree, suffix in trees:
+            fill(Path(place, *tree), 2 if suffix else 0, suffix)
         every = {str(path.relative_to(place)) for path in Path(place).rglob("*.png")}
         try:
             listing = read(Path(place))
         except DataError as refused:
-            assert "\n" not in str(refused)
+            assert re.search(REFUSALS, str(refused)) and "\n" not in str(refused)
             return
     listed = [entry.path for entry in listing.entries]
     assert len(set(listed)) == len(listed) and set(listed) <= every
-    told = [*left_alone(listing), *(path for path in reasons(listing))]
-    rest = {path for path in every - set(listed) if "__MACOSX" not in path}
-    strays = sum("outside any class folder" in reason for reason in reasons(listing).values())
-    assert all(strays or any(f"{path}/".startswith(f"{one}/") for one in told) for path in rest)
+    assert len(listing.classes) > 1
+    untold = {
+        path
+        for path in every - set(listed)
+        if "__MACOSX" not in path and not any(f"{path}/".startswith(f"{one}/") for one in left_alone(listing))
+    }
+    strays = [int(reason.split()[0]) for reason in reasons(listing).values() if "outside any class folder" in reason]
+    assert len(untold) == sum(strays)
     assert not {"seg_train", "seg_test"} <= set(listing.classes)
-    assert not set(listing.classes) <= {"train", "Test", "val"}  # among others they may be classes
+    assert not set(listing.classes) <= {"train", "Test", "val", "test1"}  # among others they may be classes
 
 
 def test_nested_folders_belong_to_the_first_level(tmp_path):
@@ -370,7 +465,7 @@ def test_empty_class_folder(tmp_path):
     assert listing.classes == ("cat", "dog")
     assert left_alone(listing) == {"eel": "no image in it: it is no class"}
     fill(tmp_path / "eel", 2, ".txt")
-    but = "no image in it, but 2 .txt files, not an image type, e.g. eel/0.txt: it is no class"
+    but = "no image in it, but 2 other files: it is no class"
     assert left_alone(read(tmp_path)) == {"eel": but}
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from autoft.data.folder import ImageFolderReader
 from autoft.data.layout import SPLIT_NAMES
@@ -188,6 +191,93 @@ def test_names_that_are_no_text_and_names_that_look_like_it(photos):
     assert found(listing) == [(r"caf\xe9.png", "x"), (r"so\x5cxe9.png", "y")]
 
 
+ROWS = [
+    {"file_name": "a.png", "label": "cat", "split": "train", "group": None},
+    {"file_name": "b.jpg", "label": "dog", "group": "p"},
+    {"file_name": "deep/c.PNG", "label": "cat"},
+]
+
+
+def as_jsonl(rows) -> bytes:
+    return "\n\n".join(json.dumps(row) for row in rows).encode()
+
+
+def as_parquet(rows) -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+KINDS = pytest.mark.parametrize(("kind", "written"), [("jsonl", as_jsonl), ("parquet", as_parquet)])
+
+
+@KINDS
+def test_other_tables_say_what_a_csv_file_does(photos, kind, written):
+    listing = read(write(photos, written(ROWS), f"data.{kind}"))
+    assert [(one.path, one.label, one.split, one.group) for one in listing.entries] == [
+        ("a.png", "cat", "train", ""),
+        ("b.jpg", "dog", None, "p"),
+        ("deep/c.PNG", "cat", None, ""),
+    ]
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3, "3"), (0.25, "0.25"), (True, "true"), (["cat", "dog"], "cat|dog"), ([], ""), (" a\nb ", "a b")],
+)
+def test_values_are_text_as_in_csv(photos, kind, written, value, text):
+    (entry,) = read(write(photos, written([{"image": "a.png", "y": value}]), f"data.{kind}")).entries
+    assert entry.label == text
+
+
+@KINDS
+@pytest.mark.parametrize("value", [{"bbox": [1, 2]}, b"x"])
+def test_what_no_cell_can_hold_is_named(photos, kind, written, value):
+    if isinstance(value, bytes) and kind == "jsonl":
+        pytest.skip("JSON has no bytes")
+    rows = [{"image": "a.png", "y": 1, "objects": value}]
+    what = "bytes" if isinstance(value, bytes) else "an object"
+    assert f"line 1: 'objects' holds {what}; " in refusal(write(photos, written(rows), f"data.{kind}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("data.jsonl", b'{"image": "a.png", "y": 1}\n{"image"\n', "line 2: no JSON"),
+        ("data.jsonl", b'{"image": "a.png", "y": 1}\n[1]\n', "line 2: a list and no object"),
+        ("data.jsonl", b"\n", "is empty"),
+        ("data.jsonl", b"{}\n", "is empty"),
+        ("data.jsonl", b"\xff\n", "not UTF-8; save the file as JSON lines in UTF-8"),
+        ("data.parquet", b"PAR1 and no more", "cannot be read"),
+        ("data.parquet", b"", "cannot be read"),
+        ("data.parquet", as_parquet([{"x": "a.png"}]), "no column is called image"),
+    ],
+)
+def test_damaged_tables_are_one_line(photos, name, content, fault):
+    assert fault in refusal(write(photos, content, name))
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+def test_metadata_in_a_folder_stands_for_it(photos, name):
+    """As in Hugging Face's image folders."""
+    content = {"csv": b"file_name,label\na.png,x\nb.jpg,y\n", "jsonl": as_jsonl(ROWS), "parquet": as_parquet(ROWS)}
+    path = write(photos, content[name.partition(".")[2]], name)
+    listing = read_labelled(photos)
+    assert (listing.manifest, listing.entries[0].path) == (str(path), "a.png")
+    assert listing.remarks == (f"images and labels are those of {name} there",)
+    assert read_labelled(path).entries == listing.entries
+
+
+@pytest.mark.parametrize("text", ["patient,age\n1,2\n", "file_name\na.png\n", "", "image,image\n"])
+def test_metadata_that_names_no_images_or_nothing_to_predict_is_any_file(photos, text):
+    write(photos, text, "metadata.csv")
+    for name in ("x", "y"):
+        (photos / name).mkdir()
+        (photos / name / "a.png").write_bytes(b"x")
+    assert read_labelled(photos).classes == ("deep", "x", "y")
+
+
 @pytest.mark.parametrize("column", ["group", "Group"])
 def test_images_of_a_group_are_told(photos, column):
     text = f"image,label,{column}\na.png,x,patient 1\nb.jpg,y,\ndeep/c.PNG,x,patient 1\n"
@@ -345,7 +435,8 @@ def test_the_path_says_which_reader(photos):
 
 
 @pytest.mark.parametrize(
-    ("name", "fault"), [("a.png", "is neither a folder nor a .csv or .tsv file"), ("no.csv", "does not exist")]
+    ("name", "fault"),
+    [("a.png", "is neither a folder nor a .csv, .jsonl, .parquet, .tsv file"), ("no.csv", "does not exist")],
 )
 def test_paths_without_a_reader(photos, name, fault):
     with pytest.raises(DataError, match=f"{name} {fault}; give the folder that holds the class folders, or a manifest"):

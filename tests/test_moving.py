@@ -94,7 +94,7 @@ def test_gpus_that_were_asked_for_there_are_done_without_here(run, monkeypatch, 
     monkeypatch.setattr(InlineRunner, "nodes", lambda self: (Resources(4, gpus, 100 * GIB),))
     found, said = resumed(asked, monkeypatch)
     assert (found.machine.device, found.study.gpus_per_trial) == ("cuda" if gpus else "cpu", 2.0)
-    without = "going on without --gpus-per-trial: --gpus-per-trial 2 asks for more than there is here, 1 GPU"
+    without = "going on with one GPU a trial: --gpus-per-trial 2 asks for more than there is here, 1 GPU"
     assert [line for line in said if "--gpus-per-trial" in line] == [without] * gpus
 
 

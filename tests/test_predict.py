@@ -95,6 +95,19 @@ def test_unreadable_images_are_reported_in_their_place(bundle: Path, tmp_path: P
     assert missing.error == "no such file or directory"
 
 
+def test_photos_that_cannot_be_read_are_answered_and_what_systems_leave_is_not(bundle: Path, tmp_path: Path) -> None:
+    """A raw may hold a thumbnail that Pillow would take for the photo; it is left out, as by a search."""
+    red = colour(tmp_path / "folder" / "a.png", (255, 0, 0))
+    for name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN"):
+        colour(tmp_path / "folder" / name / "a.png", (255, 0, 0))
+    colour(tmp_path / "folder" / "raw.tif", (255, 0, 0))
+    (tmp_path / "folder" / "raw.tif").rename(tmp_path / "folder" / "raw.NEF")
+    (tmp_path / "folder" / "b.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    first, second = predict(bundle, [str(tmp_path / "folder")])
+    assert (first.image, first.label) == (red, LABELS[0])
+    assert second.image.endswith("b.HEIC") and second.error
+
+
 def test_what_is_no_regular_file_is_not_waited_for(bundle: Path, tmp_path: Path) -> None:
     """Nobody writes into the pipe, and /dev/zero has no end."""
     os.mkfifo(tmp_path / "pipe.png")

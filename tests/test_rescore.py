@@ -270,11 +270,13 @@ def test_folders_are_named_as_labels(model: PixelModel, photos: dict[str, Path])
     found = scored(model, folder, known_images([]))
     assert (found.scores.n, found.scores.correct) == (4, 3)
     assert found.unreadable == (f"{folder / LABELS[1] / 'd.png'}: not an image: text",)
-    (folder / "zebra").mkdir()
-    with pytest.raises(DataError, match=r"/zebra: 'zebra' is no label of the model.* and \d+ more"):
-        scored(model, folder, known_images([]))
+    (folder / "zebra").mkdir()  # no class: a search leaves it alone
+    assert scored(model, folder, known_images([])).scores.n == 4
     with pytest.raises(DataError, match="holds no class folders"):
         scored(model, folder / "zebra", known_images([]))
+    colour(folder / "zebra" / "a.png", (255, 0, 0))
+    with pytest.raises(DataError, match=r"/zebra: 'zebra' is no label of the model.* and \d+ more"):
+        scored(model, folder, known_images([]))
     shutil.rmtree(folder)
     (folder / LABELS[0]).mkdir(parents=True)
     with pytest.raises(DataError, match="no images in"):

@@ -45,7 +45,9 @@ def _written(order: Order, name: str, exports: Iterator[Artifact], place: Path, 
     """The first artifact that is not refused; its path is relative to `place`, and empty when there is none."""
     causes: list[str] = []
     try:
-        with time_limit(order.seconds_left()):
+        if (left := order.seconds_left()) <= 0:
+            raise TimeOver
+        with time_limit(left):
             for artifact in exports:
                 found = _compared(order, name, artifact, place, answering)
                 if found.path:

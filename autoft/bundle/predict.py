@@ -18,7 +18,7 @@ from autoft.data.manifest import ManifestReader
 from autoft.data.readers import MANIFESTS
 from autoft.data.walk import is_data_folder, is_hidden, suffix_of
 from autoft.errors import AutoftError, DataError, RunFolderError, UnreadableImage, UserError
-from autoft.media.image.decode import Pixels, decode, other_image, readable_extensions
+from autoft.media.image.decode import PHOTOS_OF_PHONES, Pixels, decode, readable_extensions
 from autoft.store.whereabouts import STUDY, meant
 from autoft.system.files import as_text, sha256
 from autoft.system.natural import natural_key
@@ -217,6 +217,6 @@ def _images_below(folder: Path) -> Iterator[Path]:
     for here, folders, files in os.walk(folder):
         folders[:] = sorted((name for name in folders if is_data_folder(name)), key=natural_key)
         for name in sorted(files, key=natural_key):
-            # Photos that cannot be decoded here are answered with the reason, not left out without a word.
-            if not is_hidden(name) and ((suffix := suffix_of(name)) in readable_extensions() or other_image(suffix)):
+            # Photos of phones are answered, with the reason where they cannot be decoded, not left out without a word.
+            if not is_hidden(name) and suffix_of(name) in readable_extensions() | PHOTOS_OF_PHONES:
                 yield Path(here, name)

@@ -19,6 +19,7 @@ from autoft.data.readers import read_labelled
 from autoft.data.scan import DIGEST_LENGTH, Scan, ScannedFile, all_unreadable, scan
 from autoft.data.split import Unsplit, require_enough, split, stratified_order
 from autoft.errors import DataError, RunFolderError
+from autoft.media.image.decode import PHOTOS_OF_PHONES
 from autoft.media.image.pixel_cache import PixelCache, PixelMap, build
 from autoft.parts.base import Task
 from autoft.system.files import as_path, write_atomic
@@ -118,8 +119,7 @@ class Dataset:
         try:
             self._open(caches)
         except FileNotFoundError:
-            found = scan(read_labelled(as_path(self.info.source), check), threads, check)
-            verify_unchanged(self.info, found.fingerprint())
+            found = scanned_again(self.info, threads, check)
             build(caches, found.paths, threads, check)
             self._open(caches)
 
@@ -198,13 +198,12 @@ def open_dataset(
     usable = _usable(found, unreadable, task)
     samples = _split(found, usable.files, task, seed)
     counts = Counter(sample.split for sample in samples)
-    images = {name: counts[name] for name in get_args(SplitName)}
     training = task.encode([sample.label for sample in samples if sample.split == "train"])
     targets = task.with_moments(task.targets, training)
     info = DatasetInfo(
         root=found.listing.root,
         targets=targets,
-        counts=images,
+        counts={name: counts[name] for name in get_args(SplitName)},
         fingerprint=identity,
         short_side=found.short_side,
         aspect=found.aspect,
@@ -232,12 +231,16 @@ def labelled(samples: tuple[Sample, ...], info: DatasetInfo, task: Task) -> Data
     return dataset
 
 
-def verify_unchanged(info: DatasetInfo, now: str) -> None:
-    """Raise `DataError` unless the fingerprint `now` is the one the run started with."""
-    if now != info.fingerprint:
-        raise DataError(
-            f"the images in {info.root} are not those the run started with; restore them or start a new run"
-        )
+def scanned_again(info: DatasetInfo, threads: int, check: Check = never_stop) -> Scan:
+    """The files of a data set as it was; without photos of phones where only these make a difference.
+
+    They are readable since, it may be, and have no row in what is kept. Raises `DataError` when the images are others.
+    """
+    found = scan(read_labelled(as_path(info.source), check), threads, check)
+    for one in (found, found.without(PHOTOS_OF_PHONES)):
+        if one.fingerprint() == info.fingerprint:
+            return one
+    raise DataError(f"the images in {info.root} are not those the run started with; restore them or start a new run")
 
 
 def write_split_csv(dataset: Dataset, path: Path) -> None:

@@ -42,24 +42,25 @@ def _read(walk: Walk) -> Listing:
     for folder in layout.above:
         walk.collect(folder)
     images = walk.images([folder for folders in layout.classes.values() for folder in folders])
-    every = [
-        (split, folder, images[folder.path])
+    found = [
+        (split, folder, paths)
         for split, folders in layout.classes.items()
         for folder in folders
-        if folder.path in images
+        if (paths := images.get(folder.path))
     ]
-    if not any(found for _, _, found in every):
+    if not found:
         raise _no_images(walk, layout)
-    found = [(split, folder, paths) for split, folder, paths in every if paths]
-    empty = list(_left_empty((folder for _, folder, paths in every if not paths), walk))
+    left_alone = (*layout.left_alone, *_left_empty(walk, layout))
     classes = tuple(sorted({folder.name for _, folder, _ in found}, key=lambda name: natural_key(as_text(name))))
     entries = tuple(Entry(path, folder.name, split) for split, folder, paths in found for path in paths)
     _refuse_one(classes, found, walk)
-    left_alone = (*layout.left_alone, *empty)
     return Listing(str(walk.root), classes, entries, walk.all_problems(), left_alone=left_alone, remarks=layout.remarks)
 
 
 def _no_images(walk: Walk, layout: Layout) -> DataError:
+    for folders in layout.empty.values():
+        for folder in folders:
+            walk.report(walk.gathered(folder))
     beside = f"; {len(walk.stray)} lie beside the class folders" if walk.stray else ""
     if hidden := hidden_folders(walk.root):
         beside += f"; hidden folders such as {hidden[0]!r} are left out"
@@ -73,18 +74,21 @@ def _no_images(walk: Walk, layout: Layout) -> DataError:
     return DataError("; ".join(filter(None, [f"no images in class folders in {walk.root}{beside}", hint])))
 
 
-def _left_empty(folders: Iterable[Folder], walk: Walk) -> Iterator[DataProblem]:
-    """Folders among the class folders that hold no image, and are none.
+def _left_empty(walk: Walk, layout: Layout) -> Iterator[DataProblem]:
+    """Folders among the class folders that hold no image, and are none; of a given validation or test split a problem.
 
-    Raises `DataError` for one whose files are images that cannot be used: the class would be gone without a word.
+    Raises `DataError` for one to train on whose images cannot be used: the class would be gone without a word.
     """
-    for folder in folders:
-        inside = [problem for problem in walk.all_problems() if f"{problem.path}/".startswith(f"{folder.path}/")]
-        unused = [problem for problem in inside if problem in walk.problems or other_image(suffix_of(problem.path))]
-        if unused:
-            why = unused[0].reason
-            raise DataError(f"the class folder {folder.path!r} in {walk.root} has no images ({why}); fill or remove it")
-        yield DataProblem(folder.path, f"no image in it{f', but {inside[0].reason}' if inside else ''}: it is no class")
+    for split, folder in ((split, folder) for split, folders in layout.empty.items() for folder in folders):
+        inside = walk.gathered(folder)
+        if split in ("val", "test"):
+            walk.report(inside)
+        elif lacks := inside.lacks:
+            where = f"the class folder {folder.path!r} in {walk.root}"
+            raise DataError(f"{where} has no images ({lacks}); fill or remove it")
+        elif folder.path not in walk.vanished:
+            others = f", but {counted(len(inside.others), 'other file')}" if inside.others else ""
+            yield DataProblem(folder.path, f"no image in it{others}: it is no class")
 
 
 def _refuse_one(classes: Sequence[str], found: Sequence[_Found], walk: Walk) -> None:

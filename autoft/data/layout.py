@@ -8,8 +8,8 @@ The rules, in the order they apply:
 - With a training folder that holds class folders, and a validation or test folder or nothing else beside it, the
   folders below the split folders are the classes. What else holds images is left alone: other tools' folders, copies,
   images without labels, and classes that the training folder lacks.
-- Otherwise the folders of the first level are the classes, and those below belong to them. One that holds folders of
-  the others' names is a copy of the tree, and left alone. Names that may be those of splits are refused.
+- Otherwise the folders of the first level are the classes, and those below belong to them. One that holds the others
+  once more, file by file, is a copy and left alone. Names that may be those of splits are refused.
 """
 
 from __future__ import annotations
@@ -41,24 +41,27 @@ SPLIT_NAMES: Final[Mapping[str, SplitName]] = {
 }
 
 _WORDS: Final = re.compile(r"[^\W_]+")
+_FOLDER_NAMES: Final[Mapping[str, SplitName]] = {"trainval": "train", **SPLIT_NAMES}
 _SPLIT_WORD: Final = re.compile(
-    rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?:set|data|images|imgs)?\d*"
+    rf"({'|'.join(sorted(_FOLDER_NAMES, key=len, reverse=True))})(?:set|data|images|imgs)?[abc]?\d*"
 )
 _GIVE: Final = "give a folder that holds only train, val and test, each with the class folders"
 
 Classes = Mapping[SplitName | None, tuple[Folder, ...]]
 _Splits = Mapping[SplitName, Folder]
+_Family = Mapping[SplitName, Sequence[Folder]]
 
 
 @dataclass(frozen=True)
 class Layout:
     """The class folders by split, None where there are no split folders; `above` are the folders that hold them.
 
-    Of class folders of the training split, or of no split, some may hold no images. `left_alone` are folders that are
-    not used, each with the reason, and `remarks` say what was taken for what where that is not plain.
+    `empty` are folders among the class folders that hold no images, by split too. `left_alone` are folders that are not
+    used, each with the reason, and `remarks` say what was taken for what where that is not plain.
     """
 
     classes: Classes
+    empty: Classes
     above: tuple[Folder, ...]
     left_alone: tuple[DataProblem, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -88,70 +91,90 @@ def _of_splits(walk: Walk, place: Folder, splits: _Splits, remarks: tuple[str, .
     if {split: folder.name.casefold() for split, folder in splits.items()} != {split: split for split in splits}:
         taken = ", ".join(f"{as_text(folder.path)!r} is {split}" for split, folder in splits.items())
         remarks = (*remarks, f"split folders: {taken}")
-    inner = {"train": _inner(walk, splits["train"], ())}
-    _refuse_unclear(walk, walk.contents(inner["train"]).folders)
-    names = {folder.name for folder in walk.filled(inner["train"])}
-    left_alone = [
-        _left(walk, folder, "beside the split folders")
-        for folder in walk.filled(place)
-        if folder not in splits.values()
-    ]
-    classes: dict[SplitName | None, tuple[Folder, ...]] = {"train": walk.contents(inner["train"]).folders}
-    empty = [folder for folder in splits.values() if not walk.holds_images(folder)]
-    left_alone += [DataProblem(folder.path, "no image in it") for folder in empty]
-    further = {split: folder for split, folder in splits.items() if split != "train" and folder not in empty}
-    for split, folder in further.items():
-        inner[split] = _inner(walk, folder, names)
-        classes[split] = walk.filled(inner[split])
-    _refuse_lookalikes(folder for folders in classes.values() for folder in folders)
-    for split, folder in further.items():
-        unknown = [one for one in classes[split] if one.name not in names]
-        classes[split] = tuple(one for one in classes[split] if one.name in names)
-        if not classes[split]:
-            why = "in folders that no class of the training folder is named as" if unknown else "without class folders"
-            left_alone.append(_left(walk, folder, why))
-            del classes[split], inner[split]
-        else:
-            left_alone += [_left(walk, one, "of a class that the training folder lacks") for one in unknown]
-    return Layout(classes, (place, *inner.values()), tuple(left_alone), remarks)
+    train = _inner(walk, splits["train"], ())
+    _refuse_unclear(walk, walk.contents(train).folders)
+    names = {folder.name for folder in walk.filled(train)}
+    unused = [folder for split, folder in splits.items() if split != "train" and not walk.holds_images(folder)]
+    inner: dict[SplitName, Folder] = {"train": train}
+    for split, folder in splits.items():
+        if split != "train" and folder not in unused:
+            inner[split] = _inner(walk, folder, names)
+    _refuse_lookalikes(folder for above in inner.values() for folder in walk.filled(above))
+    beside = [folder for folder in walk.filled(place) if folder not in splits.values()]
+    unlabelled = {split for split, above in inner.items() if not _named(walk, above, names)}
+    left_alone = (
+        *(_left(walk, folder, "beside the split folders") for folder in beside),
+        *(DataProblem(folder.path, _no_image(walk, folder)) for folder in unused),
+        *(_left(walk, splits[split], _why_unlabelled(walk, inner[split])) for split in inner if split in unlabelled),
+        *(
+            _left(walk, folder, "of a class that the training folder lacks")
+            for split, above in inner.items()
+            if split not in unlabelled
+            for folder in walk.filled(above)
+            if folder.name not in names
+        ),
+    )
+    used = {split: above for split, above in inner.items() if split not in unlabelled}
+    classes: Classes = {split: _named(walk, above, names) for split, above in used.items()}
+    empty: Classes = {split: _unfilled(walk, above) for split, above in used.items()}
+    return Layout(classes, empty, (place, *used.values()), left_alone, remarks)
+
+
+def _named(walk: Walk, folder: Folder, names: Collection[str]) -> tuple[Folder, ...]:
+    """The folders in it with images, and one of these names."""
+    return tuple(one for one in walk.filled(folder) if one.name in names)
+
+
+def _why_unlabelled(walk: Walk, folder: Folder) -> str:
+    named = "in folders that no class of the training folder is named as"
+    return named if walk.filled(folder) else "without class folders"
 
 
 def _splits(walk: Walk, folders: Sequence[Folder]) -> _Splits:
-    """The split folders among these by split, where they are that beyond doubt; else there are none."""
+    """The split folders among these by split, where they are that beyond doubt; else there are none.
+
+    Raises `DataError` where they are, and there are two of a kind.
+    """
     filled = [folder for folder in folders if walk.holds_images(folder)]
     found = []
     for family in _families(walk, folders).values():
-        if "train" not in family or not walk.filled(_inner(walk, family["train"], ())):
+        if not any(walk.filled(_inner(walk, folder, ())) for folder in family.get("train", ())):
             continue
-        others = [folder for folder in filled if folder not in family.values()]
-        if any(walk.holds_images(folder) for split, folder in family.items() if split != "train") or not others:
+        members = [folder for some in family.values() for folder in some]
+        further = [folder for split, some in family.items() if split != "train" for folder in some]
+        if any(folder in filled for folder in further) or all(folder in members for folder in filled):
             found.append(family)
     if len(found) > 1:
-        names = ", ".join(repr(folder.name) for family in found for folder in family.values())
+        names = ", ".join(repr(folder.path) for family in found for some in family.values() for folder in some)
         raise DataError(f"several sets of split folders lie in {walk.root}: {names}; {_GIVE}")
-    return found[0] if found else {}
+    for split, some in found[0].items() if found else ():
+        if len(some) > 1:
+            both = f"{some[0].path!r} and {some[1].path!r} in {walk.root}"
+            raise DataError(f"{both} are both {split} folders; keep one")
+    return {split: some[0] for split, some in found[0].items()} if found else {}
 
 
-def _families(walk: Walk, folders: Sequence[Folder]) -> Mapping[str, _Splits]:
-    """Folders that are named as splits, by what else is in their names. Raises `DataError` for two of one split."""
-    families: defaultdict[str, dict[SplitName, Folder]] = defaultdict(dict)
+def _families(walk: Walk, folders: Sequence[Folder]) -> Mapping[str, _Family]:
+    """Folders that are named as splits, by what else is in their names; without empty ones beside others of a split."""
+    families: defaultdict[str, defaultdict[SplitName, list[Folder]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
         for split, rest in _split_in(folder.name):
-            before = families[rest].get(split)
-            if before is None or not walk.holds_images(before):
-                families[rest][split] = folder
-            elif walk.holds_images(folder):
-                both = f"{before.name!r} and {folder.name!r} in {walk.root}"
-                raise DataError(f"{both} are both {split} folders; keep one")
-    in_order = get_args(SplitName)
-    return {rest: {split: found[split] for split in in_order if split in found} for rest, found in families.items()}
+            families[rest][split].append(folder)
+    return {
+        rest: {
+            split: [one for one in found[split] if walk.holds_images(one)] or found[split][:1]
+            for split in get_args(SplitName)
+            if split in found
+        }
+        for rest, found in families.items()
+    }
 
 
 def _split_in(name: str) -> list[tuple[SplitName, str]]:
     """The split that a name says, and the rest of it; nothing where it says none, or several."""
     folded = name.casefold()
     said = [
-        (SPLIT_NAMES[word[1]], f"{folded[: word.start(1)]}*{folded[word.end(1) :]}")
+        (_FOLDER_NAMES[word[1]], f"{folded[: word.start()]}*{folded[word.end() :]}")
         for part in _WORDS.finditer(folded)
         if (word := _SPLIT_WORD.fullmatch(folded, part.start(), part.end()))
     ]
@@ -167,37 +190,51 @@ def _refuse_unclear(walk: Walk, folders: Sequence[Folder]) -> None:
     if train and any(folder not in train for folder in holding):
         raise DataError(f"the train folder {train[0].path!r} in {walk.root} holds no class folders; {_GIVE}")
     if holding and (train or len(set(named.values())) > 1):
-        beside = next((folder for folder in filled if folder not in holding), None)
-        also = f", and {beside.path!r} lies beside it" if beside else ""
-        many = len(holding) > 1
+        raise DataError(_may_be_splits(walk, holding, [folder for folder in filled if folder not in holding], train))
+    # Classes may be called train and test, among others; hardly seg_train and seg_test.
+    others = [folder for folder in named if _split_in(folder.name)[0][1] != "*"]
+    for alike in ([*named] if len(named) == len(filled) else [], others):
+        if len({named[folder] for folder in alike}) > 1:
+            said = ", ".join(repr(folder.path) for folder in alike)
+            raise DataError(f"the split folders {said} in {walk.root} hold no class folders; {_GIVE}")
+
+
+def _may_be_splits(walk: Walk, holding: Sequence[Folder], beside: Sequence[Folder], train: Sequence[Folder]) -> str:
+    also = f", and {beside[0].path!r} lies beside it" if beside else ""
+    none = "" if train else ", and there is none to train on"
+    if len(holding) > 1:
         alike = ", ".join(repr(folder.path) for folder in holding)
-        look = "look like splits, not classes" if many else "looks like a split, not a class"
-        which = f"the folder{'s' * many} {alike} in {walk.root} {look}{also}"
-        raise DataError(f"{which}; {_GIVE}" if train else f"{which}, and there is none to train on; {_GIVE}")
-    for rest, family in _families(walk, filled).items():
-        # Classes may be called train and test, among others; hardly seg_train and seg_test.
-        if len(family) > 1 and (rest != "*" or len(family) == len(filled)):
-            alike = ", ".join(repr(folder.path) for folder in family.values())
-            raise DataError(f"the split folders {alike} in {walk.root} hold no class folders; {_GIVE}")
+        return f"the folders {alike} in {walk.root} look like splits, not classes{also}{none}; {_GIVE}"
+    one = f"the folder {holding[0].path!r} in {walk.root} looks like a split, not a class{also}{none}"
+    return f"{one}; {_GIVE}, or if it is a class, call it otherwise"
 
 
 # ---------------------------------------------------------------- classes
 
 
 def _of_classes(walk: Walk, place: Folder, remarks: tuple[str, ...]) -> Layout:
-    folders, filled = walk.contents(place).folders, walk.filled(place)
-    copies = [folder for folder in filled if _is_copy(walk, folder, {one.name for one in filled} - {folder.name})]
-    classes = tuple(folder for folder in folders if folder not in copies)
+    filled = walk.filled(place)
+    names = {folder.name for folder in filled}
+    copies = [folder for folder in filled if _is_copy(walk, place, folder, names)]
+    classes = tuple(folder for folder in filled if folder not in copies)
     _refuse_lookalikes(classes)
-    left_alone = tuple(_left(walk, folder, "in folders that are named as those beside it") for folder in copies)
-    return Layout({None: classes}, (place,), left_alone, remarks)
+    left_alone = tuple(_left(walk, folder, "which lie beside it too") for folder in copies)
+    return Layout({None: classes}, {None: _unfilled(walk, place)}, (place,), left_alone, remarks)
 
 
-def _is_copy(walk: Walk, folder: Folder, names: Collection[str]) -> bool:
-    """Whether the folder, or the splits in it, hold folders of all these names."""
+def _is_copy(walk: Walk, place: Folder, folder: Folder, names: Collection[str]) -> bool:
+    """Whether the folder holds all the others once more, and nothing else: as many files, of the same names."""
     inner = _inner(walk, folder, ())
-    train = _splits(walk, walk.contents(inner).folders).get("train", inner)
-    return len(names) > 1 and {one.name for one in walk.filled(train)} >= set(names)
+    held = walk.filled(inner)
+    if not 1 < len(held) == len(names) - 1 or {one.name for one in held} != set(names) - {folder.name}:
+        return False
+    beside = {one.name: one for one in walk.filled(place)}
+    return all(_files(walk, one) == _files(walk, beside[one.name]) for one in held)
+
+
+def _files(walk: Walk, folder: Folder) -> set[str]:
+    """The images in a folder and below, by their paths from there."""
+    return {path.removeprefix(f"{folder.path}/") for path in walk.gathered(folder).images}
 
 
 def _refuse_lookalikes(folders: Iterable[Folder]) -> None:
@@ -216,17 +253,30 @@ def _refuse_lookalikes(folders: Iterable[Folder]) -> None:
 
 
 def _inner(walk: Walk, folder: Folder, classes: Collection[str]) -> Folder:
-    """The folder that holds class folders: this one, or the one that is all there is in it, and none of `classes`."""
+    """The folder that holds class folders: this one, or the one that is all there is in it, and none of `classes`.
+
+    A folder beside it with images that cannot be used is something too.
+    """
     filled = walk.filled(folder)
-    if len(filled) != 1 or walk.contents(folder).images:
+    if len(filled) != 1 or len(walk.meant(folder)) != 1 or walk.contents(folder).images:
         return folder
     (only,) = filled
     same = only.name.casefold() == folder.name.casefold()
     if only.name in classes or walk.contents(only).images or (_split_in(only.name) and not same):
         return folder
     deeper = _inner(walk, only, classes)
-    return deeper if same or len(walk.filled(deeper)) > 1 else folder
+    is_more = same or len(walk.filled(deeper)) > 1 or _splits(walk, walk.contents(deeper).folders)
+    return deeper if is_more else folder
+
+
+def _unfilled(walk: Walk, folder: Folder) -> tuple[Folder, ...]:
+    return tuple(one for one in walk.contents(folder).folders if not walk.holds_images(one))
+
+
+def _no_image(walk: Walk, folder: Folder) -> str:
+    lacks = walk.gathered(folder).lacks
+    return f"no image in it{f' that can be used: {lacks}' if lacks else ''}"
 
 
 def _left(walk: Walk, folder: Folder, why: str) -> DataProblem:
-    return DataProblem(folder.path, f"{counted(walk.count(folder), 'image')} {why}")
+    return DataProblem(folder.path, f"{counted(len(walk.gathered(folder).images), 'image')} {why}")

@@ -1,9 +1,7 @@
-"""The manifest format: a CSV file that names an image in each line, and what is predicted of it.
+"""The manifest format: a file that names an image in each line, and what is predicted of it.
 
-The rules:
+The rules, beyond those of `cells`:
 
-- UTF-8, with or without a byte order mark. Cells are cut by commas, semicolons or tabs, whichever finds an image column
-  in the header; cells that hold one are quoted. Empty lines do not exist; spaces around a cell do not count.
 - The header names one image column: `image`, `path`, `file`, `filename`, `file_name` or `image_path`, in any case. A
   column `split` says train, val or test, in the spellings of split folders; where it is empty, nothing is given. Images
   with the same text in a column `group` (a patient, a recording) are never parted. Every other column is a target,
@@ -30,6 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from autoft.data.cells import Sheet, at
 from autoft.data.layout import SPLIT_NAMES
 from autoft.data.walk import lasting_cause
 from autoft.errors import DataError
@@ -43,16 +42,14 @@ from autoft.values.dataset import DataProblem, Entry, Listing, Repeat, SplitName
 IMAGE_COLUMNS: Final = ("image", "path", "file", "filename", "file_name", "image_path")
 """Names of the column of paths, in any case."""
 
-_DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab"}
-_BLANK: Final = ' ,;\t\r\n"'
 _NUMBERS_LINES: Final = frozenset({"", "index", "id"})
 
 
 class ManifestReader(Reader):
-    """Reads a CSV file of images and labels; see the rules at the top of the module."""
+    """Reads a table of images and labels; see the rules at the top of the module."""
 
     name = "manifest"
-    summary = "a .csv or .tsv file with an image path and its labels or numbers in each line"
+    summary = "a .csv, .tsv, .jsonl or .parquet file with an image path and its labels or numbers in each line"
 
     def __init__(self, check: Check = never_stop) -> None:
         self._check = check
@@ -69,6 +66,15 @@ class ManifestReader(Reader):
             self._check()
             images.add(row)
         return images.listing(table.columns.names)
+
+    @staticmethod
+    def knows(path: Path) -> bool:
+        """Whether a file may be a manifest, by its header: one that names images, and something to predict."""
+        try:
+            _Table.read(path).require_targets()
+        except DataError:
+            return False
+        return True
 
     def files(self, manifest: Path) -> tuple[Path, ...]:
         """The image files that `manifest` names, each once, whether they are there or not; it needs no other column.
@@ -148,49 +154,46 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    """A manifest's text, and what its columns mean; `line` is that of the header. All errors name file and line."""
+    """A manifest, and what its columns mean; `line` is that of the header. All errors name file and line."""
 
-    path: Path
-    text: str
-    delimiter: str
+    sheet: Sheet
     line: int
     columns: _Columns
 
     @classmethod
     def read(cls, path: Path) -> _Table:
         """Raises `DataError` for a file that cannot be read, and for its header."""
-        text = _text(path)
-        first = next((line for line in io.StringIO(text, newline="") if line.strip(_BLANK)), "")
-        delimiter = max(_DELIMITERS, key=lambda cut: (_image_columns(_cut(first, cut)) != [], first.count(cut)))
-        line, header = next(_lines(path, text, delimiter), (1, []))
+        sheet = Sheet.open(path, lambda header: bool(_image_columns(header)))
+        line, header = next(sheet.lines(), (1, []))
         if not header:
             raise DataError(f"{path} is empty; it needs a header such as image,label and a line for each image")
         try:
-            return cls(path, text, delimiter, line, _Columns.of(header))
+            return cls(sheet, line, _Columns.of(header))
         except DataError as error:
-            raise _at(path, line, str(error)) from error
+            raise at(path, line, str(error)) from error
 
     def require_targets(self) -> None:
         """Raise `DataError` unless the header says what is predicted."""
         try:
             _refuse_no_targets(self.columns.names)
         except DataError as error:
-            raise _at(self.path, self.line, str(error)) from error
+            raise at(self.sheet.path, self.line, str(error)) from error
 
     def rows(self) -> Iterator[_Row]:
         """Every line that is not empty, without the header. Raises `DataError` for one that cannot be understood."""
-        lines = _lines(self.path, self.text, self.delimiter)
+        lines = self.sheet.lines()
         next(lines)
         for line, cells in lines:
             try:
-                yield self._row(line, cells)
+                row = self._row(line, cells)
             except DataError as error:
-                raise _at(self.path, line, str(error)) from error
+                raise at(self.sheet.path, line, str(error)) from error
+            yield row
 
     def _row(self, line: int, cells: list[str]) -> _Row:
         columns = self.columns
         if len(cells) < columns.width or any(cells[columns.width :]):
-            cut, fewer = _DELIMITERS[self.delimiter], len(cells) < columns.width
+            cut, fewer = self.sheet.separator, len(cells) < columns.width
             hint = f"an empty cell needs its {cut} too" if fewer else f"quote a cell that holds a {cut}"
             raise DataError(f"{counted(len(cells), 'cell')} where the header has {columns.width}; {hint}")
         given = "" if columns.split is None else cells[columns.split]
@@ -199,46 +202,6 @@ class _Table:
         label = _label([cells[column] for column in columns.targets])
         group = "" if columns.group is None else cells[columns.group]
         return _Row(line, cells[columns.image], label, SPLIT_NAMES.get(given.casefold()), group)
-
-
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-        zero = raw.find(b"\0")  # UTF-16, of which plain letters would pass for UTF-8
-        if zero >= 0:
-            raise UnicodeDecodeError("utf-8", raw, zero, zero + 1, "zero byte")
-        return raw.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise _at(path, line, "not UTF-8; save the file as CSV in UTF-8") from error
-
-
-def _lines(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Where each line begins that has any text, and its cells, each a line of text without the spaces around it.
-
-    Raises `DataError` where quotes are not balanced.
-    """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            stripped = [" ".join(cell.strip().splitlines()) for cell in cells]
-            if any(stripped):
-                yield line, stripped
-            line = reader.line_num + 1
-    except csv.Error as error:
-        hint = "a cell with quotes in it is quoted, and they are doubled"
-        raise _at(path, line, f"a quoted cell does not end as it should ({error}); {hint}") from error
-
-
-def _cut(line: str, delimiter: str) -> list[str]:
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
-
-
-def _at(path: Path, line: int, fault: str) -> DataError:
-    return DataError(f"{path}, line {line}: {fault}")
 
 
 def _image_columns(header: Sequence[str]) -> list[int]:
@@ -329,7 +292,7 @@ class _Images:
         if full.startswith(within):
             return full.removeprefix(within)
         hint = "move the manifest to a folder that holds all its images"
-        raise _at(self.manifest, row.line, f"{row.image!r} lies outside {as_text(self._root)}; {hint}")
+        raise at(self.manifest, row.line, f"{row.image!r} lies outside {as_text(self._root)}; {hint}")
 
     def _full(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from autoft.data.walk import lasting_cause
+from autoft.data.walk import lasting_cause, suffix_of
 from autoft.errors import DataError, ReadFailed, UnreadableImage
 from autoft.media.image.decode import full_scale, measure
 from autoft.system.files import as_path
@@ -88,6 +89,10 @@ class Scan:
         """The one scale for all float and 32-bit integer images; None where there are none."""
         spans = [file.values for file in self.files if file.values is not None]
         return full_scale(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+
+    def without(self, extensions: Collection[str]) -> Scan:
+        """The scan without files of these extensions, in small letters."""
+        return replace(self, files=tuple(file for file in self.files if suffix_of(file.entry.path) not in extensions))
 
     def fingerprint(self) -> str:
         """Hash in hex of paths, labels and contents; any change to the data changes it."""

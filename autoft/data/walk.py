@@ -12,10 +12,10 @@ import errno
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from autoft.errors import DataError
@@ -55,7 +55,7 @@ class Folder:
     @property
     def name(self) -> str:
         """The last part of its path."""
-        return PurePosixPath(self.path).name
+        return self.path.rpartition("/")[2]
 
     def child(self, entry: os.DirEntry[str]) -> Folder:
         """A folder in it."""
@@ -75,6 +75,14 @@ class Contents:
     problems: tuple[DataProblem, ...] = ()
     litter: tuple[str, ...] = ()
 
+    @property
+    def lacks(self) -> str:
+        """Why images that are meant to be here cannot be used, of the first; empty where there are none."""
+        if self.problems:
+            return self.problems[0].reason
+        photos = [path for path in self.others if other_image(suffix_of(path))]
+        return other_type(suffix_of(photos[0]), photos).reason if photos else ""
+
 
 @dataclass
 class Walk:
@@ -91,6 +99,7 @@ class Walk:
         self.top = Folder("", 0)
         self._known: dict[str, Contents] = {}
         self._full: dict[str, bool] = {}
+        self._meant: dict[str, bool] = {}
         self._other_types: defaultdict[str, list[str]] = defaultdict(list)
         # A link to the root or above it would bring in the whole folder again, and its neighbours.
         self._above = frozenset(_identity(folder) for folder in (self.root, *self.root.parents))
@@ -103,24 +112,42 @@ class Walk:
 
     def holds_images(self, folder: Folder) -> bool:
         """Whether there are any in it or below."""
-        if folder.path not in self._full:
-            below = self._below([folder], set(self._above))
-            self._full[folder.path] = any(contents.images for _, contents in below)
-        return self._full[folder.path]
+        return self._any_below(folder, lambda contents: bool(contents.images), self._full)
+
+    def is_meant_to(self, folder: Folder) -> bool:
+        """Whether it holds images, or what is meant to be some and cannot be used."""
+        return self._any_below(folder, lambda contents: bool(contents.images or contents.lacks), self._meant)
 
     def filled(self, folder: Folder) -> tuple[Folder, ...]:
         """The folders in it that hold images."""
         return tuple(one for one in self.contents(folder).folders if self.holds_images(one))
 
-    def count(self, folder: Folder) -> int:
-        """How many images there are in it and below."""
-        return sum(len(contents.images) for _, contents in self._below([folder], set(self._above)))
+    def meant(self, folder: Folder) -> tuple[Folder, ...]:
+        """The folders in it that hold images, or what is meant to be some and cannot be used."""
+        return tuple(one for one in self.contents(folder).folders if self.is_meant_to(one))
+
+    def gathered(self, folder: Folder) -> Contents:
+        """What lies in it and below, without the folders themselves."""
+        every = [contents for _, contents in self._below([folder], set(self._above))]
+        return Contents(
+            images=tuple(path for one in every for path in one.images),
+            others=tuple(path for one in every for path in one.others),
+            problems=tuple(problem for one in every for problem in one.problems),
+            litter=tuple(path for one in every for path in one.litter),
+        )
+
+    def report(self, contents: Contents) -> None:
+        """What cannot be used of it is among the problems from now on."""
+        self.problems += contents.problems
+        self.litter += contents.litter
+        for path in contents.others:
+            self._other_types[suffix_of(path)].append(path)
 
     def collect(self, folder: Folder) -> None:
         """A folder that holds class folders: what else lies in it is reported, and its images have no class."""
         contents = self.contents(folder)
         self.stray.extend(contents.images)
-        self._collect(contents)
+        self.report(contents)
 
     def images(self, folders: Sequence[Folder]) -> Mapping[str, list[str]]:
         """Path of each class folder to the image files in and below it, without folders that have vanished.
@@ -132,7 +159,7 @@ class Walk:
         found: dict[str, list[str]] = {folder.path: [] for folder in claimed}
         for owner, contents in self._below(claimed, seen):
             found[owner].extend(contents.images)
-            self._collect(contents)
+            self.report(contents)
         self.vanished |= {
             path: None for path, images in found.items() if not images and not (self.root / path).exists()
         }
@@ -192,11 +219,13 @@ class Walk:
         seen.add(identity)
         return fresh
 
-    def _collect(self, contents: Contents) -> None:
-        self.problems += contents.problems
-        self.litter += contents.litter
-        for path in contents.others:
-            self._other_types[suffix_of(path)].append(path)
+    def _any_below(self, folder: Folder, is_so: Callable[[Contents], bool], known: dict[str, bool]) -> bool:
+        """Whether it is so of the folder or one below; of none that is the root or above it."""
+        if folder.path not in known:
+            seen = set(self._above)
+            below = self._below([folder], seen) if self._first_visit(folder, seen) else ()
+            known[folder.path] = any(is_so(contents) for _, contents in below)
+        return known[folder.path]
 
     def _scan(self, folder: Folder) -> Contents:
         folders: list[Folder] = []

@@ -354,14 +354,14 @@ def _for_the_time(study: Study, clock: RunClock, with_ray: float, screen: Screen
 
 
 def _capacity(study: Study, runner: Runner, need: int, screen: Screen) -> Machine:
-    """What there is for a run that goes on: as many GPUs a trial as it was to have, where they are here."""
+    """What there is for a run that goes on: with the GPUs a trial that it began with, or one where there are less."""
+    if study.gpus_per_trial is None or study.gpus_per_trial <= 1:
+        return runner.capacity(study, need, screen)
     try:
         return runner.capacity(study, need, screen)
     except StudyError as problem:
-        if study.gpus_per_trial is None:
-            raise
-        screen.note(f"going on without --gpus-per-trial: {problem}")
-        return runner.capacity(replace(study, gpus_per_trial=None), need, screen)
+        screen.note(f"going on with one GPU a trial: {problem}")
+        return runner.capacity(replace(study, gpus_per_trial=1.0), need, screen)
 
 
 def _keep_change(before: Run, after: Run) -> None:

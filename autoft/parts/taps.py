@@ -56,16 +56,18 @@ class Taps:
         """Those at these places."""
         return Taps(tuple(tap for tap in self.taps if tap.place in places))
 
-    def read(self, activations: dict[str, Tensor], like: Tensor) -> list[Tensor]:
-        """What each reads of the activations at its place.
+    def read(self, activations: dict[str, Tensor]) -> list[Tensor]:
+        """What each reads of the activations at its place."""
+        return [tap.read(activations[tap.place]) for tap in self.taps]
 
-        Zeros for each image of `like` where the pass has not come there: some networks leave stages out at random while
-        they train.
+    def read_in_training(self, activations: dict[str, Tensor], features: Tensor) -> list[Tensor]:
+        """As `read`, and zeros for each image of the features where the pass has not come to a place.
+
+        Some networks leave stages out at random while they train.
         """
+        count = features.shape[0]
         return [
-            tap.read(activations[tap.place])
-            if tap.place in activations
-            else like.new_zeros(like.shape[0], tap.channels)
+            tap.read(activations[tap.place]) if tap.place in activations else features.new_zeros(count, tap.channels)
             for tap in self.taps
         ]
 
@@ -82,7 +84,12 @@ class Tapped(nn.Module):
         """Features and what is read on the way."""
         with noting(self, self.head_taps.places) as activations:
             features: Tensor = super().forward(images)  # of the class that stands behind
-        return torch.cat([features, *self.head_taps.read(activations, features)], dim=1)
+        read = (
+            self.head_taps.read_in_training(activations, features)
+            if self.training
+            else self.head_taps.read(activations)
+        )
+        return torch.cat([features, *read], dim=1)
 
 
 def with_taps(module: nn.Module, taps: Taps) -> nn.Module:
@@ -177,7 +184,7 @@ class _Before(nn.Module):
         places = set(self.cut.early.places) - {self.cut.place}  # the pass ends before a hook at the cut would be called
         with noting(_copied(self.part), places) as noted:
             noted[self.cut.place] = self.part(images)
-        return torch.cat([noted[self.cut.place].flatten(1), *self.cut.early.read(noted, noted[self.cut.place])], dim=1)
+        return torch.cat([noted[self.cut.place].flatten(1), *self.cut.early.read(noted)], dim=1)
 
 
 class _After(nn.Module):
@@ -193,4 +200,6 @@ class _After(nn.Module):
             activations = activations.contiguous(memory_format=torch.channels_last)
         with noting(_copied(self.part), self.cut.late.places) as noted:
             features: Tensor = self.part(activations)
-        return torch.cat([features, early, *self.cut.late.read(noted, features)], dim=1)
+        late = self.cut.late
+        read = late.read_in_training(noted, features) if _copied(self.part).training else late.read(noted)
+        return torch.cat([features, early, *read], dim=1)

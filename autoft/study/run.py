@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from autoft.data.dataset import Dataset, labelled, read_samples, verify_unchanged
-from autoft.data.readers import read_labelled
-from autoft.data.scan import scan
+from autoft.data.dataset import Dataset, labelled, read_samples, scanned_again
 from autoft.errors import DataError, RunFolderError, StudyError
 from autoft.parts.base import Exporter, Problem, Task
 from autoft.parts.host import Host
@@ -97,8 +95,7 @@ class Run:
     def verify_images(self, threads: int) -> None:
         """Read every image; raise `DataError` unless they are those the run began with."""
         self.images()
-        found = scan(read_labelled(as_path(self.record.data.source)), threads)
-        verify_unchanged(self.record.data, found.fingerprint())
+        scanned_again(self.record.data, threads)
 
     def on(self, device: Device) -> Run:
         """The run for a process that computes on that device."""

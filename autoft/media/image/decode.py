@@ -96,10 +96,13 @@ _SIGNATURES: Final = (
 )
 
 
+PHOTOS_OF_PHONES: Final = frozenset({".heic", ".heif", ".hif"})
+"""Extensions of photos that nothing decodes but the library of the extra "heif"."""
+
 _WITH_HEIF: Final = "`pip install 'autoft[heif]'`"
 _RAW: Final = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
 _WAYS: Final = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), f"which {_WITH_HEIF} makes readable"),
+    **dict.fromkeys(PHOTOS_OF_PHONES, f"which {_WITH_HEIF} makes readable"),
     **dict.fromkeys(_RAW, "which a camera wrote: develop them to JPEG or PNG"),
     ".dcm": "DICOM: convert them to PNG or TIFF",
     ".jxl": "JPEG XL: convert them to PNG",
