@@ -108,15 +108,16 @@ def _run_of(bench: Bench, checkpoint: Checkpoint | None, classifier: Classifier,
     return run
 
 
-def _require_time_for_a_step(bench: Bench, batch_size: int) -> None:
-    """Raise `TooLate` where a step and its score would end late, by the network's forward passes.
+def _require_time_for_a_step(bench: Bench, batch_size: int, before: float = 0.0) -> None:
+    """Raise `TooLate` where a step and its score, so many seconds from now, would end late.
 
-    Those are timed where nobody has. The first model of a run comes late rather than never, if it can be scored.
+    That is by the network's forward passes, which are timed where nobody has. The first model of a run comes late
+    rather than never, if it can be scored.
     """
     an_image = _forward_seconds(bench) if bench.image_seconds is None else bench.image_seconds
     training = 0.0 if bench.shop.checkpoints.is_empty() else batch_size / FORWARD_SHARE
     grace = GRACE_SECONDS if training else 0.0  # what is reckoned roughly is not given up for less
-    if bench.job.seconds_left + grace <= an_image * (training + len(bench.shop.validation)):
+    if bench.job.seconds_left + grace <= before + an_image * (training + len(bench.shop.validation)):
         raise TooLate("there was no time for a step and its score")
 
 
@@ -162,13 +163,23 @@ def _beginning(bench: Bench) -> _Start:
 
 
 def _require_time_to_solve(bench: Bench) -> None:
-    """Raise `TooLate` where the head to begin from would take what the slice has for training, or longer."""
-    trial, shop = bench.trial, bench.shop
-    images = len(shop.trained_on(trial).rows(trial.train_on))
-    low, high = sorted((images, bench.network.dim))
-    seconds = 0.0 if (trial.network, trial.train_on) in shop.solved else SOLVING_SECONDS * low**2 * high
-    if seconds > max(LITTLE_SECONDS, TRAINING_SHARE * bench.job.seconds_left):
+    """Raise `TooLate` where the head to begin from would take what the slice has for training, or longer.
+
+    Also where a step and its score would not fit behind the features for it, if what those take is known: then what is
+    left is better spent on something else.
+    """
+    trial, shop, left = bench.trial, bench.shop, bench.job.seconds_left
+    if (trial.network, trial.train_on) in shop.solved:
+        return
+    rows = shop.trained_on(trial).rows(trial.train_on)
+    low, high = sorted((len(rows), bench.network.dim))
+    seconds = SOLVING_SECONDS * low**2 * high
+    if seconds > max(LITTLE_SECONDS, TRAINING_SHARE * left):
         raise TooLate(f"there was no time for the head to begin from, which takes some {seconds:.0f} s, and steps")
+    if bench.image_seconds is not None:
+        missing = shop.features.missing(bench.network, bench.images, rows, shop.check)
+        features = min(bench.image_seconds * missing, (1 - TRAINING_SHARE) * left)
+        _require_time_for_a_step(bench, min(bench.plan.recipe.batch_size, len(rows)), features)
 
 
 def _standard(bench: Bench, checkpoint: Checkpoint | None, numbers: Numbers) -> Standard | None:
