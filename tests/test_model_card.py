@@ -324,6 +324,13 @@ def test_data_section_warns_of_the_users_own_images() -> None:
         assert words in data
 
 
+def test_groups_of_images_are_told_and_what_they_mean_for_intervals() -> None:
+    of = facts()
+    assert "group" not in section(model_card(of), "Data")
+    data = section(model_card(replace(of, data=replace(of.data, groups=12))), "Data")
+    assert "Images belong to 12 groups, each of which is in one split" in data and "too narrow" in data
+
+
 def test_preprocessing_states_every_number_of_the_recipe() -> None:
     text = section(model_card(facts()), "Preprocessing")
     for words in ("0.11, 0.12, 0.13", "0.21, 0.22, 0.23", "48 x 48", "bilinear", "255", "257", "EXIF", "white"):

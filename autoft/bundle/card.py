@@ -187,13 +187,21 @@ def _limits(facts: CardFacts) -> str:
 - What the pretraining data brought in, biases among it, was not examined; that data has terms of its own."""
 
 
+def _groups(data: DatasetInfo) -> str:
+    if not data.groups:
+        return ""
+    return f"""
+Images belong to {counted(data.groups, "group")}, each of which is in one split unless the table parts it. Intervals take
+images for independent, which those of a group are not: they are too narrow."""
+
+
 def _data(facts: CardFacts) -> str:
     data, vectors = facts.data, facts.vectors
     counts = ", ".join(f"{split_name(split)} {count:,}" for split, count in data.counts.items())
     return f"""## Data
 
 Images: {counts}; median short side {data.short_side} pixels, median ratio of the long side to it {data.aspect:.2f}.
-Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.
+Files that were not used: {len(data.problems):,}. Fingerprint: {plain(data.fingerprint)}.{_groups(data)}
 
 {_trained_on(facts)}{_test_counts(facts.metrics)}
 

@@ -135,11 +135,6 @@ class Dataset:
             group: tuple(one for one in in_order if one in found) for group, found in places.items() if len(found) > 1
         }
 
-    @property
-    def groups(self) -> int:
-        """How many there are."""
-        return len({sample.group for sample in self.samples if sample.group})
-
     def labels(self, split: SplitName | TrainOn) -> list[str]:
         """Labels of a split as text, in the order of `rows`."""
         return [sample.label for sample in self._of(split)]
@@ -197,14 +192,20 @@ def open_dataset(
     unreadable = build(caches, found.paths, threads, check, progress)
     usable = _usable(found, unreadable, task)
     samples = _split(found, usable.files, task, seed)
+    info = _info(found, usable, samples, task)
+    dataset = Dataset(info, samples, task.on(info.targets))
+    dataset.hold(squares, threads, check)
+    return dataset
+
+
+def _info(found: Scan, usable: _Usable, samples: tuple[Sample, ...], task: Task) -> DatasetInfo:
     counts = Counter(sample.split for sample in samples)
     training = task.encode([sample.label for sample in samples if sample.split == "train"])
-    targets = task.with_moments(task.targets, training)
-    info = DatasetInfo(
+    return DatasetInfo(
         root=found.listing.root,
-        targets=targets,
+        targets=task.with_moments(task.targets, training),
         counts={name: counts[name] for name in get_args(SplitName)},
-        fingerprint=identity,
+        fingerprint=found.fingerprint(),
         short_side=found.short_side,
         aspect=found.aspect,
         problems=usable.problems,
@@ -214,10 +215,8 @@ def open_dataset(
         manifest=found.listing.manifest,
         split_digest=_digest(_split_csv(samples)),
         left_alone=found.listing.left_alone,
+        groups=len({sample.group for sample in samples if sample.group}),
     )
-    dataset = Dataset(info, samples, task.on(targets))
-    dataset.hold(squares, threads, check)
-    return dataset
 
 
 def labelled(samples: tuple[Sample, ...], info: DatasetInfo, task: Task) -> Dataset:

@@ -107,10 +107,10 @@ def review(dataset: Dataset, screen: Screen) -> None:
 
 
 def _say_groups(dataset: Dataset, screen: Screen) -> None:
-    if not dataset.groups:
+    if not dataset.info.groups:
         return
     parted = dataset.parted
-    kept = f"{counted(dataset.groups, 'group')} of images, by the column group: each is in one split"
+    kept = f"{counted(dataset.info.groups, 'group')} of images, by the column group: each is in one split"
     screen.note(f"{kept} but for {len(parted)}" if parted else kept)
     for group, splits in list(parted.items())[:1]:
         screen.note(f"  group {group!r} has images in {' and '.join(splits)}, as the column split says")

@@ -70,7 +70,7 @@ def _out_of_fold(bench: Bench, solved: Solved) -> float | None:
     """
     shop, dataset = bench.shop, bench.shop.dataset
     is_apt = bench.trial.twin is None and solved.share == 1.0 and len(dataset.rows("train")) < MANY
-    if dataset.groups:
+    if dataset.info.groups:
         return None
     if not is_apt or FOLDS * solved.seconds > FIT_SHARE * bench.job.seconds_left:
         return None

@@ -110,7 +110,7 @@ class DatasetInfo:
     are images that stand in several classes, and are used as all of them. `unseen` are float images that are used
     though some of their pixels hold no number (the least value stands there, for infinity the greatest), or though the
     one scale leaves a single grey of them. `split_digest` is the SHA-256 of split.csv, empty in runs of older versions.
-    `left_alone` are folders that no class or split was taken of.
+    `left_alone` are folders that no class or split was taken of. Some images belong to one of so many `groups`.
     """
 
     root: str
@@ -126,6 +126,7 @@ class DatasetInfo:
     manifest: str = ""
     split_digest: str = ""
     left_alone: tuple[DataProblem, ...] = ()
+    groups: int = 0
 
     @property
     def source(self) -> str:
