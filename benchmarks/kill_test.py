@@ -1,6 +1,6 @@
 """Searches killed at random moments, each followed by `autoft resume`: all must finish, no finished trial runs twice.
 
-    python benchmarks/kill_test.py                                 # 25 inline of 20 s, 5 on Ray of 60 s, 20 at the end
+    python benchmarks/kill_test.py                                 # 25 inline of 30 s, 5 on Ray of 60 s, 20 at the end
     python benchmarks/kill_test.py --inline 2 --ray 1 --ending 0   # fewer
 
 SIGKILL goes to the whole process group and to whatever left it, at a moment drawn evenly from the search's time budget;
@@ -30,7 +30,7 @@ import common
 from common import AUTOFT, Check, Finished, Process, Workplace
 
 Outcome = Literal["finished", "nothing to resume", "broken"]
-SEARCH_SECONDS: Mapping[str, float] = {"inline": 20.0, "ray": 60.0}
+SEARCH_SECONDS: Mapping[str, float] = {"inline": 30.0, "ray": 60.0}
 NOTHING_TO_RESUME = TOO_LITTLE_TIME = 2
 _LEAST = re.compile(r"at least --time (\S+)")
 

@@ -191,8 +191,8 @@ def _groups(data: DatasetInfo) -> str:
     if not data.groups:
         return ""
     return f"""
-Images belong to {counted(data.groups, "group")}, each of which is in one split unless the table parts it. Intervals take
-images for independent, which those of a group are not: they are too narrow."""
+Images belong to {counted(data.groups, "group")}, each of which is in one split unless the table parts it. Intervals
+take images for independent, which those of a group are not: they are too narrow."""
 
 
 def _data(facts: CardFacts) -> str:
