@@ -259,7 +259,7 @@ def test_a_budget_is_added_to_only_where_more_is_needed_than_the_run_had():
 
 
 def test_more_time_that_holds_nothing_but_another_end_is_refused():
-    with pytest.raises(StudyError, match=r"finished after 60 s, and --time 62s .* --time \+50s"):
+    with pytest.raises(StudyError, match=r"finished after 60 s, and --time 62s .* --time \+55s"):
         require_more_time(record(seconds=62.0), 60.0, had=50.0)
     require_more_time(record(seconds=120.0), 60.0, had=50.0)
 
