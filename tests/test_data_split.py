@@ -193,7 +193,7 @@ def test_groups_stay_whole_in_whatever_order_they_are_listed(pairs, seed, rng):
     try:
         chosen = split(images, seed)
     except DataError as refused:
-        assert "no class is in two of them" in str(refused)
+        assert "cannot be parted" in str(refused)
         return
     assert all(len(places) == 1 for places in splits_of_groups(images, chosen).values())
     assert set(chosen) == set(SPLITS)
@@ -220,8 +220,39 @@ def test_a_group_that_has_all_of_a_class_trains(seed):
 
 
 def test_groups_that_have_a_class_each_cannot_be_parted():
-    with pytest.raises(DataError, match=r"3 groups cannot be parted .*; add groups, or say in a column split"):
+    with pytest.raises(DataError, match=r"3 groups cannot be parted, as no class is in two.*; add groups, or say in a"):
         split(images_of([(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 2)]), 0)
+    with pytest.raises(DataError, match=r"2 groups cannot be parted into 3 splits; add groups"):
+        split(images_of([(0, 0), (0, 1), (1, 0), (1, 1)]), 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [{0: 20, 1: 20}, {0: 1, 1: 1}, {0: 1, 1: 1}, {0: 1, 1: 1}, {0: 1, 1: 1}],  # a large one
+        [{0: 1000}, {0: 10}, {0: 10}],
+        [{0: 100}, *[{0: 1}] * 20],
+        [{0: 2}, {1: 2}, {0: 1, 1: 1}],
+        [{1: 4}, {1: 7, 2: 2}, {0: 3, 2: 1}, {2: 1}],
+        [*[{0: 3, 1: 1}] * 9, {2: 5, 0: 1}, {2: 4, 1: 1}],
+    ],
+)
+def test_every_split_has_a_group_and_train_some_of_each_class_where_that_can_be(groups, seed):
+    pairs = [(n, label) for n, group in enumerate(groups) for label, count in group.items() for _ in range(count)]
+    chosen = split(images_of(pairs), seed)
+    assert set(chosen) == set(SPLITS)
+    assert {label for name, (_, label) in zip(chosen, pairs, strict=True) if name == "train"} == {
+        label for _, label in pairs
+    }
+
+
+@given(seeds)
+def test_of_many_groups_three_fifths_train(seed):
+    rng = random.Random(seed)
+    pairs = [(group, rng.randrange(20)) for group in range(300) for _ in range(rng.randint(1, 6))]
+    got = Counter(split(images_of(pairs), seed))
+    assert abs(got["train"] / len(pairs) - 0.6) < 0.02
 
 
 @given(seeds)

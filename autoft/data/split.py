@@ -4,24 +4,24 @@ Decided by content, not by name or order: within a class the images are ordered 
 end is the test split, the high end the validation split. So the order of listing does not matter, copies of one image
 stay together, and a new image moves at most one other image across each border.
 
-Where images belong to groups, whole groups are taken: in the order of a keyed hash of what they are called, each that
-brings the split nearer to its share of every class.
+Where images belong to groups, whole groups are dealt out (`grouped`); the hash only puts those of one size in order.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoft.data.grouped import dealt_out
 from autoft.errors import DataError
 from autoft.parts.base import Task
-from autoft.values.counts import counted
 from autoft.values.dataset import SplitName
 
 SHARE: Final = 0.2
@@ -159,11 +159,8 @@ def _split_groups(images: Sequence[Unsplit], carved: Sequence[SplitName], seed: 
     for stratum, digests in _own_images(images).items():
         for digest in digests:
             sizes[group_of[digest]][stratum] += 1
-    order = sorted(sizes, key=lambda group: (_rank(group, seed), group))
-    chosen: dict[str, SplitName] = {}
-    for name in carved:
-        left = {group: sizes[group] for group in (order if name == "test" else reversed(order)) if group not in chosen}
-        chosen |= dict.fromkeys(_near_a_share(left, _added_up(sizes.values())), name)
+    shares: dict[SplitName, float] = {"train": 1 - SHARE * len(carved)} | dict.fromkeys(carved, SHARE)
+    chosen = dealt_out(sizes, shares, partial(_rank, seed=seed))
     return [chosen.get(group_of[image.digest], "train") if image.trains else image.given or "train" for image in images]
 
 
@@ -188,46 +185,6 @@ def _joined(images: Sequence[Unsplit]) -> Mapping[str, str]:
             parts.merge(f"image {image.digest}", f"group {image.group}")
     called = {name: min(part) for part in parts.subsets() for name in part}
     return {image.digest: called[f"image {image.digest}"] for image in images}
-
-
-def _near_a_share(sizes: Mapping[str, Counter[Hashable]], total: Counter[Hashable]) -> list[str]:
-    """Groups that come near to `SHARE` of the total of every stratum; where another group has some, some is left.
-
-    At least one; one that has all of a stratum only where there is no other. Raises `DataError` where all groups have
-    all of each that they have some of.
-    """
-    there = _added_up(sizes.values())
-    parted = {group: [one for one in size if size[one] < there[one]] for group, size in sizes.items()}
-    whole = [group for group in sizes if len(parted[group]) == len(sizes[group])]
-    possible = whole or [group for group in sizes if parted[group]]
-    if not possible:
-        raise DataError(
-            f"{counted(len(sizes), 'group')} cannot be parted into splits, as no class is in two of them; add groups, "
-            "or say in a column split which images are to train, to validate and to test"
-        )
-    taken, chosen = Counter[Hashable](), list[str]()
-    for group in possible:
-        leaves_some = all(taken[one] + sizes[group][one] < there[one] for one in parted[group])
-        if leaves_some and _nearer(taken, sizes[group], total):
-            taken.update(sizes[group])
-            chosen.append(group)
-    return chosen or [min(possible, key=lambda group: (sizes[group].total(), group))]
-
-
-def _nearer(taken: Counter[Hashable], more: Counter[Hashable], total: Counter[Hashable]) -> bool:
-    """Whether with so many more the strata, each counting as its images do, are nearer to `SHARE` of their total."""
-
-    def distance(count: int, of: int) -> float:
-        return of * (count / of - SHARE) ** 2
-
-    return sum(distance(taken[one] + more[one], total[one]) - distance(taken[one], total[one]) for one in more) < 0
-
-
-def _added_up(sizes: Iterable[Counter[Hashable]]) -> Counter[Hashable]:
-    total = Counter[Hashable]()
-    for size in sizes:
-        total.update(size)
-    return total
 
 
 def _rank(digest: str, seed: int) -> bytes:
