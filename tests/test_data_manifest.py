@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import datetime
 import io
 import json
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -221,6 +223,49 @@ def test_other_tables_say_what_a_csv_file_does(photos, kind, written):
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Decimal("0.50"), "0.50"),
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        (float("nan"), ""),
+        (2**60, str(2**60)),
+    ],
+)
+def test_values_that_only_parquet_has_are_text_too(photos, value, text):
+    rows = [{"image": "a.png", "y": value}, {"image": "b.jpg", "y": value}]
+    assert {entry.label for entry in read(write(photos, as_parquet(rows), "data.parquet")).entries} == {text}
+
+
+@given(st.integers(4, 400), st.binary(min_size=1, max_size=8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_parquet_file_is_rows_or_one_line(photos, place, damage):
+    whole = bytearray(as_parquet(ROWS))
+    whole[place : place + len(damage)] = damage
+    path = write(photos, bytes(whole), "data.parquet")
+    try:
+        read(path)
+    except DataError as refused:
+        assert "\n" not in str(refused) and str(path) in str(refused)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085", "\x1c"])
+def test_what_ends_a_line_to_unicode_ends_none_here(photos, mark):
+    (photos / f"x{mark}y.png").write_bytes(b"x")
+    rows = json.dumps({"image": f"x{mark}y.png", "label": f"a{mark}b"}, ensure_ascii=mark == "\x1c")
+    for path in (write(photos, rows, "data.jsonl"), write(photos, f"image,label\nx{mark}y.png,a{mark}b\n")):
+        assert found(read(path)) == [(f"x{mark}y.png", f"a{mark}b")]
+
+
+def test_a_name_that_is_not_utf_8_is_found_as_python_writes_it(photos):
+    try:
+        (photos / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system knows no such names")
+    rows = json.dumps({"image": os.fsdecode(b"caf\xe9.png"), "label": "x"})
+    assert found(read(write(photos, rows, "data.jsonl"))) == [("caf\\xe9.png", "x")]
+
+
 @KINDS
 @pytest.mark.parametrize(
     ("value", "text"),
@@ -248,6 +293,19 @@ def test_what_no_cell_can_hold_is_named(photos, kind, written, value):
         ("data.jsonl", b'{"image": "a.png", "y": 1}\n[1]\n', "line 2: a list and no object"),
         ("data.jsonl", b"\n", "is empty"),
         ("data.jsonl", b"{}\n", "is empty"),
+        ("data.jsonl", b'{"": "a.png"}\n', "line 1: the name '' says nothing"),
+        (
+            "data.jsonl",
+            b'{"image": "a.png", "y": 1, "y": 2}\n',
+            "line 1: the name 'y' says nothing, or stands there twice",
+        ),
+        ("data.jsonl", b'{"image": "a\\u0000.png", "y": 1}\n', "line 1: 'image' holds 'a\\x00.png', which is no text"),
+        ("data.jsonl", b'{"image": "a.png", "y": "\\ud800"}\n', "line 1: 'y' holds '\\ud800', which is no text"),
+        ("data.jsonl", b'{"image": "a.png", "y": [[1]]}\n', "line 1: 'y' holds a list in a list"),
+        ("data.jsonl", b"[" * 100_000, "line 1: no JSON"),
+        ("data.csv", b"x" * 200_000 + b"\n", "a cell is too long to be one"),
+        ("data.parquet", as_parquet([{"": "a.png"}]), "no column is called image"),
+        ("data.parquet", as_parquet([{"image": "a.png", "y": 1, "__index_level_0__": 3}]), "remove it"),
         ("data.jsonl", b"\xff\n", "not UTF-8; save the file as JSON lines in UTF-8"),
         ("data.parquet", b"PAR1 and no more", "cannot be read"),
         ("data.parquet", b"", "cannot be read"),
@@ -386,7 +444,7 @@ def test_headers_that_say_too_little(photos, header, fault):
         ("a.png,cat,holdout", "the split is 'holdout'; write train, val or test"),
         ('a.png,"ca"t,', "a quoted cell does not end as it should"),
         ('a.png,"cat,\nb.jpg,dog,', "a quoted cell does not end as it should"),
-        ('a.png,"' + "x" * 200_000, "a quoted cell does not end as it should"),
+        ('a.png,"' + "x" * 200_000, "a cell is too long to be one, or has a quote that does not end"),
     ],
 )
 def test_lines_that_cannot_be_understood(photos, line, fault):

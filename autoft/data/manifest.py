@@ -43,6 +43,7 @@ IMAGE_COLUMNS: Final = ("image", "path", "file", "filename", "file_name", "image
 """Names of the column of paths, in any case."""
 
 _NUMBERS_LINES: Final = frozenset({"", "index", "id"})
+_INDEX_OF_PANDAS: Final = ("Unnamed: ", "__index_level_")
 
 
 class ManifestReader(Reader):
@@ -123,7 +124,7 @@ class _Columns:
     @classmethod
     def of(cls, header: list[str]) -> _Columns:
         """Raises `DataError` for a header that does not say what is what."""
-        while not header[-1]:  # a separator that a spreadsheet left at the end of each line
+        while header and not header[-1]:  # a separator that a spreadsheet left at the end of each line
             header = header[:-1]
         keys = [name.casefold() for name in header]
         repeated = [name for name, count in Counter(filter(None, keys)).items() if count > 1]
@@ -212,7 +213,7 @@ def _refuse_no_targets(names: Sequence[str]) -> None:
     """Raise `DataError` unless `names` can be meant as what is predicted."""
     if not any(names):
         raise DataError("no column says what to predict; add one, such as label")
-    numbering = [name for name in names if name.casefold() in _NUMBERS_LINES or name.startswith("Unnamed: ")]
+    numbering = [name for name in names if name.casefold() in _NUMBERS_LINES or name.startswith(_INDEX_OF_PANDAS)]
     if numbering and len(names) > 1:
         called = repr(numbering[0]) if numbering[0] else "without a name"
         others = " and ".join(repr(name) for name in names if name not in numbering)

@@ -159,7 +159,7 @@ def _split_groups(images: Sequence[Unsplit], carved: Sequence[SplitName], seed: 
     for stratum, digests in _own_images(images).items():
         for digest in digests:
             sizes[group_of[digest]][stratum] += 1
-    shares: dict[SplitName, float] = {"train": 1 - SHARE * len(carved)} | dict.fromkeys(carved, SHARE)
+    shares: dict[SplitName, float] = {"train": 1 - SHARE * len(carved), **dict.fromkeys(carved, SHARE)}
     chosen = dealt_out(sizes, shares, partial(_rank, seed=seed))
     return [chosen.get(group_of[image.digest], "train") if image.trains else image.given or "train" for image in images]
 
