@@ -76,7 +76,49 @@ def test_split_folders_and_their_synonyms(tmp_path, names):
 def test_split_names_among_other_classes_are_classes(tmp_path):
     for name in ("train", "bus", "test"):
         fill(tmp_path / name)
-    assert read(tmp_path).classes == ("bus", "test", "train")
+    listing = read(tmp_path)
+    assert listing.classes == ("bus", "test", "train")
+    named = [f"{name!r} is taken for a class, though it is named as a split" for name in ("test", "train")]
+    assert list(listing.remarks) == named
+
+
+@pytest.mark.parametrize("split", ["test", "val", "Test set", "valid/x"])
+@pytest.mark.parametrize("where", ["", "train/"])
+def test_a_split_that_holds_the_classes_beside_it_is_no_class(tmp_path, split, where):
+    for name in ("cat", "dog", f"{split}/cat", f"{split}/dog"):
+        fill(tmp_path / where / name)
+    message = refusal(tmp_path)
+    assert "holds 'cat', which lies beside it too: it may be a split or a class" in message
+
+
+def test_a_class_with_folders_as_the_others_and_files_named_alike_is_no_copy(tmp_path):
+    for number, name in enumerate(("cat", "dog", "drawings/cat", "drawings/dog")):
+        fill(tmp_path / name)
+        (tmp_path / name / "0.png").write_bytes(bytes([number]))
+    assert read(tmp_path).classes == ("cat", "dog", "drawings")
+
+
+def test_split_folders_of_two_families_are_not_said_to_be_empty(tmp_path):
+    for name in ("my_train/cat", "my_train/dog", "test/cat", "test/dog"):
+        fill(tmp_path / name)
+    assert "look like splits, not classes" in refusal(tmp_path)
+
+
+def test_a_link_to_what_lies_above_is_nothing(tmp_path):
+    for name in ("p/data/cat", "p/data/dog", "p/data/test/up"):
+        fill(tmp_path / name)
+    (tmp_path / "p" / "downloads").mkdir()
+    (tmp_path / "p" / "downloads" / "half.png").touch()
+    shutil.rmtree(tmp_path / "p" / "data" / "test")
+    (tmp_path / "p" / "data" / "up").symlink_to(tmp_path / "p")
+    listing = read(tmp_path / "p" / "data")
+    assert listing.classes == ("cat", "dog") and not listing.problems
+
+
+def test_a_class_that_is_a_broken_link_is_said(tmp_path):
+    fill(tmp_path / "cat"), fill(tmp_path / "dog")
+    (tmp_path / "bird").symlink_to("/no/such/disk")
+    assert reasons(read(tmp_path)) == {"bird": "broken link"}
 
 
 def left_alone(listing) -> dict[str, str]:
@@ -212,7 +254,7 @@ def test_what_only_looks_like_a_copy_or_a_split_stays_a_class(tmp_path, trees):
         fill(tmp_path / tree)
     listing = read(tmp_path)
     assert set(listing.classes) == {tree.partition("/")[0] for tree in trees}
-    assert len(listing.entries) == 3 * len(trees) and not listing.left_alone and not listing.remarks
+    assert len(listing.entries) == 3 * len(trees) and not listing.left_alone
 
 
 @pytest.mark.parametrize("where", ["", "train/"])
@@ -299,7 +341,7 @@ TREES = st.lists(
 )
 REFUSALS = (
     "hold no class folders|holds no class folders|looks? like (a )?splits?|are both .* folders|has no images \\(|"
-    "no images in class folders|only one class|several sets of split folders|differ only in case"
+    "no images in class folders|only one class|several sets of split folders|differ only in case|lies beside it too"
 )
 
 

@@ -8,6 +8,7 @@ import datetime
 import io
 import json
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -316,24 +317,55 @@ def test_damaged_tables_are_one_line(photos, name, content, fault):
     assert fault in refusal(write(photos, content, name))
 
 
-@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet", "Metadata.CSV", "metadata.tsv"])
 def test_metadata_in_a_folder_stands_for_it(photos, name):
-    """As in Hugging Face's image folders."""
+    """As in Hugging Face's image folders; what it does not name is left alone."""
     content = {"csv": b"file_name,label\na.png,x\nb.jpg,y\n", "jsonl": as_jsonl(ROWS), "parquet": as_parquet(ROWS)}
-    path = write(photos, content[name.partition(".")[2]], name)
+    content["tsv"] = content["csv"].replace(b",", b"\t")
+    path = write(photos, content[name.casefold().partition(".")[2]], name)
     listing = read_labelled(photos)
     assert (listing.manifest, listing.entries[0].path) == (str(path), "a.png")
     assert listing.remarks == (f"images and labels are those of {name} there",)
     assert read_labelled(path).entries == listing.entries
+    left = [(one.path, one.reason) for one in listing.left_alone]
+    assert left == ([] if len(listing.entries) == 3 else [("deep/c.PNG", f"1 image that {name} does not name")])
 
 
-@pytest.mark.parametrize("text", ["patient,age\n1,2\n", "file_name\na.png\n", "", "image,image\n"])
-def test_metadata_that_names_no_images_or_nothing_to_predict_is_any_file(photos, text):
-    write(photos, text, "metadata.csv")
+def class_folders(photos):
     for name in ("x", "y"):
         (photos / name).mkdir()
         (photos / name / "a.png").write_bytes(b"x")
+
+
+@pytest.mark.parametrize("text", ["patient,age\n1,2\n", ""])
+def test_metadata_that_names_no_images_is_any_file(photos, text):
+    write(photos, text, "metadata.csv")
+    class_folders(photos)
     assert read_labelled(photos).classes == ("deep", "x", "y")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("metadata.csv", b"file_name\na.png\n", "line 1: no column says what to predict"),
+        ("metadata.csv", b"file_name,id,label\na.png,1,x\n", "line 1: the column 'id' would be predicted"),
+        ("metadata.csv", "file_name,label\na.png,caf\xe9\n".encode("latin-1"), "line 2: not UTF-8"),
+        ("metadata.jsonl", as_jsonl(ROWS) + b"\n{broken\n", "line 6: no JSON"),
+        ("metadata.parquet", b"PAR1", "cannot be read"),
+    ],
+)
+def test_metadata_that_is_broken_does_not_make_other_labels_count(photos, name, content, fault):
+    write(photos, content, name)
+    class_folders(photos)
+    with pytest.raises(DataError, match=re.escape(fault)) as refused:
+        read_labelled(photos)
+    assert str(photos / name) in str(refused.value)
+
+
+def test_of_two_files_of_metadata_one_is_to_go(photos):
+    write(photos, "file_name,label\na.png,x\n", "metadata.csv"), write(photos, as_jsonl(ROWS), "metadata.jsonl")
+    with pytest.raises(DataError, match=r"metadata\.csv and metadata\.jsonl, which both name images; keep one"):
+        read_labelled(photos)
 
 
 @pytest.mark.parametrize("column", ["group", "Group"])

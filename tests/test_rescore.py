@@ -332,6 +332,16 @@ def test_what_a_search_leaves_alone_is_not_scored(model: PixelModel, tmp_path: P
     assert sorted(note.partition(":")[0] for note in source.notes) == ["runs", "seg_test/seg_test/eel"]
 
 
+def test_metadata_counts_for_verify_as_for_a_search(model: PixelModel, tmp_path: Path) -> None:
+    """More than the names of the folders that the images lie in."""
+    for name in LABELS[:2]:
+        colour(tmp_path / name / "a.png", (255, 0, 0))
+    rows = [f"{place}/a.png,{label}" for place, label in zip(LABELS[:2], LABELS[1::-1], strict=True)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    found = {one.path.parent.name: one.label for one in read_source(model, tmp_path).images}
+    assert found == {LABELS[0]: LABELS[1], LABELS[1]: LABELS[0]}
+
+
 def test_a_damaged_list_of_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "images.json").write_text(json.dumps({"splits": {"train": 3}}))
     with pytest.raises(UserError, match=r"images\.json cannot be read"):

@@ -150,14 +150,14 @@ def test_what_is_left_alone_is_said_or_refused(tiny_images: Path, strict: bool) 
     (tiny_images / "green" / "0.png").rename(tiny_images / "my_test" / "green" / "0.png")
     notes, listing = Notes(), read_labelled(tiny_images)
     if strict:
-        refused = "^--strict: 2 folders would be left alone, such as green: 11 images beside the split folders$"
+        refused = "^--strict: 2 places would be left alone, such as green: 11 images beside the split folders$"
         with pytest.raises(StudyError, match=refused):
             _report_layout(listing, Study(str(tiny_images), strict=True), notes)
         return
     _report_layout(listing, Study(str(tiny_images)), notes)
     assert notes.lines == [
         "split folders: 'my_train' is train, 'my_test' is test",
-        "2 folders are left alone:",
+        "2 places are left alone:",
         "  green: 11 images beside the split folders",
         "  my_test/green: 1 image of a class that the training folder lacks",
     ]

@@ -15,7 +15,7 @@ from autoft.bundle.predict import answered, image_files
 from autoft.data.layout import SPLIT_NAMES, read_layout
 from autoft.data.manifest import with_columns
 from autoft.data.meaning import contradictions, meanings
-from autoft.data.readers import read_labelled
+from autoft.data.readers import metadata_of, read_labelled
 from autoft.data.scan import content_hash
 from autoft.data.walk import subfolder_names
 from autoft.errors import DataError, UserError
@@ -130,7 +130,8 @@ def read_source(model: PixelModel, path: Path) -> Source:
     their columns. Raises `DataError` for a label that the model does not know, a column that is not there, or when
     there are no images.
     """
-    return _of_folder(model, path) if path.is_dir() else _of_manifest(model, path)
+    by_folders = path.is_dir() and metadata_of(path) is None
+    return _of_folder(model, path) if by_folders else _of_manifest(model, path)
 
 
 def _of_manifest(model: PixelModel, path: Path) -> Source:

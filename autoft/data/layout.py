@@ -14,6 +14,7 @@ The rules, in the order they apply:
 
 from __future__ import annotations
 
+import filecmp
 import re
 import unicodedata
 from collections import defaultdict
@@ -185,9 +186,14 @@ def _refuse_unclear(walk: Walk, folders: Sequence[Folder]) -> None:
     """Raise `DataError` for folders that are named as splits, or one that is, and may be that or classes."""
     filled = [folder for folder in folders if walk.holds_images(folder)]
     named = {folder: split for folder in filled for split, _ in _split_in(folder.name)}
+    classes = {folder.name for folder in filled if folder not in named}
+    for folder in named:
+        if shared := [one.name for one in walk.filled(_inner(walk, folder, ())) if one.name in classes]:
+            holds = f"the folder {folder.path!r} in {walk.root} holds {shared[0]!r}, which lies beside it too"
+            raise DataError(f"{holds}: it may be a split or a class; {_GIVE}, or call it otherwise")
     holding = [folder for folder in named if len(walk.filled(folder)) > 1]
     train = [folder for folder, split in named.items() if split == "train"]
-    if train and any(folder not in train for folder in holding):
+    if train and not set(train) & set(holding) and holding:
         raise DataError(f"the train folder {train[0].path!r} in {walk.root} holds no class folders; {_GIVE}")
     if holding and (train or len(set(named.values())) > 1):
         raise DataError(_may_be_splits(walk, holding, [folder for folder in filled if folder not in holding], train))
@@ -214,6 +220,9 @@ def _may_be_splits(walk: Walk, holding: Sequence[Folder], beside: Sequence[Folde
 
 def _of_classes(walk: Walk, place: Folder, remarks: tuple[str, ...]) -> Layout:
     filled = walk.filled(place)
+    for folder in filled:
+        if _split_in(folder.name):
+            remarks = (*remarks, f"{as_text(folder.path)!r} is taken for a class, though it is named as a split")
     names = {folder.name for folder in filled}
     copies = [folder for folder in filled if _is_copy(walk, place, folder, names)]
     classes = tuple(folder for folder in filled if folder not in copies)
@@ -223,18 +232,27 @@ def _of_classes(walk: Walk, place: Folder, remarks: tuple[str, ...]) -> Layout:
 
 
 def _is_copy(walk: Walk, place: Folder, folder: Folder, names: Collection[str]) -> bool:
-    """Whether the folder holds all the others once more, and nothing else: as many files, of the same names."""
+    """Whether the folder holds all the others once more, and nothing else."""
     inner = _inner(walk, folder, ())
     held = walk.filled(inner)
     if not 1 < len(held) == len(names) - 1 or {one.name for one in held} != set(names) - {folder.name}:
         return False
     beside = {one.name: one for one in walk.filled(place)}
-    return all(_files(walk, one) == _files(walk, beside[one.name]) for one in held)
+    return all(_is_same(walk, one, beside[one.name]) for one in held)
 
 
-def _files(walk: Walk, folder: Folder) -> set[str]:
-    """The images in a folder and below, by their paths from there."""
-    return {path.removeprefix(f"{folder.path}/") for path in walk.gathered(folder).images}
+def _is_same(walk: Walk, one: Folder, other: Folder) -> bool:
+    """Whether two folders hold the same images at the same places."""
+    here, there = (
+        {path.removeprefix(f"{place.path}/") for path in walk.gathered(place).images} for place in (one, other)
+    )
+    if here != there:
+        return False
+    for path in here:
+        walk.check()
+        if not filecmp.cmp(walk.root / one.path / path, walk.root / other.path / path, shallow=False):
+            return False
+    return True
 
 
 def _refuse_lookalikes(folders: Iterable[Folder]) -> None:

@@ -69,13 +69,10 @@ class ManifestReader(Reader):
         return images.listing(table.columns.names)
 
     @staticmethod
-    def knows(path: Path) -> bool:
-        """Whether a file may be a manifest, by its header: one that names images, and something to predict."""
-        try:
-            _Table.read(path).require_targets()
-        except DataError:
-            return False
-        return True
+    def names_images(path: Path) -> bool:
+        """Whether the header of a file has a column for images. Raises `DataError` for a file that cannot be read."""
+        _, header = next(Sheet.open(path, lambda header: bool(_image_columns(header))).lines(), (1, []))
+        return bool(_image_columns(header))
 
     def files(self, manifest: Path) -> tuple[Path, ...]:
         """The image files that `manifest` names, each once, whether they are there or not; it needs no other column.

@@ -128,7 +128,9 @@ class Walk:
 
     def gathered(self, folder: Folder) -> Contents:
         """What lies in it and below, without the folders themselves."""
-        every = [contents for _, contents in self._below([folder], set(self._above))]
+        seen = set(self._above)
+        is_data = folder == self.top or self._first_visit(folder, seen)  # and no link to what lies above
+        every = [contents for _, contents in self._below([folder] if is_data else [], seen)]
         return Contents(
             images=tuple(path for one in every for path in one.images),
             others=tuple(path for one in every for path in one.others),
@@ -246,12 +248,12 @@ class Walk:
                     litter.append(path)
                 else:
                     folders.append(folder.child(entry))
-            elif suffix_of(entry.name) not in readable_extensions():
+            elif not (is_image := suffix_of(entry.name) in readable_extensions()) and not entry.is_symlink():
                 others.append(path)
             elif fault := self._fault(entry, path):
                 problems.append(DataProblem(path, fault))
             elif path not in self.vanished:
-                images.append(path)
+                (images if is_image else others).append(path)
         if folder.depth >= MAX_DEPTH and folders:
             problems.append(DataProblem(folder.path, f"more than {MAX_DEPTH} folders deep, not searched further"))
             folders = []

@@ -569,9 +569,9 @@ def _report_layout(listing: Listing, study: Study, screen: Screen) -> None:
     for line in listing.remarks:
         screen.note(line)
     if listing.left_alone and study.strict:
-        first, folders = listing.left_alone[0], counted(len(listing.left_alone), "folder")
-        raise StudyError(f"--strict: {folders} would be left alone, such as {first.path}: {first.reason}")
-    _report(listing.left_alone, ("folder is left alone", "folders are left alone"), screen)
+        first, places = listing.left_alone[0], counted(len(listing.left_alone), "place")
+        raise StudyError(f"--strict: {places} would be left alone, such as {first.path}: {first.reason}")
+    _report(listing.left_alone, ("place is left alone", "places are left alone"), screen)
 
 
 def _report_data(dataset: Dataset, screen: Screen) -> None:

@@ -108,7 +108,7 @@ class Study:
     keep: Annotated[int, Option("Checkpoints to keep, best first, besides what paused trials go on from.", "N")] = 5
     no_refit: Annotated[bool, Option("Export the winner as scored, not trained again on train + validation.")] = False
     exporter: Annotated[tuple[str, ...], Option("Also write what these make.", "NAME,...")] = (CORE_EXPORTER,)
-    strict: Annotated[bool, Option("Refuse folders of which some would be left alone.")] = False
+    strict: Annotated[bool, Option("Refuse data of which a folder or an image would be left alone.")] = False
     batched: Annotated[bool, Option("model.onnx takes a batch of equal-sized images.")] = False
     full_parity: Annotated[bool, Option("Compare the exported files with torch in full.")] = False
     plugins: tuple[str, ...] = ()
