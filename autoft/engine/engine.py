@@ -140,17 +140,23 @@ def resume(path: Path, change: Change, screen: Screen, began: float) -> Summary:
         screen.note(line)
     run.test_openings()  # a search need not end to find the count damaged
     _require_networks(run, host, ledger)
-    if run.concluded(ledger):
-        require_more_time(run.record, elapsed, _had(run))
-        _require_more_to_search(run, host, ledger, elapsed, clock)
-    elif not ledger.exportable() or budget != _had(run):  # else the model there is, is exported
-        require_enough_time(run.record, clock.now(), least_seconds(run.record, "inline", slowness), _had(run))
+    _require_time_for_more(run, host, ledger, clock, slowness)
     study = _for_the_time(run.record.study.elsewhere(), clock, least_seconds(run.record, "ray", slowness), screen)
     run = run.with_plugins(host)
     with _runner(study, host, watch, screen) as runner:
         machine = _capacity(run.record.study, runner, worker_memory(ledger), screen)
         run = _moved(run, machine, screen)
         return _execute(run, Sitting(host, runner, screen, watch, clock))
+
+
+def _require_time_for_more(run: Run, host: Host, ledger: Ledger, clock: RunClock, slowness: float) -> None:
+    """Raise `StudyError` where a run that goes on has no time to search, or nothing to search for."""
+    if run.concluded(ledger):
+        elapsed = run.used(ledger)
+        require_more_time(run.record, elapsed, _had(run))
+        _require_more_to_search(run, host, ledger, elapsed, clock)
+    elif not ledger.exportable() or clock.budget != _had(run):  # else the model there is, is exported
+        require_enough_time(run.record, clock.now(), least_seconds(run.record, "inline", slowness), _had(run))
 
 
 def begin(study: Study, source: Source, out: Path, sitting: Sitting, earlier: Earlier | None = None) -> Run:
