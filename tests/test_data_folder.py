@@ -134,7 +134,7 @@ def test_validation_and_test_without_train_are_refused(tmp_path, beside):
     for name in ("val/a", "val/b", "test/a", "test/b", *beside):
         fill(tmp_path / name)
     message = refusal(tmp_path)
-    assert "'test', 'val'" in message and "look like splits, not classes" in message
+    assert "'val', 'test'" in message and "look like splits, not classes" in message
     assert "there is none to train on" in message
     assert ("'cat' lies beside" in message) is bool(beside)
 
@@ -247,6 +247,9 @@ def test_a_copy_of_the_class_folders_in_a_folder_beside_them_is_left_alone(tmp_p
         ["cat/test", "cat/testing", "dog", "eel"],
         ["cat/a_train/p", "cat/a_test/p", "cat/b_train/p", "cat/b_test/p", "dog", "eel"],
         ["train1", "train2", "bus"],
+        ["train station", "test tube"],
+        ["train station/platform", "train station/hall", "test tube", "beach"],
+        ["bullet_train", "dev board", "cat"],
     ],
 )
 def test_what_only_looks_like_a_copy_or_a_split_stays_a_class(tmp_path, trees):

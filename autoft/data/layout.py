@@ -46,6 +46,11 @@ _FOLDER_NAMES: Final[Mapping[str, SplitName]] = {"trainval": "train", **SPLIT_NA
 _SPLIT_WORD: Final = re.compile(
     rf"({'|'.join(sorted(_FOLDER_NAMES, key=len, reverse=True))})(?:set|data|images|imgs)?[abc]?\d*"
 )
+_BESIDE: Final = frozenset(
+    {"clean", "data", "dataset", "folder", "full", "images", "imgs", "my", "new", "raw", "seg", "set", "split"}
+)
+"""Words beside that of a split in the name of a folder that may be one without another of its kind."""
+
 _GIVE: Final = "give a folder that holds only train, val and test, each with the class folders"
 
 Classes = Mapping[SplitName | None, tuple[Folder, ...]]
@@ -185,7 +190,14 @@ def _split_in(name: str) -> list[tuple[SplitName, str]]:
 def _refuse_unclear(walk: Walk, folders: Sequence[Folder]) -> None:
     """Raise `DataError` for folders that are named as splits, or one that is, and may be that or classes."""
     filled = [folder for folder in folders if walk.holds_images(folder)]
-    named = {folder: split for folder in filled for split, _ in _split_in(folder.name)}
+    families = _families(walk, filled)
+    named = {
+        folder: split
+        for rest, family in families.items()
+        if len(family) > 1 or {*_WORDS.findall(rest)} <= _BESIDE  # and no station beside the word train
+        for split, some in family.items()
+        for folder in some
+    }
     classes = {folder.name for folder in filled if folder not in named}
     for folder in named:
         if shared := [one.name for one in walk.filled(_inner(walk, folder, ())) if one.name in classes]:
@@ -198,9 +210,10 @@ def _refuse_unclear(walk: Walk, folders: Sequence[Folder]) -> None:
     if holding and (train or len(set(named.values())) > 1):
         raise DataError(_may_be_splits(walk, holding, [folder for folder in filled if folder not in holding], train))
     # Classes may be called train and test, among others; hardly seg_train and seg_test.
-    others = [folder for folder in named if _split_in(folder.name)[0][1] != "*"]
-    for alike in ([*named] if len(named) == len(filled) else [], others):
-        if len({named[folder] for folder in alike}) > 1:
+    of_a_kind = [[*named] if len(named) == len(filled) else []]
+    of_a_kind += [[one for some in family.values() for one in some] for rest, family in families.items() if rest != "*"]
+    for alike in of_a_kind:
+        if len({named.get(folder) for folder in alike}) > 1:
             said = ", ".join(repr(folder.path) for folder in alike)
             raise DataError(f"the split folders {said} in {walk.root} hold no class folders; {_GIVE}")
 
@@ -221,7 +234,7 @@ def _may_be_splits(walk: Walk, holding: Sequence[Folder], beside: Sequence[Folde
 def _of_classes(walk: Walk, place: Folder, remarks: tuple[str, ...]) -> Layout:
     filled = walk.filled(place)
     for folder in filled:
-        if _split_in(folder.name):
+        if any(rest == "*" for _, rest in _split_in(folder.name)):
             remarks = (*remarks, f"{as_text(folder.path)!r} is taken for a class, though it is named as a split")
     names = {folder.name for folder in filled}
     copies = [folder for folder in filled if _is_copy(walk, place, folder, names)]
