@@ -209,13 +209,12 @@ def _refuse_unclear(walk: Walk, folders: Sequence[Folder]) -> None:
         raise DataError(f"the train folder {train[0].path!r} in {walk.root} holds no class folders; {_GIVE}")
     if holding and (train or len(set(named.values())) > 1):
         raise DataError(_may_be_splits(walk, holding, [folder for folder in filled if folder not in holding], train))
-    # Classes may be called train and test, among others; hardly seg_train and seg_test.
-    of_a_kind = [[*named] if len(named) == len(filled) else []]
-    of_a_kind += [[one for some in family.values() for one in some] for rest, family in families.items() if rest != "*"]
-    for alike in of_a_kind:
-        if len({named.get(folder) for folder in alike}) > 1:
-            said = ", ".join(repr(folder.path) for folder in alike)
-            raise DataError(f"the split folders {said} in {walk.root} hold no class folders; {_GIVE}")
+    # Classes may be called train and test, among others; hardly all of them, or seg_train and seg_test.
+    kinds = [family for rest, family in families.items() if rest != "*" and len(family) > 1]
+    of_a_kind = [[one for some in family.values() for one in some] for family in kinds]
+    for alike in (*([[*named]] if len(named) == len(filled) > 1 else []), *of_a_kind):
+        said = ", ".join(repr(folder.path) for folder in alike)
+        raise DataError(f"the split folders {said} in {walk.root} hold no class folders; {_GIVE}")
 
 
 def _may_be_splits(walk: Walk, holding: Sequence[Folder], beside: Sequence[Folder], train: Sequence[Folder]) -> str:
