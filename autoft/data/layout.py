@@ -210,9 +210,11 @@ def _refuse_unclear(walk: Walk, folders: Sequence[Folder]) -> None:
     if holding and (train or len(set(named.values())) > 1):
         raise DataError(_may_be_splits(walk, holding, [folder for folder in filled if folder not in holding], train))
     # Classes may be called train and test, among others; hardly all of them, or seg_train and seg_test.
-    kinds = [family for rest, family in families.items() if rest != "*" and len(family) > 1]
-    of_a_kind = [[one for some in family.values() for one in some] for family in kinds]
-    for alike in (*([[*named]] if len(named) == len(filled) > 1 else []), *of_a_kind):
+    alike = [*named] if len(named) == len(filled) > 1 else []
+    for rest, family in families.items():
+        if rest != "*" and len(family) > 1:
+            alike = [folder for some in family.values() for folder in some]
+    if alike:
         said = ", ".join(repr(folder.path) for folder in alike)
         raise DataError(f"the split folders {said} in {walk.root} hold no class folders; {_GIVE}")
 
