@@ -382,6 +382,12 @@ def test_images_of_a_group_are_told(photos, column):
 # ---------------------------------------------------------------- lines that are not used
 
 
+@pytest.mark.parametrize("url", ["https://example.org/a.png", "s3://bucket/a.png", "FILE:///a.png"])
+def test_a_url_is_said_to_be_one(photos, url):
+    listing = read(write(photos, f"image,label\na.png,x\n{url},y\n"))
+    assert reasons(listing) == [(url, "a URL, which is not fetched: download it, and name the file (line 3)")]
+
+
 def test_what_is_not_used_is_listed_with_its_line(photos):
     (photos / "empty.png").touch()
     (photos / "notes.txt").write_text("x")

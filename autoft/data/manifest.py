@@ -20,6 +20,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ IMAGE_COLUMNS: Final = ("image", "path", "file", "filename", "file_name", "image
 """Names of the column of paths, in any case."""
 
 _NUMBERS_LINES: Final = frozenset({"", "index", "id"})
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _INDEX_OF_PANDAS: Final = ("Unnamed: ", "__index_level_")
 
 
@@ -247,6 +249,10 @@ class _Images:
         """Take in one line. Raises `DataError` for an image outside the manifest's folder, or a machine in trouble."""
         if not row.image:
             self.problems.append(DataProblem(as_text(self.manifest.name), f"line {row.line} names no image"))
+            return
+        if _URL.match(row.image):
+            fault = "a URL, which is not fetched: download it, and name the file"
+            self.problems.append(DataProblem(row.image, f"{fault} (line {row.line})"))
             return
         name = self.name(row)
         entry = Entry(as_text(name), row.label, row.split, row.group)
