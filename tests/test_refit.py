@@ -920,6 +920,24 @@ def test_a_refit_whose_twin_has_other_weights_than_were_scored_is_passed_over(ru
         BundleMaker(run, other, worker.shop, Stopwatch(0.0))._twins_logits(other.trials[1])
 
 
+def test_the_runner_up_is_told_with_the_noise_of_the_difference(run: Run, worker: Worker) -> None:
+    """Also where a refit is handed over; the noise is by images that both were scored on."""
+    ledger = searched_and_refitted(worker, first(run, "probe"), 1.0)
+    maker = BundleMaker(run, ledger, worker.shop, Stopwatch(0.0))
+    assert maker.runner_up(finalists(ledger)[0]) is None  # its twin is no other trial
+    other = replace(first(run, "probe"), id=2)
+    piece = Slice(other, 0.0, 1.0, FOREVER)
+    report, saved = worker.run(Job(piece, time.time())), worker.shop.saved(Parent(2, 1.0))
+    logits = saved.logits + 100 * np.random.default_rng(0).standard_normal(saved.logits.shape, np.float32)
+    worker.shop.checkpoints.save(replace(saved, logits=logits), 1.0)
+    ledger.record(Queued(2, piece, Clock(0.0, FOREVER)))
+    ledger.record(replace(report, score=worker.shop.score(logits)))
+    found = maker.runner_up(finalists(ledger)[0])
+    assert found.trial == 2 and found.validation == pytest.approx(worker.shop.score(logits))
+    assert found.behind == pytest.approx(ledger.trials[0].score - found.validation)
+    assert found.behind > 0 and found.standard_error > 0
+
+
 class KilledInTheRefit(InlineRunner):
     """The first sitting of a run: it is killed when the refit begins."""
 

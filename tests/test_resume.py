@@ -68,7 +68,7 @@ from autoft.values.codec import encode
 from autoft.values.ledger import Ledger
 from autoft.values.prediction import Prediction
 from autoft.values.space import Space
-from autoft.values.summary import Best, Scores, Summary
+from autoft.values.summary import Best, RunnerUp, Scores, Summary
 from autoft.values.target import MetricFacts
 from autoft.values.trial import DONE, Candidate, Clock, Done, Parent, Queued, Report, Slice, Started, Stopped, Trial
 
@@ -980,6 +980,10 @@ def test_a_refit_for_which_no_time_is_left_is_not_shown_as_failed(
     found = execute(run, Sitting(run.host(), runner, Silent(), Stopwatch(now), clock))
     assert found.trials == {"finished": 1, "paused": 0, "left out": 1, "failed": 0}
     assert "1 left out" in next(line for line in _lines(found) if line.startswith("trials"))
+    near, far = RunnerUp(7, 0.9, 0.05, 0.04), RunnerUp(7, 0.9, 0.05, 0.01)
+    assert not [line for line in _lines(replace(found, runner_up=far)) if line.startswith("second")]
+    (said,) = [line for line in _lines(replace(found, runner_up=near)) if line.startswith("second")]
+    assert "7: validation 0.9000, 0.0500 behind with a standard error of 0.0400, so chance may have decided" in said
     assert re.search(r"^,1,left out,", run.folder.leaderboard.read_text(), re.MULTILINE)
     monkeypatch.setattr(sys, "argv", ["autoft", "leaderboard", str(run.folder.path)])
     assert _run() == 0

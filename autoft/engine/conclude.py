@@ -43,7 +43,7 @@ from autoft.values.counts import counted
 from autoft.values.dataset import SplitName
 from autoft.values.handoff import Artifact, Begun, Handoff, Layout, Preprocess
 from autoft.values.ledger import Ledger, TrialRecord
-from autoft.values.summary import Best, Scores, Summary
+from autoft.values.summary import Best, RunnerUp, Scores, Summary
 from autoft.values.target import MetricFacts, Targets
 from autoft.values.trial import Parent, Trial
 
@@ -198,6 +198,23 @@ class BundleMaker:
         if twin.logits is None:
             raise NoWeights(f"nobody kept what trial {twin.trial.id}, its twin, made of the validation images")
         return twin.logits
+
+    def runner_up(self, record: TrialRecord) -> RunnerUp | None:
+        """The best of the other trials, and how far behind; None where there is none whose outputs were kept.
+
+        Nor is one that is ahead, as where the best could not be exported.
+        """
+        best, shown = self.ledger.scored_as(record), self.run.record.metric.shown
+        others = (one for one in self.ledger.finalists() if not one.is_refit and one.trial.id != best.trial.id)
+        if (second := next(others, None)) is None:
+            return None
+        try:
+            ours, theirs = (self._saved(one, one.best_checkpoint).logits for one in (best, second))
+        except NoWeights:
+            return None
+        if ours is None or theirs is None or (ahead := self.shop.ahead(ours, theirs)) is None or ahead[0] < 0:
+            return None
+        return RunnerUp(second.trial.id, shown(second.score or 0.0), *ahead)
 
     def _saved(self, record: TrialRecord, wanted: Parent) -> Checkpoint:
         """A checkpoint of a trial. Raises `NoWeights` when it is gone, or did not score what the journal says."""
@@ -436,6 +453,7 @@ def _summary(maker: BundleMaker, ledger: Ledger, record: TrialRecord, bundle: Bu
         missed=bundle.report.missed,
         weighs_classes=run.record.metric.weighs_classes,
         suggested_metric=suggested_metric(run.record.metric, maker.shop.dataset),
+        runner_up=maker.runner_up(record),
         finalists=tuple(one.best_checkpoint for one in ranked[: ranked.index(record) + 1]),
     )
 

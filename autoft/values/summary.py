@@ -70,6 +70,24 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class RunnerUp:
+    """The best trial but for the one that was chosen, and by how much its validation score, `validation`, is behind.
+
+    `standard_error` is that of the difference, over images that both were scored on. All in the metric's unit.
+    """
+
+    trial: int
+    validation: float
+    behind: float
+    standard_error: float
+
+    @property
+    def is_within_noise(self) -> bool:
+        """Whether chance may have decided between the two: the difference is below two standard errors."""
+        return self.behind < 2 * self.standard_error
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a run came to.
 
@@ -85,7 +103,8 @@ class Summary:
     be. A summary of an older version names none. `weighs_classes`: the metric does, each class alike;
     where it does not and classes are uneven, `suggested_metric` is one of the task that does, by which nothing was
     searched or trained. `goes_on`: with more time more would be tried. `target`, None without one, is the score or loss
-    at which the search was to end; `reached`: the best trial has it beyond noise.
+    at which the search was to end; `reached`: the best trial has it beyond noise. `runner_up` is the next best trial,
+    None where there is none whose outputs were kept.
     """
 
     run: str
@@ -109,3 +128,4 @@ class Summary:
     goes_on: bool = True
     target: float | None = None
     reached: bool = False
+    runner_up: RunnerUp | None = None

@@ -173,6 +173,7 @@ def _lines(summary: Summary) -> list[str]:
         _score("validation", summary.validation, metric) + f"; optimistic, as {chose}",
         _line("best trial", f"{best.trial}: {best.backbone}, {best.freeze}, {best.image_size} px{part}{refit}"),
         _line("trials", f"{counts} in {summary.elapsed:.0f} s"),
+        *_runner_up(summary),
         *_tried(summary),
         *_target(summary),
         _line("model", f"{shown(model)}, {_megabytes(model)}"),
@@ -194,6 +195,17 @@ def _tried(summary: Summary) -> Iterator[str]:
         yield _line(
             "tried", f"{summary.tried} of {counted(summary.candidates, 'pair')} of backbone and freeze strategy{rest}"
         )
+
+
+def _runner_up(summary: Summary) -> Iterator[str]:
+    second = summary.runner_up
+    if second and second.is_within_noise:
+        score, behind, error = (
+            summary.validation.text(summary.metric, figure)
+            for figure in (second.validation, second.behind, second.standard_error)
+        )
+        by_chance = f"{behind} behind with a standard error of {error}, so chance may have decided"
+        yield _line("second", f"{second.trial}: validation {score}, {by_chance}")
 
 
 def _target(summary: Summary) -> Iterator[str]:
