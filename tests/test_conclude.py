@@ -297,5 +297,7 @@ def test_whether_more_would_be_tried_is_asked_before_the_bundle_takes_its_place(
         screen=Notes(),
     )
     with pytest.raises(KeyboardInterrupt):
-        conclude(SimpleNamespace(run=run, make=make), search, SimpleNamespace(testable=lambda *given: 1))
+        conclude(
+            SimpleNamespace(run=run, make=make), search, SimpleNamespace(testable=lambda *given: 1, spare=lambda: 9.0)
+        )
     assert asked == ["goes on", "bundle"]

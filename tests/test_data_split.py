@@ -236,6 +236,7 @@ def test_groups_that_have_a_class_each_cannot_be_parted():
         [{0: 2}, {1: 2}, {0: 1, 1: 1}],
         [{1: 4}, {1: 7, 2: 2}, {0: 3, 2: 1}, {2: 1}],
         [*[{0: 3, 1: 1}] * 9, {2: 5, 0: 1}, {2: 4, 1: 1}],
+        [{label: 1} for label in (0, 2, 0, 1, 2, 0, 1, 1)],
     ],
 )
 def test_every_split_has_a_group_and_train_some_of_each_class_where_that_can_be(groups, seed):

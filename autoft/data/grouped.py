@@ -38,7 +38,9 @@ def dealt_out(sizes: Sizes, shares: Mapping[SplitName, float], rank: Callable[[s
     if len(order) <= _FEW:
         return _best_of_all(sizes, shares, order)
     found = _one_by_one(sizes, shares, order, _of_first(sizes, shares))
-    return found if len(set(found.values())) == len(shares) else _one_by_one(sizes, shares, order, lambda *_: False)
+    if len(set(found.values())) < len(shares):
+        found = _one_by_one(sizes, shares, order, lambda *_: False)
+    return _with_none_empty(found, sizes, shares)
 
 
 _HINT: Final = "add groups, or say in a column split which images are to train, to validate and to test"
@@ -79,6 +81,22 @@ def _one_by_one(
         found[group] = first if is_of_first(group, held[first]) else min(shares, key=lambda name: gain(name, size))
         held[found[group]].update(size)
     return found
+
+
+def _with_none_empty(
+    found: Mapping[str, SplitName], sizes: Sizes, shares: Mapping[SplitName, float]
+) -> Mapping[str, SplitName]:
+    """An empty split gets the smallest group of the split with most groups, if possible one that leaves some of all."""
+    filled = dict(found)
+    for name in shares:
+        if name in filled.values():
+            continue
+        fullest, _ = Counter(filled.values()).most_common(1)[0]
+        there = [group for group in filled if filled[group] == fullest]
+        left = _added_up(sizes[group] for group in there)
+        lacking = {group: any(left[one] == sizes[group][one] for one in sizes[group]) for group in there}
+        filled[min(there, key=lambda group: (lacking[group], sizes[group].total(), group))] = name
+    return filled
 
 
 def _of_first(sizes: Sizes, shares: Mapping[SplitName, float]) -> Callable[[str, Counter[Hashable]], bool]:
