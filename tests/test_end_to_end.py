@@ -80,12 +80,17 @@ def test_summary_is_what_the_onnx_file_scores(fashion_run):
 @pytest.mark.slow
 def test_run_folder_keeps_its_contract(fashion_run):
     run, summary = fashion_run
+    events = journal(run)
+    probes = {
+        line["trial"] for line in events if line["event"] == "queued" and line["slice"]["trial"]["freeze"] == "probe"
+    }
+    fine_tuned = any(line.get("step", 0.0) > 0 for line in events if line["trial"] not in probes)
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
         "study.json",
         "split.csv",
         "trials.jsonl",
         "checkpoints",
-        "curves",
+        *(["curves"] if fine_tuned else []),  # a busy machine may have had no time for a step
         "leaderboard.csv",
         "summary.json",
         "export",
@@ -93,7 +98,6 @@ def test_run_folder_keeps_its_contract(fashion_run):
     board = list(csv.DictReader((run / "leaderboard.csv").read_text().splitlines()))
     assert int(board[0]["trial"]) == summary["best"]["trial"]
     assert board[0]["exportable"] == "yes"
-    events = journal(run)
     kinds = [line["event"] for line in events]
     assert kinds.count("queued") == kinds.count("started") == len(events) / 3
     assert summary["model"] == "export/model.onnx"
