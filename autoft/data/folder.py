@@ -108,11 +108,11 @@ def _in_text(listing: Listing) -> Listing:
         as_text(listing.root),
         tuple(map(as_text, listing.classes)),
         tuple(Entry(as_text(entry.path), as_text(entry.label), entry.split) for entry in listing.entries),
-        tuple(_in_text_too(listing.problems)),
-        left_alone=tuple(_in_text_too(listing.left_alone)),
+        tuple(_problems_in_text(listing.problems)),
+        left_alone=tuple(_problems_in_text(listing.left_alone)),
         remarks=listing.remarks,
     )
 
 
-def _in_text_too(problems: Iterable[DataProblem]) -> Iterator[DataProblem]:
+def _problems_in_text(problems: Iterable[DataProblem]) -> Iterator[DataProblem]:
     return (DataProblem(as_text(problem.path), as_text(problem.reason)) for problem in problems)

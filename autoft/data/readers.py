@@ -26,9 +26,7 @@ METADATA: Final = frozenset(f"metadata{kind}" for kind in MANIFESTS)
 def read_labelled(path: Path, check: Check = never_stop) -> Listing:
     """The labelled images of a folder of class folders, or of a manifest, which may lie in the folder as its metadata.
 
-    `check` may raise to stop.
-
-    Raises `DataError` for any other path, and when there is something wrong with what lies there.
+    `check` may raise to stop. Raises `DataError` for any other path, and when something is wrong with what lies there.
     """
     source = path.expanduser()
     if source.is_dir():

@@ -84,12 +84,11 @@ class Tapped(nn.Module):
         """Features and what is read on the way."""
         with noting(self, self.head_taps.places) as activations:
             features: Tensor = super().forward(images)  # of the class that stands behind
-        read = (
-            self.head_taps.read_in_training(activations, features)
-            if self.training
-            else self.head_taps.read(activations)
-        )
-        return torch.cat([features, *read], dim=1)
+        return torch.cat([features, *_read(self.head_taps, self, activations, features)], dim=1)
+
+
+def _read(taps: Taps, module: nn.Module, activations: dict[str, Tensor], features: Tensor) -> list[Tensor]:
+    return taps.read_in_training(activations, features) if module.training else taps.read(activations)
 
 
 def with_taps(module: nn.Module, taps: Taps) -> nn.Module:
@@ -200,6 +199,4 @@ class _After(nn.Module):
             activations = activations.contiguous(memory_format=torch.channels_last)
         with noting(_copied(self.part), self.cut.late.places) as noted:
             features: Tensor = self.part(activations)
-        late = self.cut.late
-        read = late.read_in_training(noted, features) if _copied(self.part).training else late.read(noted)
-        return torch.cat([features, early, *read], dim=1)
+        return torch.cat([features, early, *_read(self.cut.late, _copied(self.part), noted, features)], dim=1)
