@@ -731,6 +731,19 @@ def test_a_photo_that_cannot_be_read_is_one_line_and_does_not_stop_the_rest(bund
     assert "exceeds limit" in lines[2] and "no 8-bit image (F)" in lines[3]
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_photo_of_a_phone_says_what_makes_it_readable(bundle: Path, tmp_path: Path, is_there: bool) -> None:
+    """Where the library is there, a photo that it cannot read is damaged."""
+    (photo := tmp_path / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    body = "def register_heif_opener(): pass" if is_there else "raise ImportError"
+    (tmp_path / "pi_heif.py").write_text(body)
+    script = [sys.executable, bundle / "examples" / "infer.py", photo]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1 and done.stderr.startswith(f"{photo} cannot be read: ")
+    assert ("pip install pi-heif makes photos of phones readable" in done.stderr) is not is_there
+
+
 def test_no_photo_and_no_vector_starts_another_program(
     bundle: Path, postscript: bytes, started: Path, tmp_path: Path
 ) -> None:

@@ -140,7 +140,8 @@ def _use(facts: CardFacts) -> str:
     fed, shape = _FED[facts.layout]
     return f"""## How to use
 
-`pip install "onnxruntime>={MIN_ONNXRUNTIME}" numpy pillow`, then in this folder, with a photo of your own:
+`pip install "onnxruntime>={MIN_ONNXRUNTIME}" numpy pillow` (before 1.19 with `"numpy<2"`), then in this folder, with a
+photo of your own:
 
 ```python
 import json, numpy, os, pathlib
@@ -159,9 +160,9 @@ pixels = numpy.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "whit
 
 `image` is uint8 RGB of any size: {shape}. To bound memory, `examples/infer.py`
 halves images of more than {EXACT_PIXELS // 1_000_000} megapixels, as was done in training, and refuses those of
-more than {MAX_PIXELS // 1_000_000}. `{MODEL}` takes about 22 MiB a megapixel: some 300 MiB at 12 megapixels, 1 GiB
-at 48, 2.2 GiB at 98. Shrink large images first, or refuse them, where that is too much. How other images
-become RGB is below, under Preprocessing.
+more than {MAX_PIXELS // 1_000_000}. It reads photos of phones (HEIC) where `pi-heif` is installed. `{MODEL}` takes
+about 22 MiB a megapixel: some 300 MiB at 12 megapixels, 1 GiB at 48, 2.2 GiB at 98. Shrink large images first, or
+refuse them, where that is too much. How other images become RGB is below, under Preprocessing.
 
 Runtimes other than onnxruntime, such as OpenVINO, TensorRT and OpenCV's dnn, take `{CORE}`, which is here too; how
 it is fed is under Preprocessing.

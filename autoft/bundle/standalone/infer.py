@@ -174,7 +174,9 @@ def tell(session: Any, labels: list[str], photos: list[str]) -> int:
                 raise IsADirectoryError("it is a folder; name the photos in it")
             pixels = read(Path(photo), value_range)
         except Exception as error:
-            print(f"{name} cannot be read: {' '.join(str(error).split())}", file=sys.stderr)
+            of_a_phone = Path(photo).suffix.lower() in (".heic", ".heif", ".hif") and "pi_heif" not in sys.modules
+            hint = "; pip install pi-heif makes photos of phones readable" if of_a_phone else ""
+            print(f"{name} cannot be read: {' '.join(str(error).split())}{hint}", file=sys.stderr)
             code = 1
             continue
         print(f"{name}: {in_words(answers(session, pixels), labels)}")
